@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// SLUICE_HD marks functions that both the host and a CUDA device may call.
+#if defined(__CUDACC__)
+#define SLUICE_HD __host__ __device__
+#else
+#define SLUICE_HD
+#endif
+
+#define SLUICE_INLINE inline __attribute__((always_inline))
+
+// Define SLUICE_NO_EXCEPTIONS (implied by -fno-exceptions) to make result<T>::value() abort instead of throw.
+#if !defined(SLUICE_NO_EXCEPTIONS) && !defined(__cpp_exceptions)
+#define SLUICE_NO_EXCEPTIONS 1
+#endif

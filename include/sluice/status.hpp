@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/config.hpp>
+
+#include <cstdint>
+#include <cstdlib>
+#include <utility>
+#ifndef SLUICE_NO_EXCEPTIONS
+#include <exception>
+#endif
+
+namespace sluice {
+
+/// What went wrong, by value; numbers are pinned (they travel through C interfaces and logs).
+enum class [[nodiscard]] status : std::uint32_t {
+  ok = 0,
+  // the caller's arguments
+  invalid_argument = 10,    ///< a null pointer, a negative size, or an option out of range
+  output_too_small = 11,    ///< the output span is smaller than the result
+  workspace_too_small = 12,
+  invalid_view = 13,        ///< strides, counts or pointers of a view do not describe addressable memory
+  page_out_of_range = 14,   ///< a page table or slot list points outside the pool
+  unsupported_type = 15,    ///< this element type cannot be coded this way
+  // the pairing of stream, profile and view
+  wrong_profile = 20,       ///< the frame was made with another profile
+  wrong_shape = 21,         ///< layers, heads or head sizes differ
+  wrong_codec = 22,         ///< the frame was made with other format policies
+  wrong_version = 23,       ///< a newer or foreign format version
+  wrong_positions = 24,     ///< the view does not hold the positions that the frame covers
+  level_not_present = 25,   ///< the level was never made or has been truncated away
+  // the bytes
+  not_a_frame = 30,         ///< the magic number is missing
+  truncated = 31,           ///< bytes end before the frame does
+  corrupt_header = 32,
+  corrupt_index = 33,
+  corrupt_tile = 34,        ///< checksum, coder end state or a count inside a tile is wrong
+  too_large = 35,           ///< sizes beyond the limits of the format
+  degraded = 36,            ///< decoded, but below the level asked for: a refinement is damaged or missing
+  absent = 37,              ///< the frame holds nothing for this page (tokens outside a sliding window)
+  // profiles
+  not_a_profile = 40,
+  corrupt_profile = 41,
+  // the world
+  io_error = 50,
+  out_of_memory = 51,
+  parse_error = 52,         ///< a text or container format (safetensors, JSON) is malformed
+  cuda_error = 60,
+};
+
+/// A short English phrase for a status; never null.
+constexpr const char* to_string(status s) noexcept {
+  switch (s) {
+    case status::ok: return "ok";
+    case status::invalid_argument: return "invalid argument";
+    case status::output_too_small: return "output buffer too small";
+    case status::workspace_too_small: return "workspace too small";
+    case status::invalid_view: return "view does not describe addressable memory";
+    case status::page_out_of_range: return "page table points outside the pool";
+    case status::unsupported_type: return "unsupported element type";
+    case status::wrong_profile: return "made with another profile";
+    case status::wrong_shape: return "model shape differs";
+    case status::wrong_codec: return "made with another codec";
+    case status::wrong_version: return "unsupported format version";
+    case status::wrong_positions: return "view does not hold these positions";
+    case status::level_not_present: return "level not present";
+    case status::not_a_frame: return "not a sluice frame";
+    case status::truncated: return "truncated";
+    case status::corrupt_header: return "corrupt frame header";
+    case status::corrupt_index: return "corrupt frame index";
+    case status::corrupt_tile: return "corrupt tile";
+    case status::too_large: return "beyond the limits of the format";
+    case status::degraded: return "decoded below the requested level";
+    case status::absent: return "not held by this frame";
+    case status::not_a_profile: return "not a sluice profile";
+    case status::corrupt_profile: return "corrupt profile";
+    case status::io_error: return "input/output error";
+    case status::out_of_memory: return "out of memory";
+    case status::parse_error: return "malformed input";
+    case status::cuda_error: return "CUDA error";
+  }
+  return "unknown status";
+}
+
+#ifndef SLUICE_NO_EXCEPTIONS
+/// What result<T>::value() throws.
+struct error : std::exception {
+  explicit error(status s) noexcept : code(s) {}
+  const char* what() const noexcept override { return to_string(code); }
+  status code;
+};
+#endif
+
+/// A value or the reason why there is none. T must be default-constructible and movable.
+template <class T>
+class [[nodiscard]] result {
+ public:
+  result(T value) : value_(std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  result(status s) : status_(s) {                // NOLINT(google-explicit-constructor)
+    if (s == status::ok) status_ = status::invalid_argument;
+  }
+
+  bool has_value() const noexcept { return status_ == sluice::status::ok; }
+  explicit operator bool() const noexcept { return has_value(); }
+  sluice::status status() const noexcept { return status_; }
+
+  /// The value; without one, throws sluice::error (aborts where exceptions are off).
+  T& value() & { return check(), value_; }
+  const T& value() const& { return check(), value_; }
+  T&& value() && { return check(), std::move(value_); }
+
+  T& operator*() noexcept { return value_; }
+  const T& operator*() const noexcept { return value_; }
+  T* operator->() noexcept { return &value_; }
+  const T* operator->() const noexcept { return &value_; }
+
+ private:
+  void check() const {
+    if (has_value()) return;
+#ifndef SLUICE_NO_EXCEPTIONS
+    throw error(status_);
+#else
+    std::abort();
+#endif
+  }
+
+  T value_{};
+  sluice::status status_ = sluice::status::ok;
+};
+
+}  // namespace sluice

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace sluice {
+
+/// How an element is stored; numbers are pinned, they stand in frames.
+enum class dtype : std::uint8_t { f32 = 0, f16 = 1, bf16 = 2, e4m3 = 3, e5m2 = 4, bytes = 5 };
+
+/// Bytes of one element; `bytes` is one opaque byte.
+constexpr int size_of(dtype t) noexcept {
+  return t == dtype::f32 ? 4 : t == dtype::f16 || t == dtype::bf16 ? 2 : 1;
+}
+
+constexpr const char* to_string(dtype t) noexcept {
+  switch (t) {
+    case dtype::f32: return "f32";
+    case dtype::f16: return "f16";
+    case dtype::bf16: return "bf16";
+    case dtype::e4m3: return "e4m3";
+    case dtype::e5m2: return "e5m2";
+    case dtype::bytes: return "bytes";
+  }
+  return "?";
+}
+
+/// Which half of the cache a plane is.
+enum class plane : std::uint8_t { key = 0, value = 1 };
+
+/// Which dimensions form a rotary pair.
+enum class rope_pairing : std::uint8_t {
+  none = 0,         ///< no rotary embedding
+  half = 1,         ///< dims i and i + rotary_dims/2 (Hugging Face, NeoX)
+  interleaved = 2,  ///< dims 2i and 2i+1 (GPT-J, original Llama)
+};
+
+/// How frequencies are stretched beyond the training length.
+enum class rope_scaling : std::uint8_t { none = 0, linear = 1, ntk = 2, yarn = 3, llama3 = 4 };
+
+/// The rotary embedding of one kind of layer, enough to undo and redo it exactly (to rounding).
+/// Sources: RoFormer 3.2.2; linear (position interpolation, Chen 2023); NTK-aware; YaRN (Peng 2023) 3.1-3.4; Llama 3.1 rope_scaling.
+struct rope {
+  rope_pairing pairing = rope_pairing::half;
+  rope_scaling scaling = rope_scaling::none;
+  std::int32_t rotary_dims = 0;  ///< leading dims that rotate; 0 = the whole head
+  double base = 10000.0;
+  double factor = 1.0;           ///< context extension factor of the scaling
+  double low_freq = 1.0;         ///< llama3: low_freq_factor; yarn: beta_slow
+  double high_freq = 4.0;        ///< llama3: high_freq_factor; yarn: beta_fast
+  double original_context = 0;   ///< tokens the model was trained on (llama3, yarn)
+  double attention_factor = 1.0; ///< yarn: cos and sin are multiplied by this
+
+  bool operator==(const rope&) const = default;
+};
+
+/// One layer's KV as a model defines it, whatever its layout in memory.
+struct layer_shape {
+  std::int32_t num_kv_heads = 0;
+  std::int32_t head_dim_k = 0;
+  std::int32_t head_dim_v = 0;  ///< 0 = the layer keeps no V (latent attention)
+  std::int32_t rope_index = 0;  ///< into model_shape::ropes
+  std::int32_t window = 0;      ///< tokens of sliding-window attention; 0 = full
+
+  constexpr std::int32_t head_dim(plane p) const noexcept { return p == plane::key ? head_dim_k : head_dim_v; }
+  bool operator==(const layer_shape&) const = default;
+};
+
+/// The KV of a whole model: layers that may differ, and the rotary embeddings they use.
+struct model_shape {
+  std::vector<layer_shape> layers;
+  std::vector<rope> ropes;
+
+  int num_layers() const noexcept { return static_cast<int>(layers.size()); }
+  bool operator==(const model_shape&) const = default;
+
+  /// All layers alike.
+  static model_shape uniform(int num_layers, int num_kv_heads, int head_dim, rope r = {}) {
+    return {std::vector<layer_shape>(static_cast<std::size_t>(num_layers),
+                                     {num_kv_heads, head_dim, head_dim, 0, 0}),
+            {r}};
+  }
+};
+
+}  // namespace sluice

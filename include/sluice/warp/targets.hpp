@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Instruction sets are chosen at run time: a body file is compiled once per instruction set, in a namespace per
+// target, by re-including it through warp/foreach_target.inl. Intrinsics stay hidden from nvcc, whose host pass gets
+// the portable target only; SLUICE_HOST_ABI keeps the two kinds of translation unit apart for the linker.
+#if defined(__x86_64__) && !defined(__CUDACC__) && !defined(SLUICE_PORTABLE_ONLY)
+#define SLUICE_X86_TARGETS 1
+#define SLUICE_HOST_ABI host_v0
+#include <immintrin.h>
+#else
+#define SLUICE_X86_TARGETS 0
+#define SLUICE_HOST_ABI host_portable_v0
+#endif
+
+namespace sluice {
+
+/// Instruction set a host call runs on; `best` asks the processor. A tuning choice: bytes decode alike on all.
+enum class isa : unsigned char { best = 0, portable = 1, avx2 = 2, avx512 = 3 };
+
+constexpr const char* to_string(isa i) noexcept {
+  return i == isa::portable ? "portable" : i == isa::avx2 ? "avx2" : i == isa::avx512 ? "avx512" : "best";
+}
+
+inline namespace SLUICE_HOST_ABI {
+
+/// The widest instruction set this processor has, or `wanted` where it has that one.
+inline isa usable_isa(isa wanted = isa::best) noexcept {
+#if SLUICE_X86_TARGETS
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
+                        __builtin_cpu_supports("fma");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi2");
+  if (has_avx512 && (wanted == isa::best || wanted == isa::avx512)) return isa::avx512;
+  if (has_avx2 && wanted != isa::portable) return isa::avx2;
+#else
+  (void)wanted;
+#endif
+  return isa::portable;
+}
+
+}  // namespace SLUICE_HOST_ABI
+}  // namespace sluice
