@@ -16,6 +16,7 @@ struct plane_view {
   std::byte* base = nullptr;                 ///< layer 0 of the view; null with no layer_bases = the plane is absent
   std::byte* const* layer_bases = nullptr;   ///< one pointer per layer of the view; overrides base and layer_stride
   std::int64_t layer_stride = 0;
+  std::int64_t layer_offset = 0;             ///< bytes from a layer's base to the plane: V behind K in one allocation
   std::int64_t page_stride = 0;              ///< ignored where tokens are contiguous or slots
   std::int64_t token_stride = 0;             ///< within a page; between slots for a slot list
   std::int64_t head_stride = 0;
@@ -40,16 +41,21 @@ struct kv_view {
 
   addressing mode = addressing::contiguous;
   const std::int32_t* indices = nullptr;    ///< page or slot numbers, from the sequence's first token on
+  std::int64_t num_indices = 0;             ///< entries of `indices`
   std::int64_t page_size = 1;               ///< tokens a page
-  std::int64_t capacity = 0;                ///< pages (or slots, or contiguous tokens) in the pool; indices must be below
+  std::int64_t capacity = 0;                ///< pages, slots or contiguous tokens in the pool; indices must be below
 
   std::int64_t first = 0;                   ///< token 0 of the view within `indices` or the contiguous run
   std::int64_t tokens = 0;
   std::int64_t position = 0;                ///< sequence position of token 0
 
-  /// The same cache, tokens [begin, end) of this view.
+  /// The same cache, tokens [begin, end) of this view; a range outside it gives a view that validate() refuses.
   SLUICE_HD constexpr kv_view slice(std::int64_t begin, std::int64_t end) const noexcept {
     kv_view w = *this;
+    if (begin < 0 || end < begin || end > tokens || first > INT64_MAX - begin || position > INT64_MAX - begin) {
+      w.tokens = -1;
+      return w;
+    }
     w.first += begin;
     w.tokens = end - begin;
     w.position += begin;
@@ -70,7 +76,7 @@ struct kv_view {
   }
 
   SLUICE_HD constexpr std::byte* layer_base(const plane_view& p, std::int32_t layer) const noexcept {
-    return p.layer_bases ? p.layer_bases[layer] : p.base + layer * p.layer_stride;
+    return (p.layer_bases ? p.layer_bases[layer] : p.base + layer * p.layer_stride) + p.layer_offset;
   }
 
   /// Address of one element; indices are not checked, see validate().
@@ -81,23 +87,71 @@ struct kv_view {
   }
 };
 
-/// Checks that every token of the view lies inside the pool and that counts and pointers make sense.
-/// Errors: invalid_view, page_out_of_range.
-constexpr status validate(const kv_view& c) noexcept {
-  if (c.num_layers < 0 || c.num_kv_heads <= 0 || c.tokens < 0 || c.first < 0 || c.page_size <= 0 || c.position < 0)
+namespace detail {
+
+inline constexpr std::int64_t max_extent = std::int64_t{1} << 62;  // bytes; no sum of offsets below it can overflow
+inline constexpr std::int32_t max_layers = 1 << 16;
+
+// Adds what `last` steps of `stride` reach to `extent`. False where elements would share an address (the stride is
+// smaller than one element, say because a caller left it out) or the offset leaves 64 bits.
+constexpr bool add_axis(std::int64_t last, std::int64_t stride, int element_size, std::int64_t& extent) noexcept {
+  if (last == 0) return true;
+  const auto bits = static_cast<std::uint64_t>(stride);
+  const std::uint64_t magnitude = stride < 0 ? 0 - bits : bits;
+  if (magnitude < static_cast<std::uint64_t>(element_size)) return false;
+  if (magnitude > static_cast<std::uint64_t>(max_extent - extent) / static_cast<std::uint64_t>(last)) return false;
+  extent += static_cast<std::int64_t>(magnitude) * last;
+  return true;
+}
+
+}  // namespace detail
+
+/// What validate() checks, but for the contents of tables: for a view whose tables lie in device memory.
+/// Errors: invalid_view, page_out_of_range (the run leaves the pool, or `indices` is too short for it).
+constexpr status validate_shape(const kv_view& c) noexcept {
+  if (c.num_layers <= 0 || c.num_layers > detail::max_layers || c.num_kv_heads <= 0 || c.page_size <= 0)
     return status::invalid_view;
+  if (c.tokens < 0 || c.first < 0 || c.position < 0 || c.capacity < 0 || c.num_indices < 0) return status::invalid_view;
+  if (c.first > INT64_MAX - c.tokens || c.position > INT64_MAX - c.tokens) return status::invalid_view;
+  if (c.mode > addressing::slots) return status::invalid_view;
   if (!c.k.present() && !c.v.present()) return status::invalid_view;
+
+  const bool contiguous = c.mode == addressing::contiguous;
+  const bool paged = c.mode == addressing::pages;
+  const std::int64_t end = c.first + c.tokens;
+  const std::int64_t last_index = c.capacity < INT32_MAX ? (c.capacity > 0 ? c.capacity - 1 : 0) : INT32_MAX;
+  const std::int64_t last_token = contiguous ? (end > 0 ? end - 1 : 0) : paged ? c.page_size - 1 : last_index;
   for (const plane_view* p : {&c.k, &c.v}) {
     if (!p->present()) continue;
-    if (p->head_dim <= 0) return status::invalid_view;
-    if (p->layer_bases)
-      for (std::int32_t l = 0; l < c.num_layers; ++l)
-        if (!p->layer_bases[l]) return status::invalid_view;
+    if (p->head_dim <= 0 || p->type > dtype::bytes) return status::invalid_view;
+    const int size = size_of(p->type);
+    std::int64_t extent = size;
+    const bool addressable = detail::add_axis(p->head_dim - 1, p->element_stride, size, extent) &&
+                             detail::add_axis(c.num_kv_heads - 1, p->head_stride, size, extent) &&
+                             detail::add_axis(last_token, p->token_stride, size, extent) &&
+                             detail::add_axis(paged ? last_index : 0, p->page_stride, size, extent) &&
+                             detail::add_axis(p->layer_bases ? 0 : c.num_layers - 1, p->layer_stride, size, extent) &&
+                             detail::add_axis(p->layer_offset != 0, p->layer_offset, 0, extent);
+    if (!addressable) return status::invalid_view;
   }
+
   if (c.tokens == 0) return status::ok;
-  if (c.mode == addressing::contiguous)
-    return c.first > c.capacity - c.tokens ? status::page_out_of_range : status::ok;
+  if (contiguous) return end > c.capacity ? status::page_out_of_range : status::ok;
   if (!c.indices) return status::invalid_view;
+  return (end - 1) / (paged ? c.page_size : 1) < c.num_indices ? status::ok : status::page_out_of_range;
+}
+
+/// Checks that every token of the view lies inside the pool and that counts, strides and pointers make sense, whatever
+/// their values: nothing overflows. What it cannot know is how much memory there is and how long layer tables are.
+/// Errors: invalid_view, page_out_of_range.
+constexpr status validate(const kv_view& c) noexcept {
+  if (const status s = validate_shape(c); s != status::ok) return s;
+  for (std::int32_t l = 0; l < c.num_layers; ++l) {
+    for (const plane_view* p : {&c.k, &c.v})
+      if (p->layer_bases && !p->layer_bases[l]) return status::invalid_view;
+    if (c.layer_ids && c.layer_ids[l] < 0) return status::invalid_view;
+  }
+  if (c.tokens == 0 || c.mode == addressing::contiguous) return status::ok;
   const std::int64_t unit = c.mode == addressing::pages ? c.page_size : 1;
   for (std::int64_t i = c.first / unit; i <= (c.first + c.tokens - 1) / unit; ++i)
     if (c.indices[i] < 0 || c.indices[i] >= c.capacity) return status::page_out_of_range;
