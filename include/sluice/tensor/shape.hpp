@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/config.hpp>
+
 #include <cstdint>
 #include <vector>
 
@@ -10,7 +12,7 @@ namespace sluice {
 enum class dtype : std::uint8_t { f32 = 0, f16 = 1, bf16 = 2, e4m3 = 3, e5m2 = 4, bytes = 5 };
 
 /// Bytes of one element; `bytes` is one opaque byte.
-constexpr int size_of(dtype t) noexcept {
+SLUICE_HD constexpr int size_of(dtype t) noexcept {
   return t == dtype::f32 ? 4 : t == dtype::f16 || t == dtype::bf16 ? 2 : 1;
 }
 
@@ -63,7 +65,9 @@ struct layer_shape {
   std::int32_t rope_index = 0;  ///< into model_shape::ropes
   std::int32_t window = 0;      ///< tokens of sliding-window attention; 0 = full
 
-  constexpr std::int32_t head_dim(plane p) const noexcept { return p == plane::key ? head_dim_k : head_dim_v; }
+  SLUICE_HD constexpr std::int32_t head_dim(plane p) const noexcept {
+    return p == plane::key ? head_dim_k : head_dim_v;
+  }
   bool operator==(const layer_shape&) const = default;
 };
 
