@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+# cmake -DROOT=<repository> [-DCHECK=ON] -P format.cmake: clang-format in place, or only report.
+find_program(CLANG_FORMAT NAMES clang-format clang-format-14 REQUIRED)
+set(extensions hpp cpp inl cuh cu)
+set(sources)
+foreach(room include examples bench test kernels)
+  foreach(extension IN LISTS extensions)
+    file(GLOB_RECURSE found "${ROOT}/${room}/*.${extension}")
+    list(APPEND sources ${found})
+  endforeach()
+endforeach()
+if(CHECK)
+  set(mode --dry-run -Werror)
+else()
+  set(mode -i)
+endif()
+execute_process(COMMAND "${CLANG_FORMAT}" ${mode} ${sources} COMMAND_ERROR_IS_FATAL ANY)
