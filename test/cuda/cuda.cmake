@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+# Each cuda/*.cu is one doctest program. It is compiled wherever nvcc is found, and ptxas must not spill in any kernel of
+# it; where no GPU answers it exits 77, which ctest shows as skipped. A file with a main of its own does that itself.
+include(CheckLanguage)
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES ${SLUICE_CUDA_ARCHITECTURES})
+endif()
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  if(SLUICE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "SLUICE_CUDA is ON and there is no nvcc")
+  endif()
+  message(STATUS "No nvcc: the CUDA tests are left out")
+  return()
+endif()
+enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
+include("${PROJECT_SOURCE_DIR}/cmake/cuda20.cmake")
+
+set(ptxas "${PROJECT_SOURCE_DIR}/cmake/ptxas.cmake")
+if(cuda_sources)
+  add_library(sluice_cuda_main OBJECT "${CMAKE_CURRENT_LIST_DIR}/main.cpp")
+  target_link_libraries(sluice_cuda_main PRIVATE sluice_test CUDA::cudart_static)
+endif()
+foreach(source IN LISTS cuda_sources)
+  cmake_path(GET source STEM name)
+  add_executable(cuda_${name} "${source}")
+  target_link_libraries(cuda_${name} PRIVATE sluice_test CUDA::cudart_static)
+  file(STRINGS "${source}" own_main REGEX "^int main\\(")
+  if(NOT own_main)
+    target_link_libraries(cuda_${name} PRIVATE $<TARGET_OBJECTS:sluice_cuda_main>)
+  endif()
+  target_compile_options(cuda_${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-v;-Xcompiler=-Wall,-Wextra>")
+  set_target_properties(cuda_${name} PROPERTIES CUDA_COMPILER_LAUNCHER "${CMAKE_COMMAND};-P;${ptxas};--")
+  add_test(NAME cuda.${name}.ptxas COMMAND "${CMAKE_COMMAND}" "-DREPORT=$<TARGET_OBJECTS:cuda_${name}>" -P "${ptxas}")
+  add_test(NAME cuda.${name} COMMAND cuda_${name})
+  set_tests_properties(cuda.${name}.ptxas cuda.${name} PROPERTIES LABELS cuda SKIP_RETURN_CODE 77)
+endforeach()
+
+# All headers in the hands of nvcc: plain, and with the flags of PyTorch extensions and of FlashInfer's builds.
+string(REGEX REPLACE "#include <sluice/model/calibrate.hpp>\n" "" all_cuda "${all}")  # Eigen is not for device code
+foreach(header IN LISTS cuda_headers)
+  file(RELATIVE_PATH header "${PROJECT_SOURCE_DIR}/include" "${header}")
+  string(APPEND all_cuda "#include <${header}>\n#include <${header}>\n")
+endforeach()
+file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/headers/all.cu" CONTENT "${all_cuda}int main() {}\n" @ONLY)
+set(compile "${CMAKE_CUDA_COMPILER}" -std=c++20 -arch=sm_90 -ptx -Werror=all-warnings "-I${PROJECT_SOURCE_DIR}/include"
+  "${CMAKE_CURRENT_BINARY_DIR}/headers/all.cu" -o "${CMAKE_CURRENT_BINARY_DIR}/headers")
+add_test(NAME headers.cuda COMMAND ${compile}/all.ptx)
+add_test(NAME headers.cuda_extension_flags COMMAND ${compile}/all_flags.ptx -use_fast_math -D__CUDA_NO_HALF_OPERATORS__
+  -D__CUDA_NO_HALF_CONVERSIONS__ -D__CUDA_NO_BFLOAT16_CONVERSIONS__ -D__CUDA_NO_HALF2_OPERATORS__ --expt-relaxed-constexpr)
+set_tests_properties(headers.cuda headers.cuda_extension_flags PROPERTIES LABELS cuda)
