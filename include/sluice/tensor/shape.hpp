@@ -39,9 +39,16 @@ enum class rope_pairing : std::uint8_t {
 };
 
 /// How frequencies are stretched beyond the training length.
-enum class rope_scaling : std::uint8_t { none = 0, linear = 1, ntk = 2, yarn = 3, llama3 = 4 };
+enum class rope_scaling : std::uint8_t {
+  none = 0,
+  linear = 1,
+  ntk = 2,
+  yarn = 3,
+  llama3 = 4,
+  yarn_untruncated = 5,  ///< yarn whose ramp starts and ends between dims (gpt-oss: "truncate": false)
+};
 
-/// The rotary embedding of one kind of layer, enough to undo and redo it exactly (to rounding).
+/// The rotary embedding of one kind of layer, enough to undo and redo it exactly (to rounding); see rope.hpp.
 /// Sources: RoFormer 3.2.2; linear (position interpolation, Chen 2023); NTK-aware; YaRN (Peng 2023) 3.1-3.4; Llama 3.1 rope_scaling.
 struct rope {
   rope_pairing pairing = rope_pairing::half;
@@ -49,8 +56,8 @@ struct rope {
   std::int32_t rotary_dims = 0;  ///< leading dims that rotate; 0 = the whole head
   double base = 10000.0;
   double factor = 1.0;           ///< context extension factor of the scaling
-  double low_freq = 1.0;         ///< llama3: low_freq_factor; yarn: beta_slow
-  double high_freq = 4.0;        ///< llama3: high_freq_factor; yarn: beta_fast
+  double low_freq = 1.0;         ///< llama3: low_freq_factor; yarn: beta_slow (1)
+  double high_freq = 4.0;        ///< llama3: high_freq_factor (4); yarn: beta_fast (32)
   double original_context = 0;   ///< tokens the model was trained on (llama3, yarn)
   double attention_factor = 1.0; ///< yarn: cos and sin are multiplied by this
 
