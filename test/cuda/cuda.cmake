@@ -38,7 +38,7 @@ foreach(source IN LISTS cuda_sources)
 endforeach()
 
 # All headers in the hands of nvcc: plain, and with the flags of PyTorch extensions and of FlashInfer's builds.
-string(REGEX REPLACE "#include <sluice/model/calibrate.hpp>\n" "" all_cuda "${all}")  # Eigen is not for device code
+string(REGEX REPLACE "#include <[^>]*calibrat[^>]*>\n" "" all_cuda "${all}")  # Eigen is not for device code
 foreach(header IN LISTS cuda_headers)
   file(RELATIVE_PATH header "${PROJECT_SOURCE_DIR}/include" "${header}")
   string(APPEND all_cuda "#include <${header}>\n#include <${header}>\n")

@@ -17,7 +17,11 @@
 #include <vector>
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
-extern "C" void __sanitizer_set_death_callback(void (*callback)()) __attribute__((weak));
+
+// A finding of a sanitizer ends in SIGABRT, where the input can be written down.
+extern "C" void __asan_init() __attribute__((weak));
+extern "C" const char* __asan_default_options() { return "abort_on_error=1:detect_leaks=1"; }
+extern "C" const char* __ubsan_default_options() { return "abort_on_error=1:print_stacktrace=1"; }
 
 namespace {
 
@@ -105,8 +109,9 @@ int main(int argc, char** argv) {
   const std::uint64_t executions = argc > 3 ? std::strtoull(argv[3], nullptr, 0) : 100000;
   const double seconds = argc > 3 ? 1e9 : 15;
 
-  if (__sanitizer_set_death_callback) __sanitizer_set_death_callback(write_down_input);
   std::signal(SIGABRT, on_signal);
+  if (!__asan_init)
+    for (const int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) std::signal(number, on_signal);
 
   std::vector<input> seeds{{}};
   std::vector<std::filesystem::path> files;
