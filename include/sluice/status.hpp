@@ -96,8 +96,8 @@ template <class T>
 class [[nodiscard]] result {
  public:
   result(T value) : value_(std::move(value)) {}  // NOLINT(google-explicit-constructor)
-  result(status s) : status_(s) {                // NOLINT(google-explicit-constructor)
-    if (s == status::ok) status_ = status::invalid_argument;
+  result(sluice::status s) : status_(s) {        // NOLINT(google-explicit-constructor)
+    if (s == sluice::status::ok) status_ = sluice::status::invalid_argument;
   }
 
   bool has_value() const noexcept { return status_ == sluice::status::ok; }
