@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/codec/tables.hpp>
+#include <sluice/config.hpp>
+#include <sluice/warp/targets.hpp>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+// What marks the functions of a body file; cuda/*.cuh redefines both around its own inclusion of the bodies.
+#ifndef SLUICE_BODY_FN
+#define SLUICE_BODY_FN inline
+#endif
+#ifndef SLUICE_BODY_INLINE
+#define SLUICE_BODY_INLINE SLUICE_INLINE
+#endif
+
+// Counted loops that must vanish; g++ unrolls them at -O2 only when told.
+#ifndef SLUICE_UNROLL
+#if defined(__clang__)
+#define SLUICE_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define SLUICE_UNROLL _Pragma("GCC unroll 16")
+#endif
+#endif
+
+namespace sluice::detail {
+
+/// What the symbols of a table mean: themselves, values 0, -1, 1, -2, ... or ternary digits 0, -1, +1.
+enum class alphabet : std::uint8_t { symbols, values, digits };
+
+// Byte shuffles for a mask of eight lanes: expand[m] moves the next bytes to the lanes in m (0x80 = a zero byte),
+// compress[m] moves the lanes in m together at the upper end.
+struct shuffle_tables {
+  alignas(64) std::uint8_t expand[256][8];
+  std::uint8_t compress[256][8];
+};
+constexpr shuffle_tables make_shuffle_tables() noexcept {
+  shuffle_tables t{};
+  for (unsigned m = 0; m < 256; ++m) {
+    std::uint8_t next = 0;
+    for (unsigned i = 0; i < 8; ++i) t.expand[m][i] = (m >> i & 1u) != 0 ? next++ : std::uint8_t{0x80};
+    for (unsigned i = 8, to = 8; i-- > 0;)
+      if ((m >> i & 1u) != 0) t.compress[m][--to] = static_cast<std::uint8_t>(i);
+  }
+  return t;
+}
+inline constexpr shuffle_tables shuffles = make_shuffle_tables();
+
+inline namespace SLUICE_HOST_ABI {
+
+// Where a decoder's bytes come from: 32 of them may be read at p while p <= limit. Untrusted streams end where they
+// like, so the last bytes are read from a padded copy, and whoever asks for more gets rubbish and `end` null.
+struct byte_source {
+  const std::uint8_t* p;
+  const std::uint8_t* limit;
+  const std::uint8_t* end;
+  std::uint8_t* tail;  // tail_bytes of the caller's memory, zeroed
+
+  static constexpr std::size_t tail_bytes = 2 * rans_lanes;
+
+  static byte_source of(const std::uint8_t* p, std::size_t size, std::uint8_t* tail) noexcept {
+    const byte_source s{p, size < rans_lanes ? nullptr : p + (size - rans_lanes), p + size, tail};
+    return size < rans_lanes ? near_end(s) : s;
+  }
+
+  /// The source to go on with once p > limit.
+  [[gnu::noinline, gnu::cold]] static byte_source near_end(byte_source s) noexcept {
+    if (s.end == nullptr || s.limit == s.end) return {s.tail, s.tail, nullptr, s.tail};
+    const auto left = static_cast<std::size_t>(s.end - s.p);
+    std::memcpy(s.tail, s.p, left);
+    return {s.tail, s.tail + left, s.tail + left, s.tail};
+  }
+
+  bool used_up() const noexcept { return p == end; }
+};
+
+}  // namespace SLUICE_HOST_ABI
+}  // namespace sluice::detail
+
+#define SLUICE_BODY <sluice/warp/host_body.inl>
+#include <sluice/warp/foreach_target.inl>

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+// 32 lanes for any processor: two planes of bytes as the AVX2 machine has them, in vectors that the compiler maps to
+// whatever there is, and plain loops where lanes must be told apart. Nothing depends on the byte order.
+
+struct warp {
+  static constexpr int streams = 1;
+  using source = byte_source;
+
+  typedef std::uint8_t bytes16 __attribute__((vector_size(16)));
+  typedef std::uint16_t words8 __attribute__((vector_size(16)));
+
+  struct plane {
+    bytes16 a, b;  // lanes 0..15 and 16..31
+  };
+  struct words {
+    std::int16_t lane[rans_lanes];
+  };
+  struct state {
+    plane low, high;
+  };
+  struct lane_set {
+    std::uint8_t m[rans_lanes];
+  };
+
+  // --- decoding tables ---
+  struct row {
+    alignas(32) std::uint8_t byte[rans_lanes];
+  };
+  struct hit {
+    plane next, here, symbol;
+  };
+
+  template <alphabet A>
+  static SLUICE_BODY_FN void make_rows(row* out, const std::uint8_t (*t)[rans_lanes], int count) {
+    for (int k = 0; k < count; ++k) std::memcpy(out[k].byte, t[k], rans_lanes);
+  }
+  template <alphabet A>
+  static SLUICE_BODY_FN void make_dead(row& out) {
+    std::memset(out.byte, 255, rans_lanes);
+  }
+
+  // --- decoding ---
+  static SLUICE_BODY_FN state load_state(const std::uint8_t* p) {
+    std::uint8_t low[rans_lanes], high[rans_lanes];
+    for (int i = 0; i < rans_lanes; ++i) low[i] = p[2 * i], high[i] = p[2 * i + 1];
+    return {get(low), get(high)};
+  }
+  /// Whether every state is at least 256.
+  static SLUICE_BODY_FN bool valid(state s) {
+    std::uint8_t high[rans_lanes];
+    put(high, s.high);
+    bool all = true;
+    for (std::uint8_t h : high) all &= h != 0;
+    return all;
+  }
+  /// Whether every state is the encoder's first.
+  static SLUICE_BODY_FN bool home(state s) {
+    std::uint8_t low[rans_lanes], high[rans_lanes];
+    put(low, s.low), put(high, s.high);
+    bool all = true;
+    for (int i = 0; i < rans_lanes; ++i) all &= low[i] == 0 && high[i] == 1;
+    return all;
+  }
+
+  // t - slot modulo 256 ranks thresholds by their distance above the slot: its running minimum finds the next symbol's
+  // start, its running maximum this one's.
+  template <alphabet A, int Count>
+  static SLUICE_BODY_INLINE hit search(state s, const row* rows) {
+    hit h{{~s.low.a, ~s.low.b}, {~s.low.a, ~s.low.b}, {}};
+    for (int k = 0; k < Count; ++k) look_at(h, s.low, get(rows[k].byte));
+    return h;
+  }
+  /// Two rows chosen by whether the lane's parent is 0: rows = zero[2], nonzero[2].
+  static SLUICE_BODY_INLINE hit search_digit(state s, const row* rows, const words& parent) {
+    std::uint8_t zero[rans_lanes];
+    for (int i = 0; i < rans_lanes; ++i) zero[i] = static_cast<std::uint8_t>(parent.lane[i] == 0 ? 255 : 0);
+    const plane z = get(zero);
+    hit h{{~s.low.a, ~s.low.b}, {~s.low.a, ~s.low.b}, {}};
+    for (int k = 0; k < 2; ++k) look_at(h, s.low, choose(z, get(rows[k].byte), get(rows[2 + k].byte)));
+    return h;
+  }
+  static SLUICE_BODY_INLINE void look_at(hit& h, plane slot, plane t) {
+    look_at(h.next.a, h.here.a, h.symbol.a, slot.a, t.a);
+    look_at(h.next.b, h.here.b, h.symbol.b, slot.b, t.b);
+  }
+  static SLUICE_BODY_INLINE void look_at(bytes16& next, bytes16& here, bytes16& symbol, bytes16 slot, bytes16 t) {
+    const bytes16 d = t - slot;
+    next = next < d ? next : d;
+    here = here > d ? here : d;
+    symbol -= reinterpret_cast<bytes16>(slot > t);
+  }
+
+  /// x = freq * (x >> 8) + slot - start, then one byte of the stream for every lane below 256, in lane order.
+  static SLUICE_BODY_INLINE void advance(state& s, const hit& h, source& in) {
+    if (in.p > in.limit) [[unlikely]]
+      in = source::near_end(in);
+    scale(s.low.a, s.high.a, h.next.a, h.here.a);
+    scale(s.low.b, s.high.b, h.next.b, h.here.b);
+    const plane need{reinterpret_cast<bytes16>(s.high.a == 0), reinterpret_cast<bytes16>(s.high.b == 0)};
+    std::uint8_t lanes[rans_lanes], fresh[rans_lanes] = {};
+    put(lanes, need);
+    for (std::uint32_t m = bits(lanes); m != 0; m &= m - 1) fresh[std::countr_zero(m)] = *in.p++;
+    const plane f = get(fresh);
+    s.high = {s.high.a | (need.a & s.low.a), s.high.b | (need.b & s.low.b)};
+    s.low = {(s.low.a & ~need.a) | f.a, (s.low.b & ~need.b) | f.b};
+  }
+  static SLUICE_BODY_INLINE void scale(bytes16& low, bytes16& high, bytes16 next, bytes16 here) {
+    const bytes16 rest = ~here;  // slot - start
+    const words8 freq_1 = reinterpret_cast<words8>(next + rest), r = reinterpret_cast<words8>(rest);
+    const words8 h = reinterpret_cast<words8>(high);
+    const words8 even = (freq_1 & 255) * (h & 255) + (h & 255) + (r & 255);
+    const words8 odd = (freq_1 >> 8) * (h >> 8) + (h >> 8) + (r >> 8);
+    low = reinterpret_cast<bytes16>((even & 255) | (odd << 8));
+    high = reinterpret_cast<bytes16>((even >> 8) | (odd & 0xff00));
+  }
+
+  template <alphabet A>
+  static SLUICE_BODY_INLINE words decoded(const hit& h) {
+    std::uint8_t s[rans_lanes];
+    put(s, h.symbol);
+    words v;
+    for (int i = 0; i < rans_lanes; ++i) {
+      const int k = s[i];
+      v.lane[i] = static_cast<std::int16_t>(A == alphabet::values ? (k >> 1) ^ -(k & 1) : k);
+    }
+    return v;
+  }
+  /// 3 * parent + digit, the digit's sign turned where the parent is negative.
+  static SLUICE_BODY_INLINE words refined(const words& parent, const hit& h) {
+    std::uint8_t s[rans_lanes];
+    put(s, h.symbol);
+    words v;
+    for (int i = 0; i < rans_lanes; ++i) {
+      const int digit = (s[i] >> 1) - (s[i] & 1);
+      v.lane[i] = static_cast<std::int16_t>(3 * parent.lane[i] + (parent.lane[i] < 0 ? -digit : digit));
+    }
+    return v;
+  }
+
+  // --- words and lanes ---
+  static SLUICE_BODY_INLINE words load(const std::int16_t* p) {
+    words v;
+    std::memcpy(v.lane, p, sizeof v.lane);
+    return v;
+  }
+  static SLUICE_BODY_INLINE void store(std::int16_t* p, const words& v) { std::memcpy(p, v.lane, sizeof v.lane); }
+  static SLUICE_BODY_INLINE void store_symbols(std::uint8_t* p, const hit& h) { put(p, h.symbol); }
+  static SLUICE_BODY_INLINE words load_bytes(const std::uint8_t* p) {
+    words v;
+    for (int i = 0; i < rans_lanes; ++i) v.lane[i] = p[i];
+    return v;
+  }
+  static SLUICE_BODY_INLINE words load_signed_bytes(const std::int8_t* p) {
+    words v;
+    for (int i = 0; i < rans_lanes; ++i) v.lane[i] = p[i];
+    return v;
+  }
+  static SLUICE_BODY_INLINE words zero() { return {}; }
+  static SLUICE_BODY_INLINE lane_set at_least(const std::uint8_t* lanes, int n) {
+    lane_set s;
+    for (int i = 0; i < rans_lanes; ++i) s.m[i] = lanes[i] >= n;
+    return s;
+  }
+  static SLUICE_BODY_INLINE words select(const lane_set& s, const words& yes, const words& no) {
+    words v;
+    for (int i = 0; i < rans_lanes; ++i) v.lane[i] = s.m[i] != 0 ? yes.lane[i] : no.lane[i];
+    return v;
+  }
+
+  // --- encoding ---
+  struct code_row {
+    std::uint8_t freq_1[rans_lanes], start[rans_lanes];
+  };
+  struct code {
+    std::uint8_t freq_1[rans_lanes], start[rans_lanes];
+  };
+
+  /// Rows of `count` + 1 symbols between `count` thresholds; a symbol without frequency codes as symbol 0.
+  static SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[rans_lanes], int count) {
+    for (int i = 0; i < rans_lanes; ++i)
+      for (int k = 0, start = 0; k <= count; ++k) {
+        const int last = k < count ? t[k][i] : 255;
+        const bool never = last < start;
+        out[k].freq_1[i] = never ? out[0].freq_1[i] : static_cast<std::uint8_t>(last - start);
+        out[k].start[i] = never ? out[0].start[i] : static_cast<std::uint8_t>(start);
+        start = last + 1;
+      }
+  }
+  /// The row of each lane's symbol; a symbol that no row has codes as symbol 0.
+  static SLUICE_BODY_INLINE code find(const code_row* rows, int count, const words& symbol) {
+    code c;
+    for (int i = 0; i < rans_lanes; ++i) {
+      const auto s = static_cast<std::uint16_t>(symbol.lane[i]);
+      const code_row& r = rows[s <= count ? s : 0];
+      c.freq_1[i] = r.freq_1[i];
+      c.start[i] = r.start[i];
+    }
+    return c;
+  }
+  /// rows = zero[3], nonzero[3], chosen by the parent; the digit's sign is turned where the parent is negative.
+  static SLUICE_BODY_INLINE code find_digit(const code_row* rows, const words& parent, const words& digit) {
+    code c;
+    for (int i = 0; i < rans_lanes; ++i) {
+      const int r = parent.lane[i] < 0 ? -digit.lane[i] : digit.lane[i];
+      const code_row& row = rows[(parent.lane[i] == 0 ? 0 : 3) + (r == 0 ? 0 : r < 0 ? 1 : 2)];
+      c.freq_1[i] = row.freq_1[i];
+      c.start[i] = row.start[i];
+    }
+    return c;
+  }
+
+  static SLUICE_BODY_INLINE state first_state() { return {plane{}, plane{bytes16{} + 1, bytes16{} + 1}}; }
+  static SLUICE_BODY_FN void store_state(std::uint8_t* p, state s) {
+    std::uint8_t low[rans_lanes], high[rans_lanes];
+    put(low, s.low), put(high, s.high);
+    for (int i = 0; i < rans_lanes; ++i) p[2 * i] = low[i], p[2 * i + 1] = high[i];
+  }
+
+  /// Lanes at or above 256 * freq put their low byte before p, in lane order; then x = x / freq << 8 | start + x % freq.
+  static SLUICE_BODY_INLINE void push(state& s, const code& c, std::uint8_t*& p) {
+    std::uint8_t low[rans_lanes], high[rans_lanes];
+    put(low, s.low), put(high, s.high);
+    for (int i = rans_lanes; i-- > 0;) {
+      const bool full = high[i] > c.freq_1[i];
+      p[-1] = low[i];
+      p -= full;
+      low[i] = full ? high[i] : low[i];
+      high[i] = full ? std::uint8_t{0} : high[i];
+    }
+    for (int i = 0; i < rans_lanes; ++i) {
+      const int x = low[i] | high[i] << 8, freq = c.freq_1[i] + 1;
+      // Right or one off for any compiler's idea of a division; then exact.
+      int q = static_cast<int>(static_cast<float>(x) / static_cast<float>(freq));
+      int rest = x - q * freq;
+      q -= rest < 0;
+      rest += rest < 0 ? freq : 0;
+      q += rest >= freq;
+      rest -= rest >= freq ? freq : 0;
+      high[i] = static_cast<std::uint8_t>(q);
+      low[i] = static_cast<std::uint8_t>(rest + c.start[i]);
+    }
+    s.low = get(low), s.high = get(high);
+  }
+
+  /// Symbol of a value: 0, -1, 1, -2, ... are 0, 1, 2, 3, ...
+  static SLUICE_BODY_INLINE words symbol_of(const words& v) {
+    words s;
+    for (int i = 0; i < rans_lanes; ++i)
+      s.lane[i] = static_cast<std::int16_t>(v.lane[i] < 0 ? -2 * v.lane[i] - 1 : 2 * v.lane[i]);
+    return s;
+  }
+  /// value / 3 to the nearest; exact for every int16.
+  static SLUICE_BODY_INLINE words third(const words& v) {
+    words q;
+    for (int i = 0; i < rans_lanes; ++i)
+      q.lane[i] = static_cast<std::int16_t>((v.lane[i] + (v.lane[i] < 0 ? -1 : 1)) / 3);
+    return q;
+  }
+  static SLUICE_BODY_INLINE words minus_triple(const words& v, const words& parent) {
+    words d;
+    for (int i = 0; i < rans_lanes; ++i) d.lane[i] = static_cast<std::int16_t>(v.lane[i] - 3 * parent.lane[i]);
+    return d;
+  }
+
+ private:
+  static SLUICE_BODY_INLINE plane get(const std::uint8_t* p) {
+    plane v;
+    std::memcpy(&v.a, p, 16);
+    std::memcpy(&v.b, p + 16, 16);
+    return v;
+  }
+  static SLUICE_BODY_INLINE void put(std::uint8_t* p, plane v) {
+    std::memcpy(p, &v.a, 16);
+    std::memcpy(p + 16, &v.b, 16);
+  }
+  static SLUICE_BODY_INLINE plane choose(plane m, plane yes, plane no) {
+    return {(yes.a & m.a) | (no.a & ~m.a), (yes.b & m.b) | (no.b & ~m.b)};
+  }
+  // One bit a lane, of bytes that are 0 or 255.
+  static SLUICE_BODY_INLINE std::uint32_t bits(const std::uint8_t* lanes) {
+    std::uint32_t m = 0;
+    for (int g = 0; g < 4; ++g) {
+      std::uint64_t w = 0;
+      if constexpr (std::endian::native == std::endian::little)
+        std::memcpy(&w, lanes + 8 * g, 8);
+      else
+        for (int i = 0; i < 8; ++i) w |= static_cast<std::uint64_t>(lanes[8 * g + i]) << (8 * i);
+      m |= static_cast<std::uint32_t>((w & 0x0101010101010101u) * 0x0102040810204080u >> 56) << (8 * g);
+    }
+    return m;
+  }
+};
