@@ -21,7 +21,10 @@ std::vector<unsigned char> pattern(std::size_t size) {
 
 // From an independent implementation in Python, written from the text of FORMAT.md.
 TEST_CASE("checksum: golden values") {
-  struct golden { std::size_t size; std::uint32_t seed0, seed1, magic; };
+  struct golden {
+    std::size_t size;
+    std::uint32_t seed0, seed1, magic;
+  };
   constexpr golden table[] = {
       {0, 0x7b4a0645u, 0x4caae490u, 0xa2646453u},   {1, 0xa812577eu, 0xe556612au, 0x7d300898u},
       {3, 0x20ee32aeu, 0xa0de2dc4u, 0xa34477d2u},   {4, 0xb0a19c0eu, 0x57ca1232u, 0xa4cc68c1u},
