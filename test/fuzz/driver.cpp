@@ -90,8 +90,9 @@ input mutate(const std::vector<input>& seeds, std::mt19937_64& random) {
         break;
       }
       case 6:  // two ranges change places
-        if (!data.empty()) std::swap_ranges(data.begin(), data.begin() + std::ptrdiff_t(std::min(at, data.size() - at)),
-                                            data.begin() + std::ptrdiff_t(at));
+        if (!data.empty())
+          std::swap_ranges(data.begin(), data.begin() + std::ptrdiff_t(std::min(at, data.size() - at)),
+                           data.begin() + std::ptrdiff_t(at));
         break;
       default:  // a small step up or down
         if (!data.empty()) data[at] = std::uint8_t(data[at] + (random() & 1 ? 1 : 255));
