@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/tensor/half.hpp>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace sluice::detail {
+
+// out = inverse of scale * M, both row-major n x n; M in f16 bits. Gauss-Jordan with partial pivoting in double: run
+// once per basis, so that a profile carries the decoder's matrix only. False where M is singular.
+inline bool invert_basis(const std::uint16_t* m, int n, double scale, std::vector<float>& out) {
+  const std::size_t w = std::size_t(n);
+  std::vector<double> a(w * w), b(w * w);
+  for (std::size_t i = 0; i < w * w; ++i) a[i] = scale * double(to_float(f16{m[i]}));
+  for (std::size_t i = 0; i < w; ++i) b[i * w + i] = 1;
+  for (std::size_t c = 0; c < w; ++c) {
+    std::size_t pivot = c;
+    for (std::size_t r = c + 1; r < w; ++r)
+      if (std::fabs(a[r * w + c]) > std::fabs(a[pivot * w + c])) pivot = r;
+    const double p = a[pivot * w + c];
+    if (!(std::fabs(p) > 1e-30)) return false;
+    if (pivot != c)
+      for (std::size_t j = 0; j < w; ++j) {
+        std::swap(a[pivot * w + j], a[c * w + j]);
+        std::swap(b[pivot * w + j], b[c * w + j]);
+      }
+    for (std::size_t j = 0; j < w; ++j) {
+      a[c * w + j] /= p;
+      b[c * w + j] /= p;
+    }
+    for (std::size_t r = 0; r < w; ++r) {
+      const double f = a[r * w + c];
+      if (r == c || f == 0) continue;
+      for (std::size_t j = c; j < w; ++j) a[r * w + j] -= f * a[c * w + j];
+      for (std::size_t j = 0; j < w; ++j) b[r * w + j] -= f * b[c * w + j];
+    }
+  }
+  out.resize(w * w);
+  for (std::size_t i = 0; i < w * w; ++i) {
+    out[i] = float(b[i]);
+    if (!std::isfinite(out[i])) return false;
+  }
+  return true;
+}
+
+}  // namespace sluice::detail

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/format/checksum.hpp>
+#include <sluice/model/profile.hpp>
+#include <sluice/status.hpp>
+#include <sluice/tensor/shape.hpp>
+#include <sluice/version.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <vector>
+
+namespace sluice {
+
+/// The format policies of a frame as the identifiers that stand in its header (FORMAT.md section 3.2).
+struct codec_id {
+  std::uint8_t predictor = 0;
+  std::uint8_t transform = 0;
+  std::uint8_t quantizer = 0;
+  std::uint8_t bit_widths = 0;
+  std::uint8_t entropy = 0;
+  bool operator==(const codec_id&) const = default;
+};
+
+/// First bytes of every frame (FORMAT.md section 3.1); little endian.
+struct frame_header {
+  std::uint32_t magic;
+  std::uint8_t version_major;
+  std::uint8_t version_minor;
+  std::uint16_t header_size;
+  std::uint64_t fingerprint;     ///< of the profile; 0 for codecs that need none
+  std::int64_t position;         ///< sequence position of the first token
+  std::uint64_t frame_size;      ///< bytes with all passes that were made
+  std::uint32_t tokens;
+  std::uint32_t tile_tokens;
+  std::uint32_t index_size;
+  std::uint32_t index_checksum;
+  std::uint16_t layers;
+  std::uint16_t shape_runs;
+  std::uint8_t type[2];          ///< dtype of K and of V when encoded
+  std::uint8_t passes;           ///< made
+  std::uint8_t levels_present;   ///< passes that are here: truncation lowers this and nothing else
+  codec_id codec;
+  std::uint8_t reserved[7];      ///< zero
+  std::uint32_t header_checksum; ///< over all bytes before
+};
+static_assert(sizeof(frame_header) == 72 && offsetof(frame_header, frame_size) == 24 &&
+              offsetof(frame_header, layers) == 48 && offsetof(frame_header, codec) == 56 &&
+              offsetof(frame_header, header_checksum) == 68);
+
+/// Consecutive layers of one shape (FORMAT.md section 3.3).
+struct shape_run {
+  std::uint16_t layers;
+  std::uint16_t num_kv_heads;
+  std::uint16_t head_dim[2];     ///< K, V; 0 = absent
+  std::uint16_t group_width[2];  ///< channels a stream covers
+  int width(int plane) const noexcept { return num_kv_heads * head_dim[plane]; }
+  int groups(int plane) const noexcept {
+    return group_width[plane] ? (width(plane) + group_width[plane] - 1) / group_width[plane] : 0;
+  }
+  bool operator==(const shape_run&) const = default;
+};
+static_assert(sizeof(shape_run) == 12);
+
+/// One coded unit: (pass, layer, plane, token tile, group), 16-byte aligned and sized.
+struct tile_entry {
+  std::uint32_t size;
+  std::uint32_t checksum;
+};
+static_assert(sizeof(tile_entry) == 8);
+
+inline constexpr std::uint32_t frame_magic = 0x46434c53;  // "SLCF"
+inline constexpr std::uint32_t max_frame_tokens = 1u << 20;
+inline constexpr std::uint32_t max_tile_tokens = 4096;
+
+/// A half-open range of bytes within a frame.
+struct byte_range {
+  std::uint64_t begin = 0, end = 0;
+  std::uint64_t size() const noexcept { return end - begin; }
+};
+
+/// Which tile: layer, plane, token tile and group of channels.
+struct tile_key {
+  int layer = 0;
+  sluice::plane plane = plane::key;
+  int tile = 0;
+  int group = 0;
+};
+
+/// A parsed header and index: where every tile lies, without reading a byte of payload.
+/// Reusable; parse() keeps the memory of earlier frames.
+class frame_index {
+ public:
+  /// Reads header and index from the first bytes of a frame (payload may be missing).
+  /// Errors: not_a_frame, wrong_version, truncated (more bytes are needed), corrupt_header, corrupt_index, too_large.
+  status parse(std::span<const std::byte> bytes);
+
+  const frame_header& header() const noexcept { return header_; }
+  std::span<const shape_run> runs() const noexcept { return runs_; }
+  const shape_run& shape_of(int layer) const noexcept { return runs_[run_of_layer_[std::size_t(layer)]]; }
+  int token_tiles() const noexcept { return int((header_.tokens + header_.tile_tokens - 1) / header_.tile_tokens); }
+  int tokens_of(int tile) const noexcept {
+    return int(std::min(header_.tile_tokens, header_.tokens - std::uint32_t(tile) * header_.tile_tokens));
+  }
+
+  /// Tiles of one pass.
+  std::size_t tiles_per_pass() const noexcept { return tiles_per_pass_; }
+  std::size_t ordinal(int pass, const tile_key& k) const noexcept {
+    const shape_run& s = shape_of(k.layer);
+    const std::size_t first = first_tile_[std::size_t(k.layer)] +
+                              (k.plane == plane::value ? std::size_t(s.groups(0)) * std::size_t(token_tiles()) : 0);
+    return std::size_t(pass) * tiles_per_pass_ + first +
+           std::size_t(k.tile) * std::size_t(s.groups(int(k.plane))) + std::size_t(k.group);
+  }
+  byte_range range(std::size_t ordinal) const noexcept { return {offset_[ordinal], offset_[ordinal + 1]}; }
+  std::uint32_t checksum_of(std::size_t ordinal) const noexcept { return checksum_[ordinal]; }
+
+  /// The contiguous bytes of one pass for layers [begin, end).
+  byte_range range(int pass, int begin, int end) const noexcept {
+    const std::size_t base = std::size_t(pass) * tiles_per_pass_;
+    return {offset_[base + first_tile_[std::size_t(begin)]], offset_[base + first_tile_[std::size_t(end)]]};
+  }
+
+  std::uint64_t payload_offset() const noexcept { return header_.header_size + header_.index_size; }
+  /// Bytes of this frame when cut after `level`.
+  std::uint64_t size_at(int level) const noexcept {
+    return offset_[std::size_t(level + 1) * tiles_per_pass_];
+  }
+  /// Bytes of this frame as the header says it stands here.
+  std::uint64_t size() const noexcept { return header_.levels_present ? size_at(header_.levels_present - 1) : payload_offset(); }
+
+ private:
+  frame_header header_{};
+  std::vector<shape_run> runs_;
+  std::vector<std::uint16_t> run_of_layer_;
+  std::vector<std::size_t> first_tile_;   // [layers + 1], within a pass
+  std::vector<std::uint64_t> offset_;     // [passes * tiles_per_pass + 1], from the frame's first byte
+  std::vector<std::uint32_t> checksum_;
+  std::size_t tiles_per_pass_ = 0;
+};
+
+/// Checksum of a header's own bytes.
+inline std::uint32_t header_checksum(const frame_header& h) noexcept {
+  return checksum(&h, offsetof(frame_header, header_checksum), frame_magic);
+}
+
+inline status frame_index::parse(std::span<const std::byte> bytes) {
+  if (bytes.size() >= 4) {
+    std::uint32_t magic = 0;
+    std::memcpy(&magic, bytes.data(), 4);
+    if (magic != frame_magic) return status::not_a_frame;
+  }
+  if (bytes.size() < sizeof(frame_header)) return status::truncated;
+  frame_header h;
+  std::memcpy(&h, bytes.data(), sizeof h);
+  if (h.version_major != SLUICE_FORMAT_VERSION_MAJOR || h.version_minor > SLUICE_FORMAT_VERSION_MINOR)
+    return status::wrong_version;
+  if (h.header_size != sizeof h || h.header_checksum != header_checksum(h)) return status::corrupt_header;
+  for (std::uint8_t r : h.reserved)
+    if (r) return status::corrupt_header;
+  if (h.passes < 1 || h.passes > max_passes || h.levels_present > h.passes || h.tile_tokens < 1 || h.type[0] > 5 ||
+      h.type[1] > 5 || h.position < 0)
+    return status::corrupt_header;
+  if (h.tokens > max_frame_tokens || h.tile_tokens > max_tile_tokens || h.layers > 4096) return status::too_large;
+  if (bytes.size() - sizeof h < h.index_size) return status::truncated;
+  const std::byte* at = bytes.data() + sizeof h;
+  if (checksum(at, h.index_size, frame_magic) != h.index_checksum) return status::corrupt_index;
+  if ((sizeof h + h.index_size) % 16 || h.index_size < h.shape_runs * sizeof(shape_run)) return status::corrupt_index;
+
+  // Counts are proven against the size of the index before anything is allocated from them.
+  runs_.resize(h.shape_runs);
+  if (h.shape_runs) std::memcpy(runs_.data(), at, h.shape_runs * sizeof(shape_run));
+  std::size_t layers = 0, tiles = 0;
+  const std::size_t token_tiles = (std::size_t{h.tokens} + h.tile_tokens - 1) / h.tile_tokens;
+  for (const shape_run& r : runs_) {
+    layers += r.layers;
+    for (int p : {0, 1})
+      if (r.head_dim[p] ? r.num_kv_heads == 0 || r.group_width[p] == 0 || r.group_width[p] % r.head_dim[p] != 0
+                        : r.group_width[p] != 0)
+        return status::corrupt_index;
+    tiles += std::size_t{r.layers} * token_tiles * std::size_t(r.groups(0) + r.groups(1));
+  }
+  const std::size_t used = h.shape_runs * sizeof(shape_run) + tiles * h.passes * sizeof(tile_entry);
+  if (layers != h.layers || used > h.index_size || h.index_size - used >= 16) return status::corrupt_index;
+  for (std::size_t i = used; i < h.index_size; ++i)
+    if (at[i] != std::byte{0}) return status::corrupt_index;
+
+  run_of_layer_.clear();
+  first_tile_.assign(1, 0);
+  for (std::size_t r = 0; r < runs_.size(); ++r)
+    for (int l = 0; l < runs_[r].layers; ++l) {
+      run_of_layer_.push_back(std::uint16_t(r));
+      first_tile_.push_back(first_tile_.back() + token_tiles * std::size_t(runs_[r].groups(0) + runs_[r].groups(1)));
+    }
+  const std::byte* entries = at + h.shape_runs * sizeof(shape_run);
+  const std::size_t total = tiles * h.passes;
+  offset_.resize(total + 1);
+  checksum_.resize(total);
+  offset_[0] = sizeof h + h.index_size;
+  for (std::size_t i = 0; i < total; ++i) {
+    tile_entry e;
+    std::memcpy(&e, entries + i * sizeof e, sizeof e);
+    if (e.size % 16) return status::corrupt_index;
+    offset_[i + 1] = offset_[i] + e.size;
+    checksum_[i] = e.checksum;
+  }
+  if (offset_[total] != h.frame_size) return status::corrupt_index;
+  tiles_per_pass_ = tiles;
+  header_ = h;
+  return status::ok;
+}
+
+/// Cuts a frame after `level`, in place: lowers levels_present and returns the new size; the bytes behind it may be dropped.
+/// A frame that already holds fewer levels is left as it is. Errors: those of frame_index::parse, level_not_present, truncated.
+inline result<std::size_t> truncate(std::span<std::byte> frame, int level) {
+  frame_index index;
+  if (const status s = index.parse(frame); s != status::ok) return s;
+  frame_header h = index.header();
+  if (level < 0 || level >= h.passes) return status::level_not_present;
+  if (h.levels_present > level + 1) h.levels_present = std::uint8_t(level + 1);
+  h.header_checksum = header_checksum(h);
+  std::memcpy(frame.data(), &h, sizeof h);
+  const std::size_t size = std::size_t(h.levels_present ? index.size_at(h.levels_present - 1) : index.payload_offset());
+  return frame.size() < size ? result<std::size_t>(status::truncated) : result<std::size_t>(size);
+}
+
+}  // namespace sluice
