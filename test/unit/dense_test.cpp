@@ -106,8 +106,9 @@ TEST_CASE("dense: rows are gathered from any layout and non-finite rows are name
   MESSAGE("seed ", seed);
   std::mt19937 random(seed);
   for (dtype t : all_types)
-    for (auto [rows, heads, head_dim] : row_shapes)
-      for (plane_case& c : plane_cases(t, rows, heads, head_dim)) {
+    for (const auto& shape : row_shapes)
+      for (plane_case& c : plane_cases(t, shape[0], shape[1], shape[2])) {
+        const int rows = shape[0], heads = shape[1], head_dim = shape[2];
         c.at.offsets = c.offsets.data();
         auto memory = random_bytes(random, c.bytes);
         if (t != dtype::f32)  // random exponents would spoil nearly every row: make non-finite values rare
@@ -144,8 +145,9 @@ TEST_CASE("dense: rows are scattered to any layout with the scalar reference's r
   MESSAGE("seed ", seed);
   std::mt19937 random(seed);
   for (dtype t : all_types)
-    for (auto [rows, heads, head_dim] : row_shapes)
-      for (plane_case& c : plane_cases(t, rows, heads, head_dim)) {
+    for (const auto& shape : row_shapes)
+      for (plane_case& c : plane_cases(t, shape[0], shape[1], shape[2])) {
+        const int rows = shape[0], heads = shape[1], head_dim = shape[2];
         c.at.offsets = c.offsets.data();
         const auto before = random_bytes(random, c.bytes);
         const int first = heads > 2 ? 1 : 0;
@@ -383,9 +385,9 @@ TEST_CASE("dense: ties go to even, the range ends at 32000") {
 TEST_CASE("dense: the identity transform") {
   MESSAGE("seed ", seed);
   std::mt19937 random(seed);
-  for (auto [rows, n, k] : std::initializer_list<std::array<int, 3>>{
+  for (const auto& shape : std::initializer_list<std::array<int, 3>>{
            {0, 8, 8}, {1, 1, 1}, {5, 80, 80}, {9, 67, 40}, {3, 33, 0}}) {
-    const int ld = n + 2;
+    const int rows = shape[0], n = shape[1], k = shape[2], ld = n + 2;
     std::vector<std::int16_t> c(static_cast<std::size_t>(rows * ld));
     for (auto& v : c) v = static_cast<std::int16_t>(static_cast<int>(random() % 2001) - 1000);
     const auto mean = random_floats(random, static_cast<std::size_t>(n), 3);
@@ -415,9 +417,10 @@ TEST_CASE("dense: rotation of whole and partial heads, and back") {
   MESSAGE("seed ", seed);
   std::mt19937 random(seed);
   for (rope_pairing pairing : {rope_pairing::half, rope_pairing::interleaved, rope_pairing::none})
-    for (auto [heads, head_dim, dims] : std::initializer_list<std::array<int, 3>>{
+    for (const auto& shape : std::initializer_list<std::array<int, 3>>{
              {1, 64, 64}, {3, 80, 80}, {2, 96, 24}, {2, 128, 64}, {1, 2, 2}, {2, 20, 14}, {1, 576, 576}, {1, 16, 0}})
       for (int rows : {0, 1, 5}) {
+        const int heads = shape[0], head_dim = shape[1], dims = shape[2];
         const int ldx = heads * head_dim + 1, half = dims / 2, ldt = half + 3;
         const auto before = random_floats(random, static_cast<std::size_t>(rows * ldx), 5);
         std::vector<float> cosine(static_cast<std::size_t>(rows * ldt)), sine = cosine, minus = cosine;
@@ -483,9 +486,9 @@ TEST_CASE("dense: split3 is exact for every 16-bit integer, at any length, in pl
 TEST_CASE("dense: scan_limits finds exactly the entries beyond their coefficient's limit") {
   MESSAGE("seed ", seed);
   std::mt19937 random(seed);
-  for (auto [rows, n] : std::initializer_list<std::array<int, 2>>{
+  for (const auto& shape : std::initializer_list<std::array<int, 2>>{
            {0, 32}, {1, 1}, {5, 80}, {64, 192}, {3, 33}, {7, 0}}) {
-    const int ld = n + 4;
+    const int rows = shape[0], n = shape[1], ld = n + 4;
     std::vector<std::int16_t> v(static_cast<std::size_t>(rows * ld)), limit(static_cast<std::size_t>(n));
     for (auto& x : v) x = static_cast<std::int16_t>(random() % 100 ? static_cast<int>(random() % 41) - 20 : -32768);
     for (auto& x : limit) x = static_cast<std::int16_t>(random() % 10 ? 20 : random() % 2 ? 32767 : 0);

@@ -273,12 +273,60 @@ SLUICE_BODY_FN void split3_run(const std::int16_t* from, std::int16_t* c, Digit*
 
 #if !SLUICE_TARGET_CUDA  // from here on: how the host walks rows and blocks; on CUDA the grid does
 
-// Rows closer together than elements: V kept transposed.
-SLUICE_BODY_FN bool down_is_denser(const row_layout& at, int first, int rows) {
-  if (rows < 2) return false;
-  const std::int64_t down = at.offsets[first + 1] - at.offsets[first], across = at.element_stride;
-  return (down < 0 ? -down : down) < (across < 0 ? -across : across);
+// `lines` lines of `count` adjoining elements become `count` lines of `lines` elements; strides are bytes.
+template <int Size>
+SLUICE_BODY_FN void transpose_copy(const std::byte* from, std::int64_t from_stride, std::byte* to,
+                                   std::int64_t to_stride, int lines, int count) {
+  int l = 0;
+#if SLUICE_TARGET_AVX2 || SLUICE_TARGET_AVX512
+  if constexpr (Size == 2)
+    for (; l + 8 <= lines; l += 8) {
+      int i = 0;
+      for (; i + 8 <= count; i += 8) {
+        __m128i a[8], b[8];
+        SLUICE_UNROLL
+        for (int j = 0; j < 8; ++j)
+          a[j] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + (l + j) * from_stride + i * 2));
+        SLUICE_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          b[j] = _mm_unpacklo_epi16(a[2 * j], a[2 * j + 1]);
+          b[j + 4] = _mm_unpackhi_epi16(a[2 * j], a[2 * j + 1]);
+        }
+        SLUICE_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          a[2 * j] = _mm_unpacklo_epi32(b[2 * j], b[2 * j + 1]);
+          a[2 * j + 1] = _mm_unpackhi_epi32(b[2 * j], b[2 * j + 1]);
+        }
+        SLUICE_UNROLL
+        for (int j = 0; j < 8; ++j) {
+          const __m128i low = a[j / 4 * 4 + j % 4 / 2], high = a[j / 4 * 4 + j % 4 / 2 + 2];
+          _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (i + j) * to_stride + l * 2),
+                           j % 2 ? _mm_unpackhi_epi64(low, high) : _mm_unpacklo_epi64(low, high));
+        }
+      }
+      for (; i < count; ++i)
+        for (int j = 0; j < 8; ++j)
+          std::memcpy(to + i * to_stride + (l + j) * 2, from + (l + j) * from_stride + i * 2, 2);
+    }
+#endif
+  for (; l < lines; ++l)
+    for (int i = 0; i < count; ++i)
+      std::memcpy(to + i * to_stride + l * Size, from + l * from_stride + i * Size, Size);
 }
+
+template <int Size>
+struct raw_block {  // elements on their way between a strided layout and rows
+  static constexpr int rows = 32, columns = 64;
+  static constexpr std::int64_t stride = columns * Size;
+  alignas(64) std::byte bytes[rows * columns * Size];
+
+  // How many rows from `first` on adjoin, element by element: V kept transposed.
+  static SLUICE_BODY_FN int run(const row_layout& at, int first, int end) {
+    int n = 1;
+    while (n < rows && first + n < end && at.offsets[first + n] - at.offsets[first + n - 1] == Size) ++n;
+    return n;
+  }
+};
 
 template <dtype T>
 SLUICE_BODY_FN void load_rows_as(const std::byte* base, const row_layout& at, int rows, float* to, std::ptrdiff_t ld,
@@ -291,34 +339,24 @@ SLUICE_BODY_FN void load_rows_as(const std::byte* base, const row_layout& at, in
     for (int r = 0; r < rows; ++r) {
       bool bad = false;
       for (int h = 0; h < runs; ++h)
-        bad |= load_run<T>(base + at.offsets[r] + h * at.head_stride, n, to + r * ld + h * n);
+        bad |= load_run<T>(base + at.offsets[r] + h * at.head_stride, n, to + r * ld + std::ptrdiff_t{h} * n);
       if (bad && not_finite_rows) not_finite_rows[r] = 1;
     }
     return;
   }
-  // Elements apart: gather a block as it is, along whichever direction is denser, then convert its rows.
-  constexpr int block_rows = 16, block_columns = 64;
-  std::byte block[block_rows][block_columns * size];
-  for (int r0 = 0; r0 < rows; r0 += block_rows) {
-    const int nr = rows - r0 < block_rows ? rows - r0 : block_rows;
-    for (int h = 0; h < at.num_heads; ++h) {
-      const std::byte* head = base + h * at.head_stride;
-      for (int d0 = 0; d0 < at.head_dim; d0 += block_columns) {
-        const int nd = at.head_dim - d0 < block_columns ? at.head_dim - d0 : block_columns;
-        if (down_is_denser(at, r0, nr)) {
-          for (int d = 0; d < nd; ++d)
-            for (int r = 0; r < nr; ++r)
-              std::memcpy(block[r] + d * size, head + at.offsets[r0 + r] + (d0 + d) * at.element_stride, size);
-        } else {
-          for (int r = 0; r < nr; ++r)
-            for (int d = 0; d < nd; ++d)
-              std::memcpy(block[r] + d * size, head + at.offsets[r0 + r] + (d0 + d) * at.element_stride, size);
-        }
+  raw_block<size> raw;
+  for (int r0 = 0, nr = 0; r0 < rows; r0 += nr) {
+    nr = raw.run(at, r0, rows);
+    for (int h = 0; h < at.num_heads; ++h)
+      for (int d0 = 0; d0 < at.head_dim; d0 += raw.columns) {
+        const int nd = at.head_dim - d0 < raw.columns ? at.head_dim - d0 : raw.columns;
+        const std::byte* from = base + at.offsets[r0] + h * at.head_stride + d0 * at.element_stride;
+        transpose_copy<size>(from, at.element_stride, raw.bytes, raw.stride, nd, nr);
+        float* corner = to + r0 * ld + std::ptrdiff_t{h} * at.head_dim + d0;
         for (int r = 0; r < nr; ++r)
-          if (load_run<T>(block[r], nd, to + (r0 + r) * ld + h * at.head_dim + d0) && not_finite_rows)
+          if (load_run<T>(raw.bytes + r * raw.stride, nd, corner + r * ld) && not_finite_rows)
             not_finite_rows[r0 + r] = 1;
       }
-    }
   }
 }
 
@@ -332,29 +370,20 @@ SLUICE_BODY_FN void store_rows_as(const float* from, std::ptrdiff_t ld, int rows
     const int runs = one_run ? 1 : at.num_heads, n = one_run ? at.head_dim * at.num_heads : at.head_dim;
     for (int r = 0; r < rows; ++r)
       for (int h = 0; h < runs; ++h)
-        store_run<T>(from + r * ld + h * n, n, base + at.offsets[r] + h * at.head_stride);
+        store_run<T>(from + r * ld + std::ptrdiff_t{h} * n, n, base + at.offsets[r] + h * at.head_stride);
     return;
   }
-  constexpr int block_rows = 16, block_columns = 64;
-  std::byte block[block_rows][block_columns * size];
-  for (int r0 = 0; r0 < rows; r0 += block_rows) {
-    const int nr = rows - r0 < block_rows ? rows - r0 : block_rows;
-    for (int h = 0; h < at.num_heads; ++h) {
-      std::byte* head = base + h * at.head_stride;
-      for (int d0 = 0; d0 < at.head_dim; d0 += block_columns) {
-        const int nd = at.head_dim - d0 < block_columns ? at.head_dim - d0 : block_columns;
-        for (int r = 0; r < nr; ++r) store_run<T>(from + (r0 + r) * ld + h * at.head_dim + d0, nd, block[r]);
-        if (down_is_denser(at, r0, nr)) {
-          for (int d = 0; d < nd; ++d)
-            for (int r = 0; r < nr; ++r)
-              std::memcpy(head + at.offsets[r0 + r] + (d0 + d) * at.element_stride, block[r] + d * size, size);
-        } else {
-          for (int r = 0; r < nr; ++r)
-            for (int d = 0; d < nd; ++d)
-              std::memcpy(head + at.offsets[r0 + r] + (d0 + d) * at.element_stride, block[r] + d * size, size);
-        }
+  raw_block<size> raw;
+  for (int r0 = 0, nr = 0; r0 < rows; r0 += nr) {
+    nr = raw.run(at, r0, rows);
+    for (int h = 0; h < at.num_heads; ++h)
+      for (int d0 = 0; d0 < at.head_dim; d0 += raw.columns) {
+        const int nd = at.head_dim - d0 < raw.columns ? at.head_dim - d0 : raw.columns;
+        const float* corner = from + r0 * ld + std::ptrdiff_t{h} * at.head_dim + d0;
+        for (int r = 0; r < nr; ++r) store_run<T>(corner + r * ld, nd, raw.bytes + r * raw.stride);
+        std::byte* to = base + at.offsets[r0] + h * at.head_stride + d0 * at.element_stride;
+        transpose_copy<size>(raw.bytes, raw.stride, to, at.element_stride, nr, nd);
       }
-    }
   }
 }
 

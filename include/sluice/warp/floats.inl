@@ -392,10 +392,13 @@ struct shorts {
   }
   // v = 3 c + r with r in {-1, 0, 1}
   static SLUICE_BODY_FN void split3(vec v, vec& c, vec& r) {
+    vec q, d;  // locals, which cannot alias: then the loop is vectorised
     for (int i = 0; i < width; ++i) {
-      c.a[i] = static_cast<std::int16_t>((v.a[i] + 32770) / 3 - 10923);
-      r.a[i] = static_cast<std::int16_t>(v.a[i] - 3 * c.a[i]);
+      q.a[i] = static_cast<std::int16_t>((static_cast<std::uint32_t>(v.a[i] + 32770) * 43691u >> 17) - 10923u);
+      d.a[i] = static_cast<std::int16_t>(v.a[i] - 3 * q.a[i]);
     }
+    c = q;
+    r = d;
   }
   static SLUICE_BODY_FN bool any_outside(vec v, vec limit) {
     int outside = 0;
