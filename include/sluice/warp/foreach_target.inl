@@ -35,6 +35,10 @@ namespace sluice::detail::inline SLUICE_HOST_ABI::avx2 {
     apply_to = function)
 #else
 #pragma GCC push_options
+// g++ before 13 takes the deliberately undefined operands of its own avx512fintrin.h for mistakes (bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC target("avx2,bmi,bmi2,f16c,fma,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2")
 #endif
 namespace sluice::detail::inline SLUICE_HOST_ABI::avx512 {
@@ -43,6 +47,7 @@ namespace sluice::detail::inline SLUICE_HOST_ABI::avx512 {
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
+#pragma GCC diagnostic pop
 #pragma GCC pop_options
 #endif
 #undef SLUICE_TARGET_AVX512
