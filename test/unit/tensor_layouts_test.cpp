@@ -667,6 +667,24 @@ TEST_CASE("validate() and the factories stay within the language for any numbers
   CHECK(accepted > 1000);  // else the loop proves little
 }
 
+TEST_CASE("a view begins at the position it is given") {
+  std::byte memory[64] = {};
+  std::byte* one[] = {memory};
+  const std::int32_t slots[] = {2, 1, 0};
+  const layouts::llama_cpp_cache llama{.num_kv_heads = 1, .head_dim_k = 2, .head_dim_v = 2, .kv_size = 4};
+  const layouts::sglang_pool sglang{.num_kv_heads = 1, .head_dim_k = 2, .head_dim_v = 2, .num_slots = 3};
+  for (const kv_view& v :
+       {layouts::sglang_slots(one, one, sglang, slots, 9),
+        layouts::llama_cpp(one, one, llama, 0, 3, 9), layouts::llama_cpp(one, one, llama, slots, 9),
+        layouts::hf(one, one, {.num_kv_heads = 1, .head_dim_k = 2, .head_dim_v = 2, .max_tokens = 3}, 0, 3, 9),
+        layouts::dense(memory, nullptr, {.num_layers = 1, .num_kv_heads = 1, .head_dim_k = 2, .max_tokens = 3}, 3, 9),
+        layouts::lmcache_chunk(memory, {.num_layers = 1, .num_kv_heads = 1, .head_dim_k = 2, .head_dim_v = 2}, 3, 9)}) {
+    CHECK(validate(v) == status::ok);
+    CHECK(v.position == 9);
+    CHECK(v.slice(2, 3).position == 11);
+  }
+}
+
 TEST_CASE("pages may be padded") {
   std::vector<std::byte> memory(2 * 3 * 100);
   std::byte* ptrs[] = {memory.data()};

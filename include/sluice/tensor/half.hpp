@@ -149,16 +149,30 @@ SLUICE_HD constexpr e5m2 from_float<e5m2>(float x) noexcept {
   return {static_cast<std::uint8_t>(sign | r)};
 }
 
+namespace detail {
+
+template <class T>
+SLUICE_HD inline T load_as(const std::byte* from) noexcept {
+  T x;
+  std::memcpy(&x, from, sizeof(T));
+  return x;
+}
+
+template <class T>
+SLUICE_HD inline void store_as(std::byte* to, T x) noexcept {
+  std::memcpy(to, &x, sizeof(T));
+}
+
+}  // namespace detail
+
 /// One element in memory as a float, at any alignment; `dtype::bytes` is opaque and reads as 0.
 SLUICE_HD inline float load_element(const std::byte* from, dtype type) noexcept {
-  std::uint32_t bits = 0;
-  std::memcpy(&bits, from, static_cast<std::size_t>(size_of(type)));
   switch (type) {
-    case dtype::f32: return detail::bits_float(bits);
-    case dtype::f16: return to_float(f16{static_cast<std::uint16_t>(bits)});
-    case dtype::bf16: return to_float(bf16{static_cast<std::uint16_t>(bits)});
-    case dtype::e4m3: return to_float(e4m3{static_cast<std::uint8_t>(bits)});
-    case dtype::e5m2: return to_float(e5m2{static_cast<std::uint8_t>(bits)});
+    case dtype::f32: return detail::load_as<float>(from);
+    case dtype::f16: return to_float(detail::load_as<f16>(from));
+    case dtype::bf16: return to_float(detail::load_as<bf16>(from));
+    case dtype::e4m3: return to_float(detail::load_as<e4m3>(from));
+    case dtype::e5m2: return to_float(detail::load_as<e5m2>(from));
     case dtype::bytes: break;
   }
   return 0;
@@ -166,16 +180,14 @@ SLUICE_HD inline float load_element(const std::byte* from, dtype type) noexcept 
 
 /// Stores a float as an element, at any alignment; stores nothing for `dtype::bytes`.
 SLUICE_HD inline void store_element(std::byte* to, dtype type, float x) noexcept {
-  std::uint32_t bits = 0;
   switch (type) {
-    case dtype::f32: bits = detail::float_bits(x); break;
-    case dtype::f16: bits = from_float<f16>(x).bits; break;
-    case dtype::bf16: bits = from_float<bf16>(x).bits; break;
-    case dtype::e4m3: bits = from_float<e4m3>(x).bits; break;
-    case dtype::e5m2: bits = from_float<e5m2>(x).bits; break;
+    case dtype::f32: return detail::store_as(to, x);
+    case dtype::f16: return detail::store_as(to, from_float<f16>(x));
+    case dtype::bf16: return detail::store_as(to, from_float<bf16>(x));
+    case dtype::e4m3: return detail::store_as(to, from_float<e4m3>(x));
+    case dtype::e5m2: return detail::store_as(to, from_float<e5m2>(x));
     case dtype::bytes: return;
   }
-  std::memcpy(to, &bits, static_cast<std::size_t>(size_of(type)));
 }
 
 }  // namespace sluice

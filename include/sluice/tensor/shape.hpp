@@ -49,7 +49,7 @@ enum class rope_scaling : std::uint8_t {
 };
 
 /// The rotary embedding of one kind of layer, enough to undo and redo it exactly (to rounding); see rope.hpp.
-/// Sources: RoFormer 3.2.2; linear (position interpolation, Chen 2023); NTK-aware; YaRN (Peng 2023) 3.1-3.4; Llama 3.1 rope_scaling.
+/// Sources: RoFormer 3.2.2; linear (position interpolation, Chen 2023); NTK-aware; YaRN (Peng 2023) 3.1-3.4; Llama 3.1.
 struct rope {
   rope_pairing pairing = rope_pairing::half;
   rope_scaling scaling = rope_scaling::none;
