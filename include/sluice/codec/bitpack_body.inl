@@ -164,7 +164,7 @@ SLUICE_BODY_FN void unpack(const bitpack_job& job) {
 
 // code * step is exact in a float (8 and 11 bits), so that a fused addition rounds as a separate one does.
 template <int Width>
-SLUICE_BODY_FN void dequantize(const bitpack_job& job) {
+SLUICE_BODY_FN void dequantize_packed(const bitpack_job& job) {
   constexpr int vectors = 32 / floats::width;
   const auto store = [&](const lane_bytes::vec(&rows)[8], int count, int row, int block) {
     const std::uint8_t* scale = job.scales + 128 * (row / job.group_rows * job.blocks + block);
@@ -223,7 +223,7 @@ SLUICE_BODY_FN std::uint8_t* quantize_rows(const float* x, std::int64_t stride, 
 
 /// False where the range of a group does not fit f16.
 template <int Width>
-SLUICE_BODY_FN bool quantize(const bitpack_job& job) {
+SLUICE_BODY_FN bool quantize_packed(const bitpack_job& job) {
   alignas(64) float low[32], high[32], inverse[32];
   std::uint8_t* scale = job.scales;
   // Ranges first: the codes of a row group follow one another over all blocks.
@@ -259,9 +259,9 @@ template <int Width>
 SLUICE_BODY_FN bool run_bitpack(bitpack_task task, const bitpack_job& job) {
   if (task == bitpack_task::pack) pack<Width>(job);
   if (task == bitpack_task::unpack) unpack<Width>(job);
-  if (task == bitpack_task::dequantize) dequantize<Width>(job);
+  if (task == bitpack_task::dequantize) dequantize_packed<Width>(job);
 #if !SLUICE_TARGET_CUDA
-  if (task == bitpack_task::quantize) return quantize<Width>(job);
+  if (task == bitpack_task::quantize) return quantize_packed<Width>(job);
 #endif
   return true;
 }
