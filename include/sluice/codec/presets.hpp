@@ -19,7 +19,7 @@ using fixed = basic_codec<tile_tokens<>, no_prediction, profile_basis, single_le
 
 /// Fixed rate on the cache as it stands: N bits a value, range per channel and tile.
 template <int Bits>
-using plain = fixed<Bits>::template with_transform<identity_transform>;
+using plain = typename fixed<Bits>::template with_transform<identity_transform>;
 
 /// Calls f.operator()<Codec>() for the preset of this name. Returns false where there is none.
 template <class F>
