@@ -58,8 +58,17 @@ void inverse(benchmark::State& state, isa on) {
   for (std::size_t i = 0; i < matrix.size(); ++i) matrix[i] = from_float<f16>(static_cast<float>(i % 13) - 6).bits;
   const auto mean = random_floats(static_cast<std::size_t>(n));
   std::vector<float> x(static_cast<std::size_t>(rows * n)), workspace(dense_workspace(rows, k, n));
-  const inverse_job job{.c = c.data(), .ldc = n, .matrix = matrix.data(), .mean = mean.data(), .scale = 0.1f,
-                        .x = x.data(), .ldx = n, .rows = rows, .k = k, .n = n, .matrix_rows = k};
+  const inverse_job job{.c = c.data(),
+                        .ldc = n,
+                        .matrix = matrix.data(),
+                        .mean = mean.data(),
+                        .scale = 0.1f,
+                        .x = x.data(),
+                        .ldx = n,
+                        .rows = rows,
+                        .k = k,
+                        .n = n,
+                        .matrix_rows = k};
   for (auto _ : state) {
     inverse_transform(on, job, workspace.data());
     benchmark::ClobberMemory();
@@ -75,8 +84,17 @@ void forward(benchmark::State& state, isa on) {
   std::vector<std::int16_t> c(static_cast<std::size_t>(rows * k));
   std::vector<std::uint8_t> beyond(rows);
   std::vector<float> workspace(dense_workspace(rows, n, k));
-  const forward_job job{.x = x.data(), .ldx = n, .mean = mean.data(), .matrix = matrix.data(), .ldm = n, .c = c.data(),
-                        .ldc = k, .beyond = beyond.data(), .rows = rows, .n = n, .k = k};
+  const forward_job job{.x = x.data(),
+                        .ldx = n,
+                        .mean = mean.data(),
+                        .matrix = matrix.data(),
+                        .ldm = n,
+                        .c = c.data(),
+                        .ldc = k,
+                        .beyond = beyond.data(),
+                        .rows = rows,
+                        .n = n,
+                        .k = k};
   for (auto _ : state) {
     forward_transform(on, job, workspace.data());
     benchmark::ClobberMemory();

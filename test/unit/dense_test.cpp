@@ -30,7 +30,8 @@ std::vector<isa> instruction_sets() {
 constexpr dtype all_types[] = {dtype::f32, dtype::f16, dtype::bf16, dtype::e4m3, dtype::e5m2};
 
 // rows, heads, head_dim
-constexpr std::array<int, 3> row_shapes[] = {{0, 2, 32}, {1, 1, 1}, {5, 3, 80}, {33, 2, 96}, {40, 5, 7}, {17, 1, 576}, {18, 4, 64}};
+constexpr std::array<int, 3> row_shapes[] = {{0, 2, 32}, {1, 1, 1},    {5, 3, 80}, {33, 2, 96},
+                                             {40, 5, 7}, {17, 1, 576}, {18, 4, 64}};
 
 std::vector<std::byte> random_bytes(std::mt19937& random, std::size_t n) {
   std::vector<std::byte> v(n);
@@ -59,8 +60,8 @@ struct plane_case {
 std::vector<plane_case> plane_cases(dtype t, int rows, int heads, int head_dim) {
   const std::int64_t e = size_of(t), d = head_dim, h = heads, r = rows;
   std::vector<plane_case> all;
-  const auto add = [&](const char* name, std::int64_t token, std::int64_t head, std::int64_t element,
-                       std::int64_t base, std::int64_t bytes, std::int64_t jump) {
+  const auto add = [&](const char* name, std::int64_t token, std::int64_t head, std::int64_t element, std::int64_t base,
+                       std::int64_t bytes, std::int64_t jump) {
     plane_case c{name, {}, {nullptr, head, element, 0, heads, head_dim, t}, base, static_cast<std::size_t>(bytes)};
     for (std::int64_t i = 0; i < r; ++i) c.offsets.push_back(i * token + i / 16 * jump);
     all.push_back(std::move(c));
@@ -123,9 +124,10 @@ TEST_CASE("dense: rows are gathered from any layout and non-finite rows are name
           std::vector<std::uint8_t> want_bad(static_cast<std::size_t>(rows), 0);
           for (int r = 0; r < rows; ++r)
             for (int j = 0; j < width; ++j) {
-              const float x = load_element(memory.data() + c.base + c.offsets[static_cast<std::size_t>(r)] +
-                                               (first + j / head_dim) * at.head_stride +
-                                               j % head_dim * at.element_stride, t);
+              const float x =
+                  load_element(memory.data() + c.base + c.offsets[static_cast<std::size_t>(r)] +
+                                   (first + j / head_dim) * at.head_stride + j % head_dim * at.element_stride,
+                               t);
               want[static_cast<std::size_t>(r * ld + j)] = x;
               if (!std::isfinite(x)) want_bad[static_cast<std::size_t>(r)] = 1;
             }
@@ -158,9 +160,9 @@ TEST_CASE("dense: rows are scattered to any layout with the scalar reference's r
         auto from = random_floats(random, static_cast<std::size_t>(rows * ld), 3);
         for (float& x : from) {
           const unsigned kind = random() % 16;
-          if (kind == 0) x = bits_float(static_cast<std::uint32_t>(random()));                        // anything, NaN and subnormals too
+          if (kind == 0) x = bits_float(static_cast<std::uint32_t>(random()));     // anything, NaN and subnormals too
           if (kind == 1) x = std::ldexp(x, static_cast<int>(random() % 60) - 40);  // around the narrow types' limits
-          if (kind == 2) x = bits_float(float_bits(x) & 0xffff0000u);     // ties
+          if (kind == 2) x = bits_float(float_bits(x) & 0xffff0000u);              // ties
           if (kind == 3) x = random() % 2 ? std::numeric_limits<float>::infinity() : -0.0f;
         }
         auto want = before;
@@ -237,7 +239,8 @@ TEST_CASE("dense: inverse transform, all instruction sets within an f16 ulp of m
         std::vector<double> want(static_cast<std::size_t>(rows * n));
         for (int r = 0; r < rows; ++r) {
           std::vector<double> coefficient(static_cast<std::size_t>(n), 0.0);
-          for (int i = 0; i < k; ++i) coefficient[static_cast<std::size_t>(i)] = c[static_cast<std::size_t>(r * ldc + i)];
+          for (int i = 0; i < k; ++i)
+            coefficient[static_cast<std::size_t>(i)] = c[static_cast<std::size_t>(r * ldc + i)];
           for (const auto& e : extra)
             if (e.row == r && e.coefficient >= 0 && e.coefficient < n)
               coefficient[static_cast<std::size_t>(e.coefficient)] += static_cast<double>(e.value);
@@ -254,9 +257,20 @@ TEST_CASE("dense: inverse transform, all instruction sets within an f16 ulp of m
         for (isa i : instruction_sets()) {
           std::vector<float> x(static_cast<std::size_t>(rows * ldx), -5.0f);
           std::vector<float> workspace(dense_workspace(rows, k, n));
-          inverse_transform(i, {.c = c.data(), .ldc = ldc, .matrix = matrix.data(), .mean = mean.data(), .scale = scale,
-                                .x = x.data(), .ldx = ldx, .rows = rows, .k = k, .n = n, .matrix_rows = n,
-                                .corrections = extra.data(), .num_corrections = extra.size()},
+          inverse_transform(i,
+                            {.c = c.data(),
+                             .ldc = ldc,
+                             .matrix = matrix.data(),
+                             .mean = mean.data(),
+                             .scale = scale,
+                             .x = x.data(),
+                             .ldx = ldx,
+                             .rows = rows,
+                             .k = k,
+                             .n = n,
+                             .matrix_rows = n,
+                             .corrections = extra.data(),
+                             .num_corrections = extra.size()},
                             workspace.data());
           int wrong = 0, touched = 0;
           for (int r = 0; r < rows; ++r) {
@@ -291,8 +305,16 @@ TEST_CASE("dense: a mean is optional and a row does not depend on its neighbours
   for (auto& v : matrix) v = from_float<f16>(static_cast<float>(random() % 100) / 64).bits;
   for (isa i : instruction_sets()) {
     std::vector<float> workspace(dense_workspace(rows, k, n)), all(rows * n), one(n), zero(n, 0.0f);
-    inverse_job job{.c = c.data(), .ldc = k, .matrix = matrix.data(), .scale = 1, .x = all.data(), .ldx = n,
-                    .rows = rows, .k = k, .n = n, .matrix_rows = n};
+    inverse_job job{.c = c.data(),
+                    .ldc = k,
+                    .matrix = matrix.data(),
+                    .scale = 1,
+                    .x = all.data(),
+                    .ldx = n,
+                    .rows = rows,
+                    .k = k,
+                    .n = n,
+                    .matrix_rows = n};
     inverse_transform(i, job, workspace.data());
     job.mean = zero.data();
     for (int r = 0; r < rows; ++r) {
@@ -303,6 +325,37 @@ TEST_CASE("dense: a mean is optional and a row does not depend on its neighbours
       CHECK(std::equal(one.begin(), one.end(), all.begin() + r * n));
     }
   }
+}
+
+TEST_CASE("dense: a workspace serves every smaller product") {
+  for (int rows : {0, 1, 256, 2000})
+    for (int inner = 0; inner < 1100; inner += 11)
+      for (int columns : {0, 1, 192, 1024}) {
+        const std::size_t size = dense_workspace(rows, inner, columns);
+        CHECK(size <= dense_workspace(rows + 1, inner, columns));
+        CHECK(size <= dense_workspace(rows, inner + 11, columns));
+        CHECK(size <= dense_workspace(rows, inner, columns + 1));
+      }
+  const int rows = 2100, n = 72;
+  std::vector<std::uint16_t> matrix(n * n, from_float<f16>(1).bits);
+  std::vector<std::int16_t> c(rows * n, 1);
+  for (isa i : instruction_sets())
+    for (int k : {1, 33, 65, n}) {
+      std::vector<float> x(rows * n), workspace(dense_workspace(rows, n, n));
+      inverse_transform(i,
+                        {.c = c.data(),
+                         .ldc = n,
+                         .matrix = matrix.data(),
+                         .scale = 2,
+                         .x = x.data(),
+                         .ldx = n,
+                         .rows = rows,
+                         .k = k,
+                         .n = n,
+                         .matrix_rows = n},
+                        workspace.data());
+      CHECK(std::count(x.begin(), x.end(), static_cast<float>(2 * k)) == rows * n);
+    }
 }
 
 TEST_CASE("dense: forward transform rounds to nearest even, clamps, and names rows out of range") {
@@ -324,8 +377,18 @@ TEST_CASE("dense: forward transform rounds to nearest even, clamps, and names ro
           std::vector<std::int16_t> c(static_cast<std::size_t>(rows * ldc), 77);
           std::vector<std::uint8_t> beyond(static_cast<std::size_t>(rows), 0);
           std::vector<float> workspace(dense_workspace(rows, n, k));
-          forward_transform(i, {.x = x.data(), .ldx = ldx, .mean = mean.data(), .matrix = matrix.data(), .ldm = ldm,
-                                .c = c.data(), .ldc = ldc, .beyond = beyond.data(), .rows = rows, .n = n, .k = k},
+          forward_transform(i,
+                            {.x = x.data(),
+                             .ldx = ldx,
+                             .mean = mean.data(),
+                             .matrix = matrix.data(),
+                             .ldm = ldm,
+                             .c = c.data(),
+                             .ldc = ldc,
+                             .beyond = beyond.data(),
+                             .rows = rows,
+                             .n = n,
+                             .k = k},
                             workspace.data());
           int wrong = 0, touched = 0, flags = 0;
           for (int r = 0; r < rows; ++r) {
@@ -365,8 +428,18 @@ TEST_CASE("dense: ties go to even, the range ends at 32000") {
     std::vector<std::int16_t> c(x.size()), q(x.size());
     std::uint8_t beyond[2] = {0, 0};
     std::vector<float> workspace(dense_workspace(1, n, n));
-    forward_transform(i, {.x = x.data(), .ldx = n, .matrix = unit.data(), .ldm = n, .c = c.data(), .ldc = n,
-                          .beyond = beyond, .rows = 1, .n = n, .k = n}, workspace.data());
+    forward_transform(i,
+                      {.x = x.data(),
+                       .ldx = n,
+                       .matrix = unit.data(),
+                       .ldm = n,
+                       .c = c.data(),
+                       .ldc = n,
+                       .beyond = beyond,
+                       .rows = 1,
+                       .n = n,
+                       .k = n},
+                      workspace.data());
     quantize_rows(i, x.data(), n, 1, nullptr, 1.0f, n, q.data(), n, beyond + 1);
     CHECK(c == want);
     CHECK(q == want);
@@ -385,8 +458,8 @@ TEST_CASE("dense: ties go to even, the range ends at 32000") {
 TEST_CASE("dense: the identity transform") {
   MESSAGE("seed ", seed);
   std::mt19937 random(seed);
-  for (const auto& shape : std::initializer_list<std::array<int, 3>>{
-           {0, 8, 8}, {1, 1, 1}, {5, 80, 80}, {9, 67, 40}, {3, 33, 0}}) {
+  for (const auto& shape :
+       std::initializer_list<std::array<int, 3>>{{0, 8, 8}, {1, 1, 1}, {5, 80, 80}, {9, 67, 40}, {3, 33, 0}}) {
     const int rows = shape[0], n = shape[1], k = shape[2], ld = n + 2;
     std::vector<std::int16_t> c(static_cast<std::size_t>(rows * ld));
     for (auto& v : c) v = static_cast<std::int16_t>(static_cast<int>(random() % 2001) - 1000);
@@ -486,8 +559,8 @@ TEST_CASE("dense: split3 is exact for every 16-bit integer, at any length, in pl
 TEST_CASE("dense: scan_limits finds exactly the entries beyond their coefficient's limit") {
   MESSAGE("seed ", seed);
   std::mt19937 random(seed);
-  for (const auto& shape : std::initializer_list<std::array<int, 2>>{
-           {0, 32}, {1, 1}, {5, 80}, {64, 192}, {3, 33}, {7, 0}}) {
+  for (const auto& shape :
+       std::initializer_list<std::array<int, 2>>{{0, 32}, {1, 1}, {5, 80}, {64, 192}, {3, 33}, {7, 0}}) {
     const int rows = shape[0], n = shape[1], ld = n + 4;
     std::vector<std::int16_t> v(static_cast<std::size_t>(rows * ld)), limit(static_cast<std::size_t>(n));
     for (auto& x : v) x = static_cast<std::int16_t>(random() % 100 ? static_cast<int>(random() % 41) - 20 : -32768);

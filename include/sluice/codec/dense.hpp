@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/config.hpp>
 #include <sluice/tensor/shape.hpp>
 #include <sluice/warp/floats.hpp>
 #include <sluice/warp/targets.hpp>
@@ -11,7 +12,8 @@
 
 // The float side of the codec: gathering and scattering token rows, rotation, the matrix product around the quantiser,
 // and splitting integers into levels. Everything works on blocks of rows that the caller owns; nothing allocates.
-// Float arrays are [rows][leading dimension], elements adjoining; no pointer needs any alignment.
+// Float arrays are [rows][leading dimension], elements adjoining; no pointer needs more alignment than its type, and
+// engine memory needs none.
 
 namespace sluice::detail {
 
@@ -41,48 +43,47 @@ struct coefficient_place {
 
 /// x[row][j] = scale * sum over i < k of (c[row][i] + corrections) * matrix[i][j] + mean[j].
 struct inverse_job {
-  const std::int16_t* c = nullptr;        ///< [rows][ldc]; the first k of a row are live
+  const std::int16_t* c = nullptr;  ///< [rows][ldc]; the first k of a row are live
   std::ptrdiff_t ldc = 0;
   const std::uint16_t* matrix = nullptr;  ///< f16 bits, [matrix_rows][n] as in the profile
   const float* mean = nullptr;            ///< [n], or null for zero
   float scale = 1;
-  float* x = nullptr;                     ///< [rows][ldx]
+  float* x = nullptr;  ///< [rows][ldx]
   std::ptrdiff_t ldx = 0;
   std::int32_t rows = 0;
   std::int32_t k = 0;
   std::int32_t n = 0;
-  std::int32_t matrix_rows = 0;           ///< >= k; corrections may name any of these coefficients, others are ignored
+  std::int32_t matrix_rows = 0;  ///< >= k; corrections may name any of these coefficients, others are ignored
   const coefficient_correction* corrections = nullptr;
   std::size_t num_corrections = 0;
 };
 
 /// c[row][i] = round to nearest even(sum over j < n of (x[row][j] - mean[j]) * matrix[j][i]), clamped to +-32767.
 struct forward_job {
-  const float* x = nullptr;       ///< [rows][ldx]
+  const float* x = nullptr;  ///< [rows][ldx]
   std::ptrdiff_t ldx = 0;
   const float* mean = nullptr;    ///< [n], or null for zero
   const float* matrix = nullptr;  ///< [n][ldm], its first k columns are used
   std::ptrdiff_t ldm = 0;
-  std::int16_t* c = nullptr;      ///< [rows][ldc]
+  std::int16_t* c = nullptr;  ///< [rows][ldc]
   std::ptrdiff_t ldc = 0;
-  std::uint8_t* beyond = nullptr; ///< [rows], or null; set to 1 where a sum is beyond +-32000 or no number, else kept
+  std::uint8_t* beyond = nullptr;  ///< [rows], or null; set to 1 where a sum is beyond +-32000 or no number, else kept
   std::int32_t rows = 0;
   std::int32_t n = 0;
-  std::int32_t k = 0;             ///< coefficients wanted
+  std::int32_t k = 0;  ///< coefficients wanted
 };
 
 inline constexpr int dense_block_floats = 64 * 1024;
 
-constexpr int dense_round_up(int n) noexcept { return (n + 31) / 32 * 32; }
+SLUICE_HD constexpr int dense_round_up(int n) noexcept { return (n + 31) / 32 * 32; }
 
 /// Floats of workspace for a product of `rows` rows: `inner` is k for inverse_transform, n for forward_transform;
-/// `columns` is the other one. Grows with each argument.
-constexpr std::size_t dense_workspace(int rows, int inner, int columns) noexcept {
-  const int in = inner > 0 ? inner : 1;
-  const int most = dense_block_floats / in > 64 ? dense_block_floats / in : 64;
-  const auto block = static_cast<std::size_t>((rows < most ? rows : most) + 16);
-  return block * static_cast<std::size_t>(dense_round_up(in)) +
-         static_cast<std::size_t>(dense_round_up(columns)) * static_cast<std::size_t>(in) + 16;
+/// `columns` is the other one. Never shrinks as an argument grows, so one workspace serves everything smaller.
+SLUICE_HD constexpr std::size_t dense_workspace(int rows, int inner, int columns) noexcept {
+  const auto line = static_cast<std::size_t>(dense_round_up(inner > 0 ? inner : 1));
+  const std::size_t all = static_cast<std::size_t>(rows) * line;
+  const std::size_t most = 64 * line > dense_block_floats ? 64 * line : dense_block_floats;
+  return (all < most ? all : most) + 16 * line + static_cast<std::size_t>(dense_round_up(columns)) * line + 16;
 }
 
 }  // namespace sluice::detail
@@ -92,11 +93,11 @@ constexpr std::size_t dense_workspace(int rows, int inner, int columns) noexcept
 
 // Calls one of the bodies; `i` may be any isa, what the processor lacks falls back.
 #if SLUICE_X86_TARGETS
-#define SLUICE_DENSE_CALL(i, call)                    \
-  switch (usable_isa(i)) {                            \
-    case isa::avx512: return avx512::call;            \
-    case isa::avx2: return avx2::call;                \
-    default: return portable::call;                   \
+#define SLUICE_DENSE_CALL(i, call)         \
+  switch (usable_isa(i)) {                 \
+    case isa::avx512: return avx512::call; \
+    case isa::avx2: return avx2::call;     \
+    default: return portable::call;        \
   }
 #else
 #define SLUICE_DENSE_CALL(i, call) \
@@ -141,9 +142,10 @@ inline void quantize_rows(isa i, const float* x, std::ptrdiff_t ldx, int rows, c
   SLUICE_DENSE_CALL(i, quantize_rows(x, ldx, rows, mean, inverse_step, n, c, ldc, beyond))
 }
 
-/// Turns every head of x[rows][heads * head_dim] in place: each rotary pair (a, b) becomes (a cos - b sin, b cos + a sin)
-/// with the tables' entries [row][pair], ldt apart. The tables say everything else: to undo a rotation, negate the
-/// sines and, where cos and sin carry an attention factor, divide both by its square. `rotary_dims` is even.
+/// Turns every head of x[rows][heads * head_dim] in place: each rotary pair (a, b) becomes
+/// (a cos - b sin, b cos + a sin) with the tables' entries [row][pair], ldt apart. The tables say everything else: to
+/// undo a rotation, negate the sines and, where cos and sin carry an attention factor, divide both by its square.
+/// `rotary_dims` is even.
 inline void rotate_rows(isa i, float* x, std::ptrdiff_t ldx, int rows, int heads, int head_dim, rope_pairing pairing,
                         int rotary_dims, const float* cosine, const float* sine, std::ptrdiff_t ldt) noexcept {
   SLUICE_DENSE_CALL(i, rotate_rows(x, ldx, rows, heads, head_dim, pairing, rotary_dims, cosine, sine, ldt))

@@ -1,12 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The float side of the codec over the machine of warp/floats.inl; what the functions promise stands in dense.hpp.
 
-#if SLUICE_TARGET_AVX512 && !defined(__clang__)  // g++ 12 takes its own _mm512_undefined for a mistake (GCC bug 105593)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-
 // One element of the engine's memory as float, `m` of them from p.
 template <dtype T>
 SLUICE_BODY_FN floats::vec load_elements(const void* p, int m) {
@@ -158,7 +152,7 @@ SLUICE_BODY_FN void multiply_tile(const float* a, std::ptrdiff_t lda, int k, con
 }
 
 // Where the tiles' results go: x = scale * sum + mean.
-struct reconstruct {
+struct reconstruct_sink {
   float* x;  // the tile's corner
   std::ptrdiff_t ldx;
   const float* mean;  // at the tile's first column; may be null
@@ -186,7 +180,7 @@ SLUICE_BODY_FN floats::mask beyond_range(floats::vec v) {  // |v| > 32000 or NaN
 }
 
 // Where the tiles' results go: f = the sum rounded.
-struct quantize {
+struct quantize_sink {
   std::int16_t* q;
   std::ptrdiff_t ldq;
   std::uint8_t* beyond;  // of the tile's first row; may be null
@@ -310,8 +304,7 @@ SLUICE_BODY_FN void transpose_copy(const std::byte* from, std::int64_t from_stri
     }
 #endif
   for (; l < lines; ++l)
-    for (int i = 0; i < count; ++i)
-      std::memcpy(to + i * to_stride + l * Size, from + l * from_stride + i * Size, Size);
+    for (int i = 0; i < count; ++i) std::memcpy(to + i * to_stride + l * Size, from + l * from_stride + i * Size, Size);
 }
 
 template <int Size>
@@ -423,11 +416,11 @@ SLUICE_BODY_FN void rotate_rows(float* x, std::ptrdiff_t ldx, int rows, int head
 
 // Tile of the product: with R x C sums, C matrix vectors and one factor all in registers.
 #if SLUICE_TARGET_AVX512
-inline constexpr int tile_rows = 6, tile_vectors = 4;
+inline constexpr int dense_tile_rows = 6, dense_tile_vectors = 4;
 #elif SLUICE_TARGET_AVX2
-inline constexpr int tile_rows = 6, tile_vectors = 2;
+inline constexpr int dense_tile_rows = 6, dense_tile_vectors = 2;
 #else
-inline constexpr int tile_rows = 4, tile_vectors = 2;
+inline constexpr int dense_tile_rows = 4, dense_tile_vectors = 2;
 #endif
 
 template <int C>
@@ -442,7 +435,7 @@ struct packed_panel {  // [k][C * width], in the order in which a tile reads it
 template <class Element>
 SLUICE_BODY_FN void pack_matrix(const Element* matrix, int k, int n, std::ptrdiff_t ldm, float* to) {
   using f = floats;
-  constexpr int panel = tile_vectors * f::width;
+  constexpr int panel = dense_tile_vectors * f::width;
   for (int c0 = 0; c0 < n; c0 += panel) {
     const int columns = n - c0 < panel ? n - c0 : panel;
     for (int i = 0; i < k; ++i)
@@ -456,75 +449,80 @@ SLUICE_BODY_FN void pack_matrix(const Element* matrix, int k, int n, std::ptrdif
   }
 }
 
-// Sink: reconstruct or quantize, placed at the block's first row and column 0.
+// Sink: reconstruct_sink or quantize_sink, placed at the block's first row and column 0.
 template <int C>
 SLUICE_BODY_FN void multiply_panel(const float* a, std::ptrdiff_t lda, int rows, int k, const float* panel, int c0,
-                                   int columns, const reconstruct& out) {
-  for (int r = 0; r < rows; r += tile_rows)
-    multiply_tile<tile_rows, C>(a + r * lda, lda, k, packed_panel<C>{panel},
-                                reconstruct{out.x + r * out.ldx + c0, out.ldx, out.mean ? out.mean + c0 : nullptr,
-                                            out.scale, rows - r, columns});
+                                   int columns, const reconstruct_sink& out) {
+  for (int r = 0; r < rows; r += dense_tile_rows)
+    multiply_tile<dense_tile_rows, C>(
+        a + r * lda, lda, k, packed_panel<C>{panel},
+        reconstruct_sink{out.x + r * out.ldx + c0, out.ldx, out.mean ? out.mean + c0 : nullptr, out.scale, rows - r,
+                         columns});
 }
 template <int C>
 SLUICE_BODY_FN void multiply_panel(const float* a, std::ptrdiff_t lda, int rows, int k, const float* panel, int c0,
-                                   int columns, const quantize& out) {
-  for (int r = 0; r < rows; r += tile_rows)
-    multiply_tile<tile_rows, C>(
+                                   int columns, const quantize_sink& out) {
+  for (int r = 0; r < rows; r += dense_tile_rows)
+    multiply_tile<dense_tile_rows, C>(
         a + r * lda, lda, k, packed_panel<C>{panel},
-        quantize{out.q + r * out.ldq + c0, out.ldq, out.beyond ? out.beyond + r : nullptr, rows - r, columns});
+        quantize_sink{out.q + r * out.ldq + c0, out.ldq, out.beyond ? out.beyond + r : nullptr, rows - r, columns});
 }
 
 template <class Sink>
 SLUICE_BODY_FN void multiply_block(const float* a, std::ptrdiff_t lda, int rows, int k, const float* packed, int n,
                                    const Sink& out) {
-  constexpr int panel = tile_vectors * floats::width;
+  constexpr int panel = dense_tile_vectors * floats::width;
   for (int c0 = 0; c0 < n; c0 += panel) {
     const int columns = n - c0 < panel ? n - c0 : panel;
     const int vectors = (columns + floats::width - 1) / floats::width;
-    if (vectors == tile_vectors) multiply_panel<tile_vectors>(a, lda, rows, k, packed, c0, columns, out);
-    else if (vectors == 1) multiply_panel<1>(a, lda, rows, k, packed, c0, columns, out);
+    if (vectors == dense_tile_vectors)
+      multiply_panel<dense_tile_vectors>(a, lda, rows, k, packed, c0, columns, out);
+    else if (vectors == 1)
+      multiply_panel<1>(a, lda, rows, k, packed, c0, columns, out);
 #if SLUICE_TARGET_AVX512
-    else if (vectors == 2) multiply_panel<2>(a, lda, rows, k, packed, c0, columns, out);
-    else multiply_panel<3>(a, lda, rows, k, packed, c0, columns, out);
+    else if (vectors == 2)
+      multiply_panel<2>(a, lda, rows, k, packed, c0, columns, out);
+    else
+      multiply_panel<3>(a, lda, rows, k, packed, c0, columns, out);
 #endif
     packed += std::ptrdiff_t{vectors} * floats::width * k;
   }
 }
 
 // Rows of the left factor at a time: 256 KiB of it, so that it stays in the second-level cache beside a panel.
-SLUICE_BODY_FN int block_rows(int rows, int k) {
-  const int fit = dense_block_floats / (k > 0 ? k : 1) / tile_rows * tile_rows;
-  const int most = fit < 4 * tile_rows ? 4 * tile_rows : fit;
+SLUICE_BODY_FN int dense_block_rows(int rows, std::ptrdiff_t lda) {
+  const int fit = static_cast<int>(dense_block_floats / (lda > 0 ? lda : 1)) / dense_tile_rows * dense_tile_rows;
+  const int most = fit < 4 * dense_tile_rows ? 4 * dense_tile_rows : fit;
   return rows < most ? rows : most;
 }
 
-SLUICE_BODY_FN float* aligned(float* p) {
+SLUICE_BODY_FN float* align_floats(float* p) {
   return reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(p) + 63) & ~std::uintptr_t{63});
 }
 
-SLUICE_BODY_FN void zero_rows(float* a, std::ptrdiff_t lda, int from) {
-  const int end = (from + tile_rows - 1) / tile_rows * tile_rows;
+SLUICE_BODY_FN void zero_tail_rows(float* a, std::ptrdiff_t lda, int from) {
+  const int end = (from + dense_tile_rows - 1) / dense_tile_rows * dense_tile_rows;
   if (end > from) std::memset(a + from * lda, 0, static_cast<std::size_t>((end - from) * lda) * sizeof(float));
 }
 
 SLUICE_BODY_FN void inverse_transform(const inverse_job& job, float* workspace) {
   const int n = job.n, k = job.k;
-  float* packed = aligned(workspace);
+  float* packed = align_floats(workspace);
   pack_matrix(job.matrix, k, n, n, packed);
   const std::ptrdiff_t lda = dense_round_up(k);
   float* a = packed + std::ptrdiff_t{dense_round_up(n)} * k;
-  const int step = block_rows(job.rows, k);
+  const int step = dense_block_rows(job.rows, lda);
   for (int r0 = 0; r0 < job.rows; r0 += step) {
     const int rows = job.rows - r0 < step ? job.rows - r0 : step;
     for (int r = 0; r < rows; ++r) widen_row(job.c + (r0 + r) * job.ldc, k, a + r * lda);
-    zero_rows(a, lda, rows);
+    zero_tail_rows(a, lda, rows);
     for (std::size_t i = 0; i < job.num_corrections; ++i) {
       const coefficient_correction& e = job.corrections[i];
       if (e.row >= r0 && e.row < r0 + rows && e.coefficient >= 0 && e.coefficient < k)
         a[(e.row - r0) * lda + e.coefficient] += e.value;
     }
     multiply_block(a, lda, rows, k, packed, n,
-                   reconstruct{job.x + r0 * job.ldx, job.ldx, job.mean, job.scale, rows, n});
+                   reconstruct_sink{job.x + r0 * job.ldx, job.ldx, job.mean, job.scale, rows, n});
   }
   for (std::size_t i = 0; i < job.num_corrections; ++i) {
     const coefficient_correction& e = job.corrections[i];
@@ -535,17 +533,17 @@ SLUICE_BODY_FN void inverse_transform(const inverse_job& job, float* workspace) 
 
 SLUICE_BODY_FN void forward_transform(const forward_job& job, float* workspace) {
   const int n = job.n, k = job.k;
-  float* packed = aligned(workspace);
+  float* packed = align_floats(workspace);
   pack_matrix(job.matrix, n, k, job.ldm, packed);
   const std::ptrdiff_t lda = dense_round_up(n);
   float* a = packed + std::ptrdiff_t{dense_round_up(k)} * n;
-  const int step = block_rows(job.rows, n);
+  const int step = dense_block_rows(job.rows, lda);
   for (int r0 = 0; r0 < job.rows; r0 += step) {
     const int rows = job.rows - r0 < step ? job.rows - r0 : step;
     for (int r = 0; r < rows; ++r) centre_row(job.x + (r0 + r) * job.ldx, job.mean, n, a + r * lda);
-    zero_rows(a, lda, rows);
+    zero_tail_rows(a, lda, rows);
     multiply_block(a, lda, rows, n, packed, k,
-                   quantize{job.c + r0 * job.ldc, job.ldc, job.beyond ? job.beyond + r0 : nullptr, rows, k});
+                   quantize_sink{job.c + r0 * job.ldc, job.ldc, job.beyond ? job.beyond + r0 : nullptr, rows, k});
   }
 }
 
@@ -577,8 +575,4 @@ SLUICE_BODY_FN std::size_t scan_limits(const std::int16_t* v, std::ptrdiff_t ldv
   return count;
 }
 
-#endif
-
-#if SLUICE_TARGET_AVX512 && !defined(__clang__)
-#pragma GCC diagnostic pop
 #endif

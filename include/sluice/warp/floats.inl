@@ -83,8 +83,14 @@ struct floats {
   static SLUICE_BODY_FN ints sub(ints a, ints b) { return _mm512_sub_epi32(a, b); }
   static SLUICE_BODY_FN ints bit_and(ints a, ints b) { return _mm512_and_si512(a, b); }
   static SLUICE_BODY_FN ints bit_or(ints a, ints b) { return _mm512_or_si512(a, b); }
-  template <int N> static SLUICE_BODY_FN ints shl(ints v) { return _mm512_slli_epi32(v, N); }
-  template <int N> static SLUICE_BODY_FN ints shr(ints v) { return _mm512_srli_epi32(v, N); }
+  template <int N>
+  static SLUICE_BODY_FN ints shl(ints v) {
+    return _mm512_slli_epi32(v, N);
+  }
+  template <int N>
+  static SLUICE_BODY_FN ints shr(ints v) {
+    return _mm512_srli_epi32(v, N);
+  }
   static SLUICE_BODY_FN mask none() { return 0; }
   static SLUICE_BODY_FN mask greater(ints a, ints b) { return _mm512_cmpgt_epi32_mask(a, b); }
   static SLUICE_BODY_FN mask either(mask a, mask b) { return static_cast<mask>(a | b); }
@@ -134,9 +140,9 @@ struct floats {
   template <class T>
   struct part {
     alignas(32) T a[width];
-    SLUICE_BODY_FN part(const void* p, int m) : a{} { std::memcpy(a, p, sizeof(T) * static_cast<std::size_t>(m)); }
+    SLUICE_BODY_FN part(const void* p, int m) : a{} { std::memcpy(a, p, part_bytes<T>(m, width)); }
     SLUICE_BODY_FN part() {}
-    SLUICE_BODY_FN void put(void* p, int m) const { std::memcpy(p, a, sizeof(T) * static_cast<std::size_t>(m)); }
+    SLUICE_BODY_FN void put(void* p, int m) const { std::memcpy(p, a, part_bytes<T>(m, width)); }
   };
 
   static SLUICE_BODY_FN vec load(const float* p, int m = width) {
@@ -171,14 +177,14 @@ struct floats {
   static SLUICE_BODY_FN ints load_i16(const void* p, int m = width) { return _mm256_cvtepi16_epi32(load_8x16(p, m)); }
   static SLUICE_BODY_FN __m128i low_halves(ints v) {
     const ints low = _mm256_shuffle_epi8(v, _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1,
-                                                            0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1));
+                                                             0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1));
     return _mm256_castsi256_si128(_mm256_permute4x64_epi64(low, 0x08));
   }
   static SLUICE_BODY_FN vec from_f16(ints h) { return _mm256_cvtph_ps(low_halves(h)); }
   static SLUICE_BODY_FN void store_u16(void* p, ints v, int m = width) { store_8x16(p, low_halves(v), m); }
   static SLUICE_BODY_FN void store_u8(void* p, ints v, int m = width) {
-    const __m128i b = _mm_shuffle_epi8(
-        low_halves(v), _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, -1, -1, -1, -1, -1, -1, -1, -1));
+    const __m128i b =
+        _mm_shuffle_epi8(low_halves(v), _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, -1, -1, -1, -1, -1, -1, -1, -1));
     if (m == width) return _mm_storel_epi64(static_cast<__m128i*>(p), b);
     part<std::uint8_t> t;
     _mm_storel_epi64(reinterpret_cast<__m128i*>(t.a), b);
@@ -216,8 +222,14 @@ struct floats {
   static SLUICE_BODY_FN ints sub(ints a, ints b) { return _mm256_sub_epi32(a, b); }
   static SLUICE_BODY_FN ints bit_and(ints a, ints b) { return _mm256_and_si256(a, b); }
   static SLUICE_BODY_FN ints bit_or(ints a, ints b) { return _mm256_or_si256(a, b); }
-  template <int N> static SLUICE_BODY_FN ints shl(ints v) { return _mm256_slli_epi32(v, N); }
-  template <int N> static SLUICE_BODY_FN ints shr(ints v) { return _mm256_srli_epi32(v, N); }
+  template <int N>
+  static SLUICE_BODY_FN ints shl(ints v) {
+    return _mm256_slli_epi32(v, N);
+  }
+  template <int N>
+  static SLUICE_BODY_FN ints shr(ints v) {
+    return _mm256_srli_epi32(v, N);
+  }
   static SLUICE_BODY_FN mask none() { return _mm256_setzero_si256(); }
   static SLUICE_BODY_FN mask greater(ints a, ints b) { return _mm256_cmpgt_epi32(a, b); }
   static SLUICE_BODY_FN mask either(mask a, mask b) { return _mm256_or_si256(a, b); }
@@ -232,9 +244,9 @@ struct shorts {
   template <class T>
   struct part {
     alignas(32) T a[width];
-    SLUICE_BODY_FN part(const T* p, int m) : a{} { std::memcpy(a, p, sizeof(T) * static_cast<std::size_t>(m)); }
+    SLUICE_BODY_FN part(const T* p, int m) : a{} { std::memcpy(a, p, part_bytes<T>(m, width)); }
     SLUICE_BODY_FN part() {}
-    SLUICE_BODY_FN void put(T* p, int m) const { std::memcpy(p, a, sizeof(T) * static_cast<std::size_t>(m)); }
+    SLUICE_BODY_FN void put(T* p, int m) const { std::memcpy(p, a, part_bytes<T>(m, width)); }
   };
 
   static SLUICE_BODY_FN vec load(const std::int16_t* p, int m = width) {
@@ -263,9 +275,9 @@ struct shorts {
     r = _mm256_sub_epi16(v, _mm256_add_epi16(c, _mm256_add_epi16(c, c)));
   }
   static SLUICE_BODY_FN bool any_outside(vec v, vec limit) {
-    return _mm256_movemask_epi8(
-               _mm256_or_si256(_mm256_cmpgt_epi16(v, limit),
-                               _mm256_cmpgt_epi16(_mm256_sub_epi16(_mm256_setzero_si256(), limit), v))) != 0;
+    return _mm256_movemask_epi8(_mm256_or_si256(
+               _mm256_cmpgt_epi16(v, limit), _mm256_cmpgt_epi16(_mm256_sub_epi16(_mm256_setzero_si256(), limit), v))) !=
+           0;
   }
 };
 
@@ -281,22 +293,22 @@ struct floats {
   template <class T>
   static SLUICE_BODY_FN ints load_ints(const void* p, int m) {
     T t[width] = {};
-    std::memcpy(t, p, sizeof(T) * static_cast<std::size_t>(m));
+    std::memcpy(t, p, part_bytes<T>(m, width));
     return ints{t[0], t[1], t[2], t[3]};
   }
   template <class T>
   static SLUICE_BODY_FN void store_ints(void* p, ints v, int m) {
     const T t[width] = {static_cast<T>(v[0]), static_cast<T>(v[1]), static_cast<T>(v[2]), static_cast<T>(v[3])};
-    std::memcpy(p, t, sizeof(T) * static_cast<std::size_t>(m));
+    std::memcpy(p, t, part_bytes<T>(m, width));
   }
 
   static SLUICE_BODY_FN vec load(const float* p, int m = width) {
     vec v{};
-    m == width ? std::memcpy(&v, p, sizeof v) : std::memcpy(&v, p, sizeof(float) * static_cast<std::size_t>(m));
+    std::memcpy(&v, p, m == width ? sizeof v : part_bytes<float>(m, width));
     return v;
   }
   static SLUICE_BODY_FN void store(float* p, vec v, int m = width) {
-    m == width ? std::memcpy(p, &v, sizeof v) : std::memcpy(p, &v, sizeof(float) * static_cast<std::size_t>(m));
+    std::memcpy(p, &v, m == width ? sizeof v : part_bytes<float>(m, width));
   }
   static SLUICE_BODY_FN ints load_u8(const void* p, int m = width) { return load_ints<std::uint8_t>(p, m); }
   static SLUICE_BODY_FN ints load_u16(const void* p, int m = width) { return load_ints<std::uint16_t>(p, m); }
@@ -327,18 +339,14 @@ struct floats {
     store_u16(p, bit_or(sign, select(greater(magnitude, set(0x7f800000)), nan, h)), m);
   }
   static SLUICE_BODY_FN void load_pairs(const float* p, vec& even, vec& odd, int m = width) {
-    even = vec{};
-    odd = vec{};
-    for (int i = 0; i < m; ++i) {
-      even[i] = p[2 * i];
-      odd[i] = p[2 * i + 1];
-    }
+    const vec a = load(p, m >= width / 2 ? width : 2 * m);
+    const vec b = load(p + width, m >= width / 2 ? 2 * m - width : 0);
+    even = __builtin_shufflevector(a, b, 0, 2, 4, 6);
+    odd = __builtin_shufflevector(a, b, 1, 3, 5, 7);
   }
   static SLUICE_BODY_FN void store_pairs(float* p, vec even, vec odd, int m = width) {
-    for (int i = 0; i < m; ++i) {
-      p[2 * i] = even[i];
-      p[2 * i + 1] = odd[i];
-    }
+    store(p, __builtin_shufflevector(even, odd, 0, 4, 1, 5), m >= width / 2 ? width : 2 * m);
+    store(p + width, __builtin_shufflevector(even, odd, 2, 6, 3, 7), m >= width / 2 ? 2 * m - width : 0);
   }
 
   static SLUICE_BODY_FN vec set(float x) { return vec{x, x, x, x}; }
@@ -346,7 +354,7 @@ struct floats {
   static SLUICE_BODY_FN vec sub(vec a, vec b) { return a - b; }
   static SLUICE_BODY_FN vec mul(vec a, vec b) { return a * b; }
   static SLUICE_BODY_FN vec fma(vec a, vec b, vec c) { return a * b + c; }  // fused where the compiler's target can
-  static SLUICE_BODY_FN vec clamp(vec v, float limit) {  // NaN becomes -limit
+  static SLUICE_BODY_FN vec clamp(vec v, float limit) {                     // NaN becomes -limit
     const vec low = set(-limit), high = set(limit);
     const vec a = as_float(select(v > low, bits(v), bits(low)));
     return as_float(select(a < high, bits(a), bits(high)));
@@ -363,8 +371,14 @@ struct floats {
   static SLUICE_BODY_FN ints sub(ints a, ints b) { return from_words(as_words(a) - as_words(b)); }
   static SLUICE_BODY_FN ints bit_and(ints a, ints b) { return a & b; }
   static SLUICE_BODY_FN ints bit_or(ints a, ints b) { return a | b; }
-  template <int N> static SLUICE_BODY_FN ints shl(ints v) { return from_words(as_words(v) << N); }
-  template <int N> static SLUICE_BODY_FN ints shr(ints v) { return from_words(as_words(v) >> N); }
+  template <int N>
+  static SLUICE_BODY_FN ints shl(ints v) {
+    return from_words(as_words(v) << N);
+  }
+  template <int N>
+  static SLUICE_BODY_FN ints shr(ints v) {
+    return from_words(as_words(v) >> N);
+  }
   static SLUICE_BODY_FN mask none() { return mask{}; }
   static SLUICE_BODY_FN mask greater(ints a, ints b) { return a > b; }
   static SLUICE_BODY_FN mask either(mask a, mask b) { return a | b; }
@@ -377,15 +391,17 @@ struct floats {
 
 struct shorts {
   static constexpr int width = 8;
-  struct vec { std::int16_t a[width]; };
+  struct vec {
+    std::int16_t a[width];
+  };
 
   static SLUICE_BODY_FN vec load(const std::int16_t* p, int m = width) {
     vec v{};
-    std::memcpy(v.a, p, 2 * static_cast<std::size_t>(m));
+    std::memcpy(v.a, p, part_bytes<std::int16_t>(m, width));
     return v;
   }
   static SLUICE_BODY_FN void store(std::int16_t* p, vec v, int m = width) {
-    std::memcpy(p, v.a, 2 * static_cast<std::size_t>(m));
+    std::memcpy(p, v.a, part_bytes<std::int16_t>(m, width));
   }
   static SLUICE_BODY_FN void store(std::int8_t* p, vec v, int m = width) {
     for (int i = 0; i < m; ++i) p[i] = static_cast<std::int8_t>(v.a[i]);
@@ -438,11 +454,13 @@ struct floats {
     store_u16(p, __half_as_ushort(__float2half_rn(v)), m);
   }
   static SLUICE_BODY_FN void load_pairs(const float* p, vec& even, vec& odd, int m = width) {
-    even = get<float2>(p, m).x;
-    odd = get<float2>(p, m).y;
+    even = lane() < m ? p[2 * lane()] : 0.0f;
+    odd = lane() < m ? p[2 * lane() + 1] : 0.0f;
   }
   static SLUICE_BODY_FN void store_pairs(float* p, vec even, vec odd, int m = width) {
-    put(p, make_float2(even, odd), m);
+    if (lane() >= m) return;
+    p[2 * lane()] = even;
+    p[2 * lane() + 1] = odd;
   }
 
   static SLUICE_BODY_FN vec set(float x) { return x; }
@@ -461,8 +479,14 @@ struct floats {
   static SLUICE_BODY_FN ints sub(ints a, ints b) { return words(words(a) - words(b)); }
   static SLUICE_BODY_FN ints bit_and(ints a, ints b) { return a & b; }
   static SLUICE_BODY_FN ints bit_or(ints a, ints b) { return a | b; }
-  template <int N> static SLUICE_BODY_FN ints shl(ints v) { return words(words(v) << N); }
-  template <int N> static SLUICE_BODY_FN ints shr(ints v) { return words(words(v) >> N); }
+  template <int N>
+  static SLUICE_BODY_FN ints shl(ints v) {
+    return words(words(v) << N);
+  }
+  template <int N>
+  static SLUICE_BODY_FN ints shr(ints v) {
+    return words(words(v) >> N);
+  }
   static SLUICE_BODY_FN mask none() { return false; }
   static SLUICE_BODY_FN mask greater(ints a, ints b) { return a > b; }
   static SLUICE_BODY_FN mask either(mask a, mask b) { return a || b; }
