@@ -1,40 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-# Every public header compiles alone, twice in a row, and in two translation units of one program; all of them together
-# compile as other people's projects would compile them. calibrate.hpp takes part where Eigen is found.
+# Every public header compiles alone and twice in a row; a second translation unit with all of them, after system
+# headers and with names poisoned that some system defines as macros, links with the first ones into one program and is
+# compiled as other people's projects would compile it. calibrate.hpp takes part where Eigen is found.
 file(GLOB_RECURSE headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/include/sluice/*.hpp")
 sluice_keep_buildable(headers)
 
 set(all "")
-set(once "")
-set(again "")
+set(alone "")
 foreach(header IN LISTS headers)
-  file(RELATIVE_PATH HEADER "${PROJECT_SOURCE_DIR}/include" "${header}")
-  string(MAKE_C_IDENTIFIER "${HEADER}" name)
-  set(EIGEN "")
-  if(HEADER MATCHES "calibrat")
-    set(EIGEN "#include <Eigen/Dense>")
-  endif()
-  foreach(set once again)
-    configure_file(header.cpp.in "${CMAKE_CURRENT_BINARY_DIR}/headers/${set}_${name}.cpp" @ONLY)
-    list(APPEND ${set} "${CMAKE_CURRENT_BINARY_DIR}/headers/${set}_${name}.cpp")
-  endforeach()
-  string(APPEND all "#include <${HEADER}>\n")
+  file(RELATIVE_PATH header "${PROJECT_SOURCE_DIR}/include" "${header}")
+  string(MAKE_C_IDENTIFIER "${header}" name)
+  set(source "${CMAKE_CURRENT_BINARY_DIR}/headers/${name}.cpp")
+  file(CONFIGURE OUTPUT "${source}" CONTENT "#include <${header}>\n#include <${header}>\n" @ONLY)
+  list(APPEND alone "${source}")
+  string(APPEND all "#include <${header}>\n")
 endforeach()
+set(ALL_HEADERS "${all}")
+set(EIGEN "")
+if(TARGET sluice::calibration)
+  set(EIGEN "#include <Eigen/Dense>")
+endif()
 set(all_headers "${CMAKE_CURRENT_BINARY_DIR}/headers/all.cpp")
-file(CONFIGURE OUTPUT "${all_headers}" CONTENT "${all}int main() {}\n" @ONLY)
+configure_file(headers.cpp.in "${all_headers}" @ONLY)
 
 if(SLUICE_BUILD_TESTS)
-  foreach(set once again)
-    add_library(sluice_headers_${set} OBJECT ${${set}})
-    target_link_libraries(sluice_headers_${set} PRIVATE sluice_test)
-    target_compile_options(sluice_headers_${set} PRIVATE -O0 -Werror)
-  endforeach()
-  # Names that system headers define as macros somewhere.
-  target_compile_definitions(sluice_headers_again PRIVATE SLUICE_TEST_POISON)
-  add_executable(sluice_headers "${all_headers}" $<TARGET_OBJECTS:sluice_headers_once>
-    $<TARGET_OBJECTS:sluice_headers_again>)
+  add_library(sluice_headers_alone OBJECT ${alone})
+  target_link_libraries(sluice_headers_alone PRIVATE sluice_test)
+  target_compile_options(sluice_headers_alone PRIVATE -O0 -Werror)
+  add_executable(sluice_headers "${all_headers}" $<TARGET_OBJECTS:sluice_headers_alone>)
   target_link_libraries(sluice_headers PRIVATE sluice_test)
-  target_compile_options(sluice_headers PRIVATE -O0)
+  target_compile_options(sluice_headers PRIVATE -O0 -Werror)
   add_test(NAME headers.double_link COMMAND sluice_headers)
 
   set(compile -std=c++20 -fsyntax-only -Wall -Wextra -Wconversion -Wshadow -Wpedantic -Werror
