@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace sluice::detail {
+namespace sluice::detail::inline SLUICE_HOST_ABI {
 
 // The encoder's half of the transform: channels to integer coefficients in units of the finest step.
 class coefficient_maker {
@@ -129,4 +129,4 @@ class coefficient_maker {
   std::vector<std::uint8_t> beyond_;
 };
 
-}  // namespace sluice::detail
+}  // namespace sluice::detail::inline SLUICE_HOST_ABI

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <span>
 #include <vector>
@@ -28,14 +29,16 @@ struct decode_options {
   int level = max_passes;       ///< finest level to decode; above what is present means the finest present
   layer_range layers{};
   std::int64_t position = -1;   ///< where the frame's first token goes; -1 = where it came from. K is rotated to match.
-  std::span<status> pages{};    ///< out: the worst status of each page of the first view (one per token tile if fewer)
+  /// Out: the worst status of each page of the first view, from the one that holds its first token on; of each token
+  /// where the view has no pages. Pages that the frame does not reach are absent. Entries beyond its last are not used.
+  std::span<status> pages{};
 };
 
 /// What a decode did. A page whose status is neither ok nor degraded holds nothing that can be trusted.
 struct page_status {
   status worst = status::ok;
   std::uint32_t tiles = 0;     ///< looked at
-  std::uint32_t damaged = 0;   ///< not written
+  std::uint32_t damaged = 0;   ///< not written, or absent for tokens that the view shows
   std::uint32_t degraded = 0;  ///< written below the level asked for
   explicit operator bool() const noexcept { return worst == status::ok; }
 };
@@ -49,15 +52,18 @@ class decoder {
  public:
   explicit decoder(const profile& p, tuning t = {})
       : profile_(&p),
+        state_(validate(p)),
         isa_(usable_isa(t.isa)),
         fingerprint_(Codec::entropy::exact ? 0 : p.fingerprint()),
-        runs_(detail::shape_runs(p)),
-        coder_(p, isa_) {}
+        runs_(detail::shape_runs(state_ == status::ok ? p : profile{})),
+        coder_(state_ == status::ok ? p : profile{}, isa_),
+        ropes_(state_ == status::ok && Codec::transform::decorrelates ? p.shape : model_shape{}),
+        unropes_(ropes_) {}
 
   /// Decodes one frame into a view, whose tokens are matched by position; tokens that the view lacks are skipped.
-  /// Errors: those of frame_index::parse; wrong_codec, wrong_profile, wrong_shape, wrong_positions, unsupported_type,
-  /// level_not_present, invalid_view, page_out_of_range before anything is written; truncated, corrupt_tile, degraded
-  /// and absent per tile.
+  /// Errors: those of frame_index::parse; wrong_codec, wrong_profile, corrupt_profile, wrong_shape, wrong_positions,
+  /// unsupported_type, level_not_present, invalid_argument, invalid_view, page_out_of_range before anything is written;
+  /// truncated, corrupt_tile, degraded and absent per tile.
   page_status decode(std::span<const std::byte> frame, const kv_view& cache, const decode_options& options = {}) {
     return decode(frame, {&cache, 1}, options);
   }
@@ -67,16 +73,16 @@ class decoder {
                      const decode_options& options = {}) {
     page_status out;
     out.worst = begin(frame, cache, options);
-    for (status& s : options.pages) s = out.worst;
+    for (status& s : options.pages) s = out.worst == status::ok ? status::absent : out.worst;
     if (out.worst != status::ok) return out;
+    const kv_view& paged = cache.front();
+    mark(options.pages, paged, within(paged, 0, 0, int(index_.header().tokens)), status::ok);
     const int first = std::max(options.layers.begin, 0);
     const int last = std::min(options.layers.end, profile_->shape.num_layers());
     for (int tile = 0; tile < index_.token_tiles(); ++tile) {
-      status worst = status::ok;
+      prepare_ropes(tile);
       for (int layer = first; layer < last; ++layer)
-        if (slots_[std::size_t(layer)].view) worst = worse(worst, decode_layer(frame, layer, tile, out));
-      out.worst = worse(out.worst, worst);
-      mark(options.pages, cache.front(), tile, worst);
+        if (slots_[std::size_t(layer)].view) decode_layer(frame, layer, tile, options.pages, paged, out);
     }
     return out;
   }
@@ -92,19 +98,46 @@ class decoder {
     return rank(b) > rank(a) ? b : a;
   }
 
+  // Tokens of a view, a half-open range.
+  struct token_range {
+    std::int64_t begin = 0, end = 0;
+    bool empty() const noexcept { return begin >= end; }
+  };
+
+  // What a view shows of the tokens [first, last) of a token tile.
+  token_range within(const kv_view& v, int tile, int first, int last) const noexcept {
+    const std::int64_t start = position_ + std::int64_t{tile} * index_.header().tile_tokens - v.position;
+    return {std::max<std::int64_t>(start + first, 0), std::min(start + last, v.tokens)};
+  }
+
+  // Whether the frame's shape is the model's. How an exact codec groups heads need not be what this profile does.
+  bool same_shape() const noexcept {
+    const auto same = [](const shape_run& a, const shape_run& b) {
+      return a == b || (Codec::entropy::exact && a.num_kv_heads == b.num_kv_heads && a.head_dim[0] == b.head_dim[0] &&
+                        a.head_dim[1] == b.head_dim[1]);
+    };
+    if (index_.header().layers != profile_->shape.num_layers()) return false;
+    int layer = 0;
+    for (const shape_run& r : runs_)
+      for (const int end = layer + r.layers; layer < end; ++layer)
+        if (!same(index_.shape_of(layer), r)) return false;
+    return true;
+  }
+
   status begin(std::span<const std::byte> frame, std::span<const kv_view> cache, const decode_options& options) {
+    if (state_ != status::ok) return state_;
     if (cache.empty()) return status::invalid_argument;
     if (const status s = index_.parse(frame); s != status::ok) return s;
     const frame_header& h = index_.header();
     if (!(h.codec == Codec::id)) return status::wrong_codec;
     if (h.fingerprint != fingerprint_) return status::wrong_profile;
-    if (!std::equal(runs_.begin(), runs_.end(), index_.runs().begin(), index_.runs().end())) return status::wrong_shape;
-    if (!Codec::entropy::exact && Codec::bit_widths::id == profile_steps::id && h.passes != profile_->passes)
-      return status::wrong_profile;
+    if (!same_shape()) return status::wrong_shape;
+    if (h.passes > (Codec::entropy::id == class_rans::id ? profile_->passes : 1)) return status::corrupt_header;
     if (h.levels_present == 0 || options.level < 0) return status::level_not_present;
     if (const status s = detail::map_layers(cache, profile_->shape, slots_); s != status::ok) return s;
     level_ = std::min(options.level, h.levels_present - 1);
     position_ = options.position < 0 ? h.position : options.position;
+    if (position_ > INT64_MAX - max_frame_tokens) return status::invalid_argument;
     bool overlaps = false;
     for (const kv_view& v : cache) {
       for (plane p : {plane::key, plane::value}) {
@@ -114,71 +147,69 @@ class decoder {
       overlaps |= v.position < position_ + h.tokens && position_ < v.position + v.tokens;
     }
     if (!overlaps) return status::wrong_positions;
-    if (Codec::entropy::exact && position_ != h.position) return status::wrong_positions;
-    if constexpr (Codec::entropy::exact)
-      coder_.set_types(type(plane::key), type(plane::value));
-    else if constexpr (Codec::transform::decorrelates)
-      prepare_ropes();
-    else if (position_ != h.position)
-      return status::wrong_positions;  // keys are coded as they were rotated
+    // Without the transform keys are coded as they were rotated.
+    if (!Codec::transform::decorrelates && position_ != h.position) return status::wrong_positions;
+    if constexpr (Codec::entropy::exact) coder_.set_types(type(plane::key), type(plane::value));
     return status::ok;
   }
 
   dtype type(plane p) const noexcept { return dtype{index_.header().type[int(p)]}; }
 
-  void prepare_ropes() {
-    const model_shape& s = profile_->shape;
-    const int tokens = int(index_.header().tokens);
-    const std::int64_t from = index_.header().position;
-    const bool moved = from != position_;
-    rope_.resize(s.ropes.size());
-    unrope_.resize(moved ? s.ropes.size() : 0);
-    std::vector<bool>& done = rope_done_;
-    done.assign(s.ropes.size(), false);
-    for (const layer_shape& l : s.layers) {
-      if (s.ropes.empty() || done[std::size_t(l.rope_index)] || !l.head_dim_k) continue;
-      done[std::size_t(l.rope_index)] = true;
-      const std::size_t r = std::size_t(l.rope_index);
-      rope_[r].fill(s.ropes[r], l.head_dim_k, position_, tokens, false);
-      if (moved) unrope_[r].fill(s.ropes[r], l.head_dim_k, from, tokens, true);
-    }
+  void prepare_ropes(int tile) {
+    const std::int64_t first = std::int64_t{tile} * index_.header().tile_tokens;
+    ropes_.fill(position_ + first, index_.tokens_of(tile), false);
+    if (moved()) unropes_.fill(index_.header().position + first, index_.tokens_of(tile), true);
   }
+  bool moved() const noexcept { return position_ != index_.header().position; }
 
   // All tiles of one layer for one token tile: K and V and their groups advance together, which keeps several
   // independent rANS chains in flight.
-  status decode_layer(std::span<const std::byte> frame, int layer, int tile, page_status& out) {
+  void decode_layer(std::span<const std::byte> frame, int layer, int tile, std::span<status> pages,
+                    const kv_view& paged, page_status& out) {
+    const kv_view& view = *slots_[std::size_t(layer)].view;
+    if (within(view, tile, 0, index_.tokens_of(tile)).empty()) return;
+    const auto note = [&](status s, int first, int last) {
+      if (s == status::ok) return;
+      out.worst = worse(out.worst, s);
+      mark(pages, paged, within(paged, tile, first, last), s);
+    };
     tasks_.clear();
-    status worst = status::ok;
-    for (plane which : {plane::key, plane::value}) {
-      const plane_profile& q = profile_->of(layer, which);
-      for (int g = 0; g < q.groups(); ++g) {
+    const shape_run& shape = index_.shape_of(layer);
+    for (plane which : {plane::key, plane::value})
+      for (int g = 0; g < shape.groups(int(which)); ++g) {
         task t;
-        t.place = detail::place_of(*profile_, layer, which, g);
-        t.source = &q;
+        t.place = detail::place_of(profile_->shape, shape.group_width[int(which)], layer, which, g);
+        t.source = &profile_->of(layer, which);
         t.level = level_;
         ++out.tiles;
-        const status s = open(frame, {layer, which, tile, g}, t);
-        worst = worse(worst, s);
-        if (s == status::ok || s == status::degraded)
+        t.opened = open(frame, {layer, which, tile, g}, t);
+        if (t.opened == status::ok || t.opened == status::degraded) {
           tasks_.push_back(t);
-        else
+        } else {
           ++out.damaged;
-        out.degraded += s == status::degraded;
+          note(t.opened, 0, index_.tokens_of(tile));
+        }
       }
-    }
     for (std::size_t i = 0; i < tasks_.size(); i += detail::tiles_at_once) {
       const auto batch = std::span(tasks_).subspan(i, std::min<std::size_t>(detail::tiles_at_once, tasks_.size() - i));
       coder_.decode(batch);
       for (task& t : batch) {
-        if (t.state == status::ok) {
-          store(t, layer, tile);
+        const int first = t.base.head.first, last = first + t.base.head.count;
+        if (t.state != status::ok) {
+          ++out.damaged;
+          note(t.state, 0, index_.tokens_of(tile));
           continue;
         }
-        ++out.damaged;
-        worst = worse(worst, t.state);
+        store(t, layer, tile);
+        out.degraded += t.opened == status::degraded;
+        note(t.opened, first, last);
+        // Tokens that the view shows and the tile does not cover.
+        const token_range before = within(view, tile, 0, first), after = within(view, tile, last, index_.tokens_of(tile));
+        if (!before.empty()) note(status::absent, 0, first);
+        if (!after.empty()) note(status::absent, last, index_.tokens_of(tile));
+        out.damaged += !before.empty() || !after.empty();
       }
     }
-    return worst;
   }
 
   // Checks and opens one tile at the finest level that is whole.
@@ -218,8 +249,8 @@ class decoder {
     const kv_view& v = *slot.view;
     const plane_view& p = v[t.place.plane];
     std::byte* base = v.layer_base(p, slot.index);
-    const int start = tile * int(index_.header().tile_tokens) + t.base.head.first;  // in the frame
-    const std::int64_t shift = position_ + start - v.position;                      // frame token -> view token
+    const std::int64_t shift =  // token covered -> token of the view
+        position_ + std::int64_t{tile} * index_.header().tile_tokens + t.base.head.first - v.position;
 
     // Rows in coded order; a token that the view lacks gets no place.
     rows_.clear();
@@ -235,8 +266,8 @@ class decoder {
     if constexpr (Codec::entropy::exact) {
       for (std::size_t r = 0; r < rows_.size(); ++r) copy_row(t, t.elements, r, rows_[r].offset, base, p);
     } else {
-      store_exact(t, base, p, layer, start);
-      store_rows_of(t, base, p, layer, start);
+      store_exact(t, base, p, layer);
+      store_rows_of(t, base, p, layer);
     }
   }
 
@@ -247,15 +278,14 @@ class decoder {
   static constexpr std::int64_t no_place = std::numeric_limits<std::int64_t>::min();
   static constexpr int block_rows = 64;
 
-  void store_rows_of(const task& t, std::byte* base, const plane_view& p, int layer, int start) {
+  void store_rows_of(const task& t, std::byte* base, const plane_view& p, int layer) {
     const int width = t.place.width();
     const int ld = (width + 31) / 32 * 32;
     values_.resize(std::size_t(block_rows) * std::size_t(ld));
     for (int r = 0; r < int(rows_.size()); r += block_rows) {
       const int n = std::min(block_rows, int(rows_.size()) - r);
       coder_.rows(t, r, n, values_.data(), ld);
-      const detail::rope_table* table = rope_of(layer, t.place.plane);
-      if (table && Codec::transform::decorrelates) rotate(*table, values_.data(), ld, r, n, t, layer, start);
+      if (rotates(t, layer)) rotate(values_.data(), ld, r, n, t, layer);
       place(values_.data(), ld, r, n, t, base, p);
     }
   }
@@ -265,24 +295,17 @@ class decoder {
             t.place.heads, t.place.head_dim, p.type};
   }
 
-  const detail::rope_table* rope_of(int layer, plane which) const noexcept {
-    if (which != plane::key || rope_.empty()) return nullptr;
-    const detail::rope_table& r = rope_[std::size_t(profile_->shape.layers[std::size_t(layer)].rope_index)];
-    return r.half() ? &r : nullptr;
-  }
-
-  rope_pairing pairing_of(int layer) const noexcept {
-    return profile_->shape.ropes[std::size_t(profile_->shape.layers[std::size_t(layer)].rope_index)].pairing;
+  bool rotates(const task& t, int layer) const noexcept {
+    return Codec::transform::decorrelates && t.place.plane == plane::key && ropes_.rotates(layer);
   }
 
   // Rows of a run of consecutive tokens share one stretch of the table.
-  void rotate(const detail::rope_table& table, float* x, int ld, int r, int n, const task& t, int layer, int start) {
+  void rotate(float* x, int ld, int r, int n, const task& t, int layer) {
     for (int i = 0; i < n;) {
       int run = 1;
       while (i + run < n && rows_[std::size_t(r + i + run)].token == rows_[std::size_t(r + i)].token + run) ++run;
-      const int token = start + rows_[std::size_t(r + i)].token;
-      detail::rotate_rows(isa_, x + std::size_t(i) * std::size_t(ld), ld, run, t.place.heads, t.place.head_dim,
-                          pairing_of(layer), 2 * table.half(), table.cos(token), table.sin(token), table.half());
+      ropes_.rotate(isa_, layer, x + std::size_t(i) * std::size_t(ld), ld, run, t.place.heads,
+                    t.base.head.first + rows_[std::size_t(r + i)].token);
       i += run;
     }
   }
@@ -322,12 +345,11 @@ class decoder {
   }
 
   // Exact tokens: bit for bit where type and position are unchanged, else converted and rotated on.
-  void store_exact(const task& t, std::byte* base, const plane_view& p, int layer, int start) {
+  void store_exact(const task& t, std::byte* base, const plane_view& p, int layer) {
     const int width = t.place.width();
     const dtype from = type(t.place.plane);
     const std::size_t element = std::size_t(size_of(from));
-    const detail::rope_table* table = rope_of(layer, t.place.plane);
-    const bool turn = table && position_ != index_.header().position && Codec::transform::decorrelates;
+    const bool turn = moved() && rotates(t, layer);
     exact_values_.resize(std::size_t(width));
     for (std::size_t i = 0; i < exact_.size(); ++i) {
       if (exact_[i].offset == no_place) continue;
@@ -341,38 +363,35 @@ class decoder {
                                       t.place.heads, t.place.head_dim, from};
       detail::load_rows(isa_, reinterpret_cast<const std::byte*>(source), packed, 1, exact_values_.data(), width, nullptr);
       if (turn) {
-        const int token = start + exact_[i].token;
-        const auto& back = unrope_[std::size_t(profile_->shape.layers[std::size_t(layer)].rope_index)];
-        for (const detail::rope_table* r : {&back, table})
-          detail::rotate_rows(isa_, exact_values_.data(), width, 1, t.place.heads, t.place.head_dim, pairing_of(layer),
-                              2 * r->half(), r->cos(token), r->sin(token), r->half());
+        const int token = t.base.head.first + exact_[i].token;
+        for (const detail::model_ropes* r : {&unropes_, &ropes_})
+          r->rotate(isa_, layer, exact_values_.data(), width, 1, t.place.heads, token);
       }
       detail::store_rows(isa_, exact_values_.data(), width, 1, base, layout_of(t, p, &exact_[i].offset));
     }
   }
 
-  // Records the worst status of every page that a token tile touches.
-  void mark(std::span<status> pages, const kv_view& v, int tile, status s) const {
-    if (pages.empty()) return;
-    const std::int64_t first = position_ + std::int64_t{tile} * index_.header().tile_tokens - v.position;
-    const std::int64_t last = std::min(first + index_.tokens_of(tile), v.tokens);
+  // Records a status for every page that has tokens of a range.
+  static void mark(std::span<status> pages, const kv_view& v, const token_range& tokens, status s) noexcept {
+    if (pages.empty() || tokens.empty()) return;
     const std::int64_t unit = v.mode == addressing::pages ? v.page_size : 1;
     const std::int64_t origin = v.first / unit;
-    for (std::int64_t t = std::max<std::int64_t>(first, 0); t < last; t = ((v.first + t) / unit + 1) * unit - v.first) {
-      const std::int64_t page = (v.first + t) / unit - origin;
-      if (page < std::int64_t(pages.size())) pages[std::size_t(page)] = worse(pages[std::size_t(page)], s);
+    const std::int64_t last = std::min((v.first + tokens.end - 1) / unit - origin, std::int64_t(pages.size()) - 1);
+    for (std::int64_t i = (v.first + tokens.begin) / unit - origin; i <= last; ++i) {
+      status& page = pages[std::size_t(i)];
+      page = s == status::ok ? s : worse(page, s);
     }
   }
 
   const profile* profile_;
+  status state_;
   sluice::isa isa_;
   std::uint64_t fingerprint_;
   std::vector<shape_run> runs_;
   detail::tile_decoder<Codec> coder_;
+  detail::model_ropes ropes_, unropes_;
   frame_index index_;
   std::vector<detail::layer_slot> slots_;
-  std::vector<detail::rope_table> rope_, unrope_;
-  std::vector<bool> rope_done_;
   std::vector<task> tasks_;
   std::vector<row> rows_, exact_;
   std::vector<std::int64_t> offsets_;

@@ -32,16 +32,18 @@ class encoder {
  public:
   explicit encoder(const profile& p, tuning t = {})
       : profile_(&p),
+        state_(validate(p)),
         isa_(usable_isa(t.isa)),
         fingerprint_(Codec::entropy::exact ? 0 : p.fingerprint()),
-        runs_(detail::shape_runs(p)),
-        coder_(p, isa_) {}
+        runs_(detail::shape_runs(state_ == status::ok ? p : profile{})),
+        coder_(state_ == status::ok ? p : profile{}, isa_),
+        ropes_(state_ == status::ok && Codec::transform::decorrelates ? p.shape : model_shape{}) {}
 
   /// Bytes that encode() can need for this view: the cache as stored, plus headers. Never exceeded.
   std::size_t max_size(const kv_view& cache) const { return max_size({&cache, 1}); }
   std::size_t max_size(std::span<const kv_view> cache) const {
     std::int64_t begin = 0, end = 0;
-    if (!extent(cache, begin, end)) return 0;
+    if (state_ != status::ok || !extent(cache, begin, end)) return 0;
     const std::size_t tiles = std::size_t((end - begin + Codec::grouping::tokens - 1) / Codec::grouping::tokens);
     std::size_t streams = 0, row = 0, groups = 0;
     for (const plane_profile& q : profile_->planes) groups += std::size_t(q.groups());
@@ -89,7 +91,7 @@ class encoder {
   static bool extent(std::span<const kv_view> cache, std::int64_t& begin, std::int64_t& end) noexcept {
     bool any = false;
     for (const kv_view& v : cache) {
-      if (v.tokens <= 0 || v.position < 0) continue;
+      if (v.tokens <= 0 || v.position < 0 || v.tokens > INT64_MAX - v.position) continue;
       begin = any ? std::min(begin, v.position) : v.position;
       end = any ? std::max(end, v.position + v.tokens) : v.position + v.tokens;
       any = true;
@@ -99,13 +101,14 @@ class encoder {
 
   status begin(std::span<const kv_view> cache, const encode_options& options) {
     if (options.levels < 1) return status::invalid_argument;
+    if (state_ != status::ok) return state_;
     if (coder_.state() != status::ok) return coder_.state();
     for (const plane_profile& q : profile_->planes)
       if (q.groups() && q.group_width != group_width_of(q)) return status::wrong_profile;
     if (const status s = detail::map_layers(cache, profile_->shape, slots_); s != status::ok) return s;
     std::int64_t end = 0;
     if (!extent(cache, position_, end)) return status::invalid_argument;
-    if (end - position_ > max_frame_tokens) return status::too_large;
+    if (end - position_ > max_frame_tokens || position_ > INT64_MAX - max_frame_tokens) return status::too_large;
     tokens_ = int(end - position_);
     tiles_ = (tokens_ + tile_tokens - 1) / tile_tokens;
     made_ = std::min(options.levels, passes());
@@ -120,16 +123,7 @@ class encoder {
       }
       if (first) type_[int(p)] = dtype::f16;
     }
-    if constexpr (Codec::transform::decorrelates) {
-      rope_.resize(profile_->shape.ropes.size());
-      std::vector<bool> done(rope_.size(), false);
-      for (const layer_shape& l : profile_->shape.layers) {
-        const std::size_t r = std::size_t(l.rope_index);
-        if (rope_.empty() || done[r] || !l.head_dim_k) continue;
-        done[r] = true;
-        rope_[r].fill(profile_->shape.ropes[r], l.head_dim_k, position_, tokens_, true);
-      }
-    }
+    ropes_.fill(position_, tokens_, true);
     return status::ok;
   }
 
@@ -172,7 +166,7 @@ class encoder {
     in_.plane = &p;
     if constexpr (!Codec::entropy::exact) load(layer, which, int(from - position_), count);
     for (int g = 0; g < q.groups(); ++g) {
-      in_.place = detail::place_of(*profile_, layer, which, g);
+      in_.place = detail::place_of(profile_->shape, q.group_width, layer, which, g);
       if constexpr (!Codec::entropy::exact) {
         in_.rows = coded_;
         in_.exact = exact_;
@@ -195,13 +189,8 @@ class encoder {
     const detail::row_layout at{offsets_.data(), in_.plane->head_stride, in_.plane->element_stride, 0,
                                 l.num_kv_heads,  dim,                    in_.plane->type};
     detail::load_rows(isa_, in_.base, at, count, values_.data(), ld_, flagged_.data());
-    if (Codec::transform::decorrelates && which == plane::key && !rope_.empty()) {
-      const detail::rope_table& r = rope_[std::size_t(l.rope_index)];
-      if (r.half())
-        detail::rotate_rows(isa_, values_.data(), ld_, count, l.num_kv_heads, dim,
-                            profile_->shape.ropes[std::size_t(l.rope_index)].pairing, 2 * r.half(), r.cos(token),
-                            r.sin(token), r.half());
-    }
+    if (Codec::transform::decorrelates && which == plane::key)
+      ropes_.rotate(isa_, layer, values_.data(), ld_, count, l.num_kv_heads, token);
     coded_.clear();
     exact_.clear();
     for (int i = 0; i < count; ++i) {
@@ -224,6 +213,7 @@ class encoder {
     status s = coder_.encode(in_, made_, {payload_, std::size_t(made_)});
     std::size_t size = 0;
     for (int p = 0; p < made_; ++p) size += payload_[p].size() - before[p];
+    if (s == status::ok && !Codec::entropy::exact && in_.rows.empty()) s = status::too_large;  // nothing was coded
     const std::size_t stored = (sizeof(detail::tile_head) + (2 + in_.row_bytes()) * std::size_t(in_.count) + 15) / 16 * 16;
     if (s == status::too_large || (s == status::ok && size > stored && !Codec::entropy::exact)) {
       for (int p = 0; p < made_; ++p) payload_[p].resize(before[p]);
@@ -302,12 +292,13 @@ class encoder {
   }
 
   const profile* profile_;
+  status state_;
   sluice::isa isa_;
   std::uint64_t fingerprint_;
   std::vector<shape_run> runs_;
   detail::tile_encoder<Codec> coder_;
+  detail::model_ropes ropes_;
   std::vector<detail::layer_slot> slots_;
-  std::vector<detail::rope_table> rope_;
   std::vector<std::uint8_t> payload_[max_passes];
   std::vector<std::size_t> entries_;  // [tile][pass]: where it ends in its pass
   detail::tile_input in_;

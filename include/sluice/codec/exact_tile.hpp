@@ -10,7 +10,7 @@
 #include <span>
 #include <vector>
 
-namespace sluice::detail {
+namespace sluice::detail::inline SLUICE_HOST_ABI {
 
 // split_exponent and raw: the elements as they are stored.
 
@@ -84,4 +84,4 @@ class tile_decoder<Codec> {
   std::vector<std::byte> workspace_;
 };
 
-}  // namespace sluice::detail
+}  // namespace sluice::detail::inline SLUICE_HOST_ABI

@@ -12,7 +12,7 @@
 #include <span>
 #include <vector>
 
-namespace sluice::detail {
+namespace sluice::detail::inline SLUICE_HOST_ABI {
 
 // bitpack: codes of a fixed width, one step and offset per channel (or coefficient) and tile.
 
@@ -82,19 +82,16 @@ class tile_decoder<Codec> {
       t.values = nullptr;
       t.mean = tables_.of(t.place.layer, t.place.plane, t.place.group).mean.data();
       t.floats = s.floats.data();
-      if (t.base.head.exceptions || t.base.delta_blocks) t.state = status::corrupt_tile;
+      if (!complete(t)) {
+        t.state = status::corrupt_tile;
+        continue;
+      }
+      if (rows == 0) continue;
       if (!t.base.mean.empty()) {
         s.mean.resize(std::size_t(t.place.width()));
         for (std::size_t c = 0; c < s.mean.size(); ++c)
           s.mean[c] = to_float(f16{base_tile::load<std::uint16_t>(t.base.mean, int(c))});
         t.mean = s.mean.data();
-      } else if (Codec::transform::decorrelates && t.source->mean.empty()) {
-        t.state = status::corrupt_tile;
-      }
-      if (t.state != status::ok || rows == 0) continue;
-      if (t.base.head.bits < 1) {
-        t.state = status::corrupt_tile;
-        continue;
       }
       s.floats.resize(std::size_t(rows) * std::size_t(ld));
       t.floats = s.floats.data();
@@ -131,6 +128,15 @@ class tile_decoder<Codec> {
   }
 
  private:
+  // Whether a tile has the parts that its rows need and no others.
+  static bool complete(const tile_task& t) noexcept {
+    const base_tile& b = t.base;
+    if (b.head.exceptions || b.head.side & side_deltas) return false;
+    if (b.rows() == 0) return b.stream.empty() && !b.head.side && !b.head.bits;
+    const bool own_mean = Codec::transform::decorrelates && t.source->mean.empty();
+    return b.head.bits > 0 && b.head.side == (own_mean ? side_classes | side_mean : 0);
+  }
+
   struct scratch {
     std::vector<float> floats, mean;
     std::vector<std::int16_t> values;
@@ -141,4 +147,4 @@ class tile_decoder<Codec> {
   std::vector<float> workspace_;
 };
 
-}  // namespace sluice::detail
+}  // namespace sluice::detail::inline SLUICE_HOST_ABI

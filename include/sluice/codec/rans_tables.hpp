@@ -16,6 +16,10 @@ namespace sluice::detail {
 
 inline constexpr int padded(int width) noexcept { return (width + 31) / 32 * 32; }
 
+// One set of coder states serves up to rans_max_blocks blocks; the stream of a wider tile is cut into parts, whose sizes
+// (u32 each) stand before the first.
+inline constexpr int stream_parts(int blocks) noexcept { return (blocks + rans_max_blocks - 1) / rans_max_blocks; }
+
 // Coding tables of one stream: a class per lane and what follows from them for every pass.
 struct stream_tables {
   std::vector<std::uint8_t> classes;  // padded to whole blocks with 0

@@ -13,7 +13,7 @@
 #include <span>
 #include <vector>
 
-namespace sluice::detail {
+namespace sluice::detail::inline SLUICE_HOST_ABI {
 
 // One tile on its way from the frame to the pages.
 struct tile_task {
@@ -22,6 +22,7 @@ struct tile_task {
   base_tile base;
   refinement_tile refinement[max_passes - 1];
   int level = 0;                // finest pass to decode
+  status opened = status::ok;   // ok, or degraded where a refinement is missing
   status state = status::ok;
   const stream_tables* tables = nullptr;
   const float* mean = nullptr;
@@ -86,7 +87,8 @@ class tile_decoder<Codec> {
     const base_tile& b = t.base;
     const bool calibrated = !known.mean.empty();
     // What the profile does not say, the tile must.
-    if (b.head.bits || (!calibrated && (b.classes.empty() || b.mean.empty())) || (b.delta_blocks && !b.classes.empty())) {
+    const bool incomplete = !calibrated && b.rows() > 0 && (b.classes.empty() || b.mean.empty());
+    if (b.head.bits || incomplete || (b.delta_blocks && (!calibrated || !b.classes.empty()))) {
       t.state = status::corrupt_tile;
       return;
     }
@@ -122,34 +124,48 @@ class tile_decoder<Codec> {
   }
 
   void run(std::span<tile_task> tasks, int pass) {
-    stream_job jobs[tiles_at_once];
-    tile_task* owner[tiles_at_once];
-    std::size_t n = 0;
-    for (tile_task& t : tasks) {
-      if (t.state != status::ok || t.level < pass) continue;
-      const auto stream = pass ? t.refinement[pass - 1].stream : t.base.stream;
-      const int blocks = t.tables->blocks[pass];
-      if (t.base.rows() == 0 || blocks == 0) {
-        if (!stream.empty()) t.state = status::corrupt_tile;
-        continue;
-      }
-      stream_job& j = jobs[n];
-      j = {};
-      j.tables = pass ? static_cast<const void*>(t.tables->ternary[pass - 1].data()) : t.tables->base.data();
-      j.bytes = stream.data();
-      j.size = std::uint32_t(stream.size());
-      j.blocks = blocks;
-      j.rows = t.base.rows();
-      j.values = t.values;
-      j.stride = t.stride;
-      owner[n++] = &t;
-    }
+    jobs_.clear();
+    owner_.clear();
+    for (tile_task& t : tasks)
+      if (t.state == status::ok && t.level >= pass && !add_jobs(t, pass)) t.state = status::corrupt_tile;
     if (pass)
-      decode_ternary({jobs, n}, isa_);
+      decode_ternary(jobs_, isa_);
     else
-      decode_base({jobs, n}, isa_);
-    for (std::size_t i = 0; i < n; ++i)
-      if (!jobs[i].ok) owner[i]->state = status::corrupt_tile;
+      decode_base(jobs_, isa_);
+    for (std::size_t i = 0; i < jobs_.size(); ++i)
+      if (!jobs_[i].ok) owner_[i]->state = status::corrupt_tile;
+  }
+
+  // One job for each part of a tile's stream; false where the sizes of the parts do not fill it.
+  bool add_jobs(tile_task& t, int pass) {
+    std::span<const std::uint8_t> stream = pass ? t.refinement[pass - 1].stream : t.base.stream;
+    const int blocks = t.base.rows() == 0 ? 0 : t.tables->blocks[pass];
+    const std::size_t parts = std::size_t(stream_parts(blocks));
+    const std::uint8_t* sizes = stream.data();
+    if (parts > 1) {
+      if (stream.size() < 4 * parts) return false;
+      stream = stream.subspan(4 * parts);
+    }
+    for (std::size_t i = 0; i < parts; ++i) {
+      stream_job j;
+      j.size = std::uint32_t(stream.size());
+      if (parts > 1) std::memcpy(&j.size, sizes + 4 * i, 4);
+      if (j.size > stream.size()) return false;
+      const std::size_t first = i * rans_max_blocks;
+      if (pass)
+        j.tables = t.tables->ternary[pass - 1].data() + first;
+      else
+        j.tables = t.tables->base.data() + first;
+      j.bytes = stream.data();
+      j.blocks = std::min(blocks - int(first), rans_max_blocks);
+      j.rows = t.base.rows();
+      j.values = t.values + 32 * first;
+      j.stride = t.stride;
+      jobs_.push_back(j);
+      owner_.push_back(&t);
+      stream = stream.subspan(j.size);
+    }
+    return stream.empty();
   }
 
   // Corrections of every pass, in units of the level that is decoded.
@@ -169,8 +185,10 @@ class tile_decoder<Codec> {
   isa isa_;
   profile_tables tables_;
   tile_scratch scratch_[tiles_at_once];
+  std::vector<stream_job> jobs_;
+  std::vector<tile_task*> owner_;
   std::vector<coefficient_correction> corrections_;
   std::vector<float> workspace_;
 };
 
-}  // namespace sluice::detail
+}  // namespace sluice::detail::inline SLUICE_HOST_ABI

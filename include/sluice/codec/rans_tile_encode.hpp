@@ -14,10 +14,11 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <vector>
 
-namespace sluice::detail {
+namespace sluice::detail::inline SLUICE_HOST_ABI {
 
 // How often each symbol of a lane occurs: values of the base pass within +-reach (the ends collect what lies beyond),
 // and refinement digits by context (parent zero, parent not zero; digits same, towards zero or -1, away or +1).
@@ -81,9 +82,9 @@ class tile_encoder<Codec> {
                              (own_mean ? side_mean : 0));
     section_writer w(passes[0]);
     if (!code(t, 0, int(in.rows.size()))) return status::too_large;
-    head.stream_size = job_.size;
+    head.stream_size = std::uint32_t(stream_.size());
     w.put(head);
-    w.put_bytes(job_.bytes, job_.size);
+    w.put_bytes(stream_.data(), stream_.size());
     if (delta_blocks_) {
       w.put(delta_blocks_);
       w.put_bytes(deltas_.data(), deltas_.size());
@@ -99,10 +100,10 @@ class tile_encoder<Codec> {
     w.finish();
     for (int pass = 1; pass < made; ++pass) {
       if (!code(t, pass, int(in.rows.size()))) return status::too_large;
-      if (job_.size == 0 && exceptions_[pass].empty()) continue;
+      if (stream_.empty() && exceptions_[pass].empty()) continue;
       section_writer r(passes[std::size_t(pass)]);
-      r.put(refinement_head{job_.size, std::uint16_t(exceptions_[pass].size()), 0});
-      r.put_bytes(job_.bytes, job_.size);
+      r.put(refinement_head{std::uint32_t(stream_.size()), std::uint16_t(exceptions_[pass].size()), 0});
+      r.put_bytes(stream_.data(), stream_.size());
       r.put_bytes(exceptions_[pass].data(), exceptions_[pass].size() * sizeof(exception));
       r.finish();
     }
@@ -147,7 +148,7 @@ class tile_encoder<Codec> {
       return;
     }
     // A block's classes move where the tile's own statistics disagree with the profile and the saving exceeds the cost.
-    for (int b = 0; b * 32 < width_ && b < 32; ++b) {
+    for (int b = 0; b * 32 < width_ && width_ <= 32 * 32; ++b) {  // the mask of blocks has 32 bits
       measure(b, rows);
       if (!disagrees(known, b, rows)) continue;
       count(b, rows);
@@ -156,11 +157,11 @@ class tile_encoder<Codec> {
       for (int lane = 0; lane < 32; ++lane) {
         const std::uint8_t cls = known.classes[std::size_t(32 * b + lane)];
         if (cls % class_widths == 0) continue;
-        const int guess = class_of(deviation(lane, rows), 0) - cls % class_widths;
+        const int guess = std::clamp(class_of(deviation(lane, rows), 0) - cls % class_widths, -7, 6);
         const float now = histogram_[lane].bits(cls, passes_, made_);
         float best = now;
         int delta = 0;
-        for (int d = std::max(guess - 1, -8); d <= std::min(guess + 1, 7); ++d) {
+        for (int d = guess - 1; d <= guess + 1; ++d) {
           const float bits = histogram_[lane].bits(shift_class(cls, d), passes_, made_);
           if (bits < best) best = bits, delta = d;
         }
@@ -292,29 +293,37 @@ class tile_encoder<Codec> {
 
   // --- entropy coding; passes must be coded in order, since each leaves values_ at its own level.
   bool code(const stream_tables& t, int pass, int rows) {
-    const int blocks = t.blocks[pass];
-    if (pass) {
-      if (pass > 1) advance(pass - 1);
+    if (pass > 1) advance(pass - 1);
+    stream_.clear();
+    const int blocks = rows ? t.blocks[pass] : 0;
+    const std::size_t parts = std::size_t(stream_parts(blocks));
+    if (parts > 1) stream_.resize(4 * parts);
+    for (std::size_t i = 0; i < parts; ++i) {
+      const int first = int(i) * rans_max_blocks, n = std::min(blocks - first, rans_max_blocks);
+      int digits = 0;
+      for (int b = first; !pass && b < first + n; ++b) digits = std::max<int>(digits, t.base[std::size_t(b)].digits);
+      scratch_.resize(encoded_bound(n, rows, digits));
+      encode_job j;
+      if (pass)
+        j.tables = t.ternary[pass - 1].data() + first;
+      else
+        j.tables = t.base.data() + first;
+      j.blocks = n;
+      j.rows = rows;
+      j.values = values_.data() + 32 * first;
+      j.digits = pass ? digits_[pass].data() + 32 * first : nullptr;
+      j.stride = stride_;
+      j.scratch = scratch_.data();
+      j.capacity = scratch_.size();
+      if (pass)
+        encode_ternary({&j, 1}, isa_);
+      else
+        encode_base({&j, 1}, isa_);
+      if (!j.ok) return false;
+      if (parts > 1) std::memcpy(stream_.data() + 4 * i, &j.size, 4);
+      stream_.insert(stream_.end(), j.bytes, j.bytes + j.size);
     }
-    job_ = {};
-    if (rows == 0 || blocks == 0) return true;
-    int digits = 0;
-    if (!pass)
-      for (int b = 0; b < blocks; ++b) digits = std::max<int>(digits, t.base[std::size_t(b)].digits);
-    scratch_.resize(encoded_bound(blocks, rows, digits));
-    job_.tables = pass ? static_cast<const void*>(t.ternary[pass - 1].data()) : t.base.data();
-    job_.blocks = blocks;
-    job_.rows = rows;
-    job_.values = values_.data();
-    job_.digits = pass ? digits_[pass].data() : nullptr;
-    job_.stride = stride_;
-    job_.scratch = scratch_.data();
-    job_.capacity = scratch_.size();
-    if (pass)
-      encode_ternary({&job_, 1}, isa_);
-    else
-      encode_base({&job_, 1}, isa_);
-    return job_.ok;
+    return true;
   }
 
   // Coded parents of the pass after `pass`.
@@ -332,7 +341,7 @@ class tile_encoder<Codec> {
   std::int64_t stride_ = 0;
   std::vector<std::int16_t> values_, limit_;
   std::vector<std::int8_t> digits_[max_passes];
-  std::vector<std::uint8_t> own_classes_, deltas_, scratch_;
+  std::vector<std::uint8_t> own_classes_, deltas_, scratch_, stream_;
   std::uint32_t delta_blocks_ = 0;
   const stream_tables* chosen_ = nullptr;  // null = own_
   stream_tables own_;
@@ -340,7 +349,6 @@ class tile_encoder<Codec> {
   float energy_[32] = {};
   std::vector<coefficient_place> places_;
   std::vector<exception> exceptions_[max_passes];
-  encode_job job_;
 };
 
-}  // namespace sluice::detail
+}  // namespace sluice::detail::inline SLUICE_HOST_ABI

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/codec/dense.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/tensor/rope.hpp>
 #include <sluice/tensor/view.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <span>
@@ -31,11 +33,10 @@ struct stream_place {
   int width() const noexcept { return heads * head_dim; }
 };
 
-inline stream_place place_of(const profile& p, int layer, plane which, int group) noexcept {
-  const plane_profile& q = p.of(layer, which);
-  const int dim = p.shape.layers[std::size_t(layer)].head_dim(which);
-  const int heads = q.group_width / dim;
-  return {layer, which, group, group * heads, q.width_of(group) / dim, dim};
+inline stream_place place_of(const model_shape& shape, int group_width, int layer, plane which, int group) noexcept {
+  const layer_shape& l = shape.layers[std::size_t(layer)];
+  const int dim = l.head_dim(which), heads = group_width / dim, first = group * heads;
+  return {layer, which, group, first, std::min(heads, l.num_kv_heads - first), dim};
 }
 
 // Consecutive layers of equal shape and grouping, as a frame's index lists them.
@@ -147,6 +148,52 @@ class rope_table {
   std::vector<double> frequency_;
   std::vector<float> step_cos_, step_sin_, cos_, sin_, start_;
 };
+
+inline namespace SLUICE_HOST_ABI {
+
+// The tables of a model: one for each rotary embedding and size of K's heads that its layers pair.
+class model_ropes {
+ public:
+  explicit model_ropes(const model_shape& s) : of_layer_(s.layers.size(), -1) {
+    for (std::size_t l = 0; l < s.layers.size(); ++l) {
+      const int dim = s.layers[l].head_dim_k;
+      if (s.ropes.empty() || dim == 0) continue;
+      const rope& r = s.ropes[std::size_t(s.layers[l].rope_index)];
+      if (rotary_dims(r, dim) == 0) continue;
+      std::size_t i = 0;
+      while (i < used_.size() && !(used_[i].head_dim == dim && used_[i].embedding == r)) ++i;
+      if (i == used_.size()) used_.push_back({r, dim, {}});
+      of_layer_[l] = int(i);
+    }
+  }
+
+  /// For the positions [position, position + count).
+  void fill(std::int64_t position, int count, bool undo) {
+    for (entry& e : used_) e.table.fill(e.embedding, e.head_dim, position, count, undo);
+  }
+
+  // Turns rows of `heads` heads of a layer's K; their tokens are consecutive, the first `token` counts from fill()'s
+  // position. Layers without rotation are left alone.
+  void rotate(isa i, int layer, float* x, std::ptrdiff_t ld, int rows, int heads, int token) const noexcept {
+    const int at = of_layer_[std::size_t(layer)];
+    if (at < 0) return;
+    const entry& e = used_[std::size_t(at)];
+    rotate_rows(i, x, ld, rows, heads, e.head_dim, e.embedding.pairing, 2 * e.table.half(), e.table.cos(token),
+                e.table.sin(token), e.table.half());
+  }
+  bool rotates(int layer) const noexcept { return of_layer_[std::size_t(layer)] >= 0; }
+
+ private:
+  struct entry {
+    rope embedding;
+    int head_dim;
+    rope_table table;
+  };
+  std::vector<entry> used_;
+  std::vector<int> of_layer_;
+};
+
+}  // namespace SLUICE_HOST_ABI
 
 }  // namespace detail
 }  // namespace sluice

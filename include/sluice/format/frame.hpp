@@ -57,6 +57,15 @@ struct shape_run {
   std::uint16_t num_kv_heads;
   std::uint16_t head_dim[2];     ///< K, V; 0 = absent
   std::uint16_t group_width[2];  ///< channels a stream covers
+  /// Heads and sizes within the limits of a profile, whole heads a group.
+  bool valid() const noexcept {
+    if (layers == 0 || num_kv_heads == 0 || num_kv_heads > max_kv_heads) return false;
+    for (int p : {0, 1}) {
+      if (head_dim[p] > max_head_dim) return false;
+      if (head_dim[p] ? group_width[p] == 0 || group_width[p] % head_dim[p] != 0 : group_width[p] != 0) return false;
+    }
+    return true;
+  }
   int width(int plane) const noexcept { return num_kv_heads * head_dim[plane]; }
   int groups(int plane) const noexcept {
     return group_width[plane] ? (width(plane) + group_width[plane] - 1) / group_width[plane] : 0;
@@ -162,9 +171,10 @@ inline status frame_index::parse(std::span<const std::byte> bytes) {
   for (std::uint8_t r : h.reserved)
     if (r) return status::corrupt_header;
   if (h.passes < 1 || h.passes > max_passes || h.levels_present > h.passes || h.tile_tokens < 1 || h.type[0] > 5 ||
-      h.type[1] > 5 || h.position < 0)
+      h.type[1] > 5 || h.tokens < 1 || h.position < 0 || h.position > INT64_MAX - max_frame_tokens)
     return status::corrupt_header;
-  if (h.tokens > max_frame_tokens || h.tile_tokens > max_tile_tokens || h.layers > 4096) return status::too_large;
+  if (h.tokens > max_frame_tokens || h.tile_tokens > max_tile_tokens || h.layers > max_model_layers)
+    return status::too_large;
   if (bytes.size() - sizeof h < h.index_size) return status::truncated;
   const std::byte* at = bytes.data() + sizeof h;
   if (checksum(at, h.index_size, frame_magic) != h.index_checksum) return status::corrupt_index;
@@ -177,11 +187,9 @@ inline status frame_index::parse(std::span<const std::byte> bytes) {
   const std::size_t token_tiles = (std::size_t{h.tokens} + h.tile_tokens - 1) / h.tile_tokens;
   for (const shape_run& r : runs_) {
     layers += r.layers;
-    for (int p : {0, 1})
-      if (r.head_dim[p] ? r.num_kv_heads == 0 || r.group_width[p] == 0 || r.group_width[p] % r.head_dim[p] != 0
-                        : r.group_width[p] != 0)
-        return status::corrupt_index;
+    if (!r.valid() || layers > h.layers) return status::corrupt_index;
     tiles += std::size_t{r.layers} * token_tiles * std::size_t(r.groups(0) + r.groups(1));
+    if (tiles > h.index_size / sizeof(tile_entry)) return status::corrupt_index;
   }
   const std::size_t used = h.shape_runs * sizeof(shape_run) + tiles * h.passes * sizeof(tile_entry);
   if (layers != h.layers || used > h.index_size || h.index_size - used >= 16) return status::corrupt_index;

@@ -109,7 +109,7 @@ inline status parse_tile(std::span<const std::uint8_t> bytes, int tile_tokens, i
     const auto mask = r.take(4);
     if (!r.ok) return status::corrupt_tile;
     std::memcpy(&t.delta_blocks, mask.data(), 4);
-    if (blocks < 32 && t.delta_blocks >> blocks) return status::corrupt_tile;
+    if (t.delta_blocks == 0 || (blocks < 32 && t.delta_blocks >> blocks)) return status::corrupt_tile;
     t.deltas = r.take(16 * std::size_t(__builtin_popcount(t.delta_blocks)));
   }
   if (h.side & side_classes) {

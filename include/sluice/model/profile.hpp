@@ -3,6 +3,7 @@
 
 #include <sluice/format/checksum.hpp>
 #include <sluice/status.hpp>
+#include <sluice/tensor/rope.hpp>
 #include <sluice/tensor/shape.hpp>
 
 #include <algorithm>
@@ -20,6 +21,13 @@ namespace sluice {
 /// Most passes (levels) a stream can have, and most coefficients that share one basis.
 inline constexpr int max_passes = 6;
 inline constexpr int max_group_width = 1024;
+
+/// Limits of a model: layers, heads of a layer, elements of a head, sinks, streams of all layers together.
+inline constexpr int max_model_layers = 4096;
+inline constexpr int max_kv_heads = 4096;
+inline constexpr int max_head_dim = 16384;
+inline constexpr int max_sinks = 255;
+inline constexpr int max_streams = 1 << 18;
 
 /// Heads that share one basis: `requested`, or for 0 all heads while they span at most 256 channels, else as many as fit.
 constexpr int basis_heads(int requested, int num_kv_heads, int head_dim) noexcept {
@@ -160,6 +168,39 @@ inline std::uint64_t checksum64(std::span<const std::byte> b) noexcept {
 
 inline bool finite_f16(std::uint16_t h) noexcept { return (h & 0x7c00u) != 0x7c00u; }
 
+inline bool valid_layer(const layer_shape& l, std::span<const rope> ropes) noexcept {
+  if (l.num_kv_heads < 1 || l.num_kv_heads > max_kv_heads || l.head_dim_k < 0 || l.head_dim_k > max_head_dim ||
+      l.head_dim_v < 0 || l.head_dim_v > max_head_dim || l.window < 0 || l.rope_index < 0)
+    return false;
+  if (ropes.empty()) return l.rope_index == 0;
+  if (std::size_t(l.rope_index) >= ropes.size()) return false;
+  return l.head_dim_k == 0 || validate(ropes[std::size_t(l.rope_index)], l.head_dim_k) == status::ok;
+}
+
+// Width and grouping of a plane; `l` has sizes within the limits or the answer is false.
+inline bool valid_plane_shape(const layer_shape& l, plane which, const plane_profile& q) noexcept {
+  if (l.num_kv_heads < 1 || l.num_kv_heads > max_kv_heads) return false;
+  const int dim = l.head_dim(which);
+  if (dim < 0 || dim > max_head_dim || q.width != l.num_kv_heads * dim) return false;
+  if (dim == 0) return q.group_width == 0;
+  return q.group_width >= dim && q.group_width <= std::max(max_group_width, dim) && q.group_width % dim == 0;
+}
+
+inline bool valid_plane(const plane_profile& q) noexcept {
+  if (!std::isfinite(q.step) || !std::isfinite(q.scale) || !(q.scale > 0)) return false;
+  for (float f : q.loss)
+    if (!std::isfinite(f)) return false;
+  // Calibrated planes have all three parts, uncalibrated ones none.
+  const std::size_t width = q.classes.empty() ? 0 : std::size_t(q.width);
+  if (q.classes.size() != width || q.mean.size() != width || q.matrix.size() != (width ? q.matrix_size() : 0))
+    return false;
+  for (std::uint16_t h : q.mean)
+    if (!finite_f16(h)) return false;
+  for (std::uint16_t h : q.matrix)
+    if (!finite_f16(h)) return false;
+  return true;
+}
+
 // The identity is a hash of these bytes, which hold all that decoding depends on.
 inline void write_profile_body(const profile& p, byte_writer& w) {
   w.put(std::uint8_t(p.passes));
@@ -189,6 +230,30 @@ inline void write_profile_body(const profile& p, byte_writer& w) {
 }
 
 }  // namespace detail
+
+/// Checks everything an encoder or decoder relies on, but for the bases having inverses. Errors: corrupt_profile.
+inline status validate(const profile& p) noexcept {
+  const model_shape& shape = p.shape;
+  if (p.passes < 1 || p.passes > max_passes || p.sinks < 0 || p.sinks > max_sinks) return status::corrupt_profile;
+  if (shape.ropes.size() > 64 || shape.layers.size() > std::size_t(max_model_layers) ||
+      p.planes.size() != 2 * shape.layers.size())
+    return status::corrupt_profile;
+  for (const rope& e : shape.ropes) {
+    if (e.pairing > rope_pairing::interleaved || e.scaling > rope_scaling::yarn_untruncated)
+      return status::corrupt_profile;
+    for (double d : {e.base, e.factor, e.low_freq, e.high_freq, e.original_context, e.attention_factor})
+      if (!std::isfinite(d)) return status::corrupt_profile;
+  }
+  std::size_t streams = 0;
+  for (std::size_t i = 0; i < p.planes.size(); ++i) {
+    const layer_shape& l = shape.layers[i / 2];
+    if (!detail::valid_layer(l, shape.ropes) || !detail::valid_plane_shape(l, plane(i % 2), p.planes[i]) ||
+        !detail::valid_plane(p.planes[i]))
+      return status::corrupt_profile;
+    streams += std::size_t(p.planes[i].groups());
+  }
+  return streams > std::size_t(max_streams) ? status::corrupt_profile : status::ok;
+}
 
 inline std::uint64_t profile::fingerprint() const {
   std::vector<std::byte> body;
@@ -229,68 +294,47 @@ inline result<profile> profile::parse(std::span<const std::byte> bytes) {
   const auto body = bytes.subspan(bytes.size() - 4 - body_size, body_size);
   if (detail::checksum64(body) != hash) return status::corrupt_profile;
 
-  // The checksums above catch accidents; what follows must also stand hostile bytes.
+  // The checksums above catch accidents; what follows must also stand hostile bytes: counts are proven before anything
+  // is allocated from them, and validate() judges the rest.
   detail::byte_reader r(body);
   p.passes = r.get<std::uint8_t>();
   p.sinks = r.get<std::uint8_t>();
   const std::size_t ropes = r.get<std::uint16_t>(), layers = r.get<std::uint32_t>();
-  if (!r.ok() || p.passes < 1 || p.passes > max_passes || ropes > 64 || layers > 4096) return status::corrupt_profile;
-  for (std::size_t i = 0; i < ropes; ++i) {
+  if (!r.ok() || layers > max_model_layers) return status::corrupt_profile;
+  for (std::size_t i = 0; i < ropes && r.ok(); ++i) {
     rope e;
-    const auto pairing = r.get<std::uint8_t>(), scaling = r.get<std::uint8_t>();
-    if (r.get<std::uint16_t>() != 0 || pairing > 2 || scaling > 4) return status::corrupt_profile;
-    e.pairing = rope_pairing{pairing};
-    e.scaling = rope_scaling{scaling};
+    e.pairing = rope_pairing{r.get<std::uint8_t>()};
+    e.scaling = rope_scaling{r.get<std::uint8_t>()};
+    if (r.get<std::uint16_t>() != 0) return status::corrupt_profile;
     e.rotary_dims = r.get<std::int32_t>();
-    for (double* d : {&e.base, &e.factor, &e.low_freq, &e.high_freq, &e.original_context, &e.attention_factor}) {
+    for (double* d : {&e.base, &e.factor, &e.low_freq, &e.high_freq, &e.original_context, &e.attention_factor})
       *d = r.get<double>();
-      if (!std::isfinite(*d)) return status::corrupt_profile;
-    }
-    if (e.rotary_dims < 0 || e.rotary_dims % 2 || !(e.base > 0) || !(e.factor > 0) || !(e.attention_factor > 0))
-      return status::corrupt_profile;
     p.shape.ropes.push_back(e);
   }
   for (std::size_t i = 0; i < layers && r.ok(); ++i) {
     layer_shape l;
     for (std::int32_t* v : {&l.num_kv_heads, &l.head_dim_k, &l.head_dim_v, &l.rope_index, &l.window})
       *v = r.get<std::int32_t>();
-    if (l.num_kv_heads < 1 || l.num_kv_heads > 4096 || l.head_dim_k < 0 || l.head_dim_k > 16384 || l.head_dim_v < 0 ||
-        l.head_dim_v > 16384 || l.window < 0 || l.rope_index < 0 || (ropes ? l.rope_index >= int(ropes) : l.rope_index))
-      return status::corrupt_profile;
-    if (ropes) {
-      const rope& e = p.shape.ropes[std::size_t(l.rope_index)];
-      if (e.rotary_dims > l.head_dim_k || (e.rotary_dims == 0 && e.pairing != rope_pairing::none && l.head_dim_k % 2))
-        return status::corrupt_profile;
-    }
     p.shape.layers.push_back(l);
   }
   for (std::size_t i = 0; i < 2 * layers && r.ok(); ++i) {
     plane_profile q;
-    const layer_shape& l = p.shape.layers[i / 2];
-    const int dim = l.head_dim(i % 2 ? plane::value : plane::key);
     q.width = r.get<std::int32_t>();
     q.group_width = r.get<std::int32_t>();
     q.step = r.get<float>();
     q.scale = r.get<float>();
     for (float& f : q.loss) f = r.get<float>();
     const auto parts = r.get<std::uint32_t>();
-    if (!r.ok() || q.width != l.num_kv_heads * dim || parts > 7 || !std::isfinite(q.scale) || !(q.scale > 0))
-      return status::corrupt_profile;
-    if (q.width ? q.group_width < dim || q.group_width > std::max(max_group_width, dim) || q.group_width % dim
-                : q.group_width != 0)
+    if (!r.ok() || (parts != 0 && (parts != 7 || q.width == 0)) ||
+        !detail::valid_plane_shape(p.shape.layers[i / 2], plane(i % 2), q))
       return status::corrupt_profile;
     if (parts & 1) r.get_vector(q.classes, std::size_t(q.width));
     if (parts & 2) r.get_vector(q.mean, std::size_t(q.width));
     if (parts & 4) r.get_vector(q.matrix, q.matrix_size());
-    for (std::uint16_t h : q.mean)
-      if (!detail::finite_f16(h)) return status::corrupt_profile;
-    for (std::uint16_t h : q.matrix)
-      if (!detail::finite_f16(h)) return status::corrupt_profile;
-    // Calibrated planes have all three parts, uncalibrated ones none.
-    if (q.width && parts != 7 && parts != 0) return status::corrupt_profile;
     p.planes.push_back(std::move(q));
   }
   if (!r.ok() || r.left() != 0) return status::corrupt_profile;
+  if (const status s = validate(p); s != status::ok) return s;
   return p;
 }
 
