@@ -90,7 +90,7 @@ TEST_CASE("dense: every f16, bf16 and fp8 pattern is read as the scalar referenc
       const int count = t == dtype::f16 || t == dtype::bf16 ? 65536 : 256;
       std::vector<std::byte> memory(static_cast<std::size_t>(count * size_of(t)));
       for (int b = 0; b < count; ++b) {
-        const auto bits = static_cast<std::uint16_t>(b);
+        const auto bits = static_cast<std::uint32_t>(b);
         std::memcpy(memory.data() + b * size_of(t), &bits, static_cast<std::size_t>(size_of(t)));
       }
       const std::int64_t zero = 0;

@@ -73,9 +73,11 @@ struct forward_job {
   std::int32_t k = 0;  ///< coefficients wanted
 };
 
-inline constexpr int dense_block_floats = 64 * 1024;
+inline constexpr int dense_block_floats = 256 * 1024;
 
 SLUICE_HD constexpr int dense_round_up(int n) noexcept { return (n + 31) / 32 * 32; }
+
+SLUICE_HD constexpr int dense_panel(int columns) noexcept { return columns < 64 ? dense_round_up(columns) : 64; }
 
 /// Floats of workspace for a product of `rows` rows: `inner` is k for inverse_transform, n for forward_transform;
 /// `columns` is the other one. Never shrinks as an argument grows, so one workspace serves everything smaller.
@@ -83,7 +85,8 @@ SLUICE_HD constexpr std::size_t dense_workspace(int rows, int inner, int columns
   const auto line = static_cast<std::size_t>(dense_round_up(inner > 0 ? inner : 1));
   const std::size_t all = static_cast<std::size_t>(rows) * line;
   const std::size_t most = 64 * line > dense_block_floats ? 64 * line : dense_block_floats;
-  return (all < most ? all : most) + 16 * line + static_cast<std::size_t>(dense_round_up(columns)) * line + 16;
+  const auto panel = static_cast<std::size_t>(dense_panel(columns));
+  return (all < most ? all : most) + 16 * line + panel * line + 16;
 }
 
 }  // namespace sluice::detail

@@ -431,22 +431,18 @@ struct packed_panel {  // [k][C * width], in the order in which a tile reads it
   }
 };
 
-// Panels of C vectors one after the other; the last one is as wide as the columns left need.
+// Some columns of a matrix as floats in a panel of whole vectors, zero beyond the last column.
 template <class Element>
-SLUICE_BODY_FN void pack_matrix(const Element* matrix, int k, int n, std::ptrdiff_t ldm, float* to) {
+SLUICE_BODY_FN void pack_panel(const Element* matrix, std::ptrdiff_t ldm, int k, int columns, float* to) {
   using f = floats;
-  constexpr int panel = dense_tile_vectors * f::width;
-  for (int c0 = 0; c0 < n; c0 += panel) {
-    const int columns = n - c0 < panel ? n - c0 : panel;
-    for (int i = 0; i < k; ++i)
-      for (int j = 0; j < columns; j += f::width, to += f::width) {
-        const int m = columns - j < f::width ? columns - j : f::width;
-        if constexpr (sizeof(Element) == 2)
-          f::store(to, f::load_f16(matrix + i * ldm + c0 + j, m));
-        else
-          f::store(to, f::load(matrix + i * ldm + c0 + j, m));
-      }
-  }
+  for (int i = 0; i < k; ++i, matrix += ldm)
+    for (int j = 0; j < columns; j += f::width, to += f::width) {
+      const int m = columns - j < f::width ? columns - j : f::width;
+      if constexpr (sizeof(Element) == 2)
+        f::store(to, f::load_f16(matrix + j, m));
+      else
+        f::store(to, f::load(matrix + j, m));
+    }
 }
 
 // Sink: reconstruct_sink or quantize_sink, placed at the block's first row and column 0.
@@ -468,28 +464,31 @@ SLUICE_BODY_FN void multiply_panel(const float* a, std::ptrdiff_t lda, int rows,
         quantize_sink{out.q + r * out.ldq + c0, out.ldq, out.beyond ? out.beyond + r : nullptr, rows - r, columns});
 }
 
-template <class Sink>
-SLUICE_BODY_FN void multiply_block(const float* a, std::ptrdiff_t lda, int rows, int k, const float* packed, int n,
-                                   const Sink& out) {
-  constexpr int panel = dense_tile_vectors * floats::width;
-  for (int c0 = 0; c0 < n; c0 += panel) {
-    const int columns = n - c0 < panel ? n - c0 : panel;
+// A panel is made right before all rows of the block meet it, which finds it in a near cache; making it again for the
+// next block costs little beside that.
+template <class Element, class Sink>
+SLUICE_BODY_FN void multiply_block(const float* a, std::ptrdiff_t lda, int rows, int k, const Element* matrix,
+                                   std::ptrdiff_t ldm, int n, float* panel, const Sink& out) {
+  constexpr int width = dense_tile_vectors * floats::width;
+  static_assert(width <= dense_panel(64));
+  for (int c0 = 0; c0 < n; c0 += width) {
+    const int columns = n - c0 < width ? n - c0 : width;
     const int vectors = (columns + floats::width - 1) / floats::width;
+    pack_panel(matrix + c0, ldm, k, columns, panel);
     if (vectors == dense_tile_vectors)
-      multiply_panel<dense_tile_vectors>(a, lda, rows, k, packed, c0, columns, out);
+      multiply_panel<dense_tile_vectors>(a, lda, rows, k, panel, c0, columns, out);
     else if (vectors == 1)
-      multiply_panel<1>(a, lda, rows, k, packed, c0, columns, out);
+      multiply_panel<1>(a, lda, rows, k, panel, c0, columns, out);
 #if SLUICE_TARGET_AVX512
     else if (vectors == 2)
-      multiply_panel<2>(a, lda, rows, k, packed, c0, columns, out);
+      multiply_panel<2>(a, lda, rows, k, panel, c0, columns, out);
     else
-      multiply_panel<3>(a, lda, rows, k, packed, c0, columns, out);
+      multiply_panel<3>(a, lda, rows, k, panel, c0, columns, out);
 #endif
-    packed += std::ptrdiff_t{vectors} * floats::width * k;
   }
 }
 
-// Rows of the left factor at a time: 256 KiB of it, so that it stays in the second-level cache beside a panel.
+// Rows of the left factor at a time: at most 1 MiB of it, for the second-level cache.
 SLUICE_BODY_FN int dense_block_rows(int rows, std::ptrdiff_t lda) {
   const int fit = static_cast<int>(dense_block_floats / (lda > 0 ? lda : 1)) / dense_tile_rows * dense_tile_rows;
   const int most = fit < 4 * dense_tile_rows ? 4 * dense_tile_rows : fit;
@@ -507,10 +506,9 @@ SLUICE_BODY_FN void zero_tail_rows(float* a, std::ptrdiff_t lda, int from) {
 
 SLUICE_BODY_FN void inverse_transform(const inverse_job& job, float* workspace) {
   const int n = job.n, k = job.k;
-  float* packed = align_floats(workspace);
-  pack_matrix(job.matrix, k, n, n, packed);
   const std::ptrdiff_t lda = dense_round_up(k);
-  float* a = packed + std::ptrdiff_t{dense_round_up(n)} * k;
+  float* panel = align_floats(workspace);
+  float* a = panel + std::ptrdiff_t{dense_panel(n)} * k;
   const int step = dense_block_rows(job.rows, lda);
   for (int r0 = 0; r0 < job.rows; r0 += step) {
     const int rows = job.rows - r0 < step ? job.rows - r0 : step;
@@ -521,7 +519,7 @@ SLUICE_BODY_FN void inverse_transform(const inverse_job& job, float* workspace) 
       if (e.row >= r0 && e.row < r0 + rows && e.coefficient >= 0 && e.coefficient < k)
         a[(e.row - r0) * lda + e.coefficient] += e.value;
     }
-    multiply_block(a, lda, rows, k, packed, n,
+    multiply_block(a, lda, rows, k, job.matrix, n, n, panel,
                    reconstruct_sink{job.x + r0 * job.ldx, job.ldx, job.mean, job.scale, rows, n});
   }
   for (std::size_t i = 0; i < job.num_corrections; ++i) {
@@ -533,16 +531,15 @@ SLUICE_BODY_FN void inverse_transform(const inverse_job& job, float* workspace) 
 
 SLUICE_BODY_FN void forward_transform(const forward_job& job, float* workspace) {
   const int n = job.n, k = job.k;
-  float* packed = align_floats(workspace);
-  pack_matrix(job.matrix, n, k, job.ldm, packed);
   const std::ptrdiff_t lda = dense_round_up(n);
-  float* a = packed + std::ptrdiff_t{dense_round_up(k)} * n;
+  float* panel = align_floats(workspace);
+  float* a = panel + std::ptrdiff_t{dense_panel(k)} * n;
   const int step = dense_block_rows(job.rows, lda);
   for (int r0 = 0; r0 < job.rows; r0 += step) {
     const int rows = job.rows - r0 < step ? job.rows - r0 : step;
     for (int r = 0; r < rows; ++r) centre_row(job.x + (r0 + r) * job.ldx, job.mean, n, a + r * lda);
     zero_tail_rows(a, lda, rows);
-    multiply_block(a, lda, rows, n, packed, k,
+    multiply_block(a, lda, rows, n, job.matrix, job.ldm, k, panel,
                    quantize_sink{job.c + r0 * job.ldc, job.ldc, job.beyond ? job.beyond + r0 : nullptr, rows, k});
   }
 }
