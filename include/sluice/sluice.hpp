@@ -3,9 +3,17 @@
 
 // All that a host program needs; no CUDA, no Eigen, no third-party header.
 
+#include <sluice/codec/codec.hpp>
+#include <sluice/codec/decoder.hpp>
+#include <sluice/codec/encoder.hpp>
+#include <sluice/codec/presets.hpp>
 #include <sluice/config.hpp>
+#include <sluice/format/frame.hpp>
+#include <sluice/model/profile.hpp>
 #include <sluice/status.hpp>
+#include <sluice/tensor/half.hpp>
+#include <sluice/tensor/layouts.hpp>
+#include <sluice/tensor/rope.hpp>
 #include <sluice/tensor/shape.hpp>
 #include <sluice/tensor/view.hpp>
 #include <sluice/version.hpp>
-#include <sluice/warp/targets.hpp>

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole way on real KV: engine pages to frame and frame to engine pages, beside memcpy and zstd in the same run.
+// bytes_per_second counts bytes of the f16 cache.
+
+#include <benchmark/benchmark.h>
+#include <capture_file.hpp>
+#include <sluice/sluice.hpp>
+#include <zstd.h>
+
+#include <cstring>
+#include <map>
+#include <numeric>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#ifndef SLUICE_TEST_DATA
+#define SLUICE_TEST_DATA "test/data"
+#endif
+
+namespace {
+
+using sluice::isa;
+
+// The sample context, and paged memory of vLLM's shape to decode into.
+struct fixture {
+  capture_file file;
+  sluice::profile calibrated;       // the committed one: a basis over all heads
+  sluice::profile per_head;         // one basis a head, calibrated here
+  sluice::profile uncalibrated;
+  sluice::kv_view cache;
+  std::size_t raw = 0, values = 0;
+  std::vector<std::byte> pages[2];
+  std::vector<std::byte*> k, v;
+  std::vector<std::int32_t> block_table;
+  sluice::kv_view paged;
+
+  fixture() {
+    const std::string data = SLUICE_TEST_DATA;
+    if (const auto wrong = file.open(data + "/smollm2_sample.safetensors")) {
+      std::fprintf(stderr, "%s\n", wrong->c_str());
+      std::exit(1);
+    }
+    calibrated = sluice::profile::load((data + "/smollm2.profile").c_str()).value();
+    uncalibrated = sluice::profile::uncalibrated(file.shape());
+    sluice::calibrator c(file.shape(), {.heads_per_basis = 1});
+    for (const sluice::capture& x : file.captures()) (void)c.add(x);
+    for (const sluice::capture& x : file.captures()) (void)c.measure(x);
+    per_head = c.finish().value();
+    cache = file.views().at(0);
+    const sluice::layer_shape& s = file.shape().layers[0];
+    values = 2 * std::size_t(cache.tokens) * std::size_t(cache.num_layers) * std::size_t(s.num_kv_heads * s.head_dim_k);
+    raw = 2 * values;
+
+    const int page_size = 16, num_pages = int(cache.tokens) / page_size * 2;
+    const std::size_t layer = std::size_t(num_pages * page_size * s.num_kv_heads * s.head_dim_k) * 2;
+    for (auto& p : pages) p.resize(layer * std::size_t(cache.num_layers));
+    for (int l = 0; l < cache.num_layers; ++l) {
+      k.push_back(pages[0].data() + std::size_t(l) * layer);
+      v.push_back(pages[1].data() + std::size_t(l) * layer);
+    }
+    block_table.resize(std::size_t(num_pages));
+    std::iota(block_table.begin(), block_table.end(), 0);
+    std::shuffle(block_table.begin(), block_table.end(), std::mt19937(1));
+    paged = sluice::layouts::vllm_nhd(k, v,
+                                      {.num_kv_heads = s.num_kv_heads, .head_dim_k = s.head_dim_k,
+                                       .head_dim_v = s.head_dim_v, .page_size = page_size, .num_pages = num_pages},
+                                      block_table, cache.tokens);
+  }
+};
+
+fixture& data() {
+  static fixture f;
+  return f;
+}
+
+void count(benchmark::State& state, std::size_t coded) {
+  state.SetBytesProcessed(std::int64_t(state.iterations()) * std::int64_t(data().raw));
+  if (coded) state.counters["bits_per_value"] = 8 * double(coded) / double(data().values);
+}
+
+const sluice::profile& profile_of(int basis) {
+  return basis == 0 ? data().uncalibrated : basis == 1 ? data().per_head : data().calibrated;
+}
+
+template <class Codec>
+void encode(benchmark::State& state, int basis, int levels, isa on) {
+  sluice::encoder<Codec> encoder(profile_of(basis), {on});
+  std::vector<std::byte> out(encoder.max_size(data().cache));
+  std::size_t n = 0;
+  for (auto _ : state) n = encoder.encode(data().cache, out, {levels}).value();
+  count(state, n);
+}
+
+template <class Codec>
+void decode(benchmark::State& state, int basis, int level, isa on) {
+  sluice::encoder<Codec> encoder(profile_of(basis));
+  std::vector<std::byte> frame(encoder.max_size(data().cache));
+  frame.resize(encoder.encode(data().cache, frame).value());
+  sluice::decoder<Codec> decoder(profile_of(basis), {on});
+  for (auto _ : state)
+    if (const auto s = decoder.decode(frame, data().paged, {.level = level}); !s) state.SkipWithError(to_string(s.worst));
+  sluice::frame_index index;
+  (void)index.parse(frame);
+  count(state, std::size_t(index.size_at(std::min(level, index.header().passes - 1))));
+}
+
+// K and V as one run of bytes: what a general-purpose compressor would be given.
+std::vector<std::byte> plain_bytes() {
+  std::vector<std::byte> out;
+  const sluice::kv_view& c = data().cache;
+  for (int l = 0; l < c.num_layers; ++l)
+    for (sluice::plane p : {sluice::plane::key, sluice::plane::value})
+      out.insert(out.end(), c.layer_base(c[p], l), c.layer_base(c[p], l) + c.tokens * c[p].token_stride);
+  return out;
+}
+
+void copy(benchmark::State& state) {
+  const std::vector<std::byte> from = plain_bytes();
+  std::vector<std::byte> to(from.size());
+  for (auto _ : state) {
+    std::memcpy(to.data(), from.data(), from.size());
+    benchmark::ClobberMemory();
+  }
+  count(state, from.size());
+}
+
+void zstd_compress(benchmark::State& state) {
+  const std::vector<std::byte> from = plain_bytes();
+  std::vector<std::byte> to(ZSTD_compressBound(from.size()));
+  std::size_t n = 0;
+  for (auto _ : state) n = ZSTD_compress(to.data(), to.size(), from.data(), from.size(), int(state.range(0)));
+  count(state, n);
+}
+
+void zstd_decompress(benchmark::State& state) {
+  const std::vector<std::byte> from = plain_bytes();
+  std::vector<std::byte> to(ZSTD_compressBound(from.size())), back(from.size());
+  to.resize(ZSTD_compress(to.data(), to.size(), from.data(), from.size(), int(state.range(0))));
+  for (auto _ : state) benchmark::DoNotOptimize(ZSTD_decompress(back.data(), back.size(), to.data(), to.size()));
+  count(state, to.size());
+}
+
+void add(const std::string& name, auto f) { benchmark::RegisterBenchmark(name.c_str(), f)->Unit(benchmark::kMillisecond); }
+
+template <class Codec>
+void add_preset(const std::string& name) {
+  add("encode/" + name, [](benchmark::State& s) { encode<Codec>(s, 2, 6, isa::best); });
+  add("decode/" + name, [](benchmark::State& s) { decode<Codec>(s, 2, 6, isa::best); });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const char* bases[] = {"uncalibrated", "basis_64", "basis_192"};
+  for (isa on : {isa::avx512, isa::avx2, isa::portable}) {
+    if (sluice::usable_isa(on) != on) continue;
+    const std::string suffix = std::string("/") + to_string(on);
+    for (int basis : {1, 2, 0})
+      for (int level = 0; level < 4; ++level)
+        add("decode/standard/" + std::string(bases[basis]) + "/level_" + std::to_string(level) + suffix,
+            [=](benchmark::State& s) { decode<sluice::codec::standard>(s, basis, level, on); });
+    for (int levels : {2, 4})
+      add("encode/standard/basis_192/levels_" + std::to_string(levels) + suffix,
+          [=](benchmark::State& s) { encode<sluice::codec::standard>(s, 2, levels, on); });
+  }
+  add_preset<sluice::codec::exact>("exact");
+  add_preset<sluice::codec::uncompressed>("raw");
+  add_preset<sluice::codec::fixed<4>>("fixed4");
+  add_preset<sluice::codec::plain<4>>("plain4");
+  add_preset<sluice::codec::plain<8>>("plain8");
+  add("memcpy", copy);
+  for (int level : {1, 3}) {
+    benchmark::RegisterBenchmark("encode/zstd", zstd_compress)->Arg(level)->Unit(benchmark::kMillisecond);
+    benchmark::RegisterBenchmark("decode/zstd", zstd_decompress)->Arg(level)->Unit(benchmark::kMillisecond);
+  }
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <unistd.h>
+#include <charconv>
+#include <cstdio>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+using json = nlohmann::ordered_json;
+
+/// Ends a command with a message and an exit code: 1 = the data is bad or the work failed, 2 = the call is wrong.
+struct failure : std::runtime_error {
+  failure(int c, const std::string& what) : std::runtime_error(what), code(c) {}
+  int code;
+};
+inline failure usage_error(const std::string& what) { return failure(2, what); }
+inline failure data_error(const std::string& what) { return failure(1, what); }
+
+/// Options and operands of one call. Options with a value: `--name value` or `--name=value`.
+class arguments {
+ public:
+  arguments(int argc, char** argv, const std::set<std::string>& with_value, const std::set<std::string>& flags) {
+    for (int i = 2; i < argc; ++i) {
+      std::string a = argv[i];
+      if (a.size() < 2 || a[0] != '-') {
+        operands.push_back(a);
+        continue;
+      }
+      std::string value;
+      const std::size_t equals = a.find('=');
+      const bool inline_value = equals != std::string::npos && a.starts_with("--");
+      if (inline_value) value = a.substr(equals + 1), a.resize(equals);
+      if (flags.contains(a) && !inline_value) {
+        values_[a] = "yes";
+      } else if (with_value.contains(a)) {
+        if (!inline_value && ++i == argc) throw usage_error(a + " needs a value");
+        values_[a] = inline_value ? value : argv[i];
+      } else {
+        throw usage_error("unknown option " + a);
+      }
+    }
+  }
+
+  bool has(const std::string& name) const { return values_.contains(name); }
+  std::string text(const std::string& name, const std::string& fallback = {}) const {
+    const auto v = values_.find(name);
+    return v == values_.end() ? fallback : v->second;
+  }
+  std::string required(const std::string& name) const {
+    if (!has(name)) throw usage_error(name + " is missing");
+    return text(name);
+  }
+  long integer(const std::string& name, long fallback, long low, long high) const {
+    return has(name) ? parse(name, text(name), low, high) : fallback;
+  }
+  static long parse(const std::string& name, std::string_view s, long low, long high) {
+    long x = 0;
+    const auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), x);
+    if (error != std::errc{} || end != s.data() + s.size() || x < low || x > high)
+      throw usage_error(name + " must be a number from " + std::to_string(low) + " to " + std::to_string(high));
+    return x;
+  }
+  /// A single operand.
+  const std::string& operand(const char* what) const {
+    if (operands.size() != 1) throw usage_error(operands.empty() ? std::string(what) + " is missing" : "too many operands");
+    return operands[0];
+  }
+
+  std::vector<std::string> operands;
+
+ private:
+  std::map<std::string, std::string> values_;
+};
+
+/// A line on stderr that says how far long work is; silent where stderr is no terminal.
+class progress {
+ public:
+  explicit progress(std::string what) : what_(std::move(what)), shown_(::isatty(2) == 1) {}
+  ~progress() {
+    if (shown_ && drawn_) std::fprintf(stderr, "\r\033[K");
+  }
+  void at(std::size_t done, std::size_t total) {
+    if (!shown_ || !total) return;
+    drawn_ = true;
+    constexpr std::size_t width = 30;
+    const std::size_t full = done * width / total;
+    std::fprintf(stderr, "\r%s [%s%s] %zu/%zu", what_.c_str(), std::string(full, '#').c_str(),
+                 std::string(width - full, '.').c_str(), done, total);
+    std::fflush(stderr);
+  }
+
+ private:
+  std::string what_;
+  bool shown_, drawn_ = false;
+};
+
+int calibrate_command(int argc, char** argv);
+int encode_command(int argc, char** argv);
+int decode_command(int argc, char** argv);
+int truncate_command(int argc, char** argv);
+int info_command(int argc, char** argv);
+int verify_command(int argc, char** argv);
