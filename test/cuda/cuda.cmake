@@ -44,9 +44,9 @@ foreach(header IN LISTS cuda_headers)
   string(APPEND all_cuda "#include <${header}>\n#include <${header}>\n")
 endforeach()
 file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/headers/all.cu" CONTENT "${all_cuda}int main() {}\n" @ONLY)
-set(compile "${CMAKE_CUDA_COMPILER}" -std=c++20 -arch=sm_90 -ptx -Werror=all-warnings "-I${PROJECT_SOURCE_DIR}/include"
+set(compile "${CMAKE_CUDA_COMPILER}" -std=c++20 -arch=sm_90 -c -Werror=all-warnings "-I${PROJECT_SOURCE_DIR}/include"
   "${CMAKE_CURRENT_BINARY_DIR}/headers/all.cu" -o "${CMAKE_CURRENT_BINARY_DIR}/headers")
-add_test(NAME headers.cuda COMMAND ${compile}/all.ptx)
-add_test(NAME headers.cuda_extension_flags COMMAND ${compile}/all_flags.ptx -use_fast_math -D__CUDA_NO_HALF_OPERATORS__
+add_test(NAME headers.cuda COMMAND ${compile}/all.o)
+add_test(NAME headers.cuda_extension_flags COMMAND ${compile}/all_flags.o -use_fast_math -D__CUDA_NO_HALF_OPERATORS__
   -D__CUDA_NO_HALF_CONVERSIONS__ -D__CUDA_NO_BFLOAT16_CONVERSIONS__ -D__CUDA_NO_HALF2_OPERATORS__ --expt-relaxed-constexpr)
 set_tests_properties(headers.cuda headers.cuda_extension_flags PROPERTIES LABELS cuda)
