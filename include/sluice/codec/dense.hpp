@@ -108,7 +108,8 @@ SLUICE_HD constexpr std::size_t dense_workspace(int rows, int inner, int columns
   return portable::call;
 #endif
 
-namespace sluice::detail::inline SLUICE_HOST_ABI {
+namespace sluice::detail {
+inline namespace SLUICE_HOST_ABI {
 
 /// Rows of the engine's memory as float: to[row][h * head_dim + d]. A row with a NaN or an infinity sets its byte of
 /// `not_finite` (may be null) to 1; other bytes are kept.
@@ -169,6 +170,7 @@ inline std::size_t scan_limits(isa i, const std::int16_t* v, std::ptrdiff_t ldv,
   SLUICE_DENSE_CALL(i, scan_limits(v, ldv, rows, n, limit, found, cap))
 }
 
-}  // namespace sluice::detail::inline SLUICE_HOST_ABI
+}  // namespace SLUICE_HOST_ABI
+}  // namespace sluice::detail
 
 #undef SLUICE_DENSE_CALL

@@ -293,22 +293,34 @@ struct floats {
   template <class T>
   static SLUICE_BODY_FN ints load_ints(const void* p, int m) {
     T t[width] = {};
-    std::memcpy(t, p, part_bytes<T>(m, width));
+    if (m == width)
+      std::memcpy(t, p, sizeof t);
+    else
+      std::memcpy(t, p, part_bytes<T>(m, width));
     return ints{t[0], t[1], t[2], t[3]};
   }
   template <class T>
   static SLUICE_BODY_FN void store_ints(void* p, ints v, int m) {
     const T t[width] = {static_cast<T>(v[0]), static_cast<T>(v[1]), static_cast<T>(v[2]), static_cast<T>(v[3])};
-    std::memcpy(p, t, part_bytes<T>(m, width));
+    if (m == width)
+      std::memcpy(p, t, sizeof t);
+    else
+      std::memcpy(p, t, part_bytes<T>(m, width));
   }
 
   static SLUICE_BODY_FN vec load(const float* p, int m = width) {
     vec v{};
-    std::memcpy(&v, p, m == width ? sizeof v : part_bytes<float>(m, width));
+    if (m == width)
+      std::memcpy(&v, p, sizeof v);  // one instruction; a size that varies is a call
+    else
+      std::memcpy(&v, p, part_bytes<float>(m, width));
     return v;
   }
   static SLUICE_BODY_FN void store(float* p, vec v, int m = width) {
-    std::memcpy(p, &v, m == width ? sizeof v : part_bytes<float>(m, width));
+    if (m == width)
+      std::memcpy(p, &v, sizeof v);
+    else
+      std::memcpy(p, &v, part_bytes<float>(m, width));
   }
   static SLUICE_BODY_FN ints load_u8(const void* p, int m = width) { return load_ints<std::uint8_t>(p, m); }
   static SLUICE_BODY_FN ints load_u16(const void* p, int m = width) { return load_ints<std::uint16_t>(p, m); }
@@ -397,11 +409,17 @@ struct shorts {
 
   static SLUICE_BODY_FN vec load(const std::int16_t* p, int m = width) {
     vec v{};
-    std::memcpy(v.a, p, part_bytes<std::int16_t>(m, width));
+    if (m == width)
+      std::memcpy(v.a, p, sizeof v.a);
+    else
+      std::memcpy(v.a, p, part_bytes<std::int16_t>(m, width));
     return v;
   }
   static SLUICE_BODY_FN void store(std::int16_t* p, vec v, int m = width) {
-    std::memcpy(p, v.a, part_bytes<std::int16_t>(m, width));
+    if (m == width)
+      std::memcpy(p, v.a, sizeof v.a);
+    else
+      std::memcpy(p, v.a, part_bytes<std::int16_t>(m, width));
   }
   static SLUICE_BODY_FN void store(std::int8_t* p, vec v, int m = width) {
     for (int i = 0; i < m; ++i) p[i] = static_cast<std::int8_t>(v.a[i]);
