@@ -18,10 +18,10 @@ template <alphabet A>
 inline void decode_streams(std::span<stream_job> jobs, isa which) noexcept {
   switch (usable_isa(which)) {
 #if SLUICE_X86_TARGETS
-    case isa::avx512: return avx512::decode_streams<A>(jobs.data(), jobs.size());
-    case isa::avx2: return avx2::decode_streams<A>(jobs.data(), jobs.size());
+    case isa::avx512: return avx512::rans::decode_streams<A>(jobs.data(), jobs.size());
+    case isa::avx2: return avx2::rans::decode_streams<A>(jobs.data(), jobs.size());
 #endif
-    default: return portable::decode_streams<A>(jobs.data(), jobs.size());
+    default: return portable::rans::decode_streams<A>(jobs.data(), jobs.size());
   }
 }
 
@@ -29,10 +29,10 @@ template <alphabet A>
 inline void encode_streams(std::span<encode_job> jobs, isa which) noexcept {
   switch (usable_isa(which)) {
 #if SLUICE_X86_TARGETS
-    case isa::avx512: return avx512::encode_streams<A>(jobs.data(), jobs.size());
-    case isa::avx2: return avx2::encode_streams<A>(jobs.data(), jobs.size());
+    case isa::avx512: return avx512::rans::encode_streams<A>(jobs.data(), jobs.size());
+    case isa::avx2: return avx2::rans::encode_streams<A>(jobs.data(), jobs.size());
 #endif
-    default: return portable::encode_streams<A>(jobs.data(), jobs.size());
+    default: return portable::rans::encode_streams<A>(jobs.data(), jobs.size());
   }
 }
 

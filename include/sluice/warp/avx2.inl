@@ -3,8 +3,17 @@
 // come apart into 16-bit products and back by shifts and masks alone, without a shuffle.
 
 struct warp {
-  static constexpr int streams = 2;  // decoded side by side: one hides the latency of the other
+  static constexpr int streams = 2;  // decoded side by side; more run out of registers
   using source = byte_source;
+
+  __m256i byte, top;  // 16-bit 255, 8-bit 128
+
+  static SLUICE_BODY_INLINE warp make() {
+    __m256i byte = _mm256_set1_epi16(255), top = _mm256_set1_epi8(-128);
+    asm("" : "+x"(byte), "+x"(top));  // or g++ would build them anew in every step
+    return {byte, top};
+  }
+  static SLUICE_BODY_INLINE void sync() {}
 
   struct words {
     __m256i a, b;  // int16 of lanes 0..15 and 16..31
@@ -25,12 +34,21 @@ struct warp {
   struct hit {
     __m256i next, here, symbol;
   };
+  using digit_hit = hit;
 
-  template <alphabet A>
-  static SLUICE_BODY_FN void make_rows(row* out, const std::uint8_t (*t)[rans_lanes], int count) {
-    for (int k = 0; k < count; ++k) put(out[k].byte, _mm256_xor_si256(get(t[k]), _mm256_set1_epi8(-128)));
+  // Rows of `count` thresholds: one each.
+  static constexpr int rows_of(int count) { return count; }
+  // What search() is compiled for: the least such count not below n.
+  static constexpr int searched(int n) { return n <= 8 ? n : n <= 10 ? 10 : n <= 12 ? 12 : 15; }
+
+  SLUICE_BODY_FN void make_rows(row* out, const std::uint8_t (*t)[rans_lanes], int count, lane_set live) const {
+    for (int k = 0; k < count; ++k) put(out[k].byte, _mm256_xor_si256(threshold(t, k, count, live), top));
   }
-  template <alphabet A>
+  static SLUICE_BODY_INLINE __m256i threshold(const std::uint8_t (*t)[rans_lanes], int k, int count, lane_set live) {
+    const __m256i never = _mm256_set1_epi8(-1);
+    return k < count ? _mm256_or_si256(get(t[k]), _mm256_xor_si256(live.m, never)) : never;
+  }
+  /// A row that is never found.
   static SLUICE_BODY_FN void make_dead(row& out) {
     put(out.byte, _mm256_set1_epi8(127));
   }
@@ -50,9 +68,9 @@ struct warp {
     return _mm256_testz_si256(off, off) != 0;
   }
 
-  template <alphabet A, int Count>
-  static SLUICE_BODY_INLINE hit search(state s, const row* rows) {
-    const __m256i slot = _mm256_xor_si256(s.low, _mm256_set1_epi8(-128));
+  template <alphabet, int Count>
+  SLUICE_BODY_INLINE hit search(state s, const row* rows) const {
+    const __m256i slot = _mm256_xor_si256(s.low, top);
     const __m256i none = _mm256_xor_si256(s.low, _mm256_set1_epi8(-1));
     hit h{none, none, _mm256_setzero_si256()};
     SLUICE_UNROLL
@@ -60,9 +78,9 @@ struct warp {
     return h;
   }
   /// Two rows chosen by whether the lane's parent is 0: rows = zero[2], nonzero[2].
-  static SLUICE_BODY_INLINE hit search_digit(state s, const row* rows, words parent) {
+  SLUICE_BODY_INLINE hit search_digit(state s, const row* rows, words parent) const {
     const __m256i zero = _mm256_cmpeq_epi8(signs(parent), _mm256_setzero_si256());
-    const __m256i slot = _mm256_xor_si256(s.low, _mm256_set1_epi8(-128));
+    const __m256i slot = _mm256_xor_si256(s.low, top);
     const __m256i none = _mm256_xor_si256(s.low, _mm256_set1_epi8(-1));
     hit h{none, none, _mm256_setzero_si256()};
     SLUICE_UNROLL
@@ -78,10 +96,9 @@ struct warp {
   }
 
   /// x = freq * (x >> 8) + slot - start, then one byte of the stream for every lane below 256, in lane order.
-  static SLUICE_BODY_INLINE void advance(state& s, hit h, source& in) {
+  SLUICE_BODY_INLINE void advance(state& s, hit h, source& in) const {
     if (in.p > in.limit) [[unlikely]]
       in = source::near_end(in);
-    const __m256i byte = _mm256_set1_epi16(255);
     const __m256i rest = _mm256_xor_si256(h.here, _mm256_set1_epi8(-1));  // slot - start
     const __m256i freq_1 = _mm256_add_epi8(h.next, rest);
     const __m256i high_even = _mm256_and_si256(s.high, byte), high_odd = _mm256_srli_epi16(s.high, 8);
@@ -93,34 +110,28 @@ struct warp {
     const __m256i high = _mm256_or_si256(_mm256_srli_epi16(even, 8), _mm256_andnot_si256(byte, odd));
     const __m256i need = _mm256_cmpeq_epi8(high, _mm256_setzero_si256());
     s.high = _mm256_or_si256(high, _mm256_and_si256(need, low));
-    s.low = _mm256_or_si256(_mm256_andnot_si256(need, low), take(bits(need), in.p));
+    s.low = _mm256_or_si256(_mm256_andnot_si256(need, low), take(need, in.p));
   }
-  /// The next bytes, spread to the lanes in m; others zero.
-  static SLUICE_BODY_INLINE __m256i take(std::uint32_t m, const std::uint8_t*& p) {
-    const int first = __builtin_popcount(m & 0xffu), half = __builtin_popcount(m & 0xffffu);
-    const int third_ = __builtin_popcount(m & 0xffffffu);
-    const __m256i bytes = _mm256_setr_m128i(pair(p, p + first), pair(p + half, p + third_));
-    const __m256i order = _mm256_setr_m128i(
-        _mm_or_si128(pair(shuffles.expand[m & 0xffu], shuffles.expand[m >> 8 & 0xffu]), upper_half()),
-        _mm_or_si128(pair(shuffles.expand[m >> 16 & 0xffu], shuffles.expand[m >> 24]), upper_half()));
+  /// The next bytes, spread to the lanes where `need` is -1; others zero.
+  static SLUICE_BODY_INLINE __m256i take(__m256i need, const std::uint8_t*& p) {
+    const std::uint32_t m = bits(need);
+    // Less the number of takers up to each lane, within 16 lanes.
+    __m256i n = _mm256_add_epi8(need, _mm256_slli_epi64(need, 8));
+    n = _mm256_add_epi8(n, _mm256_slli_epi64(n, 16));
+    n = _mm256_add_epi8(n, _mm256_slli_epi64(n, 32));
+    const __m256i eighth = _mm256_setr_epi64x(-1, 0x0707070707070707, -1, 0x0707070707070707);
+    n = _mm256_add_epi8(n, _mm256_shuffle_epi8(n, eighth));
+    const __m256i order = _mm256_xor_si256(_mm256_and_si256(n, need), _mm256_set1_epi8(-1));
+    const __m256i bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(get16(p)),
+                                                  get16(p + __builtin_popcount(m & 0xffffu)), 1);
     p += __builtin_popcount(m);
     return _mm256_shuffle_epi8(bytes, order);
   }
-  static SLUICE_BODY_INLINE __m128i upper_half() { return _mm_set_epi64x(0x0808080808080808, 0); }
-  static SLUICE_BODY_INLINE __m128i pair(const std::uint8_t* low, const std::uint8_t* high) {
-    const __m128i l = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(low));
-    return _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(l), reinterpret_cast<const __m64*>(high)));
-  }
 
-  template <alphabet A>
   static SLUICE_BODY_INLINE words decoded(hit h) {
-    __m256i v = h.symbol;
-    if constexpr (A == alphabet::values) {
-      const __m256i values = _mm256_setr_epi8(0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5, -6, 6, -7, 7, -8,  //
-                                              0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5, -6, 6, -7, 7, -8);
-      v = _mm256_shuffle_epi8(values, v);
-    }
-    return widen(v);
+    const __m256i values = _mm256_setr_epi8(0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5, -6, 6, -7, 7, -8,  //
+                                            0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5, -6, 6, -7, 7, -8);
+    return widen(_mm256_shuffle_epi8(values, h.symbol));
   }
   /// 3 * parent + digit, the digit's sign turned where the parent is negative.
   static SLUICE_BODY_INLINE words refined(words parent, hit h) {
@@ -142,6 +153,7 @@ struct warp {
   }
   static SLUICE_BODY_INLINE words load_signed_bytes(const std::int8_t* p) { return widen(get(p)); }
   static SLUICE_BODY_INLINE words zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static SLUICE_BODY_INLINE lane_set all() { return {_mm256_set1_epi8(-1)}; }
   static SLUICE_BODY_INLINE lane_set at_least(const std::uint8_t* lanes, int n) {
     return {_mm256_cmpgt_epi8(get(lanes), _mm256_set1_epi8(static_cast<char>(n - 1)))};
   }
@@ -160,10 +172,10 @@ struct warp {
   };
 
   /// Rows of `count` + 1 symbols between `count` thresholds; a symbol without frequency codes as symbol 0.
-  static SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[rans_lanes], int count) {
+  SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[rans_lanes], int count, lane_set live) const {
     __m256i before = _mm256_set1_epi8(-1);  // start - 1
     for (int k = 0; k <= count; ++k) {
-      const __m256i last = k < count ? get(t[k]) : _mm256_set1_epi8(-1);
+      const __m256i last = threshold(t, k, count, live);
       const __m256i start = _mm256_sub_epi8(before, _mm256_set1_epi8(-1));
       __m256i f = _mm256_sub_epi8(last, start), s = start;
       if (k > 0) {
@@ -214,11 +226,11 @@ struct warp {
   }
 
   /// Lanes at or above 256 * freq put their low byte before p, in lane order; then x = x / freq << 8 | start + x % freq.
-  static SLUICE_BODY_INLINE void push(state& s, code c, std::uint8_t*& p) {
+  SLUICE_BODY_INLINE void push(state& s, code c, std::uint8_t*& p) const {
     const __m256i fits = _mm256_cmpeq_epi8(_mm256_subs_epu8(s.high, c.freq_1), _mm256_setzero_si256());
     give(~bits(fits), s.low, p);
     const __m256i low = _mm256_blendv_epi8(s.high, s.low, fits), high = _mm256_and_si256(s.high, fits);
-    const __m256i byte = _mm256_set1_epi16(255), one = _mm256_set1_epi16(1);
+    const __m256i one = _mm256_set1_epi16(1);
     const __m256i even = _mm256_or_si256(_mm256_and_si256(low, byte), _mm256_slli_epi16(high, 8));
     const __m256i odd = _mm256_or_si256(_mm256_srli_epi16(low, 8), _mm256_andnot_si256(byte, high));
     const __m256i freq_even = _mm256_add_epi16(_mm256_and_si256(c.freq_1, byte), one);
@@ -254,7 +266,7 @@ struct warp {
     give8(m & 0xffu, a, p);
   }
   static SLUICE_BODY_INLINE void give8(std::uint32_t m, __m128i v, std::uint8_t*& p) {
-    const __m128i order = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(shuffles.compress[m]));
+    const __m128i order = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(compressed.order[m]));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p - 8), _mm_shuffle_epi8(v, order));
     p -= __builtin_popcount(m);
   }
@@ -278,6 +290,7 @@ struct warp {
 
  private:
   static SLUICE_BODY_INLINE __m256i get(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static SLUICE_BODY_INLINE __m128i get16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
   static SLUICE_BODY_INLINE void put(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
   static SLUICE_BODY_INLINE std::uint32_t bits(__m256i bytes) {
     return static_cast<std::uint32_t>(_mm256_movemask_epi8(bytes));

@@ -2,9 +2,18 @@
 // 32 lanes of 16 bits in one register, bytes of the stream spread by VBMI2 expansion, lanes chosen by mask registers.
 
 struct warp {
-  static constexpr int streams = 2;  // decoded side by side: one hides the latency of the other
+  static constexpr int streams = 4;  // decoded side by side
   using words = __m512i;             // 32 int16
   using source = byte_source;
+
+  __m512i byte;  // 255 in every lane
+
+  static SLUICE_BODY_INLINE warp make() {
+    __m512i byte = _mm512_set1_epi16(255);
+    asm("" : "+v"(byte));  // or g++ would build it anew in every step
+    return {byte};
+  }
+  static SLUICE_BODY_INLINE void sync() {}
 
   struct state {
     __m512i x;  // 32 u16
@@ -14,114 +23,146 @@ struct warp {
   };
 
   // --- decoding tables ---
-  // A row holds t << 8 | symbol. With slots in the high byte too, row - slot ranks rows by their distance above the
-  // slot modulo 256, so a running minimum finds the next symbol's start and a running maximum this one's, symbol and all.
+  // Row k holds start << 8 | (freq - 1), less 255, of symbol k. With slots in the high byte too, slot << 8 exceeds the
+  // rows of just those symbols that start at or before the slot. The last of them is found by halving the rows: a
+  // comparison and blends a level, and the rows that are left are the ones to compare with next.
   struct row {
-    alignas(64) std::uint16_t word[rans_lanes];
+    alignas(64) std::uint16_t code[rans_lanes];
   };
   struct hit {
-    __m512i next, here;
+    __m512i code, value;
   };
+  struct digit_hit {
+    __m512i code;
+    __mmask32 minus, plus;
+  };
+  // Rows of `count` thresholds: one a symbol.
+  static constexpr int rows_of(int count) { return count + 1; }
+  // What search() is compiled for: the least such count not below n.
+  static constexpr int searched(int n) { return n <= 4 ? n : n <= 7 ? 7 : n <= 9 ? n : 15; }
 
-  // What stands in the low byte for a symbol; never negative, decoded() takes the offset away.
-  template <alphabet A>
-  static constexpr std::uint16_t code_of(int symbol) {
-    if constexpr (A == alphabet::values)
-      return static_cast<std::uint16_t>(8 + ((symbol >> 1) ^ -(symbol & 1)));
-    else if constexpr (A == alphabet::digits)
-      return static_cast<std::uint16_t>(symbol == 0 ? 1 : symbol == 1 ? 0 : 2);
-    else
-      return static_cast<std::uint16_t>(symbol);
-  }
-
-  /// Rows first to last of `count`; of equal rows all stand for the last symbol, and dead ones for symbol 0.
-  template <alphabet A>
-  static SLUICE_BODY_FN void make_rows(row* out, const std::uint8_t (*t)[rans_lanes], int count) {
-    const __m512i dead = _mm512_set1_epi16(static_cast<short>(0xff00u | code_of<A>(0)));
-    __m512i above = dead;
-    __m512i above_t = _mm512_set1_epi16(-256);
-    for (int k = count; k-- > 0;) {
-      const __m512i mine = _mm512_slli_epi16(load_bytes(t[k]), 8);
-      const __mmask32 same = _mm512_cmpeq_epi16_mask(mine, above_t);
-      above = _mm512_mask_mov_epi16(_mm512_or_si512(mine, _mm512_set1_epi16(static_cast<short>(code_of<A>(k + 1)))),
-                                    same, above);
-      above_t = mine;
-      _mm512_store_si512(out[k].word, above);
+  /// Rows of the symbols between `count` thresholds. A symbol that never occurs is never found.
+  SLUICE_BODY_FN void make_rows(row* out, const std::uint8_t (*t)[rans_lanes], int count, lane_set live) const {
+    __m512i start = _mm512_setzero_si512();
+    for (int k = 0; k <= count; ++k) {
+      const __m512i last = threshold(t, k, count, live);
+      const __m512i freq_256 = _mm512_sub_epi16(_mm512_sub_epi16(last, start), _mm512_set1_epi16(255));
+      _mm512_store_si512(out[k].code, _mm512_add_epi16(_mm512_slli_epi16(start, 8), freq_256));
+      start = _mm512_add_epi16(last, _mm512_set1_epi16(1));
     }
   }
-  template <alphabet A>
-  static SLUICE_BODY_FN void make_dead(row& out) {
-    _mm512_store_si512(out.word, _mm512_set1_epi16(static_cast<short>(0xff00u | code_of<A>(0))));
+  SLUICE_BODY_INLINE __m512i threshold(const std::uint8_t (*t)[rans_lanes], int k, int count, lane_set live) const {
+    return k < count ? _mm512_mask_mov_epi16(byte, live.m, load_bytes(t[k])) : byte;
   }
+  /// A row that is never found.
+  static SLUICE_BODY_FN void make_dead(row& out) { _mm512_store_si512(out.code, _mm512_set1_epi16(-1)); }
 
   // --- decoding ---
-  static SLUICE_BODY_INLINE state load_state(const std::uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+  static SLUICE_BODY_INLINE state load_state(const std::uint8_t* p) {
+    return {_mm512_loadu_si512(p)};
+  }
   /// Whether every state is at least 256.
   static SLUICE_BODY_INLINE bool valid(state s) { return _mm512_cmplt_epu16_mask(s.x, _mm512_set1_epi16(256)) == 0; }
   /// Whether every state is the encoder's first.
   static SLUICE_BODY_INLINE bool home(state s) { return _mm512_cmpneq_epu16_mask(s.x, _mm512_set1_epi16(256)) == 0; }
 
   template <alphabet A, int Count>
-  static SLUICE_BODY_INLINE hit search(state s, const row* rows) {
+  SLUICE_BODY_INLINE hit search(state s, const row* rows) const {
     const __m512i slot = _mm512_slli_epi16(s.x, 8);
-    const __m512i none = _mm512_xor_si512(slot, _mm512_set1_epi16(static_cast<short>(0xff00u | code_of<A>(0))));
-    hit h{none, none};
-    SLUICE_UNROLL
-    for (int k = 0; k < Count; ++k) {
-      const __m512i d = _mm512_sub_epi16(_mm512_load_si512(rows[k].word), slot);
-      h.next = _mm512_min_epu16(h.next, d);
-      h.here = _mm512_max_epu16(h.here, d);
+    if constexpr (Count == 15) {
+      const __mmask32 m = reached(slot, get(rows[8]));
+      return search8<A>(slot, pick(m, rows[0], rows[8]), pick(m, rows[1], rows[9]), pick(m, rows[2], rows[10]),
+                        pick(m, rows[3], rows[11]), pick(m, rows[4], rows[12]), pick(m, rows[5], rows[13]),
+                        pick(m, rows[6], rows[14]), pick(m, rows[7], rows[15]),
+                        _mm512_maskz_mov_epi16(m, value_of<A>(8)));
+    } else if constexpr (Count == 7) {
+      return search8<A>(slot, get(rows[0]), get(rows[1]), get(rows[2]), get(rows[3]), get(rows[4]), get(rows[5]),
+                        get(rows[6]), get(rows[7]), _mm512_setzero_si512());
+    } else if constexpr (Count == 3) {
+      return search4<A>(slot, get(rows[0]), get(rows[1]), get(rows[2]), get(rows[3]), _mm512_setzero_si512());
+    } else if constexpr (Count == 0) {
+      return {get(rows[0]), _mm512_setzero_si512()};
+    } else {  // one more than can be halved
+      hit h = search<A, Count - 1>(s, rows);
+      const __m512i last = get(rows[Count]);
+      const __mmask32 m = reached(slot, last);
+      h.code = _mm512_mask_mov_epi16(h.code, m, last);
+      h.value = _mm512_mask_mov_epi16(h.value, m, value_of<A>(Count));
+      return h;
     }
-    return h;
   }
-  /// Two rows chosen by whether the lane's parent is 0: rows = zero[2], nonzero[2].
-  static SLUICE_BODY_INLINE hit search_digit(state s, const row* rows, words parent) {
-    const __mmask32 zero = _mm512_testn_epi16_mask(parent, parent);
+  template <alphabet A>
+  static SLUICE_BODY_INLINE hit search8(__m512i slot, __m512i a, __m512i b, __m512i c, __m512i d, __m512i e, __m512i f,
+                                        __m512i g, __m512i h, __m512i value) {
+    const __mmask32 m = reached(slot, e);
+    return search4<A>(slot, pick(m, a, e), pick(m, b, f), pick(m, c, g), pick(m, d, h),
+                      _mm512_mask_add_epi16(value, m, value, value_of<A>(4)));
+  }
+  template <alphabet A>
+  static SLUICE_BODY_INLINE hit search4(__m512i slot, __m512i a, __m512i b, __m512i c, __m512i d, __m512i value) {
+    const __mmask32 m = reached(slot, c);
+    a = pick(m, a, c);
+    b = pick(m, b, d);
+    value = _mm512_mask_add_epi16(value, m, value, value_of<A>(2));
+    const __mmask32 odd = reached(slot, b);
+    if constexpr (A == alphabet::values)
+      value = _mm512_mask_sub_epi16(value, odd, _mm512_set1_epi16(-1), value);
+    else
+      value = _mm512_mask_add_epi16(value, odd, value, value_of<A>(1));
+    return {pick(odd, a, b), value};
+  }
+  template <alphabet A>
+  static SLUICE_BODY_INLINE __m512i value_of(int symbol) {
+    return _mm512_set1_epi16(static_cast<short>(A == alphabet::values ? (symbol >> 1) ^ -(symbol & 1) : symbol));
+  }
+  static SLUICE_BODY_INLINE __mmask32 reached(__m512i slot, __m512i code) { return _mm512_cmpgt_epu16_mask(slot, code); }
+  static SLUICE_BODY_INLINE __m512i get(const row& r) { return _mm512_load_si512(r.code); }
+  static SLUICE_BODY_INLINE __m512i pick(__mmask32 m, __m512i no, __m512i yes) {
+    return _mm512_mask_blend_epi16(m, no, yes);
+  }
+  static SLUICE_BODY_INLINE __m512i pick(__mmask32 m, const row& no, const row& yes) {
+    return _mm512_mask_blend_epi16(m, get(no), get(yes));
+  }
+
+  /// rows = zero[3], nonzero[3], chosen by the lane's parent.
+  SLUICE_BODY_INLINE digit_hit search_digit(state s, const row* rows, words parent) const {
+    const __mmask32 nonzero = _mm512_test_epi16_mask(parent, parent);
     const __m512i slot = _mm512_slli_epi16(s.x, 8);
-    const __m512i none =
-        _mm512_xor_si512(slot, _mm512_set1_epi16(static_cast<short>(0xff00u | code_of<alphabet::digits>(0))));
-    hit h{none, none};
-    SLUICE_UNROLL
-    for (int k = 0; k < 2; ++k) {
-      const __m512i t = _mm512_mask_loadu_epi16(_mm512_load_si512(rows[2 + k].word), zero, rows[k].word);
-      const __m512i d = _mm512_sub_epi16(t, slot);
-      h.next = _mm512_min_epu16(h.next, d);
-      h.here = _mm512_max_epu16(h.here, d);
-    }
-    return h;
+    const __m512i a = pick(nonzero, rows[0], rows[3]), b = pick(nonzero, rows[1], rows[4]);
+    const __m512i c = pick(nonzero, rows[2], rows[5]);
+    const __mmask32 minus = reached(slot, b), plus = reached(slot, c);
+    return {pick(plus, pick(minus, a, b), c), minus, plus};
   }
 
   /// x = freq * (x >> 8) + slot - start, then one byte of the stream for every lane below 256, in lane order.
-  static SLUICE_BODY_INLINE void advance(state& s, hit h, source& in) {
+  template <class Hit>
+  SLUICE_BODY_INLINE void advance(state& s, const Hit& h, source& in) const {
     if (in.p > in.limit) [[unlikely]]
       in = source::near_end(in);
-    const __m512i high = _mm512_srli_epi16(s.x, 8);
-    const __m512i rest = _mm512_xor_si512(_mm512_srli_epi16(h.here, 8), _mm512_set1_epi16(255));  // slot - start
-    const __m512i freq_1 = _mm512_add_epi16(_mm512_srli_epi16(h.next, 8), rest);
-    const __m512i x = _mm512_add_epi16(_mm512_mullo_epi16(freq_1, high), _mm512_add_epi16(high, rest));
-    const __mmask32 low = _mm512_cmplt_epu16_mask(x, _mm512_set1_epi16(256));
+    // slot - start in the high byte, 256 - freq in the low one.
+    const __m512i both = _mm512_sub_epi16(_mm512_slli_epi16(s.x, 8), h.code);
+    const __m512i most = _mm512_add_epi16(_mm512_andnot_si512(byte, s.x), _mm512_srli_epi16(both, 8));
+    const __m512i x = _mm512_sub_epi16(
+        most, _mm512_mullo_epi16(_mm512_and_si512(both, byte), _mm512_srli_epi16(s.x, 8)));
+    const __mmask32 low = _mm512_cmple_epu16_mask(x, byte);
     const __m512i bytes = _mm512_maskz_expand_epi16(low, load_bytes(in.p));
     in.p += __builtin_popcount(low);
     s.x = _mm512_or_si512(_mm512_mask_slli_epi16(x, low, x, 8), bytes);
   }
 
-  template <alphabet A>
-  static SLUICE_BODY_INLINE words decoded(hit h) {
-    return _mm512_sub_epi16(_mm512_and_si512(h.here, _mm512_set1_epi16(255)),
-                            _mm512_set1_epi16(static_cast<short>(code_of<A>(0))));
-  }
+  static SLUICE_BODY_INLINE words decoded(hit h) { return h.value; }
   /// 3 * parent + digit, the digit's sign turned where the parent is negative.
-  static SLUICE_BODY_INLINE words refined(words parent, hit h) {
-    const __m512i digit = decoded<alphabet::digits>(h);
+  static SLUICE_BODY_INLINE words refined(words parent, digit_hit h) {
+    const __m512i one = _mm512_or_si512(_mm512_srai_epi16(parent, 15), _mm512_set1_epi16(1));
     const __m512i triple = _mm512_add_epi16(parent, _mm512_add_epi16(parent, parent));
-    return _mm512_mask_sub_epi16(_mm512_add_epi16(triple, digit), _mm512_movepi16_mask(parent), triple, digit);
+    return _mm512_mask_add_epi16(_mm512_mask_sub_epi16(triple, h.minus, triple, one), h.plus, triple, one);
   }
 
   // --- words and lanes ---
   static SLUICE_BODY_INLINE words load(const std::int16_t* p) { return _mm512_loadu_si512(p); }
   static SLUICE_BODY_INLINE void store(std::int16_t* p, words v) { _mm512_storeu_si512(p, v); }
   static SLUICE_BODY_INLINE void store_symbols(std::uint8_t* p, hit h) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi16_epi8(h.here));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi16_epi8(h.value));
   }
   static SLUICE_BODY_INLINE words load_bytes(const std::uint8_t* p) {
     return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -130,6 +171,7 @@ struct warp {
     return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static SLUICE_BODY_INLINE words zero() { return _mm512_setzero_si512(); }
+  static SLUICE_BODY_INLINE lane_set all() { return {~__mmask32{0}}; }
   static SLUICE_BODY_INLINE lane_set at_least(const std::uint8_t* lanes, int n) {
     return {_mm256_cmpge_epu8_mask(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes)),
                                    _mm256_set1_epi8(static_cast<char>(n)))};
@@ -146,10 +188,10 @@ struct warp {
   };
 
   /// Rows of `count` + 1 symbols between `count` thresholds; a symbol without frequency codes as symbol 0.
-  static SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[rans_lanes], int count) {
+  SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[rans_lanes], int count, lane_set live) const {
     __m512i start = _mm512_setzero_si512();
     for (int k = 0; k <= count; ++k) {
-      const __m512i last = k < count ? load_bytes(t[k]) : _mm512_set1_epi16(255);
+      const __m512i last = threshold(t, k, count, live);
       const __m512i freq_1 = _mm512_sub_epi16(last, start);
       const __mmask32 never = _mm512_movepi16_mask(freq_1);
       __m512i word = _mm512_or_si512(_mm512_slli_epi16(freq_1, 8), start);

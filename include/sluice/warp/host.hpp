@@ -10,45 +10,23 @@
 #include <cstdint>
 #include <cstring>
 
-// What marks the functions of a body file; cuda/*.cuh redefines both around its own inclusion of the bodies.
-#ifndef SLUICE_BODY_FN
-#define SLUICE_BODY_FN inline
-#endif
-#ifndef SLUICE_BODY_INLINE
-#define SLUICE_BODY_INLINE SLUICE_INLINE
-#endif
-
-// Counted loops that must vanish; g++ unrolls them at -O2 only when told.
-#ifndef SLUICE_UNROLL
-#if defined(__clang__)
-#define SLUICE_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define SLUICE_UNROLL _Pragma("GCC unroll 16")
-#endif
-#endif
-
 namespace sluice::detail {
 
 /// What the symbols of a table mean: themselves, values 0, -1, 1, -2, ... or ternary digits 0, -1, +1.
 enum class alphabet : std::uint8_t { symbols, values, digits };
 
-// Byte shuffles for a mask of eight lanes: expand[m] moves the next bytes to the lanes in m (0x80 = a zero byte),
-// compress[m] moves the lanes in m together at the upper end.
-struct shuffle_tables {
-  alignas(64) std::uint8_t expand[256][8];
-  std::uint8_t compress[256][8];
+// Byte shuffles that bring the lanes of a mask of eight together at the upper end.
+struct compress_table {
+  alignas(64) std::uint8_t order[256][8];
 };
-constexpr shuffle_tables make_shuffle_tables() noexcept {
-  shuffle_tables t{};
-  for (unsigned m = 0; m < 256; ++m) {
-    std::uint8_t next = 0;
-    for (unsigned i = 0; i < 8; ++i) t.expand[m][i] = (m >> i & 1u) != 0 ? next++ : std::uint8_t{0x80};
+constexpr compress_table make_compress_table() noexcept {
+  compress_table t{};
+  for (unsigned m = 0; m < 256; ++m)
     for (unsigned i = 8, to = 8; i-- > 0;)
-      if ((m >> i & 1u) != 0) t.compress[m][--to] = static_cast<std::uint8_t>(i);
-  }
+      if ((m >> i & 1u) != 0) t.order[m][--to] = static_cast<std::uint8_t>(i);
   return t;
 }
-inline constexpr shuffle_tables shuffles = make_shuffle_tables();
+inline constexpr compress_table compressed = make_compress_table();
 
 inline namespace SLUICE_HOST_ABI {
 

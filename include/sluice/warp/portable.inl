@@ -6,6 +6,9 @@ struct warp {
   static constexpr int streams = 1;
   using source = byte_source;
 
+  static SLUICE_BODY_INLINE warp make() { return {}; }
+  static SLUICE_BODY_INLINE void sync() {}
+
   typedef std::uint8_t bytes16 __attribute__((vector_size(16)));
   typedef std::uint16_t words8 __attribute__((vector_size(16)));
 
@@ -29,12 +32,18 @@ struct warp {
   struct hit {
     plane next, here, symbol;
   };
+  using digit_hit = hit;
 
-  template <alphabet A>
-  static SLUICE_BODY_FN void make_rows(row* out, const std::uint8_t (*t)[rans_lanes], int count) {
-    for (int k = 0; k < count; ++k) std::memcpy(out[k].byte, t[k], rans_lanes);
+  // Rows of `count` thresholds: one each.
+  static constexpr int rows_of(int count) { return count; }
+  // What search() is compiled for: the least such count not below n.
+  static constexpr int searched(int n) { return n <= 8 ? n : n <= 11 ? 11 : 15; }
+
+  static SLUICE_BODY_FN void make_rows(row* out, const std::uint8_t (*t)[rans_lanes], int count, const lane_set& live) {
+    for (int k = 0; k < count; ++k)
+      for (int i = 0; i < rans_lanes; ++i) out[k].byte[i] = live.m[i] != 0 ? t[k][i] : std::uint8_t{255};
   }
-  template <alphabet A>
+  /// A row that is never found.
   static SLUICE_BODY_FN void make_dead(row& out) {
     std::memset(out.byte, 255, rans_lanes);
   }
@@ -64,7 +73,7 @@ struct warp {
 
   // t - slot modulo 256 ranks thresholds by their distance above the slot: its running minimum finds the next symbol's
   // start, its running maximum this one's.
-  template <alphabet A, int Count>
+  template <alphabet, int Count>
   static SLUICE_BODY_INLINE hit search(state s, const row* rows) {
     hit h{{~s.low.a, ~s.low.b}, {~s.low.a, ~s.low.b}, {}};
     for (int k = 0; k < Count; ++k) look_at(h, s.low, get(rows[k].byte));
@@ -114,14 +123,13 @@ struct warp {
     high = reinterpret_cast<bytes16>((even >> 8) | (odd & 0xff00));
   }
 
-  template <alphabet A>
   static SLUICE_BODY_INLINE words decoded(const hit& h) {
     std::uint8_t s[rans_lanes];
     put(s, h.symbol);
     words v;
     for (int i = 0; i < rans_lanes; ++i) {
       const int k = s[i];
-      v.lane[i] = static_cast<std::int16_t>(A == alphabet::values ? (k >> 1) ^ -(k & 1) : k);
+      v.lane[i] = static_cast<std::int16_t>((k >> 1) ^ -(k & 1));
     }
     return v;
   }
@@ -156,6 +164,11 @@ struct warp {
     return v;
   }
   static SLUICE_BODY_INLINE words zero() { return {}; }
+  static SLUICE_BODY_INLINE lane_set all() {
+    lane_set s;
+    std::memset(s.m, 1, sizeof s.m);
+    return s;
+  }
   static SLUICE_BODY_INLINE lane_set at_least(const std::uint8_t* lanes, int n) {
     lane_set s;
     for (int i = 0; i < rans_lanes; ++i) s.m[i] = lanes[i] >= n;
@@ -176,10 +189,11 @@ struct warp {
   };
 
   /// Rows of `count` + 1 symbols between `count` thresholds; a symbol without frequency codes as symbol 0.
-  static SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[rans_lanes], int count) {
+  static SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[rans_lanes], int count,
+                                        const lane_set& live) {
     for (int i = 0; i < rans_lanes; ++i)
       for (int k = 0, start = 0; k <= count; ++k) {
-        const int last = k < count ? t[k][i] : 255;
+        const int last = k < count && live.m[i] != 0 ? t[k][i] : 255;
         const bool never = last < start;
         out[k].freq_1[i] = never ? out[0].freq_1[i] : static_cast<std::uint8_t>(last - start);
         out[k].start[i] = never ? out[0].start[i] : static_cast<std::uint8_t>(start);
@@ -209,7 +223,10 @@ struct warp {
     return c;
   }
 
-  static SLUICE_BODY_INLINE state first_state() { return {plane{}, plane{bytes16{} + 1, bytes16{} + 1}}; }
+  static SLUICE_BODY_INLINE state first_state() {
+    const bytes16 zero{};  // named: nvcc crashes on arithmetic with a temporary vector
+    return {plane{}, plane{zero + 1, zero + 1}};
+  }
   static SLUICE_BODY_FN void store_state(std::uint8_t* p, state s) {
     std::uint8_t low[rans_lanes], high[rans_lanes];
     put(low, s.low), put(high, s.high);

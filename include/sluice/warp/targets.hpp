@@ -13,6 +13,20 @@
 #define SLUICE_HOST_ABI host_portable_v0
 #endif
 
+// What marks the functions of body files, small ones INLINE; cuda/*.cuh redefines both around its own inclusion of them.
+#define SLUICE_BODY_FN inline
+#define SLUICE_BODY_INLINE inline __attribute__((always_inline))
+
+// Before loops that must vanish for their arrays to become registers; g++ unrolls at -O2 only when told. nvcc's front
+// end crashes on g++'s pragma in host code.
+#if defined(__CUDACC__)
+#define SLUICE_UNROLL
+#elif defined(__clang__)
+#define SLUICE_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define SLUICE_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace sluice {
 
 /// Instruction set a host call runs on; `best` asks the processor. A tuning choice: bytes decode alike on all.
