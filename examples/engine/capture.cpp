@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "session.hpp"
+
+#include <safetensors.hpp>
+
+#include <Eigen/Core>
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace engine {
+
+namespace {
+
+constexpr int kept_queries = 32;  // of the last tokens
+constexpr int sinks = 4;          // first tokens, unlike all others, left out of statistics
+
+// Owns tensors until they are written.
+class tensors {
+ public:
+  explicit tensors(safetensors::metadata meta) : writer_(std::move(meta)) {}
+
+  std::byte* add(const std::string& name, safetensors::dtype type, std::vector<std::int64_t> shape) {
+    std::size_t bytes = std::size_t(safetensors::size_of(type));
+    for (const std::int64_t n : shape) bytes *= std::size_t(n);
+    std::vector<std::byte>& data = data_.emplace_back(bytes);
+    if (const safetensors::problem p = writer_.add(name, type, std::move(shape), data)) throw data_error(p.message());
+    return data.data();
+  }
+
+  void save(const std::string& path) const {
+    if (const safetensors::problem p = writer_.save(path)) throw data_error(p.message());
+  }
+
+ private:
+  safetensors::writer writer_;
+  std::vector<std::vector<std::byte>> data_;  // moving a vector leaves its elements where they are
+};
+
+}  // namespace
+
+int capture_command(int argc, char** argv) {
+  const arguments args = parse_arguments(argc, argv, {"--context", "--suffix", "--offset"}, {"--stats"});
+  if (args.operands.size() != 3) throw usage_error("engine capture MODEL TEXT OUT.safetensors");
+  const int context = int(args.integer("--context", 1024, kept_queries, 1 << 20));
+  const int suffix = int(args.integer("--suffix", 256, 0, 1 << 20));
+  const auto offset = std::size_t(args.integer("--offset", 0, 0, 1 << 30));
+  const bool stats = args.has("--stats");
+
+  // Exact arithmetic on float pages: what is rounded to f16 is rounded once, in the file.
+  session s(args, args.operands[0], arithmetic::exact);
+  const model_config& c = s.net.config();
+  std::vector<std::int32_t> ids = s.text.encode(read_text(args.operands[1]));
+  const std::size_t first = c.arch == architecture::gemma3 && !ids.empty(), wanted = std::size_t(context + suffix + 1);
+  const std::size_t there = ids.size() - first < offset ? 0 : ids.size() - offset;
+  if (there < wanted)
+    throw data_error(args.operands[1] + ": " + std::to_string(there) + " tokens from offset " + std::to_string(offset) +
+                     ", " + std::to_string(wanted) + " needed");
+  ids.erase(ids.begin() + std::ptrdiff_t(first), ids.begin() + std::ptrdiff_t(first + offset));
+  ids.resize(wanted);
+
+  const int group = c.heads / c.kv_heads, q_dim = c.heads * c.head_dim, kv_dim = c.kv_heads * c.head_dim;
+  std::vector<matrix> last(std::size_t(c.layers), matrix(kept_queries, q_dim));
+  std::vector<Eigen::ArrayXd> squares(std::size_t(c.layers), Eigen::ArrayXd::Zero(q_dim));
+  progress bar("capture");
+  forward_options options;
+  options.on_queries = [&](int layer, int position, std::span<const float> queries) {
+    const int n = int(queries.size()) / q_dim;
+    const Eigen::Map<const matrix> q(queries.data(), n, q_dim);
+    for (int t = std::max(0, sinks - position); t < n; ++t)
+      squares[std::size_t(layer)] += q.row(t).cast<double>().array().square().transpose();
+    for (int t = std::max(0, context - kept_queries - position); t < n; ++t) {
+      matrix& to = last[std::size_t(layer)];
+      const int row = position + t - (context - kept_queries);
+      to.row(row) = q.row(t);
+      for (int h = 0; h < c.heads; ++h) s.net.rotate(layer, to.row(row).data() + h * c.head_dim, position + t);
+    }
+    bar.at(std::size_t(position) * std::size_t(c.layers) + std::size_t(n) * std::size_t(layer + 1),
+           std::size_t(context) * std::size_t(c.layers));
+  };
+  page_pool pages(c, kv_type(args, "f32"), page_pool::pages_for(context));
+  sequence seq(pages);
+  s.net.forward(std::span(ids).first(std::size_t(context)), seq, options);
+
+  safetensors::metadata meta{{"model", args.operands[0].substr(args.operands[0].rfind('/') + 1)},
+                             {"arch", to_string(c.arch)},
+                             {"layers", std::to_string(c.layers)},
+                             {"kv_heads", std::to_string(c.kv_heads)},
+                             {"head_dim", std::to_string(c.head_dim)},
+                             {"tokens", std::to_string(context)}};
+  for (int l = 0; l < c.layers; ++l) {
+    meta["rope_base." + std::to_string(l)] = json(c.layer_rope_base(l)).dump();
+    meta["window." + std::to_string(l)] = std::to_string(c.layer_window(l));
+  }
+  tensors out(std::move(meta));
+  std::vector<float> row;
+  row.resize(std::size_t(kv_dim));
+  for (int l = 0; l < c.layers; ++l) {
+    const std::string name = "." + std::to_string(l);
+    for (const sluice::plane p : {sluice::plane::key, sluice::plane::value}) {
+      std::byte* to = out.add((p == sluice::plane::key ? "k" : "v") + name, safetensors::dtype::f16,
+                              {context, c.kv_heads, c.head_dim});
+      for (int t = 0; t < context; ++t, to += 2 * kv_dim) {
+        load_row(seq.at(p, l, t), pages.type(), row.data(), kv_dim);
+        store_row(row.data(), sluice::dtype::f16, to, kv_dim);
+      }
+    }
+    store_row(last[std::size_t(l)].data(), sluice::dtype::f16,
+              out.add("q" + name, safetensors::dtype::f16, {kept_queries, c.heads, c.head_dim}), kept_queries * q_dim);
+    if (!stats) continue;
+    auto* q2 = reinterpret_cast<float*>(out.add("q2" + name, safetensors::dtype::f32, {c.kv_heads, c.head_dim}));
+    auto* wo =
+        reinterpret_cast<float*>(out.add("wo" + name, safetensors::dtype::f32, {c.kv_heads, c.head_dim, c.head_dim}));
+    const matrix o = s.net.output_projection(l);
+    for (int h = 0; h < c.kv_heads; ++h) {
+      Eigen::ArrayXd sum = Eigen::ArrayXd::Zero(c.head_dim);
+      matrix metric = matrix::Zero(c.head_dim, c.head_dim);
+      for (int j = h * group; j < (h + 1) * group; ++j) {
+        sum += squares[std::size_t(l)].segment(j * c.head_dim, c.head_dim);
+        metric += o.middleCols(j * c.head_dim, c.head_dim).transpose() * o.middleCols(j * c.head_dim, c.head_dim);
+      }
+      Eigen::Map<Eigen::ArrayXf>(q2 + h * c.head_dim, c.head_dim) =
+          (sum / (double(context - sinks) * group)).cast<float>();
+      Eigen::Map<matrix>(wo + std::ptrdiff_t(h) * c.head_dim * c.head_dim, c.head_dim, c.head_dim) = metric;
+    }
+  }
+  std::byte* to = out.add("ids", safetensors::dtype::i32, {std::int64_t(wanted)});
+  std::copy_n(reinterpret_cast<const std::byte*>(ids.data()), 4 * wanted, to);
+  out.save(args.operands[2]);
+
+  if (args.has("--json"))
+    std::puts(
+        json{{"out", args.operands[2]}, {"tokens", context}, {"suffix", suffix}, {"layers", c.layers}}.dump(2).c_str());
+  return 0;
+}
+
+}  // namespace engine

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model.hpp"
+
+#include <sluice/tensor/rope.hpp>
+
+#include <Eigen/Core>
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+namespace engine {
+
+namespace {
+
+std::vector<float> floats(const tensor* t) {
+  std::vector<float> v;
+  if (t) {
+    v.resize(std::size_t(t->cols));
+    dequantize_row(*t, 0, v.data());
+  }
+  return v;
+}
+
+std::span<const float> flat(const matrix& m) { return {m.data(), std::size_t(m.size())}; }
+
+}  // namespace
+
+model::model(const std::string& path, arithmetic mode, thread_pool& pool)
+    : file_(path), directory_(file_.bytes()), config_(read_config(directory_)), pool_(&pool) {
+  load(mode);
+}
+
+void model::load(arithmetic mode) {
+  const model_tensors tensors = find_tensors(directory_, config_);
+  embedding_ = tensors.embedding;
+  norm_ = floats(tensors.norm);
+  head_ = linear({{tensors.head}}, mode, *pool_);
+  const int interleaved = config_.arch == architecture::llama ? config_.head_dim : 0;
+  for (const layer_tensors& t : tensors.layers) {
+    layer_weights& w = layers_.emplace_back();
+    w.attn_norm = floats(t.attn_norm);
+    w.q_norm = floats(t.q_norm);
+    w.k_norm = floats(t.k_norm);
+    w.post_attn_norm = floats(t.post_attn_norm);
+    w.ffn_norm = floats(t.ffn_norm);
+    w.post_ffn_norm = floats(t.post_ffn_norm);
+    if (t.q_bias) {
+      for (const tensor* bias : {t.q_bias, t.k_bias, t.v_bias}) {
+        const std::vector<float> b = floats(bias);
+        w.qkv_bias.insert(w.qkv_bias.end(), b.begin(), b.end());
+      }
+    }
+    w.qkv = linear({{t.q, interleaved}, {t.k, interleaved}, {t.v, 0}}, mode, *pool_);
+    w.o = linear({{t.o}}, mode, *pool_);
+    w.gate_up = linear({{t.gate}, {t.up}}, mode, *pool_);
+    w.down = linear({{t.down}}, mode, *pool_);
+  }
+  const sluice::model_shape shape = kv_shape(config_);
+  for (const sluice::rope& r : shape.ropes) {
+    rope_table& table = ropes_.emplace_back();
+    table.frequencies.resize(std::size_t(config_.head_dim / 2));
+    sluice::rope_frequencies(r, config_.head_dim, table.frequencies);
+  }
+}
+
+matrix model::output_projection(int layer) const {
+  const linear& o = layers_[std::size_t(layer)].o;
+  matrix m(o.rows(), o.cols());
+  for (int r = 0; r < o.rows(); ++r) o.row(r, m.row(r).data());
+  return m;
+}
+
+void model::rotate(int layer, float* head, int position) {
+  rope_table& rope = ropes_[config_.sliding(layer) ? 1 : 0];
+  rope.grow(position + 1);
+  rope.rotate(head, position);
+}
+
+void model::forward(std::span<const std::int32_t> ids, sequence& seq, const forward_options& options) {
+  const int n = int(ids.size());
+  const int logits_from = options.logits_from < 0 ? n - 1 : options.logits_from;
+  for (int begin = 0; begin < n; begin += batch) {
+    const int count = std::min(batch, n - begin);
+    x_.resize(count, config_.dim);
+    if (options.first_layer == 0) {
+      embed(ids.subspan(std::size_t(begin), std::size_t(count)));
+    } else {
+      const float* from = options.hidden.data() + std::ptrdiff_t(begin) * config_.dim;
+      x_ = Eigen::Map<const matrix>(from, count, config_.dim);
+    }
+    if (seq.grow(count) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
+    for (int l = options.first_layer; l < config_.layers; ++l) run_layer(l, seq, options);
+    if (options.on_logits) logits(std::max(0, logits_from - begin), seq.tokens() - count, options);
+  }
+}
+
+// In double precision: a float's angle at position 8,000 is off by a thousandth of a turn.
+void model::rope_table::grow(int positions) {
+  const std::size_t pairs = frequencies.size();
+  for (std::size_t p = cosine.size() / pairs; p < std::size_t(positions); ++p)
+    for (const double f : frequencies) {
+      cosine.push_back(float(std::cos(double(p) * f)));
+      sine.push_back(float(std::sin(double(p) * f)));
+    }
+}
+
+void model::rope_table::rotate(float* head, int position) const noexcept {
+  const std::size_t pairs = frequencies.size(), at = std::size_t(position) * pairs;
+  for (std::size_t i = 0; i < pairs; ++i) {
+    const float a = head[i], b = head[i + pairs], c = cosine[at + i], s = sine[at + i];
+    head[i] = a * c - b * s;
+    head[i + pairs] = b * c + a * s;
+  }
+}
+
+// Rows of a matrix, some at a time on each thread.
+template <class Body>
+void model::for_rows(Eigen::Index rows, Body&& body) {
+  constexpr int step = 8;
+  pool_->parallel_for(int((rows + step - 1) / step), [&](int i, int) {
+    for (Eigen::Index t = i * step; t < std::min<Eigen::Index>(rows, (i + 1) * step); ++t) body(t);
+  });
+}
+
+// Root mean square norm of one row; `to` may be `from`.
+void model::rms_norm(const float* from, const std::vector<float>& weight, float* to) const noexcept {
+  const auto n = static_cast<Eigen::Index>(weight.size());
+  const Eigen::Map<const Eigen::ArrayXf> x(from, n), w(weight.data(), n);
+  const float scale = 1 / std::sqrt(x.square().mean() + config_.eps);
+  Eigen::Map<Eigen::ArrayXf>(to, n) = x * scale * w;
+}
+
+void model::embed(std::span<const std::int32_t> ids) {
+  for (std::size_t t = 0; t < ids.size(); ++t) {
+    if (ids[t] < 0 || ids[t] >= config_.vocab)
+      throw std::runtime_error("token " + std::to_string(ids[t]) + " is outside the vocabulary");
+    dequantize_row(*embedding_, std::size_t(ids[t]), x_.row(static_cast<Eigen::Index>(t)).data());
+  }
+  if (config_.arch == architecture::gemma3) x_ *= float(std::sqrt(double(config_.dim)));
+}
+
+// One layer on the tokens of x_, the last ones of `seq`.
+void model::run_layer(int l, sequence& seq, const forward_options& options) {
+  const layer_weights& w = layers_[std::size_t(l)];
+  const int n = int(x_.rows()), start = seq.tokens() - n, head_dim = config_.head_dim;
+  const int q_dim = config_.heads * head_dim, kv_dim = config_.kv_heads * head_dim;
+  if (options.on_hidden) options.on_hidden(l, start, flat(x_));
+
+  h_.resize(n, config_.dim);
+  for_rows(n, [&](Eigen::Index t) { rms_norm(x_.row(t).data(), w.attn_norm, h_.row(t).data()); });
+  qkv_.resize(n, w.qkv.rows());
+  w.qkv.apply(h_.data(), n, qkv_.data(), *pool_);
+  queries_.resize(n, q_dim);
+  rope_table& rope = ropes_[config_.sliding(l) ? 1 : 0];
+  rope.grow(seq.tokens());
+  for_rows(n, [&](Eigen::Index t) {
+    float *q = qkv_.row(t).data(), *k = q + q_dim;
+    if (!w.qkv_bias.empty()) qkv_.row(t) += Eigen::Map<const Eigen::RowVectorXf>(w.qkv_bias.data(), qkv_.cols());
+    if (!w.q_norm.empty())
+      for (int i = 0; i < q_dim; i += head_dim) rms_norm(q + i, w.q_norm, q + i);
+    if (!w.k_norm.empty())
+      for (int i = 0; i < kv_dim; i += head_dim) rms_norm(k + i, w.k_norm, k + i);
+    queries_.row(t) = qkv_.row(t).head(q_dim);
+  });
+  if (options.on_queries) options.on_queries(l, start, flat(queries_));
+  for_rows(n, [&](Eigen::Index t) {
+    float *q = queries_.row(t).data(), *k = qkv_.row(t).data() + q_dim, *v = k + kv_dim;
+    const int position = start + int(t);
+    for (int i = 0; i < q_dim; i += head_dim) rope.rotate(q + i, position);
+    for (int i = 0; i < kv_dim; i += head_dim) rope.rotate(k + i, position);
+    store_row(k, seq.pool().type(), seq.at(sluice::plane::key, l, position), kv_dim);
+    store_row(v, seq.pool().type(), seq.at(sluice::plane::value, l, position), kv_dim);
+  });
+
+  attended_.resize(n, q_dim);
+  attention_(queries_.data(), seq, l, n, config_.heads, config_.layer_window(l), attended_.data(), *pool_);
+  add(w.o, attended_, w.post_attn_norm);
+
+  for_rows(n, [&](Eigen::Index t) { rms_norm(x_.row(t).data(), w.ffn_norm, h_.row(t).data()); });
+  gate_up_.resize(n, 2 * config_.ffn_dim);
+  w.gate_up.apply(h_.data(), n, gate_up_.data(), *pool_);
+  activated_.resize(n, config_.ffn_dim);
+  for_rows(n, [&](Eigen::Index t) {
+    const auto gate = gate_up_.row(t).head(config_.ffn_dim).array(), up = gate_up_.row(t).tail(config_.ffn_dim).array();
+    if (config_.arch == architecture::gemma3)  // GELU, tanh form
+      activated_.row(t) = 0.5f * gate * (1 + (0.7978845608f * (gate + 0.044715f * gate.cube())).tanh()) * up;
+    else  // SiLU
+      activated_.row(t) = gate / (1 + (-gate).exp()) * up;
+  });
+  add(w.down, activated_, w.post_ffn_norm);
+}
+
+// x_ += the product, normalised where the model does so.
+void model::add(const linear& w, const matrix& input, const std::vector<float>& norm) {
+  product_.resize(input.rows(), w.rows());
+  w.apply(input.data(), int(input.rows()), product_.data(), *pool_);
+  for_rows(input.rows(), [&](Eigen::Index t) {
+    if (!norm.empty()) rms_norm(product_.row(t).data(), norm, product_.row(t).data());
+    x_.row(t) += product_.row(t);
+  });
+}
+
+// Logits of the batch's tokens from `first` on; a few at a time, a vocabulary is large.
+void model::logits(int first, int start, const forward_options& options) {
+  constexpr int step = 32;
+  for (int t = first; t < int(x_.rows()); t += step) {
+    const int n = std::min(step, int(x_.rows()) - t);
+    h_.resize(n, config_.dim);
+    for (int i = 0; i < n; ++i) rms_norm(x_.row(t + i).data(), norm_, h_.row(i).data());
+    product_.resize(n, config_.vocab);
+    head_.apply(h_.data(), n, product_.data(), *pool_);
+    for (int i = 0; i < n; ++i) options.on_logits(start + t + i, {product_.row(i).data(), std::size_t(config_.vocab)});
+  }
+}
+
+}  // namespace engine

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "attention.hpp"
+#include "cache.hpp"
+#include "config.hpp"
+#include "linear.hpp"
+#include "threads.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+// The decoder of llama, qwen2 and gemma3 models: a residual stream to which each layer adds attention over the cache and
+// a gated feed-forward network. Keys are cached after the rotary embedding, in rotate-half order, as engines do.
+
+namespace engine {
+
+/// What a forward pass tells besides the cache it fills. Callbacks run on the caller's thread, in order.
+struct forward_options {
+  /// First token (index within the call) whose logits are wanted; -1 = only the last one's.
+  int logits_from = -1;
+  /// Logits of one token, [vocab]; `position` counts from the start of the sequence.
+  std::function<void(int position, std::span<const float> logits)> on_logits{};
+  /// Queries before the rotary embedding, [tokens][heads][head_dim], of a run of tokens from `position` on.
+  std::function<void(int layer, int position, std::span<const float> queries)> on_queries{};
+  /// The residual stream entering a layer, [tokens][dim], of a run of tokens from `position` on.
+  std::function<void(int layer, int position, std::span<const float> hidden)> on_hidden{};
+  /// Start at this layer from `hidden` [tokens][dim], as on_hidden gave it; layers before it keep their cache as it is.
+  int first_layer = 0;
+  std::span<const float> hidden{};
+};
+
+/// A model in memory: the file stays mapped, weights are read from it or (arithmetic::fast) repacked beside it.
+class model {
+ public:
+  static constexpr int batch = 512;  ///< tokens computed at a time
+
+  /// Errors: throws file_error.
+  model(const std::string& path, arithmetic mode, thread_pool& pool);
+
+  const model_config& config() const noexcept { return config_; }
+  const gguf& directory() const noexcept { return directory_; }
+
+  /// Appends tokens to the sequence and computes them. Throws std::runtime_error where the pool is full or an id is
+  /// outside the vocabulary.
+  void forward(std::span<const std::int32_t> ids, sequence& seq, const forward_options& options = {});
+
+  /// The output projection of a layer's attention, [dim][heads * head_dim]: the metric of an error in V.
+  matrix output_projection(int layer) const;
+
+  /// Rotates one head's row, [head_dim], to a position, as queries and keys of that layer are.
+  void rotate(int layer, float* head, int position);
+
+ private:
+  struct layer_weights {
+    std::vector<float> attn_norm, qkv_bias, q_norm, k_norm, post_attn_norm, ffn_norm, post_ffn_norm;
+    linear qkv, o, gate_up, down;
+  };
+
+  // cos and sin of every position so far, [position][pair].
+  struct rope_table {
+    std::vector<double> frequencies;
+    std::vector<float> cosine, sine;
+
+    void grow(int positions);
+    void rotate(float* head, int position) const noexcept;
+  };
+
+  void load(arithmetic mode);
+  void embed(std::span<const std::int32_t> ids);
+  void run_layer(int l, sequence& seq, const forward_options& options);
+  void add(const linear& w, const matrix& input, const std::vector<float>& norm);
+  void logits(int first, int start, const forward_options& options);
+  void rms_norm(const float* from, const std::vector<float>& weight, float* to) const noexcept;
+  template <class Body>
+  void for_rows(Eigen::Index rows, Body&& body);
+
+  mapped_file file_;
+  gguf directory_;
+  model_config config_;
+  thread_pool* pool_;
+  const tensor* embedding_ = nullptr;
+  std::vector<float> norm_;
+  linear head_;
+  std::vector<layer_weights> layers_;
+  std::vector<rope_table> ropes_;  // the model's own, then that of sliding layers
+  attention attention_;
+  matrix x_, h_, qkv_, queries_, attended_, gate_up_, activated_, product_;  // [tokens of a batch][...]
+};
+
+}  // namespace engine

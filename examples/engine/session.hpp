@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "model.hpp"
+#include "tokenizer.hpp"
+
+#include <command.hpp>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+
+// What every command begins with: options, a model, its tokenizer, threads.
+
+namespace engine {
+
+inline std::string read_text(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw data_error(path + ": cannot be read");
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+/// Options that all commands take, and those of one command.
+inline arguments parse_arguments(int argc, char** argv, std::set<std::string> with_value, std::set<std::string> flags) {
+  with_value.insert({"--threads", "--kv"});
+  flags.insert({"--json", "--exact"});
+  return arguments(argc, argv, with_value, flags);
+}
+
+inline sluice::dtype kv_type(const arguments& args, const char* otherwise = "f16") {
+  const std::string name = args.text("--kv", otherwise);
+  for (const sluice::dtype t : {sluice::dtype::f16, sluice::dtype::bf16, sluice::dtype::f32})
+    if (name == to_string(t)) return t;
+  throw usage_error("--kv is f16, bf16 or f32");
+}
+
+inline float real_option(const arguments& args, const std::string& name, float otherwise, float low, float high) {
+  if (!args.has(name)) return otherwise;
+  const std::string value = args.text(name);
+  char* end = nullptr;
+  const float x = std::strtof(value.c_str(), &end);
+  if (value.empty() || *end != 0 || !(x >= low && x <= high))
+    throw usage_error(name + " must be a number from " + json(low).dump() + " to " + json(high).dump());
+  return x;
+}
+
+/// Seconds since it was made or asked last.
+class stopwatch {
+ public:
+  double seconds() {
+    const auto now = std::chrono::steady_clock::now();
+    return std::chrono::duration<double>(now - std::exchange(begin_, now)).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+struct session {
+  thread_pool threads;
+  model net;
+  tokenizer text;
+
+  session(const arguments& args, const std::string& path, arithmetic mode)
+      : threads(int(args.integer("--threads", default_threads(), 1, 256))),
+        net(path, mode, threads),
+        text(net.directory()) {
+    if (text.size() > net.config().vocab) throw file_error(file_errc::malformed, "more tokens than embeddings");
+  }
+  session(const arguments& args, const std::string& path)
+      : session(args, path, args.has("--exact") ? arithmetic::exact : arithmetic::fast) {}
+
+ private:
+  static long default_threads() { return std::max(1l, static_cast<long>(std::thread::hardware_concurrency())); }
+};
+
+int run_command(int argc, char** argv);
+int capture_command(int argc, char** argv);
+int tokenize_command(int argc, char** argv);
+int perplexity_command(int argc, char** argv);
+
+}  // namespace engine
