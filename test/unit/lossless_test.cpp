@@ -166,6 +166,27 @@ TEST_CASE("lossless: NaN payloads, infinities, zeros of both signs and subnormal
     }
 }
 
+TEST_CASE("lossless: columns of a few values, mostly one, of both signs") {
+  const std::uint64_t seed = 11;
+  MESSAGE("seed " << seed);
+  std::mt19937_64 random(seed);
+  for (int i = 0; i < 400; ++i) {
+    const dtype t = all_types[i % 6];
+    const auto size = static_cast<std::size_t>(sluice::size_of(t));
+    const int rows = 1 + static_cast<int>(random() % 90), n = 1 + static_cast<int>(random() % 40);
+    const bytes palette = random_bytes(64 * size, random);
+    const unsigned kinds = 1u << random() % 7, common = static_cast<unsigned>(random() % 20);
+    const bool near = random() % 2;  // values that differ in their low bits
+    bytes b(static_cast<std::size_t>(raw_size(t, rows, n)));
+    for (std::size_t at = 0; at < b.size(); at += size) {
+      const std::size_t which = random() % 20 < common ? 0 : random() % kinds;
+      std::memcpy(&b[at], &palette[near && random() % 30 ? 0 : which * size], size);
+      if (near) b[at] ^= static_cast<std::byte>(which);
+    }
+    round_trip(t, rows, n, b);
+  }
+}
+
 TEST_CASE("lossless: what is alike costs next to nothing") {
   for (const dtype t : all_types) {
     CAPTURE(std::string(name(t)));

@@ -150,7 +150,7 @@ inline void choose_window(const std::uint32_t* values, int rows, const element_f
                           column_choice& best) noexcept {
   const int bits = f.bits - dropped, mantissa = f.mantissa - dropped, coarsest = mode_shift(mode_window, mantissa);
   const std::uint32_t all = bits == 32 ? ~0u : (1u << bits) - 1, sign = f.has_sign ? 1u << (bits - 1) : 0;
-  // Distances below the highest number with the majority's sign, in at most 256 fine cells; the rest lies outside.
+  // Distances below the highest number with the majority's sign: at most 256 fine cells hold the majority.
   std::uint32_t high = all, majority = 0;
   int finest = 0;
   if (sign) {
@@ -163,16 +163,18 @@ inline void choose_window(const std::uint32_t* values, int rows, const element_f
       if ((values[r] & sign) == majority) high = std::max(high, values[r]), low = std::min(low, values[r]);
     while ((high - low) >> finest >= 256) ++finest;
   }
-  // Level by level, cells of twice the size; a window that misses much is no better with finer ones.
+  // Level by level, cells of twice the size; a window that misses much is no better with finer ones. Numbers of the other
+  // sign may come round modulo 2^bits and lie in these cells too. The 16 coarsest hold a window and what is beside it,
+  // so that a symbol within the window is counted as such wherever it comes from.
   std::uint32_t levels[512] = {};
   for (int r = 0; r < rows; ++r)
-    if ((values[r] & sign) == majority) ++levels[256 + ((high - values[r]) >> finest)];
+    if (const std::uint32_t cell = ((high - values[r]) & all) >> finest; cell < 256) ++levels[256 + cell];
   for (int i = 255; i > 0; --i) levels[i] = levels[2 * i] + levels[2 * i + 1];
   const bool circle = !f.has_sign;
   const int finest_count = circle ? static_cast<int>(all) + 1 : 256;
   std::uint32_t missed = 0;
-  for (int shift = std::min(coarsest, finest + 8); shift >= finest && missed <= static_cast<std::uint32_t>(rows) / 4;
-       --shift) {
+  for (int shift = std::min(coarsest, finest + (circle ? 8 : 4));
+       shift >= finest && missed <= static_cast<std::uint32_t>(rows) / 4; --shift) {
     const int mode = mantissa + 3 - shift, count = finest_count >> (shift - finest);
     if (mode > 15 || (sign && 1u << std::min(bits - shift, 5) <= static_cast<unsigned>(symbols))) continue;
     const std::uint32_t* cells = levels + (256 >> (shift - finest));
