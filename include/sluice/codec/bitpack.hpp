@@ -41,18 +41,18 @@ struct bitpack_job {
 };
 
 /// The f16 one step below; not for NaN or -infinity.
-constexpr f16 next_below(f16 x) noexcept {
+SLUICE_HD constexpr f16 next_below(f16 x) noexcept {
   if (x.bits & 0x8000) return {static_cast<std::uint16_t>(x.bits + 1)};
   return {static_cast<std::uint16_t>(x.bits == 0 ? 0x8001 : x.bits - 1)};
 }
-constexpr f16 next_above(f16 x) noexcept {
+SLUICE_HD constexpr f16 next_above(f16 x) noexcept {
   const f16 mirrored = next_below({static_cast<std::uint16_t>(x.bits ^ 0x8000)});
   return {static_cast<std::uint16_t>(mirrored.bits ^ 0x8000)};
 }
 
 /// Step and zero of a group with values in [low, high], so that the codes 0..levels reach both ends: zero is rounded
 /// down and step up. A constant that f16 holds has step 0. False where one of them is beyond f16.
-constexpr bool group_scale(float low, float high, int levels, f16& step, f16& zero) noexcept {
+SLUICE_HD constexpr bool group_scale(float low, float high, int levels, f16& step, f16& zero) noexcept {
   if (!(low >= -65504.f && high <= 3.4e38f)) return false;
   zero = from_float<f16>(low < 65504.f ? low : 65504.f);
   if (to_float(zero) > low) zero = next_below(zero);
@@ -93,14 +93,14 @@ namespace detail::inline SLUICE_HOST_ABI {
 inline bool run_bitpack_on(isa on, int width, bitpack_task task, const bitpack_job& job) noexcept {
 #if SLUICE_X86_TARGETS
   switch (usable_isa(on)) {
-    case isa::avx512: return avx512::run_bitpack(width, task, job);
-    case isa::avx2: return avx2::run_bitpack(width, task, job);
+    case isa::avx512: return avx512::packing::run(width, task, job);
+    case isa::avx2: return avx2::packing::run(width, task, job);
     default: break;
   }
 #else
   (void)on;
 #endif
-  return portable::run_bitpack(width, task, job);
+  return portable::packing::run(width, task, job);
 }
 
 constexpr bool bitpack_arguments(int width, int group_rows, std::int64_t stride, int rows, int blocks) noexcept {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fixed-width codes of 32 lanes, eight rows at a time. A width is a sum of parts of 8, 4, 2 and 1 bits; a part of P bits
 // of eight rows is P planes of 32 bytes, byte i for lane i, so that packing is shifts and masks of whole planes and a
-// warp's loads are contiguous.
+// warp's loads are contiguous. An item is one such group of one block: the unit of a warp's work.
+
+namespace packing {
 
 #if SLUICE_TARGET_CUDA
 
@@ -12,11 +14,21 @@ struct lane_bytes {
   static SLUICE_BODY_FN vec zero() { return 0; }
   static SLUICE_BODY_FN vec field(vec v, int shift, unsigned mask) { return v >> shift & mask; }
   static SLUICE_BODY_FN vec join(vec v, vec more, int shift) { return v | more << shift; }
-  struct codes {
-    int code[8];
-    SLUICE_BODY_FN void set(int row, vec v) { code[row] = static_cast<int>(v); }
-    SLUICE_BODY_FN floats::ints get(int row, int) const { return code[row]; }
-  };
+  static SLUICE_BODY_FN floats::ints widen(vec v, int) { return static_cast<int>(v); }
+  static SLUICE_BODY_FN vec narrow(const floats::ints (&codes)[1]) { return static_cast<vec>(codes[0]); }
+};
+
+/// A float of every lane, as vectors of the float machine and one by one.
+struct lane_floats {
+  float value;
+  SLUICE_BODY_FN void put(int, float v) { value = v; }
+  SLUICE_BODY_FN float get(int) const { return value; }
+  SLUICE_BODY_FN float& of(int) { return value; }
+  template <class F>
+  static SLUICE_BODY_FN void each(F f) {
+    f(static_cast<int>(threadIdx.x & 31));
+  }
+  static SLUICE_BODY_FN float reciprocal(float x) { return __frcp_rn(x); }
 };
 
 #else
@@ -60,25 +72,44 @@ struct lane_bytes {
     for (int i = 0; i < parts; ++i) v.w[i] |= more.w[i] << shift;
     return v;
   }
-  /// Eight rows of codes, read as the integers of the float machine: its `part`-th vector of a row.
-  struct codes {
-    alignas(32) std::uint8_t code[8][32];
-    SLUICE_BODY_FN void set(int row, const vec& v) { store(code[row], v); }
-    SLUICE_BODY_FN floats::ints get(int row, int part) const {
-      return floats::load_u8(code[row] + floats::width * part);
-    }
-  };
+  /// The integers of the float machine: its `part`-th vector of the 32, and back.
+  static SLUICE_BODY_FN floats::ints widen(const vec& v, int part) {
+    alignas(32) std::uint8_t b[32];
+    store(b, v);
+    return floats::load_u8(b + floats::width * part);
+  }
+  template <int Parts>
+  static SLUICE_BODY_FN vec narrow(const floats::ints (&codes)[Parts]) {
+    alignas(32) std::uint8_t b[32];
+    for (int i = 0; i < Parts; ++i) floats::store_u8(b + floats::width * i, codes[i]);
+    return load(b);
+  }
+};
+
+/// A float of every lane, as vectors of the float machine and one by one.
+struct lane_floats {
+  alignas(64) float value[32];
+  SLUICE_BODY_FN void put(int part, floats::vec v) { floats::store(value + floats::width * part, v); }
+  SLUICE_BODY_FN floats::vec get(int part) const { return floats::load(value + floats::width * part); }
+  SLUICE_BODY_FN float& of(int lane) { return value[lane]; }
+  template <class F>
+  static SLUICE_BODY_FN void each(F f) {
+    for (int lane = 0; lane < 32; ++lane) f(lane);
+  }
+  static SLUICE_BODY_FN float reciprocal(float x) { return 1 / x; }
 };
 
 #endif
 
-// Rows [0, count) of one group of at most eight rows; returns what follows in the packed bytes.
+constexpr int vectors = 32 / floats::width;
+
+// Parts of a width from `Part` down, of `count` rows; rows beyond are zero.
 template <int Width, int Part = 8, int Above = 0>
-SLUICE_BODY_FN std::uint8_t* pack_rows(const std::uint8_t* values, std::int64_t stride, int count, std::uint8_t* out) {
+SLUICE_BODY_FN void pack_parts(const lane_bytes::vec (&rows)[8], int count, std::uint8_t* out) {
   if constexpr (Part == 0) {
-    return out;
+    return;
   } else if constexpr ((Width & Part) == 0) {
-    return pack_rows<Width, Part / 2, Above>(values, stride, count, out);
+    pack_parts<Width, Part / 2, Above>(rows, count, out);
   } else {
     constexpr int per_plane = 8 / Part;
     SLUICE_UNROLL
@@ -87,23 +118,20 @@ SLUICE_BODY_FN std::uint8_t* pack_rows(const std::uint8_t* values, std::int64_t 
       auto plane = lane_bytes::zero();
       SLUICE_UNROLL
       for (int i = 0; i < per_plane; ++i)
-        if (first + i < count)
-          plane = lane_bytes::join(
-              plane, lane_bytes::field(lane_bytes::load(values + (first + i) * stride), Above, (1u << Part) - 1),
-              i * Part);
+        plane = lane_bytes::join(plane, lane_bytes::field(rows[first + i], Above, (1u << Part) - 1), i * Part);
       lane_bytes::store(out, plane);
       out += 32;
     }
-    return pack_rows<Width, Part / 2, Above + Part>(values, stride, count, out);
+    pack_parts<Width, Part / 2, Above + Part>(rows, count, out);
   }
 }
 
-template <int Width, int Part = 8, int Above = 0, class Vec>
-SLUICE_BODY_FN const std::uint8_t* unpack_rows(const std::uint8_t* in, int count, Vec (&rows)[8]) {
+template <int Width, int Part = 8, int Above = 0>
+SLUICE_BODY_FN void unpack_parts(const std::uint8_t* in, int count, lane_bytes::vec (&rows)[8]) {
   if constexpr (Part == 0) {
-    return in;
+    return;
   } else if constexpr ((Width & Part) == 0) {
-    return unpack_rows<Width, Part / 2, Above>(in, count, rows);
+    unpack_parts<Width, Part / 2, Above>(in, count, rows);
   } else {
     constexpr int per_plane = 8 / Part;
     SLUICE_UNROLL
@@ -117,168 +145,173 @@ SLUICE_BODY_FN const std::uint8_t* unpack_rows(const std::uint8_t* in, int count
         rows[first + i] = Above == 0 ? bits : lane_bytes::join(rows[first + i], bits, Above);
       }
     }
-    return unpack_rows<Width, Part / 2, Above + Part>(in, count, rows);
+    unpack_parts<Width, Part / 2, Above + Part>(in, count, rows);
   }
 }
 
+// Rows of a group, and where its planes begin.
+SLUICE_BODY_FN int rows_from(const bitpack_job& job, int row) { return job.rows - row < 8 ? job.rows - row : 8; }
+
 template <int Width>
-SLUICE_BODY_FN void pack(const bitpack_job& job) {
-  std::uint8_t* out = job.packed;
-  for (int row = 0; row < job.rows; row += 8)
-    for (int block = 0; block < job.blocks; ++block) {
-      const std::uint8_t* values = job.values + row * job.stride + 32 * block;
-      const int count = job.rows - row;
-      out =
-          count >= 8 ? pack_rows<Width>(values, job.stride, 8, out) : pack_rows<Width>(values, job.stride, count, out);
-    }
+SLUICE_BODY_FN std::uint8_t* planes(const bitpack_job& job, int row, int block, int count) {
+  int each = 0;
+  SLUICE_UNROLL
+  for (int part = 1; part <= 8; part *= 2)
+    if (Width & part) each += (count * part + 7) / 8;
+  return job.packed + 32 * (std::int64_t{row / 8} * Width * job.blocks + std::int64_t{block} * each);
 }
 
-// Calls each(rows, count, row, block) for every group of up to eight rows.
-template <int Width, class Each>
-SLUICE_BODY_FN void for_each_group(const bitpack_job& job, Each each) {
-  const std::uint8_t* in = job.packed;
-  for (int row = 0; row < job.rows; row += 8)
-    for (int block = 0; block < job.blocks; ++block) {
-      lane_bytes::vec rows[8];
-      const int count = job.rows - row;
-      if (count >= 8) {
-        in = unpack_rows<Width>(in, 8, rows);
-      } else {
-        for (auto& r : rows) r = lane_bytes::zero();
-        in = unpack_rows<Width>(in, count, rows);
-      }
-      each(rows, count < 8 ? count : 8, row, block);
-    }
+SLUICE_BODY_FN std::uint8_t* scales(const bitpack_job& job, int row, int block) {
+  return job.scales + 128 * (std::int64_t{row / job.group_rows} * job.blocks + block);
 }
 
 template <int Width>
-SLUICE_BODY_FN void unpack(const bitpack_job& job) {
-  const auto store = [&](const lane_bytes::vec(&rows)[8], int count, int row, int block) {
-    std::uint8_t* values = job.values + row * job.stride + 32 * block;
-    SLUICE_UNROLL
-    for (int r = 0; r < 8; ++r)
-      if (r < count) lane_bytes::store(values + r * job.stride, rows[r]);
-  };
-  for_each_group<Width>(job, store);
+SLUICE_BODY_FN void pack_item(const bitpack_job& job, const lane_bytes::vec (&rows)[8], int row, int block, int count) {
+  std::uint8_t* out = planes<Width>(job, row, block, count);
+  count == 8 ? pack_parts<Width>(rows, 8, out) : pack_parts<Width>(rows, count, out);
+}
+
+template <int Width>
+SLUICE_BODY_FN void unpack_item(const bitpack_job& job, lane_bytes::vec (&rows)[8], int row, int block, int count) {
+  const std::uint8_t* in = planes<Width>(job, row, block, count);
+  if (count == 8) return unpack_parts<Width>(in, 8, rows);
+  for (auto& r : rows) r = lane_bytes::zero();
+  unpack_parts<Width>(in, count, rows);
+}
+
+template <int Width>
+SLUICE_BODY_FN void pack_codes(const bitpack_job& job, int row, int block) {
+  const int count = rows_from(job, row);
+  const std::uint8_t* values = job.values + row * job.stride + 32 * block;
+  lane_bytes::vec rows[8];
+  SLUICE_UNROLL
+  for (int r = 0; r < 8; ++r) rows[r] = r < count ? lane_bytes::load(values + r * job.stride) : lane_bytes::zero();
+  pack_item<Width>(job, rows, row, block, count);
+}
+
+template <int Width>
+SLUICE_BODY_FN void unpack_codes(const bitpack_job& job, int row, int block) {
+  const int count = rows_from(job, row);
+  std::uint8_t* values = job.values + row * job.stride + 32 * block;
+  lane_bytes::vec rows[8];
+  unpack_item<Width>(job, rows, row, block, count);
+  SLUICE_UNROLL
+  for (int r = 0; r < 8; ++r)
+    if (r < count) lane_bytes::store(values + r * job.stride, rows[r]);
 }
 
 // code * step is exact in a float (8 and 11 bits), so that a fused addition rounds as a separate one does.
 template <int Width>
-SLUICE_BODY_FN void dequantize_packed(const bitpack_job& job) {
-  constexpr int vectors = 32 / floats::width;
-  const auto store = [&](const lane_bytes::vec(&rows)[8], int count, int row, int block) {
-    const std::uint8_t* scale = job.scales + 128 * (row / job.group_rows * job.blocks + block);
-    float* out = job.floats + row * job.stride + 32 * block;
-    lane_bytes::codes codes;
+SLUICE_BODY_FN void dequantize_codes(const bitpack_job& job, int row, int block) {
+  const int count = rows_from(job, row);
+  const std::uint8_t* scale = scales(job, row, block);
+  float* out = job.floats + row * job.stride + 32 * block;
+  lane_bytes::vec rows[8];
+  unpack_item<Width>(job, rows, row, block, count);
+  SLUICE_UNROLL
+  for (int v = 0; v < vectors; ++v) {
+    const auto step = floats::load_f16(scale + 2 * floats::width * v);
+    const auto zero = floats::load_f16(scale + 64 + 2 * floats::width * v);
     SLUICE_UNROLL
-    for (int r = 0; r < 8; ++r) codes.set(r, rows[r]);
-    SLUICE_UNROLL
-    for (int v = 0; v < vectors; ++v) {
-      const auto step = floats::load_f16(scale + 2 * floats::width * v);
-      const auto zero = floats::load_f16(scale + 64 + 2 * floats::width * v);
-      SLUICE_UNROLL
-      for (int r = 0; r < 8; ++r)
-        if (r < count)
-          floats::store(out + r * job.stride + floats::width * v,
-                        floats::fma(floats::from_ints(codes.get(r, v)), step, zero));
-    }
-  };
-  for_each_group<Width>(job, store);
+    for (int r = 0; r < 8; ++r)
+      if (r < count)
+        floats::store(out + r * job.stride + floats::width * v,
+                      floats::fma(floats::from_ints(lane_bytes::widen(rows[r], v)), step, zero));
+  }
 }
 
-#if !SLUICE_TARGET_CUDA
-
-// The smallest and largest value of each lane over a group of rows.
-SLUICE_BODY_FN void lane_ranges(const float* x, std::int64_t stride, int rows, float* low, float* high) {
-  for (int v = 0; v < 32; v += floats::width) {
-    const auto none = floats::set(0);
-    auto lo = floats::bits(floats::load(x + v)), hi = lo;
-    for (int r = 1; r < rows; ++r) {
-      const auto y = floats::load(x + r * stride + v);
+/// Steps and zeros of the group of `group_rows` rows that begins with `row`; false where a range does not fit f16.
+SLUICE_BODY_FN bool measure_group(const bitpack_job& job, int levels, int row, int block) {
+  const int count = job.rows - row < job.group_rows ? job.rows - row : job.group_rows;
+  const auto none = floats::set(0);
+  lane_floats low, high;
+  SLUICE_UNROLL
+  for (int v = 0; v < vectors; ++v) {
+    const float* x = job.floats + row * job.stride + 32 * block + floats::width * v;
+    auto lo = floats::bits(floats::load(x)), hi = lo;
+    for (int r = 1; r < count; ++r) {
+      const auto y = floats::load(x + r * job.stride);
       const auto below = floats::bits(floats::sub(floats::as_float(lo), y));
       const auto above = floats::bits(floats::sub(y, floats::as_float(hi)));
       lo = floats::select(floats::greater(below, none), floats::bits(y), lo);
       hi = floats::select(floats::greater(above, none), floats::bits(y), hi);
     }
-    floats::store(low + v, floats::as_float(lo));
-    floats::store(high + v, floats::as_float(hi));
+    low.put(v, floats::as_float(lo));
+    high.put(v, floats::as_float(hi));
   }
+  std::uint8_t* scale = scales(job, row, block);
+  bool fits = true;
+  lane_floats::each([&](int lane) {
+    f16 step{}, zero{};
+    fits &= group_scale(low.of(lane), high.of(lane), levels, step, zero);
+    std::memcpy(scale + 2 * lane, &step.bits, 2);
+    std::memcpy(scale + 64 + 2 * lane, &zero.bits, 2);
+  });
+  return fits;
 }
 
-// Codes of one group of up to eight rows: clamp(round((x - zero) / step)); `inverse` is 1 / step or 0.
+/// Codes of one item under the scales that stand there: clamp(round((x - zero) / step)).
 template <int Width>
-SLUICE_BODY_FN std::uint8_t* quantize_rows(const float* x, std::int64_t stride, int count, const float* zero,
-                                           const float* inverse, std::uint8_t* out) {
-  constexpr int most = (1 << Width) - 1;
-  alignas(32) std::uint8_t codes[8][32] = {};
-  for (int r = 0; r < count; ++r)
-    for (int v = 0; v < 32; v += floats::width) {
-      const auto y =
-          floats::mul(floats::sub(floats::load(x + r * stride + v), floats::load(zero + v)), floats::load(inverse + v));
-      const auto code = floats::round(floats::clamp(y, static_cast<float>(most)));
-      floats::store_u8(codes[r] + v, floats::select(floats::greater(code, floats::set(0)), code, floats::set(0)));
+SLUICE_BODY_FN void quantize_codes(const bitpack_job& job, int row, int block) {
+  constexpr auto most = static_cast<float>((1 << Width) - 1);
+  const int count = rows_from(job, row);
+  const std::uint8_t* scale = scales(job, row, block);
+  const float* x = job.floats + row * job.stride + 32 * block;
+  lane_floats inverse;
+  SLUICE_UNROLL
+  for (int v = 0; v < vectors; ++v) inverse.put(v, floats::load_f16(scale + 2 * floats::width * v));
+  lane_floats::each([&](int lane) {
+    float& step = inverse.of(lane);
+    step = step > 0 ? lane_floats::reciprocal(step) : 0;
+  });
+  lane_bytes::vec rows[8];
+  SLUICE_UNROLL
+  for (int r = 0; r < 8; ++r) {
+    floats::ints codes[vectors];
+    SLUICE_UNROLL
+    for (int v = 0; v < vectors; ++v) {
+      const auto zero = floats::load_f16(scale + 64 + 2 * floats::width * v);
+      const auto value = r < count ? floats::load(x + r * job.stride + floats::width * v) : zero;
+      const auto code = floats::round(floats::clamp(floats::mul(floats::sub(value, zero), inverse.get(v)), most));
+      codes[v] = floats::select(floats::greater(code, floats::set(0)), code, floats::set(0));
     }
-  return pack_rows<Width>(codes[0], 32, count, out);
+    rows[r] = lane_bytes::narrow(codes);
+  }
+  pack_item<Width>(job, rows, row, block, count);
 }
 
-/// False where the range of a group does not fit f16.
+#if !SLUICE_TARGET_CUDA
+
+/// All items of a job; false where the range of a quantised group does not fit f16.
 template <int Width>
-SLUICE_BODY_FN bool quantize_packed(const bitpack_job& job) {
-  alignas(64) float low[32], high[32], inverse[32];
-  std::uint8_t* scale = job.scales;
-  // Ranges first: the codes of a row group follow one another over all blocks.
-  for (int row = 0; row < job.rows; row += job.group_rows)
-    for (int block = 0; block < job.blocks; ++block, scale += 128) {
-      const int count = job.rows - row < job.group_rows ? job.rows - row : job.group_rows;
-      lane_ranges(job.floats + row * job.stride + 32 * block, job.stride, count, low, high);
-      for (int lane = 0; lane < 32; ++lane) {
-        f16 step, zero;
-        if (!group_scale(low[lane], high[lane], (1 << Width) - 1, step, zero)) return false;
-        std::memcpy(scale + 2 * lane, &step.bits, 2);
-        std::memcpy(scale + 64 + 2 * lane, &zero.bits, 2);
-      }
-    }
-  std::uint8_t* out = job.packed;
+inline bool run(bitpack_task task, const bitpack_job& job) {
+  if (task == bitpack_task::quantize)
+    for (int row = 0; row < job.rows; row += job.group_rows)
+      for (int block = 0; block < job.blocks; ++block)
+        if (!measure_group(job, (1 << Width) - 1, row, block)) return false;
   for (int row = 0; row < job.rows; row += 8)
-    for (int block = 0; block < job.blocks; ++block) {
-      scale = job.scales + 128 * (row / job.group_rows * job.blocks + block);
-      for (int v = 0; v < 32; v += floats::width) {
-        floats::store(inverse + v, floats::load_f16(scale + 2 * v));
-        floats::store(low + v, floats::load_f16(scale + 64 + 2 * v));
+    for (int block = 0; block < job.blocks; ++block) switch (task) {
+        case bitpack_task::pack: pack_codes<Width>(job, row, block); break;
+        case bitpack_task::unpack: unpack_codes<Width>(job, row, block); break;
+        case bitpack_task::quantize: quantize_codes<Width>(job, row, block); break;
+        case bitpack_task::dequantize: dequantize_codes<Width>(job, row, block); break;
       }
-      for (float& step : inverse) step = step > 0 ? 1 / step : 0;
-      const int count = job.rows - row < 8 ? job.rows - row : 8;
-      out = quantize_rows<Width>(job.floats + row * job.stride + 32 * block, job.stride, count, low, inverse, out);
-    }
   return true;
 }
 
-#endif
-
-template <int Width>
-SLUICE_BODY_FN bool run_bitpack(bitpack_task task, const bitpack_job& job) {
-  if (task == bitpack_task::pack) pack<Width>(job);
-  if (task == bitpack_task::unpack) unpack<Width>(job);
-  if (task == bitpack_task::dequantize) dequantize_packed<Width>(job);
-#if !SLUICE_TARGET_CUDA
-  if (task == bitpack_task::quantize) return quantize_packed<Width>(job);
-#endif
-  return true;
-}
-
-#if !SLUICE_TARGET_CUDA
-
-inline bool run_bitpack(int width, bitpack_task task, const bitpack_job& job) {
+inline bool run(int width, bitpack_task task, const bitpack_job& job) {
   switch (width) {
-    case 1: return run_bitpack<1>(task, job);
-    case 2: return run_bitpack<2>(task, job);
-    case 3: return run_bitpack<3>(task, job);
-    case 4: return run_bitpack<4>(task, job);
-    case 5: return run_bitpack<5>(task, job);
-    case 6: return run_bitpack<6>(task, job);
-    case 7: return run_bitpack<7>(task, job);
-    default: return run_bitpack<8>(task, job);
+    case 1: return run<1>(task, job);
+    case 2: return run<2>(task, job);
+    case 3: return run<3>(task, job);
+    case 4: return run<4>(task, job);
+    case 5: return run<5>(task, job);
+    case 6: return run<6>(task, job);
+    case 7: return run<7>(task, job);
+    default: return run<8>(task, job);
   }
 }
 
 #endif
+
+}  // namespace packing
