@@ -1,47 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/lossless_format.hpp>
-#include <sluice/codec/lossless_plan.hpp>
-#include <sluice/codec/rans.hpp>
+#include <sluice/codec/lossless_strip.hpp>
 #include <sluice/status.hpp>
-#include <sluice/warp/floats.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <new>
 #include <span>
 #include <vector>
-
-namespace sluice {
-
-namespace detail {
-
-enum class lossless_task : std::uint8_t { join, facts, cut, count, pack };
-
-/// One strip and what a task reads or writes of it.
-struct strip_job {
-  const strip_lanes_table* lanes = nullptr;
-  std::uint8_t* symbols = nullptr;  // [rows][32 blocks]
-  std::uint8_t* packed = nullptr;   // [rows][row_bytes]
-  std::byte* elements = nullptr;    // the strip's first; rows `stride` bytes apart
-  std::byte* escapes = nullptr;
-  std::ptrdiff_t stride = 0;
-  std::size_t row_bytes = 0;
-  std::uint32_t escape_limit = 0;  // join: as many as there are; cut: room for
-  std::uint32_t value_mask = 0;    // bits of an element, less the dropped ones
-  std::int32_t rows = 0, columns = 0, blocks = 0;
-  std::int32_t stretch = 0;  // from the field's sign to the element's
-  std::int32_t dropped = 0;
-  std::int32_t alphabet = 0;  // symbols; cut
-};
-
-}  // namespace detail
-}  // namespace sluice
-
-#define SLUICE_BODY <sluice/codec/lossless_body.inl>
-#include <sluice/warp/foreach_target.inl>
 
 namespace sluice {
 
@@ -52,203 +19,6 @@ constexpr std::size_t lossless_max_size(dtype type, std::int64_t rows, std::int6
   const std::int64_t strips = (n + detail::strip_columns(type) - 1) / detail::strip_columns(type);
   return static_cast<std::size_t>(rows * n * size_of(type) + strips);
 }
-
-namespace detail::inline SLUICE_HOST_ABI {
-
-template <class T>
-inline bool run_lossless_on(isa on, lossless_task task, const strip_job& job, void* result) noexcept {
-#if SLUICE_X86_TARGETS
-  switch (usable_isa(on)) {
-    case isa::avx512: return avx512::run_lossless<T>(task, job, result);
-    case isa::avx2: return avx2::run_lossless<T>(task, job, result);
-    default: break;
-  }
-#else
-  (void)on;
-#endif
-  return portable::run_lossless<T>(task, job, result);
-}
-
-inline bool run_lossless_on(isa on, int size, lossless_task task, const strip_job& job, void* result) noexcept {
-  return size == 1   ? run_lossless_on<std::uint8_t>(on, task, job, result)
-         : size == 2 ? run_lossless_on<std::uint16_t>(on, task, job, result)
-                     : run_lossless_on<std::uint32_t>(on, task, job, result);
-}
-
-inline std::uint64_t choose_tables_on(isa on, std::span<const symbol_counts> columns, const symbol_costs* costs,
-                                      int tables, std::uint8_t* chosen) noexcept {
-  const int count = static_cast<int>(columns.size());
-#if SLUICE_X86_TARGETS
-  if (usable_isa(on) != isa::portable) return avx2::choose_tables(columns.data(), count, costs, tables, chosen);
-#else
-  (void)on;
-#endif
-  return portable::choose_tables(columns.data(), count, costs, tables, chosen);
-}
-
-// What a coder of strips keeps in the caller's workspace.
-struct strip_scratch {
-  strip_lanes_table lanes;
-  column_fact_table facts;
-  base_block tables[rans_max_blocks];
-  symbol_counts counts[strip_lanes];
-};
-
-// Parts of the caller's workspace: for two strips at once, whose streams hide each other's latency, or for encoding one.
-struct strip_workspace {
-  strip_scratch* scratch[2];
-  std::uint8_t* symbols[2];  // [rows][lanes]
-  std::uint8_t* nibbles[2];  // likewise
-  std::uint8_t* rans;        // encoder's scratch
-  std::byte* escapes;        // encoder's list, with room for an eighth of the elements
-  std::size_t rans_capacity;
-  std::uint32_t escape_capacity;
-
-  static strip_workspace of(std::vector<std::byte>& bytes, dtype type, int rows, int n, bool encode) {
-    const int strips = !encode && n > strip_columns(type) ? 2 : 1;
-    const int lanes =
-        std::min(strip_lanes, (n + rans_lanes - 1) / rans_lanes * rans_lanes * (type == dtype::bytes ? 2 : 1));
-    const std::size_t plane = static_cast<std::size_t>(rows) * static_cast<std::size_t>(lanes);
-    const std::size_t pair = type == dtype::bytes ? 2 * plane : plane,
-                      stream = encode ? encoded_bound(lanes / 32, rows) : 0;
-    const std::size_t list = encode ? plane / 8 + 1 : 0;
-    const std::size_t needed = static_cast<std::size_t>(strips) * (sizeof(strip_scratch) + pair) + stream +
-                               list * static_cast<std::size_t>(size_of(type)) + 64;
-    if (bytes.size() < needed) bytes.resize(needed);
-    std::byte* p = bytes.data() + (64 - reinterpret_cast<std::uintptr_t>(bytes.data()) % 64) % 64;
-    const auto take = [&p](std::size_t size) {
-      std::byte* const here = p;
-      p += size;
-      return here;
-    };
-    strip_workspace w{};
-    for (int i = 0; i < strips; ++i) w.scratch[i] = ::new (take(sizeof(strip_scratch))) strip_scratch;
-    for (int i = 0; i < strips; ++i) {
-      w.symbols[i] = reinterpret_cast<std::uint8_t*>(take(pair));
-      w.nibbles[i] = w.symbols[i] + pair - plane;
-    }
-    w.rans = reinterpret_cast<std::uint8_t*>(take(stream));
-    w.rans_capacity = stream;
-    w.escapes = take(list * static_cast<std::size_t>(size_of(type)));
-    w.escape_capacity = static_cast<std::uint32_t>(list);
-    return w;
-  }
-};
-
-// --- decoding ---
-
-inline strip_job job_of(const element_format& f, std::byte* elements, std::ptrdiff_t stride, int rows, int columns,
-                        std::uint8_t* symbols) noexcept {
-  strip_job job;
-  job.elements = elements;
-  job.stride = stride;
-  job.rows = rows;
-  job.columns = columns;
-  job.blocks = (columns + rans_lanes - 1) / rans_lanes;
-  job.symbols = symbols;
-  job.stretch = f.bits - 1 - f.mantissa;
-  return job;
-}
-
-// Makes a coded strip ready: its lanes, its tables, and what is to be done.
-inline bool open_strip(const element_format& f, std::span<const std::uint8_t> in, strip_scratch& scratch,
-                       strip_job& job, stream_job& stream) noexcept {
-  strip_view s;
-  if (!parse_strip(in.data(), in.size(), f, job.rows, job.columns, s, scratch.lanes)) return false;
-  for (int c = 0; c < s.blocks * rans_lanes; ++c) strip_thresholds(s, c, scratch.tables[c / rans_lanes]);
-  for (base_block& t : scratch.tables) t.symbols = static_cast<std::uint8_t>(s.symbols), t.digits = 0;
-  job.lanes = &scratch.lanes;
-  job.packed = const_cast<std::uint8_t*>(s.rows);
-  job.escapes = reinterpret_cast<std::byte*>(const_cast<std::uint8_t*>(s.escapes));
-  job.escape_limit = s.escape_count;
-  job.row_bytes = s.row_bytes;
-  job.dropped = s.dropped;
-  stream = {};
-  stream.tables = scratch.tables;
-  stream.bytes = s.stream;
-  stream.size = s.stream_size;
-  stream.blocks = s.blocks;
-  stream.rows = job.rows;
-  stream.symbols = job.symbols;
-  stream.stride = s.blocks * rans_lanes;
-  return true;
-}
-
-inline void split_nibbles(const std::byte* from, int columns, std::uint8_t* nibbles) noexcept {
-  for (int c = 0; c < columns; ++c) {
-    nibbles[2 * c] = std::to_integer<std::uint8_t>(from[c] & std::byte{15});
-    nibbles[2 * c + 1] = std::to_integer<std::uint8_t>(from[c] >> 4);
-  }
-}
-
-inline void join_nibbles(const std::uint8_t* nibbles, int columns, std::byte* to) noexcept {
-  for (int c = 0; c < columns; ++c) to[c] = static_cast<std::byte>((nibbles[2 * c] & 15) | nibbles[2 * c + 1] << 4);
-}
-
-}  // namespace detail::inline SLUICE_HOST_ABI
-
-inline namespace SLUICE_HOST_ABI {
-
-/// Decodes a tile into rows of n elements, `dst_row_bytes` apart. `in` may hold any bytes; where they are not a whole
-/// tile, some of the elements have been written. Errors: invalid_argument, truncated, corrupt_tile.
-inline status lossless_decode(dtype type, int rows, int n, std::span<const std::byte> in, std::byte* dst,
-                              std::size_t dst_row_bytes, std::vector<std::byte>& workspace, isa on = isa::best) {
-  using namespace detail;
-  if (rows < 0 || rows > lossless_max_rows || n < 0) return status::invalid_argument;
-  if (rows == 0 || n == 0) return in.empty() ? status::ok : status::corrupt_tile;
-  const int most = strip_columns(type), size = size_of(type);
-  const auto stride = static_cast<std::ptrdiff_t>(dst_row_bytes);
-  const strip_workspace w = strip_workspace::of(workspace, type, rows, n, false);
-  const auto* p = reinterpret_cast<const std::uint8_t*>(in.data());
-  std::size_t left = in.size();
-  strip_job jobs[2];
-  stream_job streams[2];
-  std::byte* nibbles_to[2];
-  std::size_t open = 0;
-  const auto finish = [&] {
-    decode_symbols({streams, open}, on);
-    for (std::size_t i = 0; i < open; ++i) {
-      if (!streams[i].ok || !run_lossless_on(on, size, lossless_task::join, jobs[i], nullptr)) return false;
-      for (int r = 0; nibbles_to[i] && r < rows; ++r)
-        join_nibbles(w.nibbles[i] + r * jobs[i].columns, jobs[i].columns / 2, nibbles_to[i] + r * stride);
-    }
-    open = 0;
-    return true;
-  };
-  for (int first = 0; first < n; first += most) {
-    const int columns = n - first < most ? n - first : most;
-    std::byte* const to = dst + std::ptrdiff_t{first} * size;
-    if (left == 0) return status::truncated;
-    const auto kind = static_cast<strip_kind>(p[0]);
-    const std::size_t row = static_cast<std::size_t>(columns) * static_cast<std::size_t>(size);
-    std::size_t used = 1 + row * static_cast<std::size_t>(rows);
-    if (kind == strip_kind::stored) {
-      if (left < used) return status::truncated;
-      for (int r = 0; r < rows; ++r) std::memcpy(to + r * stride, p + 1 + static_cast<std::size_t>(r) * row, row);
-    } else if (kind == strip_kind::coded || (kind == strip_kind::nibbles && type == dtype::bytes)) {
-      strip_head h;
-      if (left < sizeof h) return status::truncated;
-      std::memcpy(&h, p, sizeof h);
-      if (left < h.size) return status::truncated;
-      used = h.size;
-      const bool halves = kind == strip_kind::nibbles;
-      const element_format f = format_of(type, kind);
-      nibbles_to[open] = halves ? to : nullptr;
-      jobs[open] = halves ? job_of(f, reinterpret_cast<std::byte*>(w.nibbles[open]), 2 * columns, rows, 2 * columns,
-                                   w.symbols[open])
-                          : job_of(f, to, stride, rows, columns, w.symbols[open]);
-      if (!open_strip(f, {p, used}, *w.scratch[open], jobs[open], streams[open])) return status::corrupt_tile;
-      if (++open == 2 && !finish()) return status::corrupt_tile;
-    } else {
-      return status::corrupt_tile;
-    }
-    p += used;
-    left -= used;
-  }
-  return finish() && left == 0 ? status::ok : status::corrupt_tile;
-}
-
-}  // namespace SLUICE_HOST_ABI
 
 namespace detail::inline SLUICE_HOST_ABI {
 
@@ -341,7 +111,7 @@ inline std::size_t encode_strip(strip_kind kind, const element_format& f, strip_
   const int tables = plan.tables.tables;
   std::size_t bytes = sizeof(strip_head) + static_cast<std::size_t>(tables * (plan.symbols - 1) + job.columns);
   int first = 0;
-  for (int b = 0; b < job.blocks; ++b) set_dead(w.scratch[0]->tables[b]);
+  for (int b = 0; b < job.blocks; ++b) set_dead(w.scratch[0]->blocks[b]);
   for (int c = 0; c < job.blocks * rans_lanes; ++c) {
     if (c >= job.columns) {
       lanes.set_unused(c, first);
@@ -352,7 +122,7 @@ inline std::size_t encode_strip(strip_kind kind, const element_format& f, strip_
     bytes += static_cast<std::size_t>(mode == mode_split ? 1 : f.size);
     first += lanes.set(c, mode, plan.bases[at], f, plan.dropped, plan.symbols, first);
     if (mode != mode_constant)
-      set_lane(w.scratch[0]->tables[c / rans_lanes], c % rans_lanes,
+      set_lane(w.scratch[0]->blocks[c / rans_lanes], c % rans_lanes,
                std::span(plan.tables.freq[plan.modes[at] >> 4]).first(static_cast<std::size_t>(plan.symbols)));
   }
   job.lanes = &lanes;
@@ -367,7 +137,7 @@ inline std::size_t encode_strip(strip_kind kind, const element_format& f, strip_
   if (bytes + packed + rans_state_bytes >= limit || !run_lossless_on(on, f.size, lossless_task::cut, job, &escapes))
     return 0;
   encode_job stream;
-  stream.tables = w.scratch[0]->tables;
+  stream.tables = w.scratch[0]->blocks;
   stream.blocks = job.blocks;
   stream.rows = job.rows;
   stream.symbols = w.symbols[0];
@@ -406,6 +176,65 @@ inline std::size_t encode_strip(strip_kind kind, const element_format& f, strip_
 }  // namespace detail::inline SLUICE_HOST_ABI
 
 inline namespace SLUICE_HOST_ABI {
+
+/// Decodes a tile into rows of n elements, `dst_row_bytes` apart. `in` may hold any bytes; where they are not a whole
+/// tile, some of the elements have been written. Errors: invalid_argument, truncated, corrupt_tile.
+inline status lossless_decode(dtype type, int rows, int n, std::span<const std::byte> in, std::byte* dst,
+                              std::size_t dst_row_bytes, std::vector<std::byte>& workspace, isa on = isa::best) {
+  using namespace detail;
+  if (rows < 0 || rows > lossless_max_rows || n < 0) return status::invalid_argument;
+  if (rows == 0 || n == 0) return in.empty() ? status::ok : status::corrupt_tile;
+  const int most = strip_columns(type), size = size_of(type);
+  const auto stride = static_cast<std::ptrdiff_t>(dst_row_bytes);
+  const strip_workspace w = strip_workspace::of(workspace, type, rows, n, false);
+  const auto* p = reinterpret_cast<const std::uint8_t*>(in.data());
+  std::size_t left = in.size();
+  strip_job jobs[2];
+  stream_job streams[2];
+  std::byte* nibbles_to[2];
+  std::size_t open = 0;
+  const auto finish = [&] {
+    decode_symbols({streams, open}, on);
+    for (std::size_t i = 0; i < open; ++i) {
+      if (!streams[i].ok || !run_lossless_on(on, size, lossless_task::join, jobs[i], nullptr)) return false;
+      for (int r = 0; nibbles_to[i] && r < rows; ++r)
+        join_nibbles(w.nibbles[i] + r * jobs[i].columns, jobs[i].columns / 2, nibbles_to[i] + r * stride);
+    }
+    open = 0;
+    return true;
+  };
+  for (int first = 0; first < n; first += most) {
+    const int columns = n - first < most ? n - first : most;
+    std::byte* const to = dst + std::ptrdiff_t{first} * size;
+    if (left == 0) return status::truncated;
+    const auto kind = static_cast<strip_kind>(p[0]);
+    const std::size_t row = static_cast<std::size_t>(columns) * static_cast<std::size_t>(size);
+    std::size_t used = 1 + row * static_cast<std::size_t>(rows);
+    if (kind == strip_kind::stored) {
+      if (left < used) return status::truncated;
+      for (int r = 0; r < rows; ++r) std::memcpy(to + r * stride, p + 1 + static_cast<std::size_t>(r) * row, row);
+    } else if (kind == strip_kind::coded || (kind == strip_kind::nibbles && type == dtype::bytes)) {
+      strip_head h;
+      if (left < sizeof h) return status::truncated;
+      std::memcpy(&h, p, sizeof h);
+      if (left < h.size) return status::truncated;
+      used = h.size;
+      const bool halves = kind == strip_kind::nibbles;
+      const element_format f = format_of(type, kind);
+      nibbles_to[open] = halves ? to : nullptr;
+      jobs[open] = halves ? job_of(f, reinterpret_cast<std::byte*>(w.nibbles[open]), 2 * columns, rows, 2 * columns,
+                                   w.symbols[open])
+                          : job_of(f, to, stride, rows, columns, w.symbols[open]);
+      if (!open_strip(f, {p, used}, *w.scratch[open], jobs[open], streams[open])) return status::corrupt_tile;
+      if (++open == 2 && !finish()) return status::corrupt_tile;
+    } else {
+      return status::corrupt_tile;
+    }
+    p += used;
+    left -= used;
+  }
+  return finish() && left == 0 ? status::ok : status::corrupt_tile;
+}
 
 /// Encodes rows of n elements, `src_row_bytes` apart, bit-exactly, at the front of `out`, which must hold
 /// lossless_max_size() bytes. Returns the bytes written: 0 for an empty tile, for more than 32767 rows, or for want of

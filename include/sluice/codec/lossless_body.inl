@@ -2,6 +2,8 @@
 // Cutting elements into symbols and fields, and joining them again: lossless_format.hpp says what they are. Lanes are
 // the 32-bit integers of the float machine, whatever the element type.
 
+namespace lossless {
+
 struct bits32 {
   using ints = floats::ints;
   static constexpr int width = floats::width;
@@ -204,8 +206,12 @@ SLUICE_BODY_FN void join_block(const join_lanes& lanes, const std::uint8_t* row,
 /// Symbols and fields to elements; false where the escapes are not as many as were promised.
 template <class T>
 SLUICE_BODY_FN bool join_strip(const strip_job& job) {
+#if SLUICE_TARGET_CUDA
+  join_lanes lanes[1];  // read again for every block: no registers for all, and no local memory for the rest
+#else
   join_lanes lanes[rans_max_blocks];
   for (int b = 0; b < job.blocks; ++b) lanes[b].set(*job.lanes, b * rans_lanes);
+#endif
   std::uint32_t escapes = 0;
   for (int r = 0; r < job.rows; ++r) {
     const std::uint8_t* row = job.packed + static_cast<std::size_t>(r) * job.row_bytes;
@@ -213,7 +219,13 @@ SLUICE_BODY_FN bool join_strip(const strip_job& job) {
         job.symbols + static_cast<std::size_t>(r) * static_cast<std::size_t>(job.blocks * rans_lanes);
     std::byte* to = job.elements + static_cast<std::ptrdiff_t>(r) * job.stride;
     for (int b = 0; b < job.blocks; ++b, symbols += rans_lanes, to += rans_lanes * sizeof(T)) {
-      join_block<T>(lanes[b], row, symbols, job.stretch, job.dropped, to, job.columns - b * rans_lanes);
+#if SLUICE_TARGET_CUDA
+      lanes->set(*job.lanes, b * rans_lanes);
+      const join_lanes& l = *lanes;
+#else
+      const join_lanes& l = lanes[b];
+#endif
+      join_block<T>(l, row, symbols, job.stretch, job.dropped, to, job.columns - b * rans_lanes);
       const std::uint32_t m = escaping(symbols, job.lanes->escape + b * rans_lanes);
       if (m != 0) [[unlikely]]
         put_escapes<T>(m, to, job, escapes);
@@ -390,7 +402,7 @@ SLUICE_BODY_FN std::uint64_t choose_tables(const symbol_counts* counts, int colu
 #endif
 
 template <class T>
-SLUICE_BODY_FN bool run_lossless(lossless_task task, const strip_job& job, void* result) {
+SLUICE_BODY_FN bool run(lossless_task task, const strip_job& job, void* result) {
   switch (task) {
     case lossless_task::join: return join_strip<T>(job);
 #if !SLUICE_TARGET_CUDA
@@ -402,3 +414,5 @@ SLUICE_BODY_FN bool run_lossless(lossless_task task, const strip_job& job, void*
     default: return false;
   }
 }
+
+}  // namespace lossless
