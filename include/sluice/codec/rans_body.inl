@@ -55,8 +55,8 @@ SLUICE_BODY_FN bool make_plan(const warp& w, decode_plan<A>& plan, const stream_
     } else {
       const base_block& b = static_cast<const base_block*>(job.tables)[i];
       if (!plausible(b)) return false;
-      const int count = b.symbols - 1, search = count == 0 ? 0 : warp::searched(count);
-      const int digits = A == alphabet::values ? b.digits : 0;
+      const int count = b.symbols - 1, digits = A == alphabet::values ? b.digits : 0;
+      const int search = count > 0 || A == alphabet::symbols ? warp::searched(count > 1 ? count : 1) : 0;
       if (row_count - row < warp::rows_of(search) + 2 * digit_rows * digits) return false;
       p.search = static_cast<std::uint8_t>(search);
       p.digits = static_cast<std::uint8_t>(digits);
@@ -142,7 +142,7 @@ SLUICE_BODY_INLINE void decode_step(const warp& w, decode_cursor<A>& c) {
     w.advance(c.x, h, c.in);
     w.store(c.out, w.refined(parent, h));
   } else if constexpr (A == alphabet::symbols) {
-    const warp::hit h = search<A>(w, c.x, rows, b.search == 0 ? warp::searched(1) : b.search);
+    const warp::hit h = search<A>(w, c.x, rows, b.search);
     w.advance(c.x, h, c.in);
     w.store_symbols(c.out, h);
   } else {
@@ -196,23 +196,35 @@ SLUICE_BODY_FN bool decode_end(const warp& w, const decode_cursor<A>& c) {
 
 // --- encoding: the decoder's steps backwards, from the last byte to the first ---
 
+struct encoder {
+  warp::state x;
+  warp::lane_set impossible;  // lanes that met a symbol without a code
+  std::uint8_t* p;
+
+  SLUICE_BODY_INLINE void put(const warp& w, warp::code c) {
+    impossible = w.either(impossible, w.impossible(c));
+    w.push(x, c, p);
+  }
+};
+
 template <alphabet A>
-SLUICE_BODY_INLINE void encode_step(const warp& w, warp::state& x, std::uint8_t*& p, const encode_plan<A>& plan,
-                                    const encode_job& job, int block, std::int64_t at) {
+SLUICE_BODY_INLINE void encode_step(const warp& w, encoder& e, const encode_plan<A>& plan, const encode_job& job,
+                                    int block, std::int64_t at) {
   const planned_block b = plan.block[block];
   const warp::code_row* rows = plan.rows + b.row;
   if constexpr (A == alphabet::digits) {
-    w.push(x, w.find_digit(rows, w.load(job.values + at), w.load_signed_bytes(job.digits + at)), p);
+    e.put(w, w.find_digit(rows, w.load(job.values + at), w.load_signed_bytes(job.digits + at)));
   } else if constexpr (A == alphabet::symbols) {
-    w.push(x, w.find(rows, b.search, w.load_bytes(job.symbols + at)), p);
+    e.put(w, w.find(rows, b.search, w.load_bytes(job.symbols + at)));
   } else {
     warp::words v = w.load(job.values + at);
     for (int k = 0; k < b.digits; ++k) {
-      const warp::words parent = w.select(plan.refined[block * rans_max_digits + k], w.third(v), v);
-      w.push(x, w.find_digit(rows + b.search + 1 + 6 * k, parent, w.minus_triple(v, parent)), p);
-      v = parent;
+      const warp::lane_set live = plan.refined[block * rans_max_digits + k];
+      const warp::words parent = w.third(v), digit = w.minus_triple(v, parent);
+      v = w.select(live, parent, v);
+      e.put(w, w.find_digit(rows + b.search + 1 + 6 * k, v, w.select(live, digit, w.zero())));
     }
-    if (b.search != 0) w.push(x, w.find(rows, b.search, w.symbol_of(v)), p);
+    e.put(w, w.find(rows, b.search, w.symbol_of(v)));
   }
 }
 
@@ -235,15 +247,14 @@ SLUICE_BODY_FN void encode_stream(const warp& w, encode_job& job, encode_plan<A>
   if (job.blocks >= 0 && job.blocks <= rans_max_blocks && job.rows >= 0 && make_plan(w, plan, job, row_count) &&
       job.capacity >= encoded_bound(job.blocks, job.rows, most_digits<A>(job))) {
     std::uint8_t* const end = job.scratch + job.capacity;
-    std::uint8_t* p = end;
-    warp::state x = w.first_state();
+    encoder e{w.first_state(), w.none(), end};
     for (std::int64_t row = job.rows; row-- > 0;)
       for (int block = job.blocks; block-- > 0;)
-        encode_step(w, x, p, plan, job, block, row * job.stride + std::int64_t{block} * rans_lanes);
-    p -= rans_state_bytes;
-    w.store_state(p, x);
-    bytes = p;
-    size = end - p;
+        encode_step(w, e, plan, job, block, row * job.stride + std::int64_t{block} * rans_lanes);
+    e.p -= rans_state_bytes;
+    w.store_state(e.p, e.x);
+    bytes = w.any(e.impossible) ? nullptr : e.p;
+    size = end - e.p;
   }
   job.ok = bytes != nullptr && size <= INT64_C(0xffffffff);
   job.bytes = job.ok ? bytes : nullptr;

@@ -63,7 +63,7 @@ struct encode_job {
   std::size_t capacity = 0;
   const std::uint8_t* bytes = nullptr;    ///< out: the stream, inside scratch
   std::uint32_t size = 0;
-  bool ok = false;                        ///< out: arguments made sense and the stream is complete
+  bool ok = false;                        ///< out: the tables could express every value and the stream is complete
 };
 
 /// Scratch an encoder may touch; `digits` = most ternary digits of any block (0 for symbols and for refinements).

@@ -154,6 +154,9 @@ struct warp {
   static SLUICE_BODY_INLINE words load_signed_bytes(const std::int8_t* p) { return widen(get(p)); }
   static SLUICE_BODY_INLINE words zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   static SLUICE_BODY_INLINE lane_set all() { return {_mm256_set1_epi8(-1)}; }
+  static SLUICE_BODY_INLINE lane_set none() { return {_mm256_setzero_si256()}; }
+  static SLUICE_BODY_INLINE lane_set either(lane_set a, lane_set b) { return {_mm256_or_si256(a.m, b.m)}; }
+  static SLUICE_BODY_INLINE bool any(lane_set s) { return bits(s.m) != 0; }
   static SLUICE_BODY_INLINE lane_set at_least(const std::uint8_t* lanes, int n) {
     return {_mm256_cmpgt_epi8(get(lanes), _mm256_set1_epi8(static_cast<char>(n - 1)))};
   }
@@ -163,6 +166,7 @@ struct warp {
   }
 
   // --- encoding ---
+  // All ones, both, where a symbol has no frequency.
   struct code_row {
     alignas(32) std::uint8_t freq_1[rans_lanes];
     std::uint8_t start[rans_lanes];
@@ -171,32 +175,26 @@ struct warp {
     __m256i freq_1, start;
   };
 
-  /// Rows of `count` + 1 symbols between `count` thresholds; a symbol without frequency codes as symbol 0.
-  SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[rans_lanes], int count, lane_set live) const {
+  /// Rows of the symbols between `count` thresholds.
+  static SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[rans_lanes], int count, lane_set live) {
     __m256i before = _mm256_set1_epi8(-1);  // start - 1
     for (int k = 0; k <= count; ++k) {
       const __m256i last = threshold(t, k, count, live);
       const __m256i start = _mm256_sub_epi8(before, _mm256_set1_epi8(-1));
-      __m256i f = _mm256_sub_epi8(last, start), s = start;
-      if (k > 0) {
-        const __m256i never = _mm256_cmpeq_epi8(last, before);
-        f = _mm256_blendv_epi8(f, get(out[0].freq_1), never);
-        s = _mm256_blendv_epi8(s, get(out[0].start), never);
-      }
-      put(out[k].freq_1, f);
-      put(out[k].start, s);
+      const __m256i never = k == 0 ? _mm256_setzero_si256() : _mm256_cmpeq_epi8(last, before);
+      put(out[k].freq_1, _mm256_or_si256(_mm256_sub_epi8(last, start), never));
+      put(out[k].start, _mm256_or_si256(start, never));
       before = last;
     }
   }
-  /// The row of each lane's symbol; a symbol that no row has codes as symbol 0.
+  /// The row of each lane's symbol, 0..count.
   static SLUICE_BODY_INLINE code find(const code_row* rows, int count, words symbol) {
     const __m256i s =
         _mm256_permute4x64_epi64(_mm256_packus_epi16(_mm256_min_epu16(symbol.a, _mm256_set1_epi16(255)),
                                                      _mm256_min_epu16(symbol.b, _mm256_set1_epi16(255))),
                                  0xd8);
-    const __m256i freq0 = get(rows[0].freq_1), start0 = get(rows[0].start);
-    code c{freq0, start0};
-    for (int k = 1; k <= count; ++k) {
+    code c{_mm256_set1_epi8(-1), _mm256_set1_epi8(-1)};
+    for (int k = 0; k <= count; ++k) {
       const __m256i mine = _mm256_cmpeq_epi8(s, _mm256_set1_epi8(static_cast<char>(k)));
       c.freq_1 = _mm256_blendv_epi8(c.freq_1, get(rows[k].freq_1), mine);
       c.start = _mm256_blendv_epi8(c.start, get(rows[k].start), mine);
@@ -205,17 +203,25 @@ struct warp {
   }
   /// rows = zero[3], nonzero[3], chosen by the parent; the digit's sign is turned where the parent is negative.
   static SLUICE_BODY_INLINE code find_digit(const code_row* rows, words parent, words digit) {
-    const __m256i c = signs(parent);
-    const __m256i nonzero = _mm256_xor_si256(_mm256_cmpeq_epi8(c, _mm256_setzero_si256()), _mm256_set1_epi8(-1));
+    const __m256i c = signs(parent), zero = _mm256_cmpeq_epi8(c, _mm256_setzero_si256());
     const __m256i r = _mm256_sign_epi8(signs(digit), _mm256_or_si256(c, _mm256_set1_epi8(1)));
-    const __m256i plus = _mm256_cmpgt_epi8(r, _mm256_setzero_si256());
-    code picked[3];
-    SLUICE_UNROLL
-    for (int k = 0; k < 3; ++k)
-      picked[k] = {_mm256_blendv_epi8(get(rows[k].freq_1), get(rows[3 + k].freq_1), nonzero),
-                   _mm256_blendv_epi8(get(rows[k].start), get(rows[3 + k].start), nonzero)};
-    return {_mm256_blendv_epi8(_mm256_blendv_epi8(picked[0].freq_1, picked[1].freq_1, r), picked[2].freq_1, plus),
-            _mm256_blendv_epi8(_mm256_blendv_epi8(picked[0].start, picked[1].start, r), picked[2].start, plus)};
+    const __m256i same = _mm256_cmpeq_epi8(r, _mm256_setzero_si256());
+    const __m256i minus = _mm256_cmpeq_epi8(r, _mm256_set1_epi8(-1)), plus = _mm256_cmpeq_epi8(r, _mm256_set1_epi8(1));
+    const __m256i none = _mm256_xor_si256(_mm256_or_si256(_mm256_or_si256(same, minus), plus), _mm256_set1_epi8(-1));
+    code found{none, none};
+    add(found, same, zero, rows[0], rows[3]);
+    add(found, minus, zero, rows[1], rows[4]);
+    add(found, plus, zero, rows[2], rows[5]);
+    return found;
+  }
+  static SLUICE_BODY_INLINE void add(code& c, __m256i mine, __m256i zero, const code_row& yes, const code_row& no) {
+    const __m256i freq_1 = _mm256_blendv_epi8(get(no.freq_1), get(yes.freq_1), zero);
+    const __m256i start = _mm256_blendv_epi8(get(no.start), get(yes.start), zero);
+    c.freq_1 = _mm256_or_si256(c.freq_1, _mm256_and_si256(freq_1, mine));
+    c.start = _mm256_or_si256(c.start, _mm256_and_si256(start, mine));
+  }
+  static SLUICE_BODY_INLINE lane_set impossible(code c) {
+    return {_mm256_cmpeq_epi8(_mm256_and_si256(c.freq_1, c.start), _mm256_set1_epi8(-1))};
   }
 
   static SLUICE_BODY_INLINE state first_state() { return {_mm256_setzero_si256(), _mm256_set1_epi8(1)}; }

@@ -172,6 +172,9 @@ struct warp {
   }
   static SLUICE_BODY_INLINE words zero() { return _mm512_setzero_si512(); }
   static SLUICE_BODY_INLINE lane_set all() { return {~__mmask32{0}}; }
+  static SLUICE_BODY_INLINE lane_set none() { return {0}; }
+  static SLUICE_BODY_INLINE lane_set either(lane_set a, lane_set b) { return {a.m | b.m}; }
+  static SLUICE_BODY_INLINE bool any(lane_set s) { return s.m != 0; }
   static SLUICE_BODY_INLINE lane_set at_least(const std::uint8_t* lanes, int n) {
     return {_mm256_cmpge_epu8_mask(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes)),
                                    _mm256_set1_epi8(static_cast<char>(n)))};
@@ -179,7 +182,7 @@ struct warp {
   static SLUICE_BODY_INLINE words select(lane_set s, words yes, words no) { return _mm512_mask_mov_epi16(no, s.m, yes); }
 
   // --- encoding ---
-  // A row holds (freq - 1) << 8 | start of one symbol.
+  // A row holds (freq - 1) << 8 | start of one symbol, all ones where it has no frequency.
   struct code_row {
     alignas(64) std::uint16_t word[rans_lanes];
   };
@@ -187,26 +190,23 @@ struct warp {
     __m512i word;
   };
 
-  /// Rows of `count` + 1 symbols between `count` thresholds; a symbol without frequency codes as symbol 0.
+  /// Rows of the symbols between `count` thresholds.
   SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[rans_lanes], int count, lane_set live) const {
     __m512i start = _mm512_setzero_si512();
     for (int k = 0; k <= count; ++k) {
-      const __m512i last = threshold(t, k, count, live);
-      const __m512i freq_1 = _mm512_sub_epi16(last, start);
+      const __m512i last = threshold(t, k, count, live), freq_1 = _mm512_sub_epi16(last, start);
+      const __m512i word = _mm512_or_si512(_mm512_slli_epi16(freq_1, 8), start);
       const __mmask32 never = _mm512_movepi16_mask(freq_1);
-      __m512i word = _mm512_or_si512(_mm512_slli_epi16(freq_1, 8), start);
-      if (k > 0) word = _mm512_mask_mov_epi16(word, never, _mm512_load_si512(out[0].word));
-      _mm512_store_si512(out[k].word, word);
+      _mm512_store_si512(out[k].word, _mm512_mask_mov_epi16(word, never, _mm512_set1_epi16(-1)));
       start = _mm512_add_epi16(last, _mm512_set1_epi16(1));
     }
   }
-  /// The row of each lane's symbol; a symbol that no row has codes as symbol 0.
+  /// The row of each lane's symbol, 0..count.
   static SLUICE_BODY_INLINE code find(const code_row* rows, int count, words symbol) {
-    __m512i word = _mm512_load_si512(rows[0].word);
-    __m512i left = symbol;
-    for (int k = 1; k <= count; ++k) {
-      left = _mm512_sub_epi16(left, _mm512_set1_epi16(1));
-      word = _mm512_mask_loadu_epi16(word, _mm512_testn_epi16_mask(left, left), rows[k].word);
+    __m512i word = _mm512_set1_epi16(-1);
+    for (int k = 0; k <= count; ++k) {
+      word = _mm512_mask_loadu_epi16(word, _mm512_testn_epi16_mask(symbol, symbol), rows[k].word);
+      symbol = _mm512_sub_epi16(symbol, _mm512_set1_epi16(1));
     }
     return {word};
   }
@@ -215,14 +215,17 @@ struct warp {
     const __mmask32 nonzero = _mm512_test_epi16_mask(parent, parent);
     const __mmask32 negative = _mm512_movepi16_mask(parent);
     const __m512i r = _mm512_mask_sub_epi16(digit, negative, _mm512_setzero_si512(), digit);
-    const __mmask32 minus = _mm512_movepi16_mask(r);
-    const __mmask32 plus = _mm512_cmpgt_epi16_mask(r, _mm512_setzero_si512());
-    __m512i word = _mm512_mask_loadu_epi16(_mm512_load_si512(rows[0].word), nonzero, rows[3].word);
-    word = _mm512_mask_loadu_epi16(word, _kand_mask32(minus, _knot_mask32(nonzero)), rows[1].word);
-    word = _mm512_mask_loadu_epi16(word, _kand_mask32(plus, _knot_mask32(nonzero)), rows[2].word);
-    word = _mm512_mask_loadu_epi16(word, _kand_mask32(minus, nonzero), rows[4].word);
-    word = _mm512_mask_loadu_epi16(word, _kand_mask32(plus, nonzero), rows[5].word);
-    return {word};
+    const __mmask32 minus = _mm512_cmpeq_epi16_mask(r, _mm512_set1_epi16(-1));
+    const __mmask32 plus = _mm512_cmpeq_epi16_mask(r, _mm512_set1_epi16(1));
+    __m512i word = _mm512_mask_mov_epi16(_mm512_set1_epi16(-1), _mm512_testn_epi16_mask(r, r), either(rows, 0, nonzero));
+    word = _mm512_mask_mov_epi16(word, minus, either(rows, 1, nonzero));
+    return {_mm512_mask_mov_epi16(word, plus, either(rows, 2, nonzero))};
+  }
+  static SLUICE_BODY_INLINE __m512i either(const code_row* rows, int symbol, __mmask32 nonzero) {
+    return _mm512_mask_blend_epi16(nonzero, _mm512_load_si512(rows[symbol].word), _mm512_load_si512(rows[3 + symbol].word));
+  }
+  static SLUICE_BODY_INLINE lane_set impossible(code c) {
+    return {_mm512_cmpeq_epi16_mask(c.word, _mm512_set1_epi16(-1))};
   }
 
   static SLUICE_BODY_INLINE state first_state() { return {_mm512_set1_epi16(256)}; }

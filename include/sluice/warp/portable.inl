@@ -169,6 +169,21 @@ struct warp {
     std::memset(s.m, 1, sizeof s.m);
     return s;
   }
+  static SLUICE_BODY_INLINE lane_set none() {
+    lane_set s;
+    std::memset(s.m, 0, sizeof s.m);
+    return s;
+  }
+  static SLUICE_BODY_INLINE lane_set either(const lane_set& a, const lane_set& b) {
+    lane_set s;
+    for (int i = 0; i < rans_lanes; ++i) s.m[i] = a.m[i] | b.m[i];
+    return s;
+  }
+  static SLUICE_BODY_INLINE bool any(const lane_set& s) {
+    int all = 0;
+    for (std::uint8_t m : s.m) all |= m;
+    return all != 0;
+  }
   static SLUICE_BODY_INLINE lane_set at_least(const std::uint8_t* lanes, int n) {
     lane_set s;
     for (int i = 0; i < rans_lanes; ++i) s.m[i] = lanes[i] >= n;
@@ -181,33 +196,31 @@ struct warp {
   }
 
   // --- encoding ---
+  // All ones, both, where a symbol has no frequency.
   struct code_row {
     std::uint8_t freq_1[rans_lanes], start[rans_lanes];
   };
-  struct code {
-    std::uint8_t freq_1[rans_lanes], start[rans_lanes];
-  };
+  using code = code_row;
 
-  /// Rows of `count` + 1 symbols between `count` thresholds; a symbol without frequency codes as symbol 0.
+  /// Rows of the symbols between `count` thresholds.
   static SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[rans_lanes], int count,
                                         const lane_set& live) {
     for (int i = 0; i < rans_lanes; ++i)
       for (int k = 0, start = 0; k <= count; ++k) {
         const int last = k < count && live.m[i] != 0 ? t[k][i] : 255;
         const bool never = last < start;
-        out[k].freq_1[i] = never ? out[0].freq_1[i] : static_cast<std::uint8_t>(last - start);
-        out[k].start[i] = never ? out[0].start[i] : static_cast<std::uint8_t>(start);
+        out[k].freq_1[i] = static_cast<std::uint8_t>(never ? 255 : last - start);
+        out[k].start[i] = static_cast<std::uint8_t>(never ? 255 : start);
         start = last + 1;
       }
   }
-  /// The row of each lane's symbol; a symbol that no row has codes as symbol 0.
+  /// The row of each lane's symbol, 0..count.
   static SLUICE_BODY_INLINE code find(const code_row* rows, int count, const words& symbol) {
     code c;
     for (int i = 0; i < rans_lanes; ++i) {
       const auto s = static_cast<std::uint16_t>(symbol.lane[i]);
-      const code_row& r = rows[s <= count ? s : 0];
-      c.freq_1[i] = r.freq_1[i];
-      c.start[i] = r.start[i];
+      c.freq_1[i] = s <= count ? rows[s].freq_1[i] : std::uint8_t{255};
+      c.start[i] = s <= count ? rows[s].start[i] : std::uint8_t{255};
     }
     return c;
   }
@@ -216,11 +229,17 @@ struct warp {
     code c;
     for (int i = 0; i < rans_lanes; ++i) {
       const int r = parent.lane[i] < 0 ? -digit.lane[i] : digit.lane[i];
+      const bool known = r >= -1 && r <= 1;
       const code_row& row = rows[(parent.lane[i] == 0 ? 0 : 3) + (r == 0 ? 0 : r < 0 ? 1 : 2)];
-      c.freq_1[i] = row.freq_1[i];
-      c.start[i] = row.start[i];
+      c.freq_1[i] = known ? row.freq_1[i] : std::uint8_t{255};
+      c.start[i] = known ? row.start[i] : std::uint8_t{255};
     }
     return c;
+  }
+  static SLUICE_BODY_INLINE lane_set impossible(const code& c) {
+    lane_set s;
+    for (int i = 0; i < rans_lanes; ++i) s.m[i] = (c.freq_1[i] & c.start[i]) == 255;
+    return s;
   }
 
   static SLUICE_BODY_INLINE state first_state() {
