@@ -205,15 +205,16 @@ inline void set(const kv_view& v, plane p, int layer, std::int64_t token, int he
   sluice::store_element(v.at(p, layer, token, head, element), v[p].type, x);
 }
 
-/// Squared error over squared values of a plane.
+/// Root of the squared error over the squared values, of what is finite in the original; the error alone where all is zero.
 inline double relative_error(const kv_view& original, const kv_view& decoded) {
   const std::vector<float> a = floats(original), b = floats(decoded);
   double error = 0, power = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
+  for (std::size_t i = 0; i < a.size() && i < b.size(); ++i) {
+    if (!std::isfinite(a[i])) continue;
     error += (double(a[i]) - double(b[i])) * (double(a[i]) - double(b[i]));
     power += double(a[i]) * double(a[i]);
   }
-  return a.size() == b.size() ? std::sqrt(error / power) : 1e30;
+  return a.size() == b.size() ? std::sqrt(power > 0 ? error / power : error) : 1e30;
 }
 
 /// Largest difference of two views in units in the last place (of f16) of max(|x|, rms of its token and head).

@@ -291,8 +291,8 @@ class decoder {
   }
 
   static detail::row_layout layout_of(const task& t, const plane_view& p, const std::int64_t* offsets) noexcept {
-    return {offsets,        p.head_stride,     p.element_stride, t.place.first_head,
-            t.place.heads, t.place.head_dim, p.type};
+    return {offsets,        p.head_stride,    p.element_stride, t.place.first_head,
+            t.place.heads, t.place.head_dim, p.type,           false};
   }
 
   bool rotates(const task& t, int layer) const noexcept {
@@ -322,7 +322,10 @@ class decoder {
       int run = 0;
       while (i + run < n && rows_[std::size_t(r + i + run)].offset != no_place)
         offsets_.push_back(rows_[std::size_t(r + i + run++)].offset);
-      detail::store_rows(isa_, x + std::size_t(i) * std::size_t(ld), ld, run, base, layout_of(t, p, offsets_.data()));
+      // The error of a coefficient must not make an infinity of a large number: only exact tokens hold those.
+      detail::row_layout at = layout_of(t, p, offsets_.data());
+      at.finite = true;
+      detail::store_rows(isa_, x + std::size_t(i) * std::size_t(ld), ld, run, base, at);
       i += run;
     }
   }
@@ -360,14 +363,18 @@ class decoder {
       }
       const std::int64_t zero = 0;
       const detail::row_layout packed{&zero, std::int64_t(element) * t.place.head_dim, std::int64_t(element), 0,
-                                      t.place.heads, t.place.head_dim, from};
-      detail::load_rows(isa_, reinterpret_cast<const std::byte*>(source), packed, 1, exact_values_.data(), width, nullptr);
+                                      t.place.heads, t.place.head_dim, from, false};
+      std::uint8_t not_finite = 0;
+      detail::load_rows(isa_, reinterpret_cast<const std::byte*>(source), packed, 1, exact_values_.data(), width,
+                        &not_finite);
       if (turn) {
         const int token = t.base.head.first + exact_[i].token;
         for (const detail::model_ropes* r : {&unropes_, &ropes_})
           r->rotate(isa_, layer, exact_values_.data(), width, 1, t.place.heads, token);
       }
-      detail::store_rows(isa_, exact_values_.data(), width, 1, base, layout_of(t, p, &exact_[i].offset));
+      detail::row_layout at = layout_of(t, p, &exact_[i].offset);
+      at.finite = !not_finite;
+      detail::store_rows(isa_, exact_values_.data(), width, 1, base, at);
     }
   }
 

@@ -90,12 +90,19 @@ SLUICE_BODY_FN bool load_run(const std::byte* p, int n, float* to) {
   return f::any(bad);
 }
 
-template <dtype T>
+template <bool Finite>
+SLUICE_BODY_FN floats::vec within_f16(floats::vec v) {
+  if constexpr (Finite) return floats::clamp(v, 65504.0f);
+  return v;
+}
+
+template <dtype T, bool Finite = false>
 SLUICE_BODY_FN void store_run(const float* from, int n, std::byte* p) {
   using f = floats;
   int i = 0;
-  for (; i + f::width <= n; i += f::width) store_elements<T>(p + i * size_of(T), f::load(from + i), f::width);
-  if (i < n) store_elements<T>(p + i * size_of(T), f::load(from + i, n - i), n - i);
+  for (; i + f::width <= n; i += f::width)
+    store_elements<T>(p + i * size_of(T), within_f16<Finite>(f::load(from + i)), f::width);
+  if (i < n) store_elements<T>(p + i * size_of(T), within_f16<Finite>(f::load(from + i, n - i)), n - i);
 }
 
 // One row of one head or of all: dims i and i + half (Half) or 2i and 2i+1 turn by the angle whose cosine and sine
@@ -353,7 +360,7 @@ SLUICE_BODY_FN void load_rows_as(const std::byte* base, const row_layout& at, in
   }
 }
 
-template <dtype T>
+template <dtype T, bool Finite = false>
 SLUICE_BODY_FN void store_rows_as(const float* from, std::ptrdiff_t ld, int rows, std::byte* base,
                                   const row_layout& at) {
   constexpr int size = size_of(T);
@@ -363,7 +370,7 @@ SLUICE_BODY_FN void store_rows_as(const float* from, std::ptrdiff_t ld, int rows
     const int runs = one_run ? 1 : at.num_heads, n = one_run ? at.head_dim * at.num_heads : at.head_dim;
     for (int r = 0; r < rows; ++r)
       for (int h = 0; h < runs; ++h)
-        store_run<T>(from + r * ld + std::ptrdiff_t{h} * n, n, base + at.offsets[r] + h * at.head_stride);
+        store_run<T, Finite>(from + r * ld + std::ptrdiff_t{h} * n, n, base + at.offsets[r] + h * at.head_stride);
     return;
   }
   raw_block<size> raw;
@@ -373,7 +380,7 @@ SLUICE_BODY_FN void store_rows_as(const float* from, std::ptrdiff_t ld, int rows
       for (int d0 = 0; d0 < at.head_dim; d0 += raw.columns) {
         const int nd = at.head_dim - d0 < raw.columns ? at.head_dim - d0 : raw.columns;
         const float* corner = from + r0 * ld + std::ptrdiff_t{h} * at.head_dim + d0;
-        for (int r = 0; r < nr; ++r) store_run<T>(corner + r * ld, nd, raw.bytes + r * raw.stride);
+        for (int r = 0; r < nr; ++r) store_run<T, Finite>(corner + r * ld, nd, raw.bytes + r * raw.stride);
         std::byte* to = base + at.offsets[r0] + h * at.head_stride + d0 * at.element_stride;
         transpose_copy<size>(raw.bytes, raw.stride, to, at.element_stride, nr, nd);
       }
@@ -395,7 +402,9 @@ SLUICE_BODY_FN void load_rows(const std::byte* base, const row_layout& at, int r
 SLUICE_BODY_FN void store_rows(const float* from, std::ptrdiff_t ld, int rows, std::byte* base, const row_layout& at) {
   switch (at.type) {
     case dtype::f32: return store_rows_as<dtype::f32>(from, ld, rows, base, at);
-    case dtype::f16: return store_rows_as<dtype::f16>(from, ld, rows, base, at);
+    case dtype::f16:
+      return at.finite ? store_rows_as<dtype::f16, true>(from, ld, rows, base, at)
+                       : store_rows_as<dtype::f16>(from, ld, rows, base, at);
     case dtype::bf16: return store_rows_as<dtype::bf16>(from, ld, rows, base, at);
     case dtype::e4m3: return store_rows_as<dtype::e4m3>(from, ld, rows, base, at);
     case dtype::e5m2: return store_rows_as<dtype::e5m2>(from, ld, rows, base, at);

@@ -187,7 +187,7 @@ class encoder {
     flagged_.assign(std::size_t(count), 0);
     for (int i = 0; i < count; ++i) flagged_[std::size_t(i)] = position_ + token + i < profile_->sinks;
     const detail::row_layout at{offsets_.data(), in_.plane->head_stride, in_.plane->element_stride, 0,
-                                l.num_kv_heads,  dim,                    in_.plane->type};
+                                l.num_kv_heads,  dim,                    in_.plane->type,           false};
     detail::load_rows(isa_, in_.base, at, count, values_.data(), ld_, flagged_.data());
     if (Codec::transform::decorrelates && which == plane::key)
       ropes_.rotate(isa_, layer, values_.data(), ld_, count, l.num_kv_heads, token);
