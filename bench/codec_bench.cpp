@@ -150,9 +150,7 @@ void add_preset(const std::string& name) {
   add("decode/" + name, [](benchmark::State& s) { decode<Codec>(s, 2, 6, isa::best); });
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+const bool registered = [] {
   const char* bases[] = {"uncalibrated", "basis_64", "basis_192"};
   for (isa on : {isa::avx512, isa::avx2, isa::portable}) {
     if (sluice::usable_isa(on) != on) continue;
@@ -175,6 +173,7 @@ int main(int argc, char** argv) {
     benchmark::RegisterBenchmark("encode/zstd", zstd_compress)->Arg(level)->Unit(benchmark::kMillisecond);
     benchmark::RegisterBenchmark("decode/zstd", zstd_decompress)->Arg(level)->Unit(benchmark::kMillisecond);
   }
-  benchmark::Initialize(&argc, argv);
-  benchmark::RunSpecifiedBenchmarks();
-}
+  return true;
+}();
+
+}  // namespace

@@ -261,7 +261,8 @@ void check_profile(const profile& p, const capture& c, const model_shape& shape,
       }
       error /= double(x.size());
       if (!options.sensitivity_k.empty()) {
-        const double s = (which == plane::key ? options.sensitivity_k : options.sensitivity_v)[index];
+        const double s = sluice::detail::interaction *
+                         (which == plane::key ? options.sensitivity_k : options.sensitivity_v)[index];
         worst_prediction = std::max(worst_prediction, std::abs(double(q.loss[1]) / (s * error) - 1));
       }
     }
