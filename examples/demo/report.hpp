@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <facts.hpp>
+
+#include <string>
+
+/// The report: one HTML file that needs nothing else, with plots as SVG, in light and dark.
+std::string report(const facts& f);
