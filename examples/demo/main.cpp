@@ -136,7 +136,7 @@ void print(const facts& f) {
   std::printf("%s  exact and zstd give every bit back; pages of other sequences are untouched\n",
               mark(c.lossless_exact && c.other_pages_untouched));
   std::printf(
-      "%s  one byte flipped (a frame a page): detected, page %d to be recomputed, others decode unchanged\n",
+      "%s  one byte flipped: detected, page %d to be recomputed, the others decode unchanged\n",
       mark(c.only_that_page && c.others_unchanged), c.damaged_page);
   std::printf("%s  %d bits flipped one at a time all over it: %d detected, %d of them cost only a level\n",
               mark(c.flips == c.flips_detected), c.flips, c.flips_detected, c.flips_degraded);
