@@ -2,6 +2,7 @@
 // info and verify: what a .slc file holds, without decoding values.
 
 #include <command.hpp>
+#include <ideal.hpp>
 #include <slc_file.hpp>
 #include <sluice/sluice.hpp>
 
@@ -151,7 +152,7 @@ int verify_command(int argc, char** argv) {
 }
 
 int info_command(int argc, char** argv) {
-  const arguments a(argc, argv, {}, {"--json"});
+  const arguments a(argc, argv, {"-p"}, {"--json"});
   const std::string in = a.operand("a .slc file");
   slc_file file;
   if (const auto wrong = file.open(in)) throw data_error(*wrong);
@@ -162,6 +163,14 @@ int info_command(int argc, char** argv) {
   for (slc_file::frame& f : file.frames())
     for (int j = 0; j < std::min<int>(h.passes, f.index.header().passes); ++j)
       size_at[std::size_t(j)] += std::size_t(f.index.size_at(j));
+
+  std::vector<double> ideal;
+  if (a.has("-p")) {
+    const sluice::result<sluice::profile> p = sluice::profile::load(a.text("-p").c_str());
+    if (!p) throw data_error(a.text("-p") + ": " + sluice::to_string(p.status()));
+    ideal = ideal_bytes(file, *p);
+    if (ideal.empty()) throw data_error(in + ": not a whole file of the standard codec made with this profile");
+  }
 
   json layers = json::array(), levels = json::array();
   std::size_t keys = 0, vals = 0;
@@ -174,6 +183,10 @@ int info_command(int argc, char** argv) {
     levels.push_back({{"level", j}, {"present", j < h.levels_present}, {"bytes", size_at[j]},
                       {"bits_per_value", 8 * double(size_at[j]) / values},
                       {"ratio", double(c.raw) / double(std::max<std::size_t>(size_at[j], 1))}});
+  for (std::size_t j = 0; j < ideal.size(); ++j) {
+    levels[j]["ideal_bytes"] = ideal[j];
+    levels[j]["overhead"] = double(size_at[j]) / ideal[j] - 1;
+  }
   if (a.has("--json")) {
     std::printf("%s\n",
                 json{{"file", in},
@@ -209,10 +222,13 @@ int info_command(int argc, char** argv) {
               sluice::to_string(sluice::dtype{h.type[1]}));
   std::printf("%zu bytes for %zu: %.2f times smaller, %.3f bits per value\n\n", file.size(), c.raw,
               double(c.raw) / double(file.size()), 8 * double(file.size()) / values);
-  std::printf("level      bytes   bits/value    ratio\n");
-  for (std::size_t j = 0; j < size_at.size(); ++j)
-    std::printf("%5zu %10zu %12.3f %8.2f%s\n", j, size_at[j], 8 * double(size_at[j]) / values,
-                double(c.raw) / double(size_at[j]), j < h.levels_present ? "" : "   not here");
+  std::printf("level      bytes   bits/value    ratio%s\n", ideal.empty() ? "" : "   above an ideal coder");
+  for (std::size_t j = 0; j < size_at.size(); ++j) {
+    std::printf("%5zu %10zu %12.3f %8.2f", j, size_at[j], 8 * double(size_at[j]) / values,
+                double(c.raw) / double(size_at[j]));
+    if (j < ideal.size()) std::printf("%20.2f %%", 100 * (double(size_at[j]) / ideal[j] - 1));
+    std::printf("%s\n", j < h.levels_present ? "" : "   not here");
+  }
   std::printf("\nK %zu bytes, V %zu bytes\n", keys, vals);
   std::printf("payload: streams %zu, exact tokens %zu, exceptions %zu, class deltas %zu, side information %zu\n", c.streams,
               c.exact, c.exceptions, c.deltas, c.side);

@@ -18,7 +18,7 @@ constexpr char usage[] = R"(sluice compresses the KV cache of language models.
   sluice encode -p M.profile [--codec NAME] [--chunk-tokens 256] [--levels N] IN.safetensors -o OUT.slc
   sluice decode -p M.profile [--level J] [--layers A:B] IN.slc -o OUT.safetensors
   sluice truncate --level J IN.slc -o OUT.slc
-  sluice info IN.slc                                        bytes per level, layer, K and V, and where they go
+  sluice info [-p M.profile] IN.slc     bytes per level, layer, K and V; with the profile, how far above an ideal coder
   sluice verify IN.slc
 
 Captures are safetensors files with k.{layer} and v.{layer} [tokens, kv_heads, head_dim]. Every command takes --json.
