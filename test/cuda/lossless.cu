@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <utility>
 #include <vector>
 
 using namespace sluice;
@@ -103,6 +104,99 @@ TEST_CASE("lossless kernels: elements of every type") {
           CHECK(d.state == status::ok);
           CHECK(d.elements == elements);
         }
+}
+
+namespace {
+
+// Modes by turns, whether they suit the elements or not: the passes must agree on any.
+void lanes_of(dtype t, int columns, const detail::element_format& f, detail::strip_lanes_table& lanes) {
+  int first = 0;
+  for (int c = 0; c < (columns + 31) / 32 * 32; ++c)
+    if (c >= columns)
+      lanes.set_unused(c, first);
+    else if (t != dtype::bytes && c % 3 == 0)
+      first +=
+          lanes.set(c, detail::mode_split, 0x82u >> (f.bits == 32 ? 0 : 8 - (f.bits - 1 - f.mantissa)), f, 0, 9, first);
+    else
+      first += lanes.set(c, detail::mode_window + c % 3, 0x3a51u * static_cast<unsigned>(c), f, 0, 9, first);
+}
+
+template <class T>
+void passes_of(dtype t, std::mt19937& random) {
+  constexpr int rows = 50, columns = 135;
+  const detail::element_format f = detail::format_of(t);
+  const auto elements = elements_of(t, rows, columns, 1, random);
+  shared_array<std::byte> in(elements.size()), escapes(elements.size());
+  std::memcpy(in.p, elements.data(), elements.size());
+  shared_array<detail::strip_lanes_table> lanes(1);
+  lanes_of(t, columns, f, *lanes.p);
+  detail::strip_job job = detail::job_of(f, in.p, columns * size_of(t), rows, columns, nullptr);
+  const auto symbol_count = static_cast<std::size_t>(rows * job.blocks * 32);
+  shared_array<std::uint8_t> symbols(symbol_count);
+  job.symbols = symbols.p;
+  job.lanes = lanes.p;
+  job.bits = f.bits;
+  job.alphabet = 9;
+  job.escapes = escapes.p;
+  job.escape_limit = rows * columns;
+  job.row_bytes = lanes.p->first_bit[columns - 1] / 8 + 5;
+  const std::size_t packed_bytes = job.row_bytes * rows;
+  shared_array<std::uint8_t> packed(packed_bytes + 64);
+  job.packed = packed.p;
+  shared_array<detail::column_fact_table> facts(1);
+  shared_array<detail::symbol_counts> counts(detail::strip_lanes);
+  shared_array<std::uint32_t> listed(1);
+  shared_array<int> failed(1);
+  using detail::lossless_task;
+  cuda::strip_kernel<lossless_task::facts, T><<<1, 32>>>(job, facts.p, failed.p);
+  cuda::strip_kernel<lossless_task::cut, T><<<1, 32>>>(job, listed.p, failed.p);
+  cuda::strip_kernel<lossless_task::count, T><<<1, 32>>>(job, counts.p, failed.p);
+  cuda::strip_kernel<lossless_task::pack, T><<<1, 32>>>(job, nullptr, failed.p);
+  finish();
+  CHECK(*failed.p == 0);
+
+  std::vector<std::uint8_t> host_symbols(symbol_count), host_packed(packed_bytes + 64);
+  std::vector<std::byte> host_escapes(elements.size());
+  std::vector<detail::symbol_counts> host_counts(detail::strip_lanes);
+  detail::column_fact_table host_facts{};
+  std::uint32_t host_listed = 0;
+  detail::strip_job host = job;
+  host.symbols = host_symbols.data();
+  host.packed = host_packed.data();
+  host.escapes = host_escapes.data();
+  for (const auto& [task, result] : {std::pair<lossless_task, void*>{lossless_task::facts, &host_facts},
+                                     {lossless_task::cut, &host_listed},
+                                     {lossless_task::count, host_counts.data()},
+                                     {lossless_task::pack, nullptr}})
+    REQUIRE(detail::run_lossless_on(isa::portable, f.size, task, host, result));
+  CHECK(*listed.p == host_listed);
+  CHECK(std::memcmp(escapes.p, host_escapes.data(), host_listed * sizeof(T)) == 0);
+  CHECK(std::memcmp(symbols.p, host_symbols.data(), symbol_count) == 0);
+  CHECK(std::memcmp(counts.p, host_counts.data(), columns * sizeof(detail::symbol_counts)) == 0);
+  CHECK(std::memcmp(packed.p, host_packed.data(), packed_bytes) == 0);
+  for (int c = 0; c < columns; ++c) {
+    CHECK(facts.p->any[c] == host_facts.any[c]);
+    CHECK(facts.p->varies[c] == host_facts.varies[c]);
+    CHECK(facts.p->largest[c] == host_facts.largest[c]);
+    CHECK(facts.p->negative[c] == host_facts.negative[c]);
+  }
+  job.escape_limit = 1;
+  cuda::strip_kernel<lossless_task::cut, T><<<1, 32>>>(job, listed.p, failed.p);
+  finish();
+  CHECK(*failed.p == (host_listed > 1));
+}
+
+}  // namespace
+
+TEST_CASE("lossless kernels: the passes of the encoder") {
+  std::mt19937 random(seed + 2);
+  MESSAGE("seed " << seed + 2);
+  passes_of<std::uint32_t>(dtype::f32, random);
+  passes_of<std::uint16_t>(dtype::f16, random);
+  passes_of<std::uint16_t>(dtype::bf16, random);
+  passes_of<std::uint8_t>(dtype::e4m3, random);
+  passes_of<std::uint8_t>(dtype::e5m2, random);
+  passes_of<std::uint8_t>(dtype::bytes, random);
 }
 
 TEST_CASE("lossless kernels: damaged bytes are refused where the host refuses them") {

@@ -43,8 +43,7 @@ inline void plan_strip(const element_format& f, strip_job job, const strip_works
                        isa on) noexcept {
   column_fact_table& facts = w.scratch[0]->facts;
   symbol_counts* counts = w.scratch[0]->counts;
-  const std::uint32_t all = f.bits == 32 ? ~0u : (1u << f.bits) - 1;
-  job.value_mask = all;
+  job.bits = f.bits;
   job.dropped = 0;
   run_lossless_on(on, f.size, lossless_task::facts, job, &facts);
   std::uint32_t any = 0;
@@ -59,7 +58,7 @@ inline void plan_strip(const element_format& f, strip_job job, const strip_works
                                                      rans_max_symbols, 0))
                       : w.scratch[0]->lanes.set_unused(c, 0);
     job.lanes = &w.scratch[0]->lanes;
-    job.value_mask = all >> plan.dropped;
+    job.bits = f.bits - plan.dropped;
     job.dropped = plan.dropped;
     job.alphabet = rans_max_symbols;
     run_lossless_on(on, f.size, lossless_task::cut, job, nullptr);
@@ -127,7 +126,7 @@ inline std::size_t encode_strip(strip_kind kind, const element_format& f, strip_
   }
   job.lanes = &lanes;
   job.row_bytes = static_cast<std::size_t>(first + 7) / 8;
-  job.value_mask = (f.bits == 32 ? ~0u : (1u << f.bits) - 1) >> plan.dropped;
+  job.bits = f.bits - plan.dropped;
   job.dropped = plan.dropped;
   job.alphabet = plan.symbols;
   job.escapes = w.escapes;

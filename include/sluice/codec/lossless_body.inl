@@ -131,6 +131,10 @@ struct field_vector {
 #endif
 };
 
+SLUICE_BODY_FN std::uint8_t* symbols_of(const strip_job& job, int row) {
+  return job.symbols + static_cast<std::size_t>(row) * static_cast<std::size_t>(job.blocks * rans_lanes);
+}
+
 // --- joining ---
 
 // Bit i set: lane i of the row holds an escape.
@@ -170,12 +174,35 @@ SLUICE_BODY_FN void put_escapes(std::uint32_t m, std::byte* to, const strip_job&
 #endif
 }
 
-// The lanes of one block of columns, in registers where there are enough.
+// Lanes as one loop wants them, made once for all columns; on CUDA again for each use, since an array that is indexed
+// would not be in registers.
+template <class Lanes>
+struct lane_cache {
+#if SLUICE_TARGET_CUDA
+  const strip_job& job;
+  SLUICE_BODY_FN explicit lane_cache(const strip_job& j) : job(j) {}
+  SLUICE_BODY_FN Lanes at(int column) const {
+    Lanes l;
+    l.set(job, column);
+    return l;
+  }
+#else
+  Lanes lanes[strip_lanes / Lanes::columns];
+  SLUICE_BODY_FN explicit lane_cache(const strip_job& job) {
+    for (int c = 0; c < job.blocks * rans_lanes; c += Lanes::columns) lanes[c / Lanes::columns].set(job, c);
+  }
+  SLUICE_BODY_FN const Lanes& at(int column) const { return lanes[column / Lanes::columns]; }
+#endif
+};
+
+// One block of columns.
 struct join_lanes {
+  static constexpr int columns = rans_lanes;
   floats::ints base[bits32::vectors], left[bits32::vectors], mask[bits32::vectors], sign[bits32::vectors];
   field_vector fields[bits32::vectors];
 
-  SLUICE_BODY_FN void set(const strip_lanes_table& lanes, int column) {
+  SLUICE_BODY_FN void set(const strip_job& job, int column) {
+    const strip_lanes_table& lanes = *job.lanes;
     SLUICE_UNROLL
     for (int v = 0; v < bits32::vectors; ++v) {
       const int at = column + v * bits32::width;
@@ -206,27 +233,15 @@ SLUICE_BODY_FN void join_block(const join_lanes& lanes, const std::uint8_t* row,
 /// Symbols and fields to elements; false where the escapes are not as many as were promised.
 template <class T>
 SLUICE_BODY_FN bool join_strip(const strip_job& job) {
-#if SLUICE_TARGET_CUDA
-  join_lanes lanes[1];  // read again for every block: no registers for all, and no local memory for the rest
-#else
-  join_lanes lanes[rans_max_blocks];
-  for (int b = 0; b < job.blocks; ++b) lanes[b].set(*job.lanes, b * rans_lanes);
-#endif
+  const lane_cache<join_lanes> lanes(job);
   std::uint32_t escapes = 0;
   for (int r = 0; r < job.rows; ++r) {
     const std::uint8_t* row = job.packed + static_cast<std::size_t>(r) * job.row_bytes;
-    const std::uint8_t* symbols =
-        job.symbols + static_cast<std::size_t>(r) * static_cast<std::size_t>(job.blocks * rans_lanes);
+    const std::uint8_t* symbols = symbols_of(job, r);
     std::byte* to = job.elements + static_cast<std::ptrdiff_t>(r) * job.stride;
-    for (int b = 0; b < job.blocks; ++b, symbols += rans_lanes, to += rans_lanes * sizeof(T)) {
-#if SLUICE_TARGET_CUDA
-      lanes->set(*job.lanes, b * rans_lanes);
-      const join_lanes& l = *lanes;
-#else
-      const join_lanes& l = lanes[b];
-#endif
-      join_block<T>(l, row, symbols, job.stretch, job.dropped, to, job.columns - b * rans_lanes);
-      const std::uint32_t m = escaping(symbols, job.lanes->escape + b * rans_lanes);
+    for (int c = 0; c < job.blocks * rans_lanes; c += rans_lanes, symbols += rans_lanes, to += rans_lanes * sizeof(T)) {
+      join_block<T>(lanes.at(c), row, symbols, job.stretch, job.dropped, to, job.columns - c);
+      const std::uint32_t m = escaping(symbols, job.lanes->escape + c);
       if (m != 0) [[unlikely]]
         put_escapes<T>(m, to, job, escapes);
     }
@@ -234,17 +249,16 @@ SLUICE_BODY_FN bool join_strip(const strip_job& job) {
   return escapes == job.escape_limit;
 }
 
-#if !SLUICE_TARGET_CUDA
-
 // --- cutting ---
 
 // One vector of columns as a cutter sees it: `below` the top of the highest cell, an element of value v is
 // symbol << shift and, inverted, the field.
 struct cut_lanes {
+  static constexpr int columns = bits32::width;
   floats::ints top, mask, sign, shift;
 
   SLUICE_BODY_FN void set(const strip_job& job, int column) {
-    const auto all = floats::set(static_cast<std::int32_t>(job.value_mask));
+    const auto all = floats::set(static_cast<std::int32_t>(~0u >> (32 - job.bits)));
     shift = bits32::load(job.lanes->shift + column);
     sign = bits32::shift_left(bits32::load(job.lanes->sign + column), job.stretch);
     mask = floats::sub(all, floats::bit_and(all, sign));
@@ -256,22 +270,40 @@ struct cut_lanes {
   }
 };
 
+// Puts the row's escapes on the list; false when it is full.
+template <class T>
+SLUICE_BODY_FN bool list_escapes(std::uint32_t m, const std::byte* from, const strip_job& job, std::uint32_t& count) {
+#if SLUICE_TARGET_CUDA
+  const int lane = floats::lane();
+  const std::uint32_t mine = count + static_cast<std::uint32_t>(__popc(m & ((1u << lane) - 1)));
+  if ((m >> lane & 1) != 0 && mine < job.escape_limit)
+    for (unsigned b = 0; b < sizeof(T); ++b) job.escapes[sizeof(T) * mine + b] = from[sizeof(T) * lane + b];
+  count += static_cast<std::uint32_t>(__popc(m));
+  return count <= job.escape_limit;
+#else
+  for (; m != 0; m &= m - 1, ++count) {
+    if (count == job.escape_limit) return false;
+    std::memcpy(job.escapes + sizeof(T) * std::size_t{count},
+                from + sizeof(T) * static_cast<std::size_t>(__builtin_ctz(m)), sizeof(T));
+  }
+  return true;
+#endif
+}
+
 /// Elements to symbols, and the list of what escapes (where there is one); false when the list is full.
 template <class T>
 SLUICE_BODY_FN bool cut_symbols(const strip_job& job, std::uint32_t* escape_count) {
-  cut_lanes lanes[strip_lanes / bits32::width];
-  for (int c = 0; c < job.blocks * rans_lanes; c += bits32::width) lanes[c / bits32::width].set(job, c);
+  const lane_cache<cut_lanes> lanes(job);
   const auto most = floats::set(job.alphabet - 1);
   std::uint32_t escapes = 0;
   for (int r = 0; r < job.rows; ++r) {
-    std::uint8_t* symbols =
-        job.symbols + static_cast<std::size_t>(r) * static_cast<std::size_t>(job.blocks * rans_lanes);
+    std::uint8_t* symbols = symbols_of(job, r);
     const std::byte* from = job.elements + static_cast<std::ptrdiff_t>(r) * job.stride;
     for (int c = 0; c < job.blocks * rans_lanes; c += rans_lanes) {
       SLUICE_UNROLL
       for (int i = 0; i < rans_lanes; i += bits32::width) {
         const int v = c + i, m = bits32::within(job.columns, v);
-        const cut_lanes& l = lanes[v / bits32::width];
+        const auto& l = lanes.at(v);
         const auto x = bits32::load<T>(from + sizeof(T) * static_cast<std::size_t>(m ? v : 0), m);
         const auto symbol = bits32::shift_right(l.below(bits32::shift_right(x, job.dropped)), l.shift);
         auto capped = floats::select(floats::greater(symbol, most), most, symbol);
@@ -280,51 +312,58 @@ SLUICE_BODY_FN bool cut_symbols(const strip_job& job, std::uint32_t* escape_coun
         floats::store_u8(symbols + v, capped);
       }
       if (!escape_count) continue;
-      std::uint32_t m = escaping(symbols + c, job.lanes->escape + c);
-      for (; m != 0; m &= m - 1, ++escapes) {
-        if (escapes == job.escape_limit) return false;
-        std::memcpy(job.escapes + sizeof(T) * std::size_t{escapes},
-                    from + sizeof(T) * (static_cast<std::size_t>(c) + static_cast<std::size_t>(__builtin_ctz(m))),
-                    sizeof(T));
-      }
+      const std::uint32_t m = escaping(symbols + c, job.lanes->escape + c);
+      if (m != 0 && !list_escapes<T>(m, from + sizeof(T) * static_cast<std::size_t>(c), job, escapes)) return false;
     }
   }
   if (escape_count) *escape_count = escapes;
   return true;
 }
 
-/// Elements to packed rows. Writes up to 8 bytes beyond a row; the last one is followed by more than that.
-template <class T>
-SLUICE_BODY_FN void pack_fields(const strip_job& job) {
-  constexpr int together = sizeof(T) == 4 ? 2 : 4;  // fields that fit a 64-bit word beside 7 bits
-  cut_lanes lanes[strip_lanes / bits32::width];
-  alignas(64) std::uint32_t field[strip_lanes];
-  std::uint8_t width[strip_lanes];
-  for (int c = 0; c < job.blocks * rans_lanes; ++c) {
-    if (c % bits32::width == 0) lanes[c / bits32::width].set(job, c);
-    width[c] = static_cast<std::uint8_t>(__builtin_popcount(job.lanes->mask[c]));
+// One row's fields into its bytes. On the host up to 8 bytes beyond are written, on CUDA bits are added to zeros.
+#if SLUICE_TARGET_CUDA
+struct field_writer {
+  SLUICE_BODY_FN explicit field_writer(const strip_job&) {}
+  SLUICE_BODY_FN void begin(std::uint8_t* row) { row_ = row; }
+  template <class T>
+  SLUICE_BODY_FN void put(const strip_job& job, int column, floats::ints v) {
+    const std::uint32_t first = job.lanes->first_bit[column + floats::lane()];
+    const auto at = reinterpret_cast<std::uintptr_t>(row_ + first / 8);
+    auto* const word = reinterpret_cast<unsigned*>(at & ~std::uintptr_t{3});
+    const std::uint64_t bits = std::uint64_t{floats::words(v)} << (static_cast<unsigned>(at & 3) * 8 + first % 8);
+    if (static_cast<unsigned>(bits) != 0) atomicOr(word, static_cast<unsigned>(bits));
+    if (bits >> 32 != 0) atomicOr(word + 1, static_cast<unsigned>(bits >> 32));
   }
-  for (int r = 0; r < job.rows; ++r) {
-    const std::byte* from = job.elements + static_cast<std::ptrdiff_t>(r) * job.stride;
-    for (int v = 0; v < job.columns; v += bits32::width) {
-      const auto x = bits32::load<T>(from + sizeof(T) * static_cast<std::size_t>(v), bits32::within(job.columns, v));
-      const auto element = bits32::shift_right(x, job.dropped);
-      const auto sign = bits32::load(job.lanes->sign + v), low = floats::sub(bits32::load(job.lanes->mask + v), sign);
-      const auto below = floats::bit_and(lanes[v / bits32::width].below(element), low);
-      const auto raised = floats::bit_and(bits32::shift_right(element, job.stretch), sign);
-      floats::store(reinterpret_cast<float*>(field + v),
-                    floats::as_float(floats::add(floats::sub(low, below), raised)));
-    }
-    for (int c = job.columns; c % together != 0; ++c) field[c] = 0;
-    std::uint8_t* out = job.packed + static_cast<std::size_t>(r) * job.row_bytes;
+  template <class T>
+  SLUICE_BODY_FN void end(const strip_job&) {}
+
+ private:
+  std::uint8_t* row_ = nullptr;
+};
+#else
+struct field_writer {
+  explicit field_writer(const strip_job& job) {
+    for (int c = 0; c < job.blocks * rans_lanes; ++c)
+      width_[c] = static_cast<std::uint8_t>(__builtin_popcount(job.lanes->mask[c]));
+  }
+  void begin(std::uint8_t* row) { row_ = row; }
+  template <class T>
+  SLUICE_BODY_FN void put(const strip_job&, int column, floats::ints v) {
+    floats::store(reinterpret_cast<float*>(field_ + column), floats::as_float(v));
+  }
+  template <class T>
+  SLUICE_BODY_FN void end(const strip_job& job) {
+    constexpr int together = sizeof(T) == 4 ? 2 : 4;  // fields that fit a 64-bit word beside 7 bits
+    for (int c = job.columns; c % together != 0; ++c) field_[c] = 0;
+    std::uint8_t* out = row_;
     std::uint64_t bits = 0;
     int fill = 0;
     for (int c = 0; c < job.columns; c += together) {
-      std::uint64_t group = field[c] | std::uint64_t{field[c + 1]} << width[c];
-      int group_width = width[c] + width[c + 1];
+      std::uint64_t group = field_[c] | std::uint64_t{field_[c + 1]} << width_[c];
+      int group_width = width_[c] + width_[c + 1];
       if constexpr (together == 4) {
-        group |= (field[c + 2] | std::uint64_t{field[c + 3]} << width[c + 2]) << group_width;
-        group_width += width[c + 2] + width[c + 3];
+        group |= (field_[c + 2] | std::uint64_t{field_[c + 3]} << width_[c + 2]) << group_width;
+        group_width += width_[c + 2] + width_[c + 3];
       }
       bits |= group << fill;
       fill += group_width;
@@ -334,14 +373,39 @@ SLUICE_BODY_FN void pack_fields(const strip_job& job) {
       fill &= 7;
     }
   }
+
+ private:
+  alignas(64) std::uint32_t field_[strip_lanes];
+  std::uint8_t width_[strip_lanes];
+  std::uint8_t* row_ = nullptr;
+};
+#endif
+
+/// Elements to packed rows.
+template <class T>
+SLUICE_BODY_FN void pack_fields(const strip_job& job) {
+  const lane_cache<cut_lanes> lanes(job);
+  field_writer writer(job);
+  for (int r = 0; r < job.rows; ++r) {
+    const std::byte* from = job.elements + static_cast<std::ptrdiff_t>(r) * job.stride;
+    writer.begin(job.packed + static_cast<std::size_t>(r) * job.row_bytes);
+    for (int v = 0; v < job.columns; v += bits32::width) {
+      const auto x = bits32::load<T>(from + sizeof(T) * static_cast<std::size_t>(v), bits32::within(job.columns, v));
+      const auto element = bits32::shift_right(x, job.dropped);
+      const auto sign = bits32::load(job.lanes->sign + v), low = floats::sub(bits32::load(job.lanes->mask + v), sign);
+      const auto below = floats::bit_and(lanes.at(v).below(element), low);
+      const auto raised = floats::bit_and(bits32::shift_right(element, job.stretch), sign);
+      writer.put<T>(job, v, floats::add(floats::sub(low, below), raised));
+    }
+    writer.end<T>(job);
+  }
 }
 
 /// What all elements of each column have in common: bits ever set, bits that differ from the first row's, the largest
 /// magnitude and the number of set sign bits.
 template <class T>
 SLUICE_BODY_FN void column_facts(const strip_job& job, column_fact_table& facts) {
-  const auto magnitude_bits = floats::set(static_cast<std::int32_t>(job.value_mask >> 1));
-  const int sign_shift = __builtin_popcount(job.value_mask) - 1;
+  const auto magnitude_bits = floats::set(static_cast<std::int32_t>(~0u >> (33 - job.bits)));
   for (int v = 0; v < job.columns; v += bits32::width) {
     const int m = bits32::within(job.columns, v);
     const std::byte* from = job.elements + sizeof(T) * static_cast<std::size_t>(v);
@@ -353,7 +417,7 @@ SLUICE_BODY_FN void column_facts(const strip_job& job, column_fact_table& facts)
       any = floats::bit_or(any, x);
       varies = floats::bit_or(varies, floats::sub(x, first));
       largest = floats::select(floats::greater(magnitude, largest), magnitude, largest);
-      negative = floats::add(negative, bits32::shift_right(x, sign_shift));
+      negative = floats::add(negative, bits32::shift_right(x, job.bits - 1));
     }
     const auto put = [v](std::uint32_t* to, floats::ints x) {
       floats::store(reinterpret_cast<float*>(to + v), floats::as_float(x));
@@ -367,12 +431,18 @@ SLUICE_BODY_FN void column_facts(const strip_job& job, column_fact_table& facts)
 
 /// How often each column has each symbol.
 SLUICE_BODY_FN void count_symbols(const strip_job& job, symbol_counts* counts) {
+#if SLUICE_TARGET_CUDA
+  const int first = floats::lane(), step = rans_lanes;
+#else
+  const int first = 0, step = 1;
+#endif
   for (int r = 0; r < job.rows; ++r) {
-    const std::uint8_t* symbols =
-        job.symbols + static_cast<std::size_t>(r) * static_cast<std::size_t>(job.blocks * rans_lanes);
-    for (int c = 0; c < job.columns; ++c) ++counts[c].of[symbols[c]];
+    const std::uint8_t* symbols = symbols_of(job, r);
+    for (int c = first; c < job.columns; c += step) ++counts[c].of[symbols[c]];
   }
 }
+
+#if !SLUICE_TARGET_CUDA
 
 /// Gives each column the table that codes it in the fewest bits; returns the sum.
 SLUICE_BODY_FN std::uint64_t choose_tables(const symbol_counts* counts, int columns, const symbol_costs* costs,
@@ -405,14 +475,12 @@ template <class T>
 SLUICE_BODY_FN bool run(lossless_task task, const strip_job& job, void* result) {
   switch (task) {
     case lossless_task::join: return join_strip<T>(job);
-#if !SLUICE_TARGET_CUDA
     case lossless_task::facts: return column_facts<T>(job, *static_cast<column_fact_table*>(result)), true;
     case lossless_task::cut: return cut_symbols<T>(job, static_cast<std::uint32_t*>(result));
     case lossless_task::count: return count_symbols(job, static_cast<symbol_counts*>(result)), true;
     case lossless_task::pack: return pack_fields<T>(job), true;
-#endif
-    default: return false;
   }
+  return false;
 }
 
 }  // namespace lossless

@@ -31,9 +31,9 @@ struct strip_job {
   std::ptrdiff_t stride = 0;
   std::size_t row_bytes = 0;
   std::uint32_t escape_limit = 0;  // join: as many as there are; cut: room for
-  std::uint32_t value_mask = 0;    // bits of an element, less the dropped ones
   std::int32_t rows = 0, columns = 0, blocks = 0;
   std::int32_t stretch = 0;  // from the field's sign to the element's
+  std::int32_t bits = 0;     // of an element, less the dropped ones; not for join
   std::int32_t dropped = 0;
   std::int32_t alphabet = 0;  // symbols; cut
 };

@@ -17,11 +17,14 @@
 
 namespace sluice::cuda {
 
+using detail::column_fact_table;
 using detail::lossless_task;
 using detail::rans_lanes;
 using detail::rans_max_blocks;
 using detail::strip_job;
+using detail::strip_lanes;
 using detail::strip_lanes_table;
+using detail::symbol_counts;
 
 #include <sluice/codec/lossless_body.inl>
 
@@ -31,6 +34,14 @@ using detail::strip_lanes_table;
 #pragma pop_macro("SLUICE_BODY_FN")
 
 namespace sluice::cuda {
+
+/// One task of a strip (T as wide as its elements), one warp for all of it: the encoder's passes, or joining alone.
+/// `result` is what the task wants, zeroed for count; packed rows are zeroed too, whole words of them. Sets *failed where
+/// the list of escapes is full or does not fit.
+template <detail::lossless_task Task, class T>
+__global__ void __launch_bounds__(32) strip_kernel(detail::strip_job job, void* result, int* failed) {
+  if (!lossless::run<T>(Task, job, result)) *failed = 1;
+}
 
 /// One strip in flight: `symbols` (and for opaque bytes `nibbles`) are given, rows x 256 bytes each; the rest is made.
 struct lossless_strip {
