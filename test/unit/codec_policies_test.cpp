@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// Format policies: what they write into a frame, that they do what they say, and that one stage is changed at a time.
+#include <sluice/codec/presets.hpp>
+
+#include <doctest/doctest.h>
+#include <support/caches.hpp>
+
+#include <cstdint>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+namespace {
+
+using namespace sluice;
+using caches::make_cache;
+
+constexpr std::uint64_t seed = 31337;
+
+}  // namespace
+
+TEST_CASE("policies: rebinding changes one stage") {
+  using s = codec::standard;
+  static_assert(std::is_same_v<s::with_grouping<tile_tokens<128>>::grouping, tile_tokens<128>>);
+  static_assert(std::is_same_v<s::with_grouping<tile_tokens<128>>::entropy, class_rans>);
+  static_assert(std::is_same_v<s::with_quantizer<embedded<1>>::quantizer, embedded<1>>);
+  static_assert(std::is_same_v<s::with_bit_widths<uniform_bits<3>>::bit_widths, uniform_bits<3>>);
+  static_assert(std::is_same_v<s::with_predictor<no_prediction>, s>);
+  static_assert(std::is_same_v<codec::fixed<4>::with_transform<identity_transform>, codec::plain<4>>);
+  static_assert(std::is_same_v<codec::exact::with_entropy<raw>, codec::uncompressed>);
+
+  CHECK(s::id == codec_id{0, 1, 1, 0, 1});
+  CHECK(codec::exact::id == codec_id{0, 0, 1, 0, 3});
+  CHECK(codec::uncompressed::id == codec_id{0, 0, 1, 0, 4});
+  CHECK(codec::fixed<4>::id == codec_id{0, 1, 1, 1, 2});
+  CHECK(codec::plain<4>::id == codec_id{0, 0, 1, 1, 2});
+  CHECK(s::with_bit_widths<layer_bits<4, 2>>::id == codec_id{0, 1, 1, 2, 1});
+  CHECK(layer_bits<4, 3, 2>::bits(0) == 4);
+  CHECK(layer_bits<4, 3, 2>::bits(1) == 3);
+  CHECK(layer_bits<4, 3, 2>::bits(2) == 2);
+  CHECK(layer_bits<4, 3, 2>::bits(99) == 2);
+}
+
+TEST_CASE("policies: every preset is found by its name, and by the id in its frames") {
+  for (const char* name : codec::preset_names) {
+    CAPTURE(std::string(name));
+    int calls = 0;
+    CHECK(codec::with_preset(name, [&]<class Codec>() {
+      ++calls;
+      const bool found = codec::with_codec(Codec::id, [&]<class Other>() {
+        ++calls;
+        CHECK(Other::id == Codec::id);
+      });
+      CHECK(found);
+    }));
+    CHECK(calls == 2);
+  }
+  CHECK_FALSE(codec::with_codec({9, 9, 9, 9, 9}, []<class>() {}));
+  CHECK_FALSE(codec::with_codec({}, []<class>() {}));
+}
+
+TEST_CASE("policies: widths") {
+  CAPTURE(seed);
+  const model_shape shape = model_shape::uniform(3, 2, 64);
+  caches::cache source = make_cache(shape, 200);
+  caches::fill(source.view(), shape, seed);
+  const profile calibrated = caches::make_profile(shape, {&source.view(), 1}, 0, 4, 4, 8);
+  const profile uncalibrated = profile::uncalibrated(shape);
+
+  // Bytes per value and error of a codec.
+  struct outcome {
+    double bits, error;
+  };
+  const auto measure = [&]<class Codec>(const profile& p, int layer = -1) {
+    const auto frame = caches::encode<Codec>(p, source.view());
+    REQUIRE(!frame.empty());
+    caches::cache back = make_cache(shape, 200);
+    CHECK(caches::decode<Codec>(p, frame, back.view()).worst == status::ok);
+    frame_index index;
+    REQUIRE(index.parse(frame) == status::ok);
+    const std::int32_t only[] = {layer};
+    kv_view a = source.view(), b = back.view();
+    std::uint64_t size = frame.size();
+    double values = 3 * 2 * 200 * 128;
+    if (layer >= 0) {
+      size = 0;
+      for (int pass = 0; pass < index.header().passes; ++pass) size += index.range(pass, layer, layer + 1).size();
+      values /= 3;
+      for (kv_view* v : {&a, &b}) {
+        v->k.base += layer * v->k.layer_stride;
+        v->v.base += layer * v->v.layer_stride;
+        v->num_layers = 1;
+        v->layer_ids = only;
+      }
+    }
+    return outcome{double(size) * 8 / values, caches::relative_error(a, b)};
+  };
+  for (const profile* p : {&calibrated, &uncalibrated}) {
+    CAPTURE(p->calibrated());
+    const auto grows = [&]<template <int> class With>() {
+      const outcome two = measure.template operator()<With<2>>(*p), four = measure.template operator()<With<4>>(*p),
+                    eight = measure.template operator()<With<8>>(*p);
+      CHECK(two.bits < four.bits);
+      CHECK(four.bits < eight.bits);
+      CHECK(four.error < two.error / 2);
+      CHECK(eight.error < four.error / 2);
+      return four;
+    };
+    CHECK(grows.operator()<codec::fixed>().bits < 5.2);
+  }
+
+  // With rANS the width sets the levels, the coder the bytes: fewer than a code of that width takes.
+  using coded4 = codec::standard::with_quantizer<single_level>::with_bit_widths<uniform_bits<4>>;
+  using coded6 = codec::standard::with_quantizer<single_level>::with_bit_widths<uniform_bits<6>>;
+  for (const profile* p : {&calibrated, &uncalibrated}) {
+    const outcome four = measure.operator()<coded4>(*p), six = measure.operator()<coded6>(*p);
+    CHECK(four.bits < 4.2);
+    CHECK(six.bits < 6.2);
+    CHECK(six.error < four.error / 2);
+  }
+
+  // One width for each layer.
+  using tiers = codec::fixed<1>::with_bit_widths<layer_bits<6, 4, 2>>;
+  const outcome high = measure.operator()<tiers>(calibrated, 0), middle = measure.operator()<tiers>(calibrated, 1),
+                low = measure.operator()<tiers>(calibrated, 2);
+  CHECK(low.bits < middle.bits - 1);
+  CHECK(middle.bits < high.bits - 1);
+  CHECK(high.error < middle.error / 2);
+  CHECK(middle.error < low.error / 2);
+  using coded_tiers = codec::standard::with_quantizer<single_level>::with_bit_widths<layer_bits<6, 4, 2>>;
+  CHECK(measure.operator()<coded_tiers>(calibrated, 0).error <
+        measure.operator()<coded_tiers>(calibrated, 1).error / 2);
+  CHECK(measure.operator()<coded_tiers>(calibrated, 1).error <
+        measure.operator()<coded_tiers>(calibrated, 2).error / 2);
+}
+
+TEST_CASE("policies: a decoder reads what another width wrote, and refuses another stage") {
+  const model_shape shape = model_shape::uniform(1, 2, 32);
+  caches::cache source = make_cache(shape, 50), a = make_cache(shape, 50), b = make_cache(shape, 50);
+  caches::fill(source.view(), shape, seed);
+  const profile p = profile::uncalibrated(shape);
+  const auto frame = caches::encode<codec::fixed<3>>(p, source.view());
+  CHECK(caches::decode<codec::fixed<3>>(p, frame, a.view()).worst == status::ok);
+  CHECK(caches::decode<codec::fixed<8>>(p, frame, b.view()).worst == status::ok);  // widths stand in the tiles
+  CHECK(a.bytes() == b.bytes());
+  CHECK(caches::decode<codec::plain<3>>(p, frame, b.view()).worst == status::wrong_codec);
+  CHECK(caches::decode<codec::standard>(p, frame, b.view()).worst == status::wrong_codec);
+}
+
+TEST_CASE("policies: levels with widths of their own") {
+  const model_shape shape = model_shape::uniform(2, 2, 64);
+  caches::cache source = make_cache(shape, 200);
+  caches::fill(source.view(), shape, seed);
+  for (const profile& p : {caches::make_profile(shape, {&source.view(), 1}), profile::uncalibrated(shape)}) {
+    using levels = codec::standard::with_bit_widths<uniform_bits<3>>;
+    const auto frame = caches::encode<levels>(p, source.view());
+    double last = 10;
+    for (int level = 0; level < 4; ++level) {
+      caches::cache back = make_cache(shape, 200);
+      CHECK(caches::decode<levels>(p, frame, back.view(), {.level = level}).worst == status::ok);
+      const double error = caches::relative_error(source.view(), back.view());
+      CHECK(error < last * 0.6);
+      last = error;
+    }
+  }
+}
