@@ -43,6 +43,7 @@ SLUICE_BODY_FN bool plausible(const base_block& b) {
 template <alphabet A>
 SLUICE_BODY_FN bool make_plan(const warp& w, decode_plan<A>& plan, const stream_job& job, int row_count) {
   constexpr int digit_rows = warp::rows_of(2);
+  if (job.blocks < 0 || job.blocks > rans_max_blocks) return false;
   int row = 0;
   for (int i = 0; i < job.blocks; ++i) {
     planned_block p{static_cast<std::uint16_t>(row), 0, 0};
@@ -78,6 +79,7 @@ SLUICE_BODY_FN bool make_plan(const warp& w, decode_plan<A>& plan, const stream_
 
 template <alphabet A>
 SLUICE_BODY_FN bool make_plan(const warp& w, encode_plan<A>& plan, const encode_job& job, int row_count) {
+  if (job.blocks < 0 || job.blocks > rans_max_blocks) return false;
   int row = 0;
   for (int i = 0; i < job.blocks; ++i) {
     planned_block p{static_cast<std::uint16_t>(row), 0, 0};
@@ -169,10 +171,9 @@ SLUICE_BODY_INLINE void decode_step(const warp& w, decode_cursor<A>& c) {
 
 /// Whether the stream can be decoded at all; nothing has been written then.
 template <alphabet A>
-SLUICE_BODY_FN bool decode_begin(const warp& w, decode_cursor<A>& c, const stream_job& job, decode_plan<A>& plan,
-                                 int row_count, std::uint8_t* tail) {
-  if (job.blocks < 0 || job.blocks > rans_max_blocks || job.rows < 0 || job.size < rans_state_bytes) return false;
-  if (!make_plan(w, plan, job, row_count)) return false;
+SLUICE_BODY_FN bool decode_begin(const warp& w, decode_cursor<A>& c, const stream_job& job, const decode_plan<A>& plan,
+                                 std::uint8_t* tail) {
+  if (job.rows < 0 || job.size < rans_state_bytes) return false;
   c.x = w.load_state(job.bytes);
   if (!w.valid(c.x)) return false;
   c.in = warp::source::of(job.bytes + rans_state_bytes, job.size - rans_state_bytes, tail);
@@ -239,18 +240,17 @@ SLUICE_BODY_FN int most_digits(const encode_job& job) {
   return most;
 }
 
-/// Fills bytes, size and ok of the job.
+/// Fills bytes, size and ok of the job; there may be no plan.
 template <alphabet A>
-SLUICE_BODY_FN void encode_stream(const warp& w, encode_job& job, encode_plan<A>& plan, int row_count) {
+SLUICE_BODY_FN void encode_stream(const warp& w, encode_job& job, const encode_plan<A>* plan) {
   const std::uint8_t* bytes = nullptr;
   std::int64_t size = 0;
-  if (job.blocks >= 0 && job.blocks <= rans_max_blocks && job.rows >= 0 && make_plan(w, plan, job, row_count) &&
-      job.capacity >= encoded_bound(job.blocks, job.rows, most_digits<A>(job))) {
+  if (plan != nullptr && job.rows >= 0 && job.capacity >= encoded_bound(job.blocks, job.rows, most_digits<A>(job))) {
     std::uint8_t* const end = job.scratch + job.capacity;
     encoder e{w.first_state(), w.none(), end};
     for (std::int64_t row = job.rows; row-- > 0;)
       for (int block = job.blocks; block-- > 0;)
-        encode_step(w, e, plan, job, block, row * job.stride + std::int64_t{block} * rans_lanes);
+        encode_step(w, e, *plan, job, block, row * job.stride + std::int64_t{block} * rans_lanes);
     e.p -= rans_state_bytes;
     w.store_state(e.p, e.x);
     bytes = w.any(e.impossible) ? nullptr : e.p;
@@ -329,7 +329,8 @@ SLUICE_BODY_FN void decode_streams(stream_job* jobs, std::size_t count) {
         stream_job& job = jobs[next++];
         std::memset(tails[i], 0, sizeof tails[i]);
         job.ok = false;
-        if (decode_begin(w, cursors[i], job, plans[i], most_rows(A), tails[i])) owner[i] = &job;
+        if (make_plan(w, plans[i], job, most_rows(A)) && decode_begin(w, cursors[i], job, plans[i], tails[i]))
+          owner[i] = &job;
       }
       if (owner[i] != nullptr) active[n++] = &cursors[i];
     }
@@ -354,7 +355,7 @@ template <alphabet A>
 SLUICE_BODY_FN void encode_streams(encode_job* jobs, std::size_t count) {
   const warp w = warp::make();
   encode_plan<A> plan;
-  for (std::size_t i = 0; i < count; ++i) encode_stream(w, jobs[i], plan, most_codes(A));
+  for (std::size_t i = 0; i < count; ++i) encode_stream(w, jobs[i], make_plan(w, plan, jobs[i], most_codes(A)) ? &plan : nullptr);
 }
 
 #endif

@@ -20,6 +20,9 @@ inline constexpr int rans_max_digits = 4;
 inline constexpr int rans_max_blocks = 8;      // of one stream
 inline constexpr int rans_state_bytes = 64;    // 32 states of 16 bits before the renormalisation bytes
 
+/// What the symbols of a table mean: themselves, values 0, -1, 1, -2, ... or ternary digits 0, -1, +1.
+enum class alphabet : std::uint8_t { symbols, values, digits };
+
 /// Ternary digits of a refinement: symbols 0, 1, 2 = digits 0, -1, +1, the sign turned where the value so far is negative.
 struct ternary_block {
   alignas(32) std::uint8_t zero[2][rans_lanes];  ///< where the value so far is 0
@@ -67,7 +70,7 @@ struct encode_job {
 };
 
 /// Scratch an encoder may touch; `digits` = most ternary digits of any block (0 for symbols and for refinements).
-constexpr std::size_t encoded_bound(std::int64_t blocks, std::int64_t rows, int digits = 0) noexcept {
+SLUICE_HD constexpr std::size_t encoded_bound(std::int64_t blocks, std::int64_t rows, int digits = 0) noexcept {
   return static_cast<std::size_t>(blocks * rows * (1 + digits) * rans_lanes + rans_state_bytes + rans_lanes);
 }
 

@@ -12,9 +12,6 @@
 
 namespace sluice::detail {
 
-/// What the symbols of a table mean: themselves, values 0, -1, 1, -2, ... or ternary digits 0, -1, +1.
-enum class alphabet : std::uint8_t { symbols, values, digits };
-
 // Byte shuffles that bring the lanes of a mask of eight together at the upper end.
 struct compress_table {
   alignas(64) std::uint8_t order[256][8];

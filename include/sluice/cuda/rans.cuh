@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/codec/rans.hpp>
+#include <sluice/cuda/warp.cuh>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <type_traits>
+
+// The coder on a GPU: the host's body on cuda::warp, a warp a stream, its tables in shared memory.
+
+#pragma push_macro("SLUICE_BODY_FN")
+#pragma push_macro("SLUICE_BODY_INLINE")
+#undef SLUICE_BODY_FN
+#undef SLUICE_BODY_INLINE
+#define SLUICE_BODY_FN __device__ __forceinline__
+#define SLUICE_BODY_INLINE __device__ __forceinline__
+#define SLUICE_TARGET_CUDA 1
+
+namespace sluice::cuda {
+
+#include <sluice/codec/rans_body.inl>
+
+}  // namespace sluice::cuda
+
+#undef SLUICE_TARGET_CUDA
+#pragma pop_macro("SLUICE_BODY_INLINE")
+#pragma pop_macro("SLUICE_BODY_FN")
+
+namespace sluice::cuda {
+
+/// Shared memory for the plans of a block of threads. Rows are those of the largest tables that will come by.
+struct plan_memory {
+  std::uint32_t bytes = 0;     ///< of one plan, a multiple of 16
+  std::uint32_t rows = 0;
+  bool one_per_block = false;  ///< all streams of a block have the same tables: those of the first one
+
+  constexpr std::size_t of_block(int warps) const noexcept {
+    return std::size_t{bytes} * static_cast<std::size_t>(one_per_block ? 1 : warps);
+  }
+};
+
+/// Rows that a table takes in a decoder's plan.
+constexpr int decode_rows(alphabet a, std::span<const base_block> tables) noexcept {
+  int rows = 0;
+  for (const base_block& b : tables) {
+    const int n = b.symbols - 1;
+    rows += n <= 0 && a == alphabet::values ? 1 : n <= 1 ? 2 : n <= 3 ? 4 : n <= 7 ? 8 : 16;
+    rows += a == alphabet::values ? 6 * b.digits : 0;
+  }
+  return rows;
+}
+constexpr int decode_rows(std::span<const ternary_block> tables) noexcept { return 6 * static_cast<int>(tables.size()); }
+
+/// Rows that a table takes in an encoder's plan.
+constexpr int encode_rows(alphabet a, std::span<const base_block> tables) noexcept {
+  int rows = 0;
+  for (const base_block& b : tables) rows += b.symbols + (a == alphabet::values ? 6 * b.digits : 0);
+  return rows;
+}
+constexpr int encode_rows(std::span<const ternary_block> tables) noexcept { return 6 * static_cast<int>(tables.size()); }
+
+template <class Plan>
+constexpr plan_memory plan_of(int rows, bool one_per_block) noexcept {
+  constexpr std::size_t row = sizeof(Plan{}.rows[0]), fixed = sizeof(Plan) - sizeof(Plan{}.rows);
+  const std::size_t bytes = fixed + static_cast<std::size_t>(rows) * row;
+  return {static_cast<std::uint32_t>((bytes + 15) / 16 * 16), static_cast<std::uint32_t>(rows), one_per_block};
+}
+/// Shared memory that decode_kernel<A> needs for tables of so many rows.
+template <alphabet A>
+constexpr plan_memory decode_memory(int rows, bool one_per_block = false) noexcept {
+  return plan_of<rans::decode_plan<A>>(rows, one_per_block);
+}
+/// Shared memory that encode_kernel<A> needs for tables of so many rows.
+template <alphabet A>
+constexpr plan_memory encode_memory(int rows, bool one_per_block = false) noexcept {
+  return plan_of<rans::encode_plan<A>>(rows, one_per_block);
+}
+
+/// Which stream a warp works on, and the plan it works by; null where there is none for it.
+template <class Plan, class Job>
+__device__ __forceinline__ const Plan* shared_plan(const warp& w, const Job* jobs, int count, int mine,
+                                                   const plan_memory& m, unsigned char* memory) {
+  const int in_block = static_cast<int>(threadIdx.x / 32), first = mine - in_block;
+  const bool planner = mine < count && (in_block == 0 || !m.one_per_block);
+  auto* const plan = reinterpret_cast<Plan*>(memory + (m.one_per_block ? 0 : in_block * static_cast<int>(m.bytes)));
+  bool made = planner && rans::make_plan(w, *plan, Job(jobs[mine]), static_cast<int>(m.rows));
+  if (m.one_per_block)
+    made = __syncthreads_and(made || !planner) != 0 && mine < count && jobs[mine].tables == jobs[first].tables &&
+           jobs[mine].blocks == jobs[first].blocks;
+  return made ? plan : nullptr;
+}
+
+/// detail::decode_streams, a warp a job; blocks of whole warps, m.of_block(warps) bytes of dynamic shared memory.
+template <alphabet A>
+__global__ void decode_kernel(stream_job* jobs, int count, plan_memory m) {
+  extern __shared__ __align__(16) unsigned char sluice_plans[];
+  const warp w = warp::make();
+  const int mine = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
+  const auto* plan = shared_plan<rans::decode_plan<A>>(w, jobs, count, mine, m, sluice_plans);
+  if (mine >= count) return;
+  bool ok = false;
+  rans::decode_cursor<A> c;
+  if (plan != nullptr && rans::decode_begin(w, c, stream_job(jobs[mine]), *plan, nullptr)) {
+    for (; c.steps > 0; --c.steps) rans::decode_step(w, c);
+    ok = rans::decode_end(w, c);
+  }
+  if (w.lane == 0) jobs[mine].ok = ok;
+}
+
+/// detail::encode_streams, a warp a job; memory as for decode_kernel.
+template <alphabet A>
+__global__ void encode_kernel(encode_job* jobs, int count, plan_memory m) {
+  extern __shared__ __align__(16) unsigned char sluice_plans[];
+  const warp w = warp::make();
+  const int mine = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
+  const auto* plan = shared_plan<rans::encode_plan<A>>(w, jobs, count, mine, m, sluice_plans);
+  if (mine >= count) return;
+  encode_job job = jobs[mine];
+  rans::encode_stream(w, job, plan);
+  if (w.lane == 0) {
+    jobs[mine].bytes = job.bytes;
+    jobs[mine].size = job.size;
+    jobs[mine].ok = job.ok;
+  }
+}
+
+}  // namespace sluice::cuda
