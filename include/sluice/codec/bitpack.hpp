@@ -5,7 +5,6 @@
 #include <sluice/tensor/half.hpp>
 #include <sluice/warp/floats.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -161,7 +160,7 @@ inline status quantize_groups(int width, int group_rows, const float* x, std::in
                           .stride = stride,
                           .rows = rows,
                           .blocks = blocks,
-                          .group_rows = std::min(group_rows, 1 << 30)};
+                          .group_rows = group_rows < 1 << 30 ? group_rows : 1 << 30};
   return detail::run_bitpack_on(on, width, detail::bitpack_task::quantize, job) ? status::ok : status::too_large;
 }
 
@@ -179,7 +178,7 @@ inline status dequantize_groups(int width, int group_rows, std::span<const std::
                           .stride = stride,
                           .rows = rows,
                           .blocks = blocks,
-                          .group_rows = std::min(group_rows, 1 << 30)};
+                          .group_rows = group_rows < 1 << 30 ? group_rows : 1 << 30};
   detail::run_bitpack_on(on, width, detail::bitpack_task::dequantize, job);
   return status::ok;
 }

@@ -4,6 +4,8 @@
 #include <sluice/codec/lossless_strip.hpp>
 #include <sluice/status.hpp>
 
+#include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -48,7 +50,7 @@ inline void plan_strip(const element_format& f, strip_job job, const strip_works
   run_lossless_on(on, f.size, lossless_task::facts, job, &facts);
   std::uint32_t any = 0;
   for (int c = 0; c < job.columns; ++c) any |= facts.any[c];
-  plan.dropped = f.has_sign ? std::min(std::countr_zero(any), f.mantissa) : 0;
+  plan.dropped = f.has_sign ? smaller(std::countr_zero(any), f.mantissa) : 0;
   const int mantissa = f.mantissa - plan.dropped, escape_bits = 8 * f.size, cells = 1 << (f.bits - 1 - f.mantissa);
   std::memset(counts, 0, sizeof w.scratch[0]->counts);
   plan.symbols = rans_max_symbols;

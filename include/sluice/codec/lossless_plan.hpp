@@ -3,7 +3,6 @@
 
 #include <sluice/codec/lossless_format.hpp>
 
-#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
@@ -12,6 +11,23 @@
 // The choices of a lossless encoder, in integers throughout: bytes do not depend on the instruction set.
 
 namespace sluice::detail {
+
+// <algorithm> would double what the umbrella header costs to compile.
+template <class T>
+constexpr T smaller(T a, T b) noexcept {
+  return a < b ? a : b;
+}
+
+/// Shellsort, for a few hundred numbers.
+constexpr void sort_ascending(std::span<std::uint32_t> v) noexcept {
+  for (const std::size_t gap : {132u, 57u, 23u, 10u, 4u, 1u})
+    for (std::size_t i = gap; i < v.size(); ++i) {
+      const std::uint32_t x = v[i];
+      std::size_t to = i;
+      for (; to >= gap && v[to - gap] > x; to -= gap) v[to] = v[to - gap];
+      v[to] = x;
+    }
+}
 
 /// How often a column has each symbol.
 struct symbol_counts {
@@ -109,7 +125,7 @@ inline int choose_alphabet(std::span<const symbol_counts> columns, int cells, in
   std::uint64_t best_cost = ~std::uint64_t{0};
   for (const int symbols : {16, 13, 11, 9, 8, 7, 6, 5, 4, 3, 2}) {
     std::uint32_t folded[rans_max_symbols] = {};
-    for (int k = 0; k < rans_max_symbols; ++k) folded[std::min(k, symbols - 1)] += sum[k];
+    for (int k = 0; k < rans_max_symbols; ++k) folded[smaller(k, symbols - 1)] += sum[k];
     const symbol_costs cost = costs_of(normalize(std::span(folded).first(static_cast<std::size_t>(symbols))));
     std::uint64_t total =
         cells > symbols ? std::uint64_t{folded[symbols - 1]} * static_cast<unsigned>(64 * escape_bits) : 0;
@@ -160,7 +176,7 @@ inline void choose_window(const std::uint32_t* values, int rows, const element_f
     high = 0;
     std::uint32_t low = all;
     for (int r = 0; r < rows; ++r)
-      if ((values[r] & sign) == majority) high = std::max(high, values[r]), low = std::min(low, values[r]);
+      if ((values[r] & sign) == majority) high = values[r] > high ? values[r] : high, low = smaller(low, values[r]);
     while ((high - low) >> finest >= 256) ++finest;
   }
   // Level by level, cells of twice the size; a window that misses much is no better with finer ones. Numbers of the other
@@ -173,13 +189,13 @@ inline void choose_window(const std::uint32_t* values, int rows, const element_f
   const bool circle = !f.has_sign;
   const int finest_count = circle ? static_cast<int>(all) + 1 : 256;
   std::uint32_t missed = 0;
-  for (int shift = std::min(coarsest, finest + (circle ? 8 : 4));
+  for (int shift = smaller(coarsest, finest + (circle ? 8 : 4));
        shift >= finest && missed <= static_cast<std::uint32_t>(rows) / 4; --shift) {
     const int mode = mantissa + 3 - shift, count = finest_count >> (shift - finest);
-    if (mode > 15 || (sign && 1u << std::min(bits - shift, 5) <= static_cast<unsigned>(symbols))) continue;
+    if (mode > 15 || (sign && 1u << smaller(bits - shift, 5) <= static_cast<unsigned>(symbols))) continue;
     const std::uint32_t* cells = levels + (256 >> (shift - finest));
     const bool whole = circle && count <= symbols;
-    const int window = std::min(count, symbols - (whole ? 0 : 1));
+    const int window = smaller(count, symbols - (whole ? 0 : 1));
     std::uint32_t covered = 0;
     for (int i = 0; i < window; ++i) covered += cells[i];
     std::uint32_t most = covered;
@@ -220,9 +236,10 @@ inline table_choice choose_tables_of(std::span<const symbol_counts> columns, int
       mean += static_cast<std::uint32_t>(k) * columns[static_cast<std::size_t>(c)].of[k];
     order[static_cast<std::size_t>(c)] = mean << 8 | static_cast<std::uint32_t>(c);
   }
-  std::sort(order.begin(), order.begin() + count);
+  sort_ascending(std::span(order).first(static_cast<std::size_t>(count)));
   table_choice t;
-  t.tables = std::clamp(static_cast<int>(std::bit_floor(static_cast<unsigned>(rows * count / 4096))), 1, 8);
+  t.tables =
+      smaller(8, static_cast<int>(std::bit_floor(static_cast<unsigned>(rows * count / 4096 + (rows * count < 4096)))));
   for (int i = 0; i < count; ++i)
     t.chosen[order[static_cast<std::size_t>(i)] & 255] = static_cast<std::uint8_t>(i * t.tables / count);
   symbol_costs costs[lossless_max_tables];

@@ -6,7 +6,6 @@
 #include <sluice/codec/rans.hpp>
 #include <sluice/warp/floats.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -137,7 +136,7 @@ struct strip_workspace {
   static strip_workspace of(std::vector<std::byte>& bytes, dtype type, int rows, int n, bool encode) {
     const int strips = !encode && n > strip_columns(type) ? 2 : 1;
     const int lanes =
-        std::min(strip_lanes, (n + rans_lanes - 1) / rans_lanes * rans_lanes * (type == dtype::bytes ? 2 : 1));
+        smaller(strip_lanes, (n + rans_lanes - 1) / rans_lanes * rans_lanes * (type == dtype::bytes ? 2 : 1));
     const std::size_t plane = static_cast<std::size_t>(rows) * static_cast<std::size_t>(lanes);
     const std::size_t pair = type == dtype::bytes ? 2 * plane : plane,
                       stream = encode ? encoded_bound(lanes / 32, rows) : 0;
