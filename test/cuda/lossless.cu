@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lossless tiles opened and joined by kernels, their streams decoded by the host: the same elements, bit for bit.
+// Lossless tiles decoded by kernels: the same elements, bit for bit.
 #include <sluice/cuda/lossless.cuh>
+#include <sluice/cuda/rans.cuh>
 #include <sluice/tensor/half.hpp>
 
 #include <doctest/doctest.h>
@@ -78,7 +79,9 @@ decoded decode_with_kernels(dtype t, int rows, int n, const std::vector<std::byt
                                  strip.p, stream.p};
   cuda::open_strips_kernel<><<<static_cast<unsigned>(strips), 32>>>(tile);
   finish();
-  detail::decode_symbols({stream.p, static_cast<std::size_t>(strips)});
+  const auto memory = cuda::decode_memory<detail::alphabet::symbols>(16 * detail::rans_max_blocks);
+  cuda::decode_kernel<detail::alphabet::symbols>
+      <<<static_cast<unsigned>(strips), 32, memory.of_block(1)>>>(stream.p, strips, memory);
   cuda::join_strips_kernel<><<<static_cast<unsigned>(strips), 32>>>(tile);
   finish();
   decoded d{{elements.p, elements.p + size}};
