@@ -22,7 +22,7 @@ constexpr char usage[] = R"(sluice compresses the KV cache of language models.
   sluice verify IN.slc
 
 Captures are safetensors files with k.{layer} and v.{layer} [tokens, kv_heads, head_dim]. Every command takes --json.
-Codecs: standard (default), exact, raw, fixed8, fixed4, plain8, plain4. Exit codes: 0 done, 1 bad data, 2 wrong call.
+Codecs: standard (default), exact, raw, fixed4, plain8, plain4. Exit codes: 0 done, 1 bad data, 2 wrong call.
 )";
 
 struct command {

@@ -13,7 +13,7 @@ using exact = basic_codec<tile_tokens<>, no_prediction, identity_transform, sing
 /// The bytes as they are, framed and checksummed: what everything else is measured against.
 using uncompressed = exact::with_entropy<raw>;
 
-/// Fixed rate in the profile's basis: N bits a coefficient, no entropy coder.
+/// Fixed rate in the profile's basis: N bits a coefficient, no entropy coder; never finer than the profile's finest step.
 template <int Bits>
 using fixed = basic_codec<tile_tokens<>, no_prediction, profile_basis, single_level, uniform_bits<Bits>, bitpack>;
 
@@ -32,7 +32,6 @@ bool with_preset(const char* name, F&& f) {
   if (is("standard")) return f.template operator()<standard>(), true;
   if (is("exact")) return f.template operator()<exact>(), true;
   if (is("raw")) return f.template operator()<uncompressed>(), true;
-  if (is("fixed8")) return f.template operator()<fixed<8>>(), true;
   if (is("fixed4")) return f.template operator()<fixed<4>>(), true;
   if (is("plain8")) return f.template operator()<plain<8>>(), true;
   if (is("plain4")) return f.template operator()<plain<4>>(), true;
@@ -40,7 +39,7 @@ bool with_preset(const char* name, F&& f) {
 }
 
 /// The names with_preset() knows.
-inline constexpr const char* preset_names[] = {"standard", "exact", "raw", "fixed8", "fixed4", "plain8", "plain4"};
+inline constexpr const char* preset_names[] = {"standard", "exact", "raw", "fixed4", "plain8", "plain4"};
 
 /// Calls f.operator()<Codec>() for a preset that decodes frames with this id and tile size.
 template <class F>

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whatever the bytes: index, truncation and every decoder end with a status, write nothing outside the view, and a frame
+// cut after a level decodes as the whole frame does at that level.
+// The first byte says how: bit 0, make checksums and fingerprint right; bit 1, calibrated profile; bit 2, other position;
+// bits 3-5, level; bit 6, only some of the tokens; bit 7, pages of another type.
+#include <sluice/codec/presets.hpp>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <span>
+#include <support/caches.hpp>
+#include <support/frames.hpp>
+#include <vector>
+
+namespace {
+
+using namespace sluice;
+
+void require(bool fact) {
+  if (!fact) std::abort();
+}
+
+// The model of the seeds.
+struct models {
+  model_shape shape = model_shape::uniform(2, 2, 8);
+  profile plain, tuned;
+  models() : plain(profile::uncalibrated(shape, 3, 2)) {
+    caches::cache c = caches::make_cache(shape, 23);
+    caches::fill(c.view(), shape, 4242);
+    tuned = caches::make_profile(shape, {&c.view(), 1}, 0, 3, 2);
+  }
+};
+
+const models& known() {
+  static const models m;
+  return m;
+}
+
+template <class Codec>
+void decode(std::span<const std::byte> frame, const profile& p, std::uint8_t how) {
+  static decoder<Codec> decoders[2] = {decoder<Codec>(known().plain), decoder<Codec>(known().tuned)};
+  decoder<Codec>& d = decoders[&p == &known().tuned];
+  const dtype type = how & 128 ? dtype::bf16 : dtype::f16;
+  caches::cache a = caches::make_cache(known().shape, 23, type, caches::engine::vllm_nhd, how & 4 ? 100 : 0);
+  const kv_view v = how & 64 ? a.view().slice(3, 18) : a.view();
+  const int level = how >> 3 & 7;
+  status pages[2];
+  const page_status done = d.decode(frame, v, {.level = level, .position = how & 4 ? 100 : -1, .pages = pages});
+  require(done.damaged <= done.tiles && done.degraded <= done.tiles);
+  require((done.worst == status::ok) == (pages[0] == status::ok && pages[1] == status::ok) ||
+          done.worst != status::ok || pages[0] == status::absent || pages[1] == status::absent);
+
+  std::vector<std::byte> cut(frame.begin(), frame.end());
+  const result<std::size_t> size = truncate(cut, level);
+  if (!size) return;
+  cut.resize(*size);
+  cut.shrink_to_fit();
+  caches::cache b = caches::make_cache(known().shape, 23, type, caches::engine::vllm_nhd, how & 4 ? 100 : 0);
+  const kv_view w = how & 64 ? b.view().slice(3, 18) : b.view();
+  const page_status again = d.decode(cut, w, {.position = how & 4 ? 100 : -1});
+  require(again.worst == done.worst && again.damaged == done.damaged && a.bytes() == b.bytes());
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  if (size < 1) return 0;
+  const std::uint8_t how = data[0];
+  const auto given = std::as_bytes(std::span(data, size)).subspan(1);
+  std::vector<std::byte> frame(given.begin(), given.end());
+  const profile& p = how & 2 ? known().tuned : known().plain;
+  if (how & 1 && frame.size() >= sizeof(frame_header)) {
+    frame_header h = frames::load<frame_header>(frame, 0);
+    static const std::uint64_t prints[] = {known().plain.fingerprint(), known().tuned.fingerprint()};
+    if (h.fingerprint != 0) h.fingerprint = prints[&p == &known().tuned];
+    frames::store(frame, 0, h);
+    frames::fix_checksums(frame);
+  }
+  frame_index index;
+  if (index.parse(frame) != status::ok) return 0;
+  require(index.payload_offset() <= frame.size());
+  for (std::size_t i = 0; i < index.tiles_per_pass() * index.header().passes; ++i)
+    require(index.range(i).begin <= index.range(i).end && index.range(i).end <= index.header().frame_size);
+  codec::with_codec(index.header().codec, [&]<class Codec>() { decode<Codec>(frame, p, how); });
+  return 0;
+}
