@@ -247,21 +247,23 @@ struct warp {
     s.high = _mm256_or_si256(q_even, _mm256_slli_epi16(q_odd, 8));
     s.low = _mm256_add_epi8(_mm256_or_si256(rest_even, _mm256_slli_epi16(rest_odd, 8)), c.start);
   }
-  // Quotient (below 256) and rest of 16 u16. The estimate is lowered by more than the reciprocal's error (1.5 * 2^-12
-  // of at most 256), so it is right or one too small.
+  // Quotient (below 256) and rest of 16 u16: x * floor(65536 / freq) >> 16 is the quotient or one less.
   static SLUICE_BODY_INLINE void divide(__m256i x, __m256i freq, __m256i& q, __m256i& rest) {
-    const __m256i half = _mm256_set1_epi32(0xffff);
-    const __m256i a = quotient(_mm256_and_si256(x, half), _mm256_and_si256(freq, half));
-    const __m256i b = quotient(_mm256_srli_epi32(x, 16), _mm256_srli_epi32(freq, 16));
-    q = _mm256_or_si256(a, _mm256_slli_epi32(b, 16));
+    q = _mm256_mulhi_epu16(x, reciprocal(freq));
     rest = _mm256_sub_epi16(x, _mm256_mullo_epi16(q, freq));
     const __m256i fits = _mm256_cmpgt_epi16(freq, rest);
     q = _mm256_add_epi16(q, _mm256_add_epi16(fits, _mm256_set1_epi16(1)));
     rest = _mm256_sub_epi16(rest, _mm256_andnot_si256(fits, freq));
   }
-  static SLUICE_BODY_INLINE __m256i quotient(__m256i x, __m256i freq) {
-    const __m256 r = _mm256_rcp_ps(_mm256_cvtepi32_ps(freq));
-    return _mm256_cvttps_epi32(_mm256_fmsub_ps(_mm256_cvtepi32_ps(x), r, _mm256_set1_ps(0.1f)));
+  // floor(65536 / freq), or 65535. Symbols are known long before the states: this is off the critical path.
+  static SLUICE_BODY_INLINE __m256i reciprocal(__m256i freq) {
+    const __m256i even = reciprocal32(_mm256_and_si256(freq, _mm256_set1_epi32(0xffff)));
+    const __m256i odd = reciprocal32(_mm256_srli_epi32(freq, 16));
+    return _mm256_or_si256(even, _mm256_slli_epi32(odd, 16));
+  }
+  static SLUICE_BODY_INLINE __m256i reciprocal32(__m256i freq) {
+    const __m256i q = _mm256_cvttps_epi32(_mm256_div_ps(_mm256_set1_ps(65536), _mm256_cvtepi32_ps(freq)));
+    return _mm256_min_epi32(q, _mm256_set1_epi32(0xffff));
   }
   /// The bytes of the lanes in m, together and in order, before p. Up to 8 bytes before them are overwritten.
   static SLUICE_BODY_INLINE void give(std::uint32_t m, __m256i v, std::uint8_t*& p) {

@@ -232,7 +232,7 @@ struct warp {
   static SLUICE_BODY_INLINE void store_state(std::uint8_t* p, state s) { _mm512_storeu_si512(p, s.x); }
 
   /// Lanes at or above 256 * freq put their low byte before p, in lane order; then x = x / freq << 8 | start + x % freq.
-  static SLUICE_BODY_INLINE void push(state& s, code c, std::uint8_t*& p) {
+  SLUICE_BODY_INLINE void push(state& s, code c, std::uint8_t*& p) const {
     const __m512i freq_1 = _mm512_srli_epi16(c.word, 8);
     const __m512i high = _mm512_srli_epi16(s.x, 8);
     const __mmask32 full = _mm512_cmpgt_epu16_mask(high, freq_1);
@@ -241,25 +241,22 @@ struct warp {
     p -= n;
     _mm256_mask_storeu_epi8(p, _bzhi_u32(~0u, static_cast<unsigned>(n)), bytes);
     const __m512i x = _mm512_mask_mov_epi16(s.x, full, high);
+    // x * floor(65536 / freq) >> 16 is the quotient or one less, for x stays below 65536.
     const __m512i freq = _mm512_add_epi16(freq_1, _mm512_set1_epi16(1));
-    __m512i q = divide(x, freq);
-    __m512i rest = _mm512_sub_epi16(x, _mm512_mullo_epi16(q, freq));
-    const __mmask32 short_by_one = _mm512_cmpgt_epu16_mask(rest, freq_1);
-    q = _mm512_mask_add_epi16(q, short_by_one, q, _mm512_set1_epi16(1));
-    rest = _mm512_mask_sub_epi16(rest, short_by_one, rest, freq);
-    s.x = _mm512_add_epi16(_mm512_slli_epi16(q, 8),
-                           _mm512_add_epi16(rest, _mm512_and_si512(c.word, _mm512_set1_epi16(255))));
+    const __m512i q = _mm512_mulhi_epu16(x, reciprocal(freq));
+    const __m512i rest = _mm512_sub_epi16(x, _mm512_mullo_epi16(q, freq));
+    const __mmask32 one_less = _mm512_cmpgt_epu16_mask(rest, freq_1);
+    const __m512i y = _mm512_add_epi16(_mm512_slli_epi16(q, 8), _mm512_add_epi16(rest, _mm512_and_si512(c.word, byte)));
+    // One more in the quotient, a frequency less in the rest.
+    s.x = _mm512_mask_sub_epi16(y, one_less, y, _mm512_sub_epi16(freq_1, byte));
   }
-  // x / freq or one less: the estimate is lowered by more than the reciprocal's error (2^-14 of at most 256).
-  static SLUICE_BODY_INLINE __m512i divide(__m512i x, __m512i freq) {
-    const __m512i lo = _mm512_cvttps_epi32(quotient(_mm512_castsi512_si256(x), _mm512_castsi512_si256(freq)));
-    const __m512i hi =
-        _mm512_cvttps_epi32(quotient(_mm512_extracti64x4_epi64(x, 1), _mm512_extracti64x4_epi64(freq, 1)));
-    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(lo)), _mm512_cvtepi32_epi16(hi), 1);
+  // floor(65536 / freq), or 65535. Symbols are known long before the states: this is off the critical path.
+  static SLUICE_BODY_INLINE __m512i reciprocal(__m512i freq) {
+    const __m512i low = reciprocal(_mm512_castsi512_si256(freq)), high = reciprocal(_mm512_extracti64x4_epi64(freq, 1));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtusepi32_epi16(low)), _mm512_cvtusepi32_epi16(high), 1);
   }
-  static SLUICE_BODY_INLINE __m512 quotient(__m256i x, __m256i freq) {
-    const __m512 r = _mm512_rcp14_ps(_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(freq)));
-    return _mm512_fmsub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(x)), r, _mm512_set1_ps(0.02f));
+  static SLUICE_BODY_INLINE __m512i reciprocal(__m256i freq) {
+    return _mm512_cvttps_epi32(_mm512_div_ps(_mm512_set1_ps(65536), _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(freq))));
   }
 
   /// Symbol of a value: 0, -1, 1, -2, ... are 0, 1, 2, 3, ...

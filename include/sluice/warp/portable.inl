@@ -228,11 +228,12 @@ struct warp {
   static SLUICE_BODY_INLINE code find_digit(const code_row* rows, const words& parent, const words& digit) {
     code c;
     for (int i = 0; i < rans_lanes; ++i) {
-      const int r = parent.lane[i] < 0 ? -digit.lane[i] : digit.lane[i];
-      const bool known = r >= -1 && r <= 1;
-      const code_row& row = rows[(parent.lane[i] == 0 ? 0 : 3) + (r == 0 ? 0 : r < 0 ? 1 : 2)];
-      c.freq_1[i] = known ? row.freq_1[i] : std::uint8_t{255};
-      c.start[i] = known ? row.start[i] : std::uint8_t{255};
+      // Digits are too random to branch on.
+      const int turn = parent.lane[i] >> 15, r = (digit.lane[i] ^ turn) - turn;
+      const code_row& row = rows[3 * (parent.lane[i] != 0) + ((r & 1) << (r > 0))];
+      const auto unknown = static_cast<std::uint8_t>(-(static_cast<unsigned>(r + 1) > 2u));
+      c.freq_1[i] = row.freq_1[i] | unknown;
+      c.start[i] = row.start[i] | unknown;
     }
     return c;
   }
@@ -254,17 +255,16 @@ struct warp {
 
   /// Lanes at or above 256 * freq put their low byte before p, in lane order; then x = x / freq << 8 | start + x % freq.
   static SLUICE_BODY_INLINE void push(state& s, const code& c, std::uint8_t*& p) {
-    std::uint8_t low[rans_lanes], high[rans_lanes];
+    std::uint8_t low[rans_lanes], high[rans_lanes], full[rans_lanes];
     put(low, s.low), put(high, s.high);
-    for (int i = rans_lanes; i-- > 0;) {
-      const bool full = high[i] > c.freq_1[i];
-      p[-1] = low[i];
-      p -= full;
-      low[i] = full ? high[i] : low[i];
-      high[i] = full ? std::uint8_t{0} : high[i];
+    for (int i = 0; i < rans_lanes; ++i) full[i] = high[i] > c.freq_1[i] ? std::uint8_t{255} : std::uint8_t{0};
+    for (std::uint32_t m = bits(full); m != 0;) {
+      const int i = 31 - std::countl_zero(m);
+      *--p = low[i];
+      m ^= std::uint32_t{1} << i;
     }
     for (int i = 0; i < rans_lanes; ++i) {
-      const int x = low[i] | high[i] << 8, freq = c.freq_1[i] + 1;
+      const int x = full[i] != 0 ? high[i] : low[i] | high[i] << 8, freq = c.freq_1[i] + 1;
       // Right or one off for any compiler's idea of a division; then exact.
       int q = static_cast<int>(static_cast<float>(x) / static_cast<float>(freq));
       int rest = x - q * freq;
