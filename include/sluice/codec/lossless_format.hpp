@@ -13,10 +13,10 @@
 // An element is taken as an unsigned number v, without the trailing zero bits that all of the strip have in common. A
 // column c of a strip turns v into a symbol and a field of raw bits:
 //
-//     v = base[c] - (symbol << shift[c]) + field + (field & sign[c]) * stretch      modulo 2^bits
+//     v = base[c] - (symbol << shift[c]) + field, the field's sign bit moved up to the element's      modulo 2^bits
 //
 // `split` columns: base is the largest exponent of the column, so the symbol counts octaves down from it; the field is
-// the mantissa and, above it, the sign, which `stretch` moves to where it belongs. `window` columns: v lies in a few
+// the mantissa and, above it, the sign. Others have no sign bit in the field. `window` columns: v lies in a few
 // cells of 2^shift numbers below base, as where a channel has one sign or hardly moves. `constant` columns: v = base.
 // The last symbol of the alphabet is an escape in columns that have more cells than symbols: the element stands in a
 // list instead. Symbols go through 32-lane rANS under a few tables; a column names its table.
