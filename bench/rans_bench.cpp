@@ -81,8 +81,12 @@ struct tile {
   }
 };
 
-void run(std::span<encode_job> jobs, bool ternary, isa on) { ternary ? encode_ternary(jobs, on) : encode_base(jobs, on); }
-void run(std::span<stream_job> jobs, bool ternary, isa on) { ternary ? decode_ternary(jobs, on) : decode_base(jobs, on); }
+void run(std::span<encode_job> jobs, bool ternary, isa on) {
+  ternary ? encode_ternary(jobs, on) : encode_base(jobs, on);
+}
+void run(std::span<stream_job> jobs, bool ternary, isa on) {
+  ternary ? decode_ternary(jobs, on) : decode_base(jobs, on);
+}
 
 void finish(benchmark::State& state, std::int64_t streams, std::uint32_t size) {
   state.SetItemsProcessed(state.iterations() * streams * cells);
@@ -149,11 +153,11 @@ void rans_rival_memcpy(benchmark::State& state) {
   state.SetBytesProcessed(state.iterations() * cells * 2);
 }
 
-#define SLUICE_BENCH_RANS(on)                                                                                  \
-  BENCHMARK(rans_decode<isa::on>)                                                                              \
-      ->ArgNames({"symbols", "streams"})                                                                       \
-      ->ArgsProduct({{0, 3, 5, 9, 15}, {1, 2, 4}})                                                             \
-      ->UseManualTime();                                                                                       \
+#define SLUICE_BENCH_RANS(on)                      \
+  BENCHMARK(rans_decode<isa::on>)                  \
+      ->ArgNames({"symbols", "streams"})           \
+      ->ArgsProduct({{0, 3, 5, 9, 15}, {1, 2, 4}}) \
+      ->UseManualTime();                           \
   BENCHMARK(rans_encode<isa::on>)->ArgNames({"symbols"})->ArgsProduct({{0, 3, 5, 9, 15}})
 SLUICE_BENCH_RANS(portable);
 SLUICE_BENCH_RANS(avx2);

@@ -94,7 +94,9 @@ struct output {
   std::unique_ptr<std::uint8_t[]> bytes;  // of their exact size, for sanitizers to see what is read
 
   output(const stream<A>& s, const std::vector<std::uint8_t>& from, stream_job& j)
-      : values(s.values.size() + 32, untouched), symbols(s.values.size() + 32, 0x5a), bytes(new std::uint8_t[from.size()]) {
+      : values(s.values.size() + 32, untouched),
+        symbols(s.values.size() + 32, 0x5a),
+        bytes(new std::uint8_t[from.size()]) {
     std::copy(from.begin(), from.end(), bytes.get());
     if (A == alphabet::digits)
       for (int row = 0; row < s.rows; ++row)

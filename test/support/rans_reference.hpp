@@ -134,9 +134,8 @@ inline void append_base(std::vector<step>& steps, const base_block& b, const std
     for (int lane = 0; lane < rans_lanes; ++lane) {
       const int parent = coarser(b, lane, v[lane], k + 1), digit = coarser(b, lane, v[lane], k) - 3 * parent;
       s[static_cast<std::size_t>(lane)] =
-          k < b.lane_digits[lane]
-              ? interval_of(digit_table(b.digit[k], lane, parent), digit_symbol(digit, parent))
-              : interval{};
+          k < b.lane_digits[lane] ? interval_of(digit_table(b.digit[k], lane, parent), digit_symbol(digit, parent))
+                                  : interval{};
     }
     steps.push_back(s);
   }
@@ -177,8 +176,7 @@ inline void decode_base(decoder& d, const base_block& b, std::int16_t* v) {
 
 inline void decode_ternary(decoder& d, const ternary_block& b, std::int16_t* v) {
   std::array<lane_table, rans_lanes> tables;
-  for (int lane = 0; lane < rans_lanes; ++lane)
-    tables[static_cast<std::size_t>(lane)] = digit_table(b, lane, v[lane]);
+  for (int lane = 0; lane < rans_lanes; ++lane) tables[static_cast<std::size_t>(lane)] = digit_table(b, lane, v[lane]);
   const auto digits = d.next(tables);
   for (int lane = 0; lane < rans_lanes; ++lane)
     v[lane] = static_cast<std::int16_t>(3 * v[lane] + digit_of(digits[static_cast<std::size_t>(lane)], v[lane]));
@@ -221,7 +219,8 @@ inline ternary_block random_ternary(std::mt19937& random) {
   return b;
 }
 
-inline base_block random_base(std::mt19937& random, int max_symbols = rans_max_symbols, int max_digits = rans_max_digits) {
+inline base_block random_base(std::mt19937& random, int max_symbols = rans_max_symbols,
+                              int max_digits = rans_max_digits) {
   base_block b;
   set_dead(b);
   const int symbols = 1 + below(random, max_symbols), digits = below(random, max_digits + 1);

@@ -37,8 +37,8 @@ SLUICE_BODY_FN std::size_t decode_step(int count, const std::uint8_t (*t)[rans_l
 // The next larger count that this machine searches.
 SLUICE_BODY_FN int searched(int count) { return warp::searched(count); }
 
-SLUICE_BODY_FN void digit_step(const ternary_block& b, std::uint8_t* states, const std::uint8_t* bytes, std::size_t size,
-                               std::int16_t* values) {
+SLUICE_BODY_FN void digit_step(const ternary_block& b, std::uint8_t* states, const std::uint8_t* bytes,
+                               std::size_t size, std::int16_t* values) {
   const warp w = warp::make();
   std::uint8_t tail[byte_source::tail_bytes] = {};
   byte_source in = byte_source::of(bytes, size, tail);

@@ -28,8 +28,8 @@ struct machine {
   const char* name;
   std::size_t (*values)(int, const std::uint8_t (*)[32], std::uint8_t*, const std::uint8_t*, std::size_t, std::int16_t*,
                         std::uint8_t*);
-  std::size_t (*symbols)(int, const std::uint8_t (*)[32], std::uint8_t*, const std::uint8_t*, std::size_t, std::int16_t*,
-                         std::uint8_t*);
+  std::size_t (*symbols)(int, const std::uint8_t (*)[32], std::uint8_t*, const std::uint8_t*, std::size_t,
+                         std::int16_t*, std::uint8_t*);
   int (*searched)(int);
   void (*digit)(const ternary_block&, std::uint8_t*, const std::uint8_t*, std::size_t, std::int16_t*);
   std::size_t (*push)(const std::uint8_t (*)[32], int, const std::uint8_t*, std::uint8_t*, std::uint8_t*);
@@ -39,12 +39,11 @@ struct machine {
   void (*load)(const std::uint8_t*, std::int16_t*, std::int16_t*);
 };
 
-#define SLUICE_TEST_MACHINE(isa)                                                                                   \
-  machine {                                                                                                        \
-    #isa, isa::warp_steps::decode_step<alphabet::values>, isa::warp_steps::decode_step<alphabet::symbols>,         \
-        isa::warp_steps::searched, isa::warp_steps::digit_step, isa::warp_steps::push_step,                        \
-        isa::warp_steps::thirds, isa::warp_steps::select_step, isa::warp_steps::states_step,                       \
-        isa::warp_steps::load_step                                                                                 \
+#define SLUICE_TEST_MACHINE(isa)                                                                                     \
+  machine {                                                                                                          \
+#isa, isa::warp_steps::decode_step < alphabet::values>, isa::warp_steps::decode_step < alphabet::symbols>,       \
+        isa::warp_steps::searched, isa::warp_steps::digit_step, isa::warp_steps::push_step, isa::warp_steps::thirds, \
+        isa::warp_steps::select_step, isa::warp_steps::states_step, isa::warp_steps::load_step                       \
   }
 
 std::vector<machine> machines() {
@@ -155,7 +154,8 @@ TEST_CASE("warp: ternary digits turn with the sign of what they refine") {
       std::uint8_t bytes[32];
       for (auto& v : bytes) v = static_cast<std::uint8_t>(random());
       std::int16_t values[32], parents[32];
-      for (auto& v : values) v = static_cast<std::int16_t>(times % 8 == 0 ? below(random, 65536) : below(random, 5) - 2);
+      for (auto& v : values)
+        v = static_cast<std::int16_t>(times % 8 == 0 ? below(random, 65536) : below(random, 5) - 2);
       std::memcpy(parents, values, sizeof values);
       m.digit(b, x.bytes, bytes, sizeof bytes, values);
       int wrong = 0, next = 0;
@@ -166,8 +166,7 @@ TEST_CASE("warp: ternary digits turn with the sign of what they refine") {
         unsigned want = static_cast<unsigned>(v.freq) * (before[lane] >> 8) + static_cast<unsigned>(slot - v.start);
         if (want < 256) want = want << 8 | bytes[next++];
         wrong += x[lane] != want;
-        wrong += values[lane] !=
-                 static_cast<std::int16_t>(3 * parents[lane] + reference::digit_of(s, parents[lane]));
+        wrong += values[lane] != static_cast<std::int16_t>(3 * parents[lane] + reference::digit_of(s, parents[lane]));
       }
       CHECK(wrong == 0);
     }
@@ -215,8 +214,7 @@ TEST_CASE("warp: encoding divides exactly and writes bytes in lane order") {
       lanes16 x = random_states(random), before = x;
       std::uint8_t symbols[32], out[64];
       for (int lane = 0; lane < 32; ++lane)
-        symbols[lane] =
-            static_cast<std::uint8_t>(reference::random_symbol(random, reference::base_table(b, lane)));
+        symbols[lane] = static_cast<std::uint8_t>(reference::random_symbol(random, reference::base_table(b, lane)));
       const std::size_t n = m.push(b.threshold, b.symbols - 1, symbols, x.bytes, out + 64);
       std::size_t at = 64 - n;
       wrong = 0;

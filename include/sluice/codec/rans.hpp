@@ -51,7 +51,7 @@ inline void decode_symbols(std::span<stream_job> jobs, isa which = isa::best) no
   decode_streams<alphabet::symbols>(jobs, which);
 }
 
-/// Encodes base passes; bytes are the same on every instruction set. Not ok where a lane's table cannot express a value.
+/// Encodes base passes, to the same bytes on every instruction set. Not ok where a table cannot express a value.
 inline void encode_base(std::span<encode_job> jobs, isa which = isa::best) noexcept {
   encode_streams<alphabet::values>(jobs, which);
 }

@@ -15,11 +15,15 @@ struct planned_block {
 
 SLUICE_BODY_FN constexpr int most_rows(alphabet a) {
   const int digit = 2 * warp::rows_of(2), base = warp::rows_of(rans_max_symbols - 1);
-  return rans_max_blocks * (a == alphabet::digits ? digit : a == alphabet::values ? base + digit * rans_max_digits : base);
+  return rans_max_blocks * (a == alphabet::digits   ? digit
+                            : a == alphabet::values ? base + digit * rans_max_digits
+                                                    : base);
 }
 SLUICE_BODY_FN constexpr int most_codes(alphabet a) {
   const int digit = 2 * 3, base = rans_max_symbols;
-  return rans_max_blocks * (a == alphabet::digits ? digit : a == alphabet::values ? base + digit * rans_max_digits : base);
+  return rans_max_blocks * (a == alphabet::digits   ? digit
+                            : a == alphabet::values ? base + digit * rans_max_digits
+                                                    : base);
 }
 
 // Rows come last and are packed: who is short of memory passes fewer of them than the type has.
@@ -355,7 +359,8 @@ template <alphabet A>
 SLUICE_BODY_FN void encode_streams(encode_job* jobs, std::size_t count) {
   const warp w = warp::make();
   encode_plan<A> plan;
-  for (std::size_t i = 0; i < count; ++i) encode_stream(w, jobs[i], make_plan(w, plan, jobs[i], most_codes(A)) ? &plan : nullptr);
+  for (std::size_t i = 0; i < count; ++i)
+    encode_stream(w, jobs[i], make_plan(w, plan, jobs[i], most_codes(A)) ? &plan : nullptr);
 }
 
 #endif

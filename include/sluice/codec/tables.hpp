@@ -17,13 +17,13 @@ namespace sluice::detail {
 inline constexpr int rans_lanes = 32;
 inline constexpr int rans_max_symbols = 16;
 inline constexpr int rans_max_digits = 4;
-inline constexpr int rans_max_blocks = 8;      // of one stream
-inline constexpr int rans_state_bytes = 64;    // 32 states of 16 bits before the renormalisation bytes
+inline constexpr int rans_max_blocks = 8;    // of one stream
+inline constexpr int rans_state_bytes = 64;  // 32 states of 16 bits before the renormalisation bytes
 
 /// What the symbols of a table mean: themselves, values 0, -1, 1, -2, ... or ternary digits 0, -1, +1.
 enum class alphabet : std::uint8_t { symbols, values, digits };
 
-/// Ternary digits of a refinement: symbols 0, 1, 2 = digits 0, -1, +1, the sign turned where the value so far is negative.
+/// Ternary digits of a refinement: symbols 0, 1, 2 = digits 0, -1, +1, their sign turned where the value is negative.
 struct ternary_block {
   alignas(32) std::uint8_t zero[2][rans_lanes];  ///< where the value so far is 0
   std::uint8_t nonzero[2][rans_lanes];           ///< where it is not
@@ -34,24 +34,24 @@ struct ternary_block {
 /// Base symbols (values 0, -1, 1, -2, 2, ...), then up to four ternary digits in the lanes that need a wider range.
 struct base_block {
   alignas(32) std::uint8_t threshold[rans_max_symbols - 1][rans_lanes];
-  std::uint8_t lane_digits[rans_lanes];        ///< digits of each lane; its symbol stands for a value over 3^digits
-  ternary_block digit[rans_max_digits];        ///< digit[k - 1] goes from scale 3^k to 3^(k-1); not read in lanes without it
-  std::uint8_t symbols;                        ///< most symbols of any lane, 1..16; rows from symbols - 1 on are not read
-  std::uint8_t digits;                         ///< most digits of any lane, 0..4
+  std::uint8_t lane_digits[rans_lanes];  ///< digits of each lane; its symbol stands for a value over 3^digits
+  ternary_block digit[rans_max_digits];  ///< digit[k - 1] goes from scale 3^k to 3^(k-1); not read in lanes without it
+  std::uint8_t symbols;                  ///< most symbols of any lane, 1..16; rows from symbols - 1 on are not read
+  std::uint8_t digits;                   ///< most digits of any lane, 0..4
 
   bool operator==(const base_block&) const = default;
 };
 
 /// A stream to decode: `rows` tokens of `blocks` blocks, into values[row * stride + 32 * block + lane].
 struct stream_job {
-  const void* tables = nullptr;           ///< base_block[blocks] or ternary_block[blocks]
-  const std::uint8_t* bytes = nullptr;    ///< untrusted; nothing outside bytes[0, size) is read
+  const void* tables = nullptr;         ///< base_block[blocks] or ternary_block[blocks]
+  const std::uint8_t* bytes = nullptr;  ///< untrusted; nothing outside bytes[0, size) is read
   std::uint32_t size = 0;
-  std::int32_t blocks = 0, rows = 0;      ///< at most rans_max_blocks
-  std::int16_t* values = nullptr;         ///< ternary: holds c before and 3c + r after
-  std::uint8_t* symbols = nullptr;        ///< where decode_symbols writes instead
+  std::int32_t blocks = 0, rows = 0;  ///< at most rans_max_blocks
+  std::int16_t* values = nullptr;     ///< ternary: holds c before and 3c + r after
+  std::uint8_t* symbols = nullptr;    ///< where decode_symbols writes instead
   std::int64_t stride = 0;
-  bool ok = false;                        ///< out: the bytes ended where the symbols did and every state came home
+  bool ok = false;  ///< out: the bytes ended where the symbols did and every state came home
 };
 
 /// A stream to encode; the mirror of stream_job.
@@ -64,9 +64,9 @@ struct encode_job {
   std::int64_t stride = 0;                ///< of values, digits and symbols alike
   std::uint8_t* scratch = nullptr;        ///< at least encoded_bound() bytes, of which the last ones become the stream
   std::size_t capacity = 0;
-  const std::uint8_t* bytes = nullptr;    ///< out: the stream, inside scratch
+  const std::uint8_t* bytes = nullptr;  ///< out: the stream, inside scratch
   std::uint32_t size = 0;
-  bool ok = false;                        ///< out: the tables could express every value and the stream is complete
+  bool ok = false;  ///< out: the tables could express every value and the stream is complete
 };
 
 /// Scratch an encoder may touch; `digits` = most ternary digits of any block (0 for symbols and for refinements).

@@ -33,7 +33,7 @@ namespace sluice::cuda {
 
 /// Shared memory for the plans of a block of threads. Rows are those of the largest tables that will come by.
 struct plan_memory {
-  std::uint32_t bytes = 0;     ///< of one plan, a multiple of 16
+  std::uint32_t bytes = 0;  ///< of one plan, a multiple of 16
   std::uint32_t rows = 0;
   bool one_per_block = false;  ///< all streams of a block have the same tables: those of the first one
 
@@ -52,7 +52,9 @@ constexpr int decode_rows(alphabet a, std::span<const base_block> tables) noexce
   }
   return rows;
 }
-constexpr int decode_rows(std::span<const ternary_block> tables) noexcept { return 6 * static_cast<int>(tables.size()); }
+constexpr int decode_rows(std::span<const ternary_block> tables) noexcept {
+  return 6 * static_cast<int>(tables.size());
+}
 
 /// Rows that a table takes in an encoder's plan.
 constexpr int encode_rows(alphabet a, std::span<const base_block> tables) noexcept {
@@ -60,7 +62,9 @@ constexpr int encode_rows(alphabet a, std::span<const base_block> tables) noexce
   for (const base_block& b : tables) rows += b.symbols + (a == alphabet::values ? 6 * b.digits : 0);
   return rows;
 }
-constexpr int encode_rows(std::span<const ternary_block> tables) noexcept { return 6 * static_cast<int>(tables.size()); }
+constexpr int encode_rows(std::span<const ternary_block> tables) noexcept {
+  return 6 * static_cast<int>(tables.size());
+}
 
 template <class Plan>
 constexpr plan_memory plan_of(int rows, bool one_per_block) noexcept {

@@ -179,15 +179,13 @@ struct warp {
     if (r < -1 || r > 1) return {no_code};
     return {rows[(parent.v == 0 ? 0 : 3) + (r == 0 ? 0 : r < 0 ? 1 : 2)].word[lane]};
   }
-  __device__ __forceinline__ lane_set impossible(code c) const {
-    return {__ballot_sync(everyone, c.word == no_code)};
-  }
+  __device__ __forceinline__ lane_set impossible(code c) const { return {__ballot_sync(everyone, c.word == no_code)}; }
   __device__ __forceinline__ state first_state() const { return {256}; }
   __device__ __forceinline__ void store_state(std::uint8_t* p, state s) const {
     p[2 * lane] = static_cast<std::uint8_t>(s.x);
     p[2 * lane + 1] = static_cast<std::uint8_t>(s.x >> 8);
   }
-  /// Lanes at or above 256 * freq put their low byte before p, in lane order; then x = x / freq << 8 | start + x % freq.
+  /// Lanes at or above 256 * freq put their low byte before p, in lane order; x = 256 * (x / freq) + start + x % freq.
   __device__ __forceinline__ void push(state& s, code c, std::uint8_t*& p) const {
     const unsigned freq_1 = c.word >> 8, freq = freq_1 + 1, start = c.word & 255u;
     const bool full = s.x >> 8 > freq_1;

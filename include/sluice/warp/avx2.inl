@@ -49,9 +49,7 @@ struct warp {
     return k < count ? _mm256_or_si256(get(t[k]), _mm256_xor_si256(live.m, never)) : never;
   }
   /// A row that is never found.
-  static SLUICE_BODY_FN void make_dead(row& out) {
-    put(out.byte, _mm256_set1_epi8(127));
-  }
+  static SLUICE_BODY_FN void make_dead(row& out) { put(out.byte, _mm256_set1_epi8(127)); }
 
   // --- decoding ---
   static SLUICE_BODY_INLINE state load_state(const std::uint8_t* p) {
@@ -84,8 +82,7 @@ struct warp {
     const __m256i none = _mm256_xor_si256(s.low, _mm256_set1_epi8(-1));
     hit h{none, none, _mm256_setzero_si256()};
     SLUICE_UNROLL
-    for (int k = 0; k < 2; ++k)
-      look_at(h, slot, _mm256_blendv_epi8(get(rows[2 + k].byte), get(rows[k].byte), zero));
+    for (int k = 0; k < 2; ++k) look_at(h, slot, _mm256_blendv_epi8(get(rows[2 + k].byte), get(rows[k].byte), zero));
     return h;
   }
   static SLUICE_BODY_INLINE void look_at(hit& h, __m256i slot, __m256i t) {
@@ -122,8 +119,8 @@ struct warp {
     const __m256i eighth = _mm256_setr_epi64x(-1, 0x0707070707070707, -1, 0x0707070707070707);
     n = _mm256_add_epi8(n, _mm256_shuffle_epi8(n, eighth));
     const __m256i order = _mm256_xor_si256(_mm256_and_si256(n, need), _mm256_set1_epi8(-1));
-    const __m256i bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(get16(p)),
-                                                  get16(p + __builtin_popcount(m & 0xffffu)), 1);
+    const __m256i bytes =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(get16(p)), get16(p + __builtin_popcount(m & 0xffffu)), 1);
     p += __builtin_popcount(m);
     return _mm256_shuffle_epi8(bytes, order);
   }
@@ -189,10 +186,9 @@ struct warp {
   }
   /// The row of each lane's symbol, 0..count.
   static SLUICE_BODY_INLINE code find(const code_row* rows, int count, words symbol) {
-    const __m256i s =
-        _mm256_permute4x64_epi64(_mm256_packus_epi16(_mm256_min_epu16(symbol.a, _mm256_set1_epi16(255)),
-                                                     _mm256_min_epu16(symbol.b, _mm256_set1_epi16(255))),
-                                 0xd8);
+    const __m256i s = _mm256_permute4x64_epi64(_mm256_packus_epi16(_mm256_min_epu16(symbol.a, _mm256_set1_epi16(255)),
+                                                                   _mm256_min_epu16(symbol.b, _mm256_set1_epi16(255))),
+                                               0xd8);
     code c{_mm256_set1_epi8(-1), _mm256_set1_epi8(-1)};
     for (int k = 0; k <= count; ++k) {
       const __m256i mine = _mm256_cmpeq_epi8(s, _mm256_set1_epi8(static_cast<char>(k)));
@@ -231,7 +227,7 @@ struct warp {
     put(p + 32, _mm256_permute2x128_si256(a, b, 0x31));
   }
 
-  /// Lanes at or above 256 * freq put their low byte before p, in lane order; then x = x / freq << 8 | start + x % freq.
+  /// Lanes at or above 256 * freq put their low byte before p, in lane order; x = 256 * (x / freq) + start + x % freq.
   SLUICE_BODY_INLINE void push(state& s, code c, std::uint8_t*& p) const {
     const __m256i fits = _mm256_cmpeq_epi8(_mm256_subs_epu8(s.high, c.freq_1), _mm256_setzero_si256());
     give(~bits(fits), s.low, p);

@@ -58,9 +58,7 @@ struct warp {
   static SLUICE_BODY_FN void make_dead(row& out) { _mm512_store_si512(out.code, _mm512_set1_epi16(-1)); }
 
   // --- decoding ---
-  static SLUICE_BODY_INLINE state load_state(const std::uint8_t* p) {
-    return {_mm512_loadu_si512(p)};
-  }
+  static SLUICE_BODY_INLINE state load_state(const std::uint8_t* p) { return {_mm512_loadu_si512(p)}; }
   /// Whether every state is at least 256.
   static SLUICE_BODY_INLINE bool valid(state s) { return _mm512_cmplt_epu16_mask(s.x, _mm512_set1_epi16(256)) == 0; }
   /// Whether every state is the encoder's first.
@@ -115,7 +113,9 @@ struct warp {
   static SLUICE_BODY_INLINE __m512i value_of(int symbol) {
     return _mm512_set1_epi16(static_cast<short>(A == alphabet::values ? (symbol >> 1) ^ -(symbol & 1) : symbol));
   }
-  static SLUICE_BODY_INLINE __mmask32 reached(__m512i slot, __m512i code) { return _mm512_cmpgt_epu16_mask(slot, code); }
+  static SLUICE_BODY_INLINE __mmask32 reached(__m512i slot, __m512i code) {
+    return _mm512_cmpgt_epu16_mask(slot, code);
+  }
   static SLUICE_BODY_INLINE __m512i get(const row& r) { return _mm512_load_si512(r.code); }
   static SLUICE_BODY_INLINE __m512i pick(__mmask32 m, __m512i no, __m512i yes) {
     return _mm512_mask_blend_epi16(m, no, yes);
@@ -142,8 +142,8 @@ struct warp {
     // slot - start in the high byte, 256 - freq in the low one.
     const __m512i both = _mm512_sub_epi16(_mm512_slli_epi16(s.x, 8), h.code);
     const __m512i most = _mm512_add_epi16(_mm512_andnot_si512(byte, s.x), _mm512_srli_epi16(both, 8));
-    const __m512i x = _mm512_sub_epi16(
-        most, _mm512_mullo_epi16(_mm512_and_si512(both, byte), _mm512_srli_epi16(s.x, 8)));
+    const __m512i x =
+        _mm512_sub_epi16(most, _mm512_mullo_epi16(_mm512_and_si512(both, byte), _mm512_srli_epi16(s.x, 8)));
     const __mmask32 low = _mm512_cmple_epu16_mask(x, byte);
     const __m512i bytes = _mm512_maskz_expand_epi16(low, load_bytes(in.p));
     in.p += __builtin_popcount(low);
@@ -179,7 +179,9 @@ struct warp {
     return {_mm256_cmpge_epu8_mask(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes)),
                                    _mm256_set1_epi8(static_cast<char>(n)))};
   }
-  static SLUICE_BODY_INLINE words select(lane_set s, words yes, words no) { return _mm512_mask_mov_epi16(no, s.m, yes); }
+  static SLUICE_BODY_INLINE words select(lane_set s, words yes, words no) {
+    return _mm512_mask_mov_epi16(no, s.m, yes);
+  }
 
   // --- encoding ---
   // A row holds (freq - 1) << 8 | start of one symbol, all ones where it has no frequency.
@@ -217,12 +219,14 @@ struct warp {
     const __m512i r = _mm512_mask_sub_epi16(digit, negative, _mm512_setzero_si512(), digit);
     const __mmask32 minus = _mm512_cmpeq_epi16_mask(r, _mm512_set1_epi16(-1));
     const __mmask32 plus = _mm512_cmpeq_epi16_mask(r, _mm512_set1_epi16(1));
-    __m512i word = _mm512_mask_mov_epi16(_mm512_set1_epi16(-1), _mm512_testn_epi16_mask(r, r), either(rows, 0, nonzero));
+    __m512i word =
+        _mm512_mask_mov_epi16(_mm512_set1_epi16(-1), _mm512_testn_epi16_mask(r, r), either(rows, 0, nonzero));
     word = _mm512_mask_mov_epi16(word, minus, either(rows, 1, nonzero));
     return {_mm512_mask_mov_epi16(word, plus, either(rows, 2, nonzero))};
   }
   static SLUICE_BODY_INLINE __m512i either(const code_row* rows, int symbol, __mmask32 nonzero) {
-    return _mm512_mask_blend_epi16(nonzero, _mm512_load_si512(rows[symbol].word), _mm512_load_si512(rows[3 + symbol].word));
+    return _mm512_mask_blend_epi16(nonzero, _mm512_load_si512(rows[symbol].word),
+                                   _mm512_load_si512(rows[3 + symbol].word));
   }
   static SLUICE_BODY_INLINE lane_set impossible(code c) {
     return {_mm512_cmpeq_epi16_mask(c.word, _mm512_set1_epi16(-1))};
@@ -231,7 +235,7 @@ struct warp {
   static SLUICE_BODY_INLINE state first_state() { return {_mm512_set1_epi16(256)}; }
   static SLUICE_BODY_INLINE void store_state(std::uint8_t* p, state s) { _mm512_storeu_si512(p, s.x); }
 
-  /// Lanes at or above 256 * freq put their low byte before p, in lane order; then x = x / freq << 8 | start + x % freq.
+  /// Lanes at or above 256 * freq put their low byte before p, in lane order; x = 256 * (x / freq) + start + x % freq.
   SLUICE_BODY_INLINE void push(state& s, code c, std::uint8_t*& p) const {
     const __m512i freq_1 = _mm512_srli_epi16(c.word, 8);
     const __m512i high = _mm512_srli_epi16(s.x, 8);

@@ -44,9 +44,7 @@ struct warp {
       for (int i = 0; i < rans_lanes; ++i) out[k].byte[i] = live.m[i] != 0 ? t[k][i] : std::uint8_t{255};
   }
   /// A row that is never found.
-  static SLUICE_BODY_FN void make_dead(row& out) {
-    std::memset(out.byte, 255, rans_lanes);
-  }
+  static SLUICE_BODY_FN void make_dead(row& out) { std::memset(out.byte, 255, rans_lanes); }
 
   // --- decoding ---
   static SLUICE_BODY_FN state load_state(const std::uint8_t* p) {
@@ -253,7 +251,7 @@ struct warp {
     for (int i = 0; i < rans_lanes; ++i) p[2 * i] = low[i], p[2 * i + 1] = high[i];
   }
 
-  /// Lanes at or above 256 * freq put their low byte before p, in lane order; then x = x / freq << 8 | start + x % freq.
+  /// Lanes at or above 256 * freq put their low byte before p, in lane order; x = 256 * (x / freq) + start + x % freq.
   static SLUICE_BODY_INLINE void push(state& s, const code& c, std::uint8_t*& p) {
     std::uint8_t low[rans_lanes], high[rans_lanes], full[rans_lanes];
     put(low, s.low), put(high, s.high);
