@@ -4,7 +4,6 @@
 #include <sluice/config.hpp>
 
 #include <cstdint>
-#include <cstdlib>
 #include <utility>
 #ifndef SLUICE_NO_EXCEPTIONS
 #include <exception>
@@ -120,7 +119,7 @@ class [[nodiscard]] result {
 #ifndef SLUICE_NO_EXCEPTIONS
     throw error(status_);
 #else
-    std::abort();
+    __builtin_abort();
 #endif
   }
 

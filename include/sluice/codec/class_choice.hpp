@@ -3,13 +3,10 @@
 
 #include <sluice/codec/classes.hpp>
 #include <sluice/model/profile.hpp>
+#include <sluice/numeric.hpp>
 
-#include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstdint>
-#include <cstdlib>
-#include <limits>
 #include <span>
 #include <vector>
 
@@ -36,7 +33,7 @@ struct coefficient_counts {
       digit[std::size_t(back)][parent != 0][r == 0 ? 0 : r < 0 ? 1 : 2] += n;
       value = parent;
     }
-    base[std::size_t(std::clamp(value, -range, range) + range)] += n;
+    base[std::size_t(detail::clamp(value, -range, range) + range)] += n;
     total += n;
   }
 
@@ -44,7 +41,7 @@ struct coefficient_counts {
     constexpr int near = 40;
     std::array<std::uint32_t, 2 * near + 1> small_values{};
     for (std::int64_t i = 0; i < n; ++i) {
-      const float c = std::clamp(y[i], -1e9f, 1e9f);
+      const float c = detail::clamp(y[i], -1e9f, 1e9f);
       const int value = static_cast<int>(c + (c < 0 ? -0.5f : 0.5f));
       if (value >= -near && value <= near)
         ++small_values[std::size_t(value + near)];
@@ -70,9 +67,9 @@ class class_chooser {
   void choose(std::span<const coefficient_counts> counts, std::span<std::uint8_t> out) const {
     std::vector<options> all(32);
     for (std::size_t begin = 0; begin < counts.size(); begin += 32) {
-      const std::size_t n = std::min<std::size_t>(32, counts.size() - begin);
+      const std::size_t n = detail::min<std::size_t>(32, counts.size() - begin);
       for (std::size_t i = 0; i < n; ++i) all[i] = weigh(counts[begin + i]);
-      double least = std::numeric_limits<double>::infinity();
+      double least = detail::infinity;
       for (std::size_t d = 0; d < 5; ++d)
         for (std::size_t m = 0; m < 8; ++m) {
           double bits = operation_bits * 32 * counts[begin].total * (8 * double(m) + 33 * double(d));
@@ -100,21 +97,21 @@ class class_chooser {
 
  private:
   struct option {
-    double bits = std::numeric_limits<double>::infinity();
+    double bits = detail::infinity;
     std::uint8_t cls = 1;
   };
   using options = std::array<std::array<option, 8>, 5>;  // [most digits][most symbols / 2]
 
   options weigh(const coefficient_counts& c) const {
-    const double sigma = c.total ? std::sqrt(c.squares / c.total) : 0;
+    const double sigma = c.total ? detail::sqrt(c.squares / c.total) : 0;
     const int expected = class_of(static_cast<float>(sigma), 0);
     options best;
     for (int shape = 0; shape < class_shapes; ++shape)
-      for (int w = std::max(1, expected - 16); w <= std::min(class_widths - 1, expected + 12); ++w) {
+      for (int w = detail::max(1, expected - 16); w <= detail::min(class_widths - 1, expected + 12); ++w) {
         const auto cls = static_cast<std::uint8_t>(shape * class_widths + w);
         const class_tables& t = class_table[class_at(cls, passes_ - 1)];
         // Among classes that are all dead, the width nearest to the truth: deltas start from there.
-        const double b = bits(c, cls) + 1e-3 * std::abs(w - expected);
+        const double b = bits(c, cls) + 1e-3 * detail::abs(w - expected);
         option& o = best[t.digits][std::size_t(base_symbols(t) / 2)];
         if (b < o.bits) o = {b, cls};
       }

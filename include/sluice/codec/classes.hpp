@@ -3,9 +3,9 @@
 
 #include <sluice/codec/tables.hpp>
 #include <sluice/config.hpp>
+#include <sluice/numeric.hpp>
 
 #include <array>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -58,7 +58,7 @@ SLUICE_HD constexpr std::uint8_t shift_class(std::uint8_t cls, int delta) noexce
 
 /// The class of a standard deviation in units of the finest step; never 0, so that a delta can wake a quiet coefficient.
 inline std::uint8_t class_of(float sigma, int shape = 1) noexcept {
-  const float w = 16 + 4 * std::log2(sigma > 0.05f ? (sigma < 1e6f ? sigma : 1e6f) : 0.05f);
+  const float w = 16 + 4 * detail::log2(sigma > 0.05f ? (sigma < 1e6f ? sigma : 1e6f) : 0.05f);
   const int rounded = static_cast<int>(w + 0.5f);
   return static_cast<std::uint8_t>(shape * class_widths + (rounded < 1 ? 1 : rounded > 63 ? 63 : rounded));
 }
@@ -129,7 +129,7 @@ constexpr void build_ternary_block(const std::uint8_t* classes, int back, ternar
   }
 }
 
-// 8 - log2(f), by squaring: std::log2 is not constexpr everywhere.
+// 8 - log2(f), by squaring: detail::log2 is not constexpr everywhere.
 constexpr float bits_of_count(int f) noexcept {
   double x = f, log = 0, bit = 1;
   for (; x >= 2; x /= 2) log += 1;

@@ -6,8 +6,8 @@
 #include <sluice/codec/invert.hpp>
 #include <sluice/codec/rans_tables.hpp>
 #include <sluice/codec/tile_input.hpp>
+#include <sluice/numeric.hpp>
 
-#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -84,7 +84,7 @@ class coefficient_maker {
         sum += d * d;
       }
     const double n = double(in.rows.size()) * width;
-    const double rms = n > 0 ? std::sqrt(sum / n) : 0;
+    const double rms = n > 0 ? detail::sqrt(sum / n) : 0;
     step_ = float(rms / power_of_3(tables_.passes() > 1 ? tables_.passes() - 2 : 0));
     if (!(step_ > 1e-30f && step_ < 1e30f)) step_ = 1;
   }

@@ -9,11 +9,10 @@
 #include <sluice/codec/stream.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/format/tile.hpp>
+#include <sluice/numeric.hpp>
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <span>
 #include <vector>
 
@@ -24,7 +23,7 @@ struct decode_options {
   /// A half-open range of model layers.
   struct layer_range {
     int begin = 0;
-    int end = std::numeric_limits<int>::max();
+    int end = INT32_MAX;
   };
   int level = max_passes;       ///< finest level to decode; above what is present means the finest present
   layer_range layers{};
@@ -77,8 +76,8 @@ class decoder {
     if (out.worst != status::ok) return out;
     const kv_view& paged = cache.front();
     mark(options.pages, paged, within(paged, 0, 0, int(index_.header().tokens)), status::ok);
-    const int first = std::max(options.layers.begin, 0);
-    const int last = std::min(options.layers.end, profile_->shape.num_layers());
+    const int first = detail::max(options.layers.begin, 0);
+    const int last = detail::min(options.layers.end, profile_->shape.num_layers());
     for (int tile = 0; tile < index_.token_tiles(); ++tile) {
       prepare_ropes(tile);
       for (int layer = first; layer < last; ++layer)
@@ -107,7 +106,7 @@ class decoder {
   // What a view shows of the tokens [first, last) of a token tile.
   token_range within(const kv_view& v, int tile, int first, int last) const noexcept {
     const std::int64_t start = position_ + std::int64_t{tile} * index_.header().tile_tokens - v.position;
-    return {std::max<std::int64_t>(start + first, 0), std::min(start + last, v.tokens)};
+    return {detail::max<std::int64_t>(start + first, 0), detail::min(start + last, v.tokens)};
   }
 
   // Whether the frame's shape is the model's. How an exact codec groups heads need not be what this profile does.
@@ -135,7 +134,7 @@ class decoder {
     if (h.passes > (Codec::entropy::id == class_rans::id ? profile_->passes : 1)) return status::corrupt_header;
     if (h.levels_present == 0 || options.level < 0) return status::level_not_present;
     if (const status s = detail::map_layers(cache, profile_->shape, slots_); s != status::ok) return s;
-    level_ = std::min(options.level, h.levels_present - 1);
+    level_ = detail::min(options.level, h.levels_present - 1);
     position_ = options.position < 0 ? h.position : options.position;
     if (position_ > INT64_MAX - max_frame_tokens) return status::invalid_argument;
     bool overlaps = false;
@@ -191,7 +190,7 @@ class decoder {
         }
       }
     for (std::size_t i = 0; i < tasks_.size(); i += detail::tiles_at_once) {
-      const auto batch = std::span(tasks_).subspan(i, std::min<std::size_t>(detail::tiles_at_once, tasks_.size() - i));
+      const auto batch = std::span(tasks_).subspan(i, detail::min<std::size_t>(detail::tiles_at_once, tasks_.size() - i));
       coder_.decode(batch);
       for (task& t : batch) {
         const int first = t.base.head.first, last = first + t.base.head.count;
@@ -275,7 +274,7 @@ class decoder {
     std::int64_t offset;
     int token;  // counted from the first one covered
   };
-  static constexpr std::int64_t no_place = std::numeric_limits<std::int64_t>::min();
+  static constexpr std::int64_t no_place = INT64_MIN;
   static constexpr int block_rows = 64;
 
   void store_rows_of(const task& t, std::byte* base, const plane_view& p, int layer) {
@@ -283,7 +282,7 @@ class decoder {
     const int ld = (width + 31) / 32 * 32;
     values_.resize(std::size_t(block_rows) * std::size_t(ld));
     for (int r = 0; r < int(rows_.size()); r += block_rows) {
-      const int n = std::min(block_rows, int(rows_.size()) - r);
+      const int n = detail::min(block_rows, int(rows_.size()) - r);
       coder_.rows(t, r, n, values_.data(), ld);
       if (rotates(t, layer)) rotate(values_.data(), ld, r, n, t, layer);
       place(values_.data(), ld, r, n, t, base, p);
@@ -383,7 +382,7 @@ class decoder {
     if (pages.empty() || tokens.empty()) return;
     const std::int64_t unit = v.mode == addressing::pages ? v.page_size : 1;
     const std::int64_t origin = v.first / unit;
-    const std::int64_t last = std::min((v.first + tokens.end - 1) / unit - origin, std::int64_t(pages.size()) - 1);
+    const std::int64_t last = detail::min((v.first + tokens.end - 1) / unit - origin, std::int64_t(pages.size()) - 1);
     for (std::int64_t i = (v.first + tokens.begin) / unit - origin; i <= last; ++i) {
       status& page = pages[std::size_t(i)];
       page = s == status::ok ? s : worse(page, s);

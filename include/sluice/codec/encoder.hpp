@@ -10,8 +10,8 @@
 #include <sluice/codec/tile_input.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/format/tile.hpp>
+#include <sluice/numeric.hpp>
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -85,15 +85,15 @@ class encoder {
   static constexpr int tile_tokens = Codec::grouping::tokens;
 
   int passes() const noexcept {
-    return Codec::entropy::id == class_rans::id ? std::min(Codec::quantizer::passes, profile_->passes) : 1;
+    return Codec::entropy::id == class_rans::id ? detail::min(Codec::quantizer::passes, profile_->passes) : 1;
   }
 
   static bool extent(std::span<const kv_view> cache, std::int64_t& begin, std::int64_t& end) noexcept {
     bool any = false;
     for (const kv_view& v : cache) {
       if (v.tokens <= 0 || v.position < 0 || v.tokens > INT64_MAX - v.position) continue;
-      begin = any ? std::min(begin, v.position) : v.position;
-      end = any ? std::max(end, v.position + v.tokens) : v.position + v.tokens;
+      begin = any ? detail::min(begin, v.position) : v.position;
+      end = any ? detail::max(end, v.position + v.tokens) : v.position + v.tokens;
       any = true;
     }
     return any;
@@ -111,7 +111,7 @@ class encoder {
     if (end - position_ > max_frame_tokens || position_ > INT64_MAX - max_frame_tokens) return status::too_large;
     tokens_ = int(end - position_);
     tiles_ = (tokens_ + tile_tokens - 1) / tile_tokens;
-    made_ = std::min(options.levels, passes());
+    made_ = detail::min(options.levels, passes());
     for (plane p : {plane::key, plane::value}) {
       bool first = true;
       for (const kv_view& v : cache) {
@@ -142,11 +142,11 @@ class encoder {
     if (q.groups() == 0) return status::ok;
     const detail::layer_slot slot = slots_[std::size_t(layer)];
     const std::int64_t start = position_ + std::int64_t{tile} * tile_tokens;  // of the tile
-    const std::int64_t stop = std::min(start + tile_tokens, position_ + tokens_);
+    const std::int64_t stop = detail::min(start + tile_tokens, position_ + tokens_);
     std::int64_t from = start, to = start;
     if (slot.view) {
-      from = std::clamp(slot.view->position, start, stop);
-      to = std::clamp(slot.view->position + slot.view->tokens, from, stop);
+      from = detail::clamp(slot.view->position, start, stop);
+      to = detail::clamp(slot.view->position + slot.view->tokens, from, stop);
     }
     const int count = int(to - from);
     if (count == 0) {

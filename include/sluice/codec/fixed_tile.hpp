@@ -3,11 +3,11 @@
 
 #include <sluice/codec/bitpack.hpp>
 #include <sluice/codec/codec.hpp>
-#include <sluice/codec/rans_tile.hpp>
 #include <sluice/codec/coefficients.hpp>
+#include <sluice/codec/rans_tile.hpp>
 #include <sluice/codec/rans_tile_encode.hpp>
+#include <sluice/numeric.hpp>
 
-#include <cmath>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -103,7 +103,7 @@ class tile_decoder<Codec> {
       if constexpr (Codec::transform::decorrelates) {
         s.values.resize(s.floats.size());
         for (std::size_t c = 0; c < s.floats.size(); ++c)  // NaN from hostile steps becomes a number here
-          s.values[c] = std::int16_t(std::lrint(s.floats[c] > -32767.f ? std::min(s.floats[c], 32767.f) : -32767.f));
+          s.values[c] = std::int16_t(detail::lrint(s.floats[c] > -32767.f ? detail::min(s.floats[c], 32767.f) : -32767.f));
         t.values = s.values.data();
       }
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/numeric.hpp>
 #include <sluice/tensor/half.hpp>
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -20,9 +20,9 @@ inline bool invert_basis(const std::uint16_t* m, int n, double scale, std::vecto
   for (std::size_t c = 0; c < w; ++c) {
     std::size_t pivot = c;
     for (std::size_t r = c + 1; r < w; ++r)
-      if (std::fabs(a[r * w + c]) > std::fabs(a[pivot * w + c])) pivot = r;
+      if (detail::abs(a[r * w + c]) > detail::abs(a[pivot * w + c])) pivot = r;
     const double p = a[pivot * w + c];
-    if (!(std::fabs(p) > 1e-30)) return false;
+    if (!(detail::abs(p) > 1e-30)) return false;
     if (pivot != c)
       for (std::size_t j = 0; j < w; ++j) {
         std::swap(a[pivot * w + j], a[c * w + j]);
@@ -42,7 +42,7 @@ inline bool invert_basis(const std::uint16_t* m, int n, double scale, std::vecto
   out.resize(w * w);
   for (std::size_t i = 0; i < w * w; ++i) {
     out[i] = float(b[i]);
-    if (!std::isfinite(out[i])) return false;
+    if (!detail::isfinite(out[i])) return false;
   }
   return true;
 }

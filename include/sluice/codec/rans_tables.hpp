@@ -5,9 +5,9 @@
 #include <sluice/codec/tables.hpp>
 #include <sluice/format/tile.hpp>
 #include <sluice/model/profile.hpp>
+#include <sluice/numeric.hpp>
 #include <sluice/tensor/half.hpp>
 
-#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -29,7 +29,7 @@ struct stream_tables {
 
   void build(std::span<const std::uint8_t> from, int passes) {
     classes.assign(std::size_t(padded(int(from.size()))), 0);
-    std::copy(from.begin(), from.end(), classes.begin());
+    detail::copy(from.begin(), from.end(), classes.begin());
     const std::size_t all = classes.size() / 32;
     base.resize(all);
     for (int p = 1; p < passes; ++p) ternary[p - 1].resize(all);
@@ -39,7 +39,7 @@ struct stream_tables {
 
   // Gives one block new classes; count_blocks() must follow.
   void replace_block(std::size_t b, const std::uint8_t* new_classes, int passes) {
-    std::copy(new_classes, new_classes + 32, classes.begin() + std::ptrdiff_t(32 * b));
+    detail::copy(new_classes, new_classes + 32, classes.begin() + std::ptrdiff_t(32 * b));
     build_block(b, passes);
   }
 

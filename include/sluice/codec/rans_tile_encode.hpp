@@ -9,10 +9,9 @@
 #include <sluice/codec/stream.hpp>
 #include <sluice/codec/tile_input.hpp>
 #include <sluice/format/tile.hpp>
+#include <sluice/numeric.hpp>
 
-#include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -114,8 +113,8 @@ class tile_encoder<Codec> {
   // Steps of 2^bits levels over the range of the tile, in units of the finest step.
   float range_step(int bits) const {
     int low = 0, high = 0;
-    for (std::int16_t v : basis_.values()) low = std::min<int>(low, v), high = std::max<int>(high, v);
-    return std::max(float(high - low) / float((1 << bits) - 1), 1.f) / float(power_of_3(passes_ - 1));
+    for (std::int16_t v : basis_.values()) low = detail::min<int>(low, v), high = detail::max<int>(high, v);
+    return detail::max(float(high - low) / float((1 << bits) - 1), 1.f) / float(power_of_3(passes_ - 1));
   }
 
   // Splits into passes: parents by rounding, digits as what remains. Passes beyond `made_` are rounded away.
@@ -157,7 +156,7 @@ class tile_encoder<Codec> {
       for (int lane = 0; lane < 32; ++lane) {
         const std::uint8_t cls = known.classes[std::size_t(32 * b + lane)];
         if (cls % class_widths == 0) continue;
-        const int guess = std::clamp(class_of(deviation(lane, rows), 0) - cls % class_widths, -7, 6);
+        const int guess = detail::clamp(class_of(deviation(lane, rows), 0) - cls % class_widths, -7, 6);
         const float now = histogram_[lane].bits(cls, passes_, made_);
         float best = now;
         int delta = 0;
@@ -193,7 +192,7 @@ class tile_encoder<Codec> {
       }
     }
   }
-  float deviation(int lane, int rows) const noexcept { return std::sqrt(energy_[lane] / float(std::max(rows, 1))); }
+  float deviation(int lane, int rows) const noexcept { return detail::sqrt(energy_[lane] / float(detail::max(rows, 1))); }
 
   // A cheap test before counting: is the saving that the deviations promise worth 16 bytes?
   bool disagrees(const stream_tables& known, int b, int rows) const {
@@ -203,7 +202,7 @@ class tile_encoder<Codec> {
       if (cls % class_widths == 0) continue;
       const float sigma = deviation(lane, rows);
       const float d = 0.1733f * float(class_of(sigma, 0) - cls % class_widths);  // ln 2 / 4 a class
-      const float rate = std::min(1.f, sigma / float(power_of_3(passes_ - made_)));
+      const float rate = detail::min(1.f, sigma / float(power_of_3(passes_ - made_)));
       promise += float(rows) * d * d * rate;
     }
     return promise > 100;
@@ -216,7 +215,7 @@ class tile_encoder<Codec> {
       const std::size_t at = std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b);
       for (std::size_t lane = 0; lane < 32; ++lane) {
         int v = values_[at + lane];
-        ++histogram_[lane].base[std::clamp(v, -lane_histogram::reach, lane_histogram::reach) + lane_histogram::reach];
+        ++histogram_[lane].base[detail::clamp(v, -lane_histogram::reach, lane_histogram::reach) + lane_histogram::reach];
         for (int p = 1; p < made_; ++p) {
           const int d = digits_[p][at + lane];
           ++histogram_[lane].digit[p - 1][v != 0][d == 0 ? 0 : (v < 0 ? -d : d) < 0 ? 1 : 2];
@@ -245,7 +244,7 @@ class tile_encoder<Codec> {
     const stream_tables& t = chosen_ ? *chosen_ : own_;
     limit_.assign(std::size_t(stride_), 0);
     for (std::size_t i = 0; i < std::size_t(stride_); ++i)
-      limit_[i] = std::int16_t(std::min(clip_limit(t.classes[i], passes_ - 1), 32767));
+      limit_[i] = std::int16_t(detail::min(clip_limit(t.classes[i], passes_ - 1), 32767));
     for (auto& e : exceptions_) e.clear();
     places_.resize(max_exceptions);
     const std::size_t found = scan_limits(isa_, values_.data(), stride_, rows, int(stride_), limit_.data(),
@@ -299,9 +298,9 @@ class tile_encoder<Codec> {
     const std::size_t parts = std::size_t(stream_parts(blocks));
     if (parts > 1) stream_.resize(4 * parts);
     for (std::size_t i = 0; i < parts; ++i) {
-      const int first = int(i) * rans_max_blocks, n = std::min(blocks - first, rans_max_blocks);
+      const int first = int(i) * rans_max_blocks, n = detail::min(blocks - first, rans_max_blocks);
       int digits = 0;
-      for (int b = first; !pass && b < first + n; ++b) digits = std::max<int>(digits, t.base[std::size_t(b)].digits);
+      for (int b = first; !pass && b < first + n; ++b) digits = detail::max<int>(digits, t.base[std::size_t(b)].digits);
       scratch_.resize(encoded_bound(n, rows, digits));
       encode_job j;
       if (pass)

@@ -4,11 +4,10 @@
 #include <sluice/codec/dense.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/model/profile.hpp>
+#include <sluice/numeric.hpp>
 #include <sluice/tensor/rope.hpp>
 #include <sluice/tensor/view.hpp>
 
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -36,7 +35,7 @@ struct stream_place {
 inline stream_place place_of(const model_shape& shape, int group_width, int layer, plane which, int group) noexcept {
   const layer_shape& l = shape.layers[std::size_t(layer)];
   const int dim = l.head_dim(which), heads = group_width / dim, first = group * heads;
-  return {layer, which, group, first, std::min(heads, l.num_kv_heads - first), dim};
+  return {layer, which, group, first, detail::min(heads, l.num_kv_heads - first), dim};
 }
 
 // Consecutive layers of equal shape and grouping, as a frame's index lists them.
@@ -112,8 +111,8 @@ class rope_table {
       for (int t = 0; t < count; ++t)
         for (int i = 0; i < half_; ++i) {
           const double a = t * frequency_[std::size_t(i)];
-          step_cos_[std::size_t(t) * std::size_t(half_) + std::size_t(i)] = float(std::cos(a));
-          step_sin_[std::size_t(t) * std::size_t(half_) + std::size_t(i)] = float(std::sin(a));
+          step_cos_[std::size_t(t) * std::size_t(half_) + std::size_t(i)] = float(detail::cos(a));
+          step_sin_[std::size_t(t) * std::size_t(half_) + std::size_t(i)] = float(detail::sin(a));
         }
     }
     const std::size_t n = std::size_t(half_) * std::size_t(count);
@@ -123,8 +122,8 @@ class rope_table {
     const double gain = undo ? 1 / r.attention_factor : r.attention_factor;
     for (int i = 0; i < half_; ++i) {
       const double a = double(position) * frequency_[std::size_t(i)];
-      start_[std::size_t(i)] = float(gain * std::cos(a));
-      start_[std::size_t(half_ + i)] = float(gain * std::sin(a));
+      start_[std::size_t(i)] = float(gain * detail::cos(a));
+      start_[std::size_t(half_ + i)] = float(gain * detail::sin(a));
     }
     const float sign = undo ? -1.f : 1.f;
     for (int t = 0; t < count; ++t) {

@@ -3,6 +3,7 @@
 
 #include <sluice/format/checksum.hpp>
 #include <sluice/model/profile.hpp>
+#include <sluice/numeric.hpp>
 #include <sluice/status.hpp>
 #include <sluice/tensor/shape.hpp>
 #include <sluice/version.hpp>
@@ -112,7 +113,7 @@ class frame_index {
   const shape_run& shape_of(int layer) const noexcept { return runs_[run_of_layer_[std::size_t(layer)]]; }
   int token_tiles() const noexcept { return int((header_.tokens + header_.tile_tokens - 1) / header_.tile_tokens); }
   int tokens_of(int tile) const noexcept {
-    return int(std::min(header_.tile_tokens, header_.tokens - std::uint32_t(tile) * header_.tile_tokens));
+    return int(detail::min(header_.tile_tokens, header_.tokens - std::uint32_t(tile) * header_.tile_tokens));
   }
 
   /// Tiles of one pass.

@@ -2,14 +2,13 @@
 #pragma once
 
 #include <sluice/format/checksum.hpp>
+#include <sluice/numeric.hpp>
 #include <sluice/status.hpp>
 #include <sluice/tensor/rope.hpp>
 #include <sluice/tensor/shape.hpp>
 
-#include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -48,7 +47,7 @@ struct plane_profile {
   std::vector<std::uint16_t> matrix;    ///< f16 bits, group after group, row k = coefficient k; empty = identity
 
   int groups() const noexcept { return group_width ? (width + group_width - 1) / group_width : 0; }
-  int width_of(int group) const noexcept { return std::min(group_width, width - group * group_width); }
+  int width_of(int group) const noexcept { return detail::min(group_width, width - group * group_width); }
   const std::uint16_t* matrix_of(int group) const noexcept {
     return matrix.empty() ? nullptr : matrix.data() + std::size_t(group) * std::size_t(group_width) * std::size_t(group_width);
   }
@@ -183,13 +182,13 @@ inline bool valid_plane_shape(const layer_shape& l, plane which, const plane_pro
   const int dim = l.head_dim(which);
   if (dim < 0 || dim > max_head_dim || q.width != l.num_kv_heads * dim) return false;
   if (dim == 0) return q.group_width == 0;
-  return q.group_width >= dim && q.group_width <= std::max(max_group_width, dim) && q.group_width % dim == 0;
+  return q.group_width >= dim && q.group_width <= detail::max(max_group_width, dim) && q.group_width % dim == 0;
 }
 
 inline bool valid_plane(const plane_profile& q) noexcept {
-  if (!std::isfinite(q.step) || !std::isfinite(q.scale) || !(q.scale > 0)) return false;
+  if (!detail::isfinite(q.step) || !detail::isfinite(q.scale) || !(q.scale > 0)) return false;
   for (float f : q.loss)
-    if (!std::isfinite(f)) return false;
+    if (!detail::isfinite(f)) return false;
   // Calibrated planes have all three parts, uncalibrated ones none.
   const std::size_t width = q.classes.empty() ? 0 : std::size_t(q.width);
   if (q.classes.size() != width || q.mean.size() != width || q.matrix.size() != (width ? q.matrix_size() : 0))
@@ -242,7 +241,7 @@ inline status validate(const profile& p) noexcept {
     if (e.pairing > rope_pairing::interleaved || e.scaling > rope_scaling::yarn_untruncated)
       return status::corrupt_profile;
     for (double d : {e.base, e.factor, e.low_freq, e.high_freq, e.original_context, e.attention_factor})
-      if (!std::isfinite(d)) return status::corrupt_profile;
+      if (!detail::isfinite(d)) return status::corrupt_profile;
   }
   std::size_t streams = 0;
   for (std::size_t i = 0; i < p.planes.size(); ++i) {

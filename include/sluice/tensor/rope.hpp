@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/numeric.hpp>
 #include <sluice/status.hpp>
 #include <sluice/tensor/shape.hpp>
 
-#include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <numbers>
 #include <span>
 
 // Rotary embeddings, the scalar reference. Frequencies follow Hugging Face transformers, modeling_rope_utils.py, in
@@ -36,7 +34,7 @@ inline status validate(const rope& r, int head_dim) noexcept {
   if (r.pairing == rope_pairing::none) return status::ok;
   if (r.rotary_dims < 0 || r.rotary_dims > head_dim || (r.rotary_dims == 0 ? head_dim : r.rotary_dims) % 2 != 0)
     return status::invalid_argument;
-  const auto positive = [](double x) { return std::isfinite(x) && x > 0; };
+  const auto positive = [](double x) { return detail::isfinite(x) && x > 0; };
   if (!positive(r.base) || !positive(r.factor) || !positive(r.attention_factor)) return status::invalid_argument;
   if (r.scaling <= rope_scaling::linear) return status::ok;
   if (r.scaling == rope_scaling::ntk) return rotary_dims(r, head_dim) > 2 ? status::ok : status::invalid_argument;
@@ -48,41 +46,41 @@ inline status validate(const rope& r, int head_dim) noexcept {
 inline void rope_frequencies(const rope& r, int head_dim, std::span<double> inv_freq) noexcept {
   const int dims = rotary_dims(r, head_dim);
   const double d = dims;
-  const double base = r.scaling == rope_scaling::ntk ? r.base * std::pow(r.factor, d / (d - 2)) : r.base;
+  const double base = r.scaling == rope_scaling::ntk ? r.base * detail::pow(r.factor, d / (d - 2)) : r.base;
 
   double ramp_begin = 0, ramp_end = 0;
   if (r.scaling == rope_scaling::yarn || r.scaling == rope_scaling::yarn_untruncated) {
     // The dim whose pair turns `rotations` times within the original context.
     const auto correction_dim = [&](double rotations) {
-      return d * std::log(r.original_context / (rotations * 2 * std::numbers::pi)) / (2 * std::log(base));
+      return d * detail::log(r.original_context / (rotations * 2 * detail::pi)) / (2 * detail::log(base));
     };
     ramp_begin = correction_dim(r.high_freq);
     ramp_end = correction_dim(r.low_freq);
     if (r.scaling == rope_scaling::yarn) {
-      ramp_begin = std::floor(ramp_begin);
-      ramp_end = std::ceil(ramp_end);
+      ramp_begin = detail::floor(ramp_begin);
+      ramp_end = detail::ceil(ramp_end);
     }
-    ramp_begin = std::max(ramp_begin, 0.0);
-    ramp_end = std::min(ramp_end, d - 1);
+    ramp_begin = detail::max(ramp_begin, 0.0);
+    ramp_end = detail::min(ramp_end, d - 1);
     if (ramp_begin == ramp_end) ramp_end += 0.001;
   }
 
-  const std::size_t pairs = std::min(inv_freq.size(), static_cast<std::size_t>(dims / 2));
+  const std::size_t pairs = detail::min(inv_freq.size(), static_cast<std::size_t>(dims / 2));
   for (std::size_t i = 0; i < pairs; ++i) {
     const double index = static_cast<double>(i);
-    double f = std::pow(base, -2 * index / d);
+    double f = detail::pow(base, -2 * index / d);
     switch (r.scaling) {
       case rope_scaling::none:
       case rope_scaling::ntk: break;
       case rope_scaling::linear: f /= r.factor; break;
       case rope_scaling::yarn:
       case rope_scaling::yarn_untruncated: {
-        const double ramp = std::clamp((index - ramp_begin) / (ramp_end - ramp_begin), 0.0, 1.0);
+        const double ramp = detail::clamp((index - ramp_begin) / (ramp_end - ramp_begin), 0.0, 1.0);
         f = f / r.factor * ramp + f * (1 - ramp);
         break;
       }
       case rope_scaling::llama3: {
-        const double turns = r.original_context * f / (2 * std::numbers::pi);
+        const double turns = r.original_context * f / (2 * detail::pi);
         if (turns < r.low_freq) {
           f /= r.factor;
         } else if (turns <= r.high_freq) {
@@ -98,7 +96,7 @@ inline void rope_frequencies(const rope& r, int head_dim, std::span<double> inv_
 
 /// YaRN's default attention factor (Peng 2023, 3.4), what Hugging Face uses where a configuration names none.
 inline double yarn_attention_factor(double factor, double mscale = 1) noexcept {
-  return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
+  return factor <= 1 ? 1.0 : 0.1 * mscale * detail::log(factor) + 1.0;
 }
 
 /// Embed a position, or take it out again.
@@ -114,7 +112,7 @@ inline void rotate(float* row, const rope& r, std::span<const double> inv_freq, 
   const std::size_t pairs = inv_freq.size();
   for (std::size_t i = 0; i < pairs; ++i) {
     const double angle = static_cast<double>(position) * inv_freq[i];
-    const double c = std::cos(angle) * scale, s = std::sin(forward ? angle : -angle) * scale;
+    const double c = detail::cos(angle) * scale, s = detail::sin(forward ? angle : -angle) * scale;
     float& x = row[r.pairing == rope_pairing::half ? i : 2 * i];
     float& y = row[r.pairing == rope_pairing::half ? i + pairs : 2 * i + 1];
     const double a = static_cast<double>(x), b = static_cast<double>(y);

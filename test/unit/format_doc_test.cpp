@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// FORMAT.md is normative, so its example must decode and its table of the header must be the struct.
+#include <doctest/doctest.h>
+#include <sluice/sluice.hpp>
+
+#include <cmath>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+std::string document() {
+  std::ifstream in(SLUICE_SOURCE_DIR "/include/sluice/format/FORMAT.md");
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::istringstream fenced(const std::string& text, const std::string& kind) {
+  const std::size_t begin = text.find("```" + kind + "\n");
+  REQUIRE(begin != std::string::npos);
+  const std::size_t from = begin + kind.size() + 4;
+  return std::istringstream(text.substr(from, text.find("```", from) - from));
+}
+
+}  // namespace
+
+TEST_CASE("FORMAT.md: the worked example decodes to the values it names") {
+  const std::string text = document();
+  std::vector<std::byte> frame;
+  auto hex = fenced(text, "hex");
+  for (std::string byte; hex >> byte;) frame.push_back(std::byte(std::stoi(byte, nullptr, 16)));
+  REQUIRE(frame.size() == 208);
+
+  const sluice::model_shape shape{{{1, 2, 0, 0, 0}}, {sluice::rope{.pairing = sluice::rope_pairing::none}}};
+  const sluice::profile profile = sluice::profile::uncalibrated(shape, 1, 0);
+  std::vector<sluice::f16> k(64);
+  sluice::kv_view view;
+  view.k = {.base = reinterpret_cast<std::byte*>(k.data()), .token_stride = 4, .head_stride = 4, .element_stride = 2,
+            .type = sluice::dtype::f16, .head_dim = 2};
+  view.num_layers = view.num_kv_heads = 1;
+  view.capacity = view.tokens = 32;
+  view.position = 100;
+  sluice::decoder<> decoder(profile);
+  REQUIRE(decoder.decode(frame, view).worst == sluice::status::ok);
+  auto values = fenced(text, "values");
+  std::size_t i = 0;
+  for (float x; values >> x; ++i) CHECK(std::fabs(sluice::to_float(k[i]) - x) < 2e-3f);
+  CHECK(i == 8);
+}
+
+TEST_CASE("FORMAT.md: the header's table is the struct") {
+  const std::string text = document();
+  using h = sluice::frame_header;
+  const struct {
+    const char* name;
+    std::size_t offset;
+  } fields[] = {{"magic", offsetof(h, magic)}, {"version_major", offsetof(h, version_major)},
+                {"version_minor", offsetof(h, version_minor)}, {"header_size", offsetof(h, header_size)},
+                {"fingerprint", offsetof(h, fingerprint)}, {"position", offsetof(h, position)},
+                {"frame_size", offsetof(h, frame_size)}, {"tokens", offsetof(h, tokens)},
+                {"tile_tokens", offsetof(h, tile_tokens)}, {"index_size", offsetof(h, index_size)},
+                {"index_checksum", offsetof(h, index_checksum)}, {"layers", offsetof(h, layers)},
+                {"shape_runs", offsetof(h, shape_runs)}, {"type", offsetof(h, type)}, {"passes", offsetof(h, passes)},
+                {"levels_present", offsetof(h, levels_present)}, {"codec", offsetof(h, codec)},
+                {"reserved", offsetof(h, reserved)}, {"header_checksum", offsetof(h, header_checksum)}};
+  const std::size_t from = text.find("### 3.1"), to = text.find("### 3.2");
+  REQUIRE(to != std::string::npos);
+  const std::string section = text.substr(from, to - from);
+  for (const auto& f : fields) {
+    CAPTURE(f.name);
+    // The row whose third cell is the field's name begins with its offset.
+    std::string offset;
+    std::istringstream lines(section);
+    for (std::string line; std::getline(lines, line);) {
+      std::istringstream cells(line);
+      std::string cell[4];
+      for (std::string& c : cell) std::getline(cells, c, '|');
+      if (cell[3] == std::string(" ") + f.name + " ") offset = cell[1];
+    }
+    CHECK(offset == " " + std::to_string(f.offset) + " ");
+  }
+}
