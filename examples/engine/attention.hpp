@@ -107,7 +107,12 @@ class attention {
       load_row(seq.at(sluice::plane::value, layer, k0 + i, head), seq.pool().type(), v.row(i).data(), head_dim);
     }
     s.resize(rows, keys);
-    s.noalias() = scaled.topRows(rows) * k.transpose();
+    const bool few = rows <= 4;  // a decode step: products of a matrix and a vector, without repacking the matrix
+    if (few) {
+      for (int r = 0; r < rows; ++r) s.row(r).noalias() = scaled.row(r) * k.transpose();
+    } else {
+      s.noalias() = scaled.topRows(rows) * k.transpose();
+    }
     for (int r = 0; r < rows; ++r) {
       const int position = p0 + r / group;
       const int end = std::min(keys, position + 1 - k0);
@@ -127,7 +132,11 @@ class attention {
       p.largest[r] = largest;
       if (shrink != 1) p.values.row(r) *= shrink;
     }
-    p.values.topRows(rows).noalias() += s * v;
+    if (few) {
+      for (int r = 0; r < rows; ++r) p.values.row(r).noalias() += s.row(r) * v;
+    } else {
+      p.values.topRows(rows).noalias() += s * v;
+    }
   }
 
   std::vector<partial> partial_;

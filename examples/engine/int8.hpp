@@ -28,10 +28,16 @@ inline constexpr int block = 32;
 #if defined(__AVX512VNNI__)
 inline constexpr int lanes = 16, weight_max = 255, tile_tokens = 6;
 #elif defined(__AVX2__)
-inline constexpr int lanes = 8, weight_max = 127,
-                     tile_tokens = 3;  // vpmaddubsw saturates: two products must fit 16 bits
+inline constexpr int lanes = 8, weight_max = 127, tile_tokens = 3;  // vpmaddubsw saturates: two products fit 16 bits
 #else
-inline constexpr int lanes = 8, weight_max = 255, tile_tokens = 3;
+inline constexpr int lanes = 4, weight_max = 255, tile_tokens = 3;
+#endif
+
+/// Whether there are instructions for this; without them floats are faster.
+#if defined(__AVX512VNNI__) || defined(__AVX2__)
+inline constexpr bool accelerated = true;
+#else
+inline constexpr bool accelerated = false;
 #endif
 
 typedef float vfloat __attribute__((vector_size(4 * lanes)));

@@ -20,7 +20,7 @@ using matrix_out = Eigen::Map<matrix, 0, Eigen::OuterStride<>>;
 /// How products are computed.
 enum class arithmetic {
   exact,  ///< float activations times the file's weights, expanded panel by panel
-  fast,   ///< 8-bit activations times weights repacked as 8 bits (int8.hpp)
+  fast,   ///< 8-bit activations times weights repacked as 8 bits (int8.hpp), where the CPU can
 };
 
 /// Weights of a linear layer: the rows of one or more tensors, stacked, so that products which share an input are one.
@@ -32,7 +32,8 @@ class linear {
   };
 
   linear() = default;
-  linear(std::vector<part> parts, arithmetic mode, thread_pool& pool) : parts_(std::move(parts)), mode_(mode) {
+  linear(std::vector<part> parts, arithmetic mode, thread_pool& pool)
+      : parts_(std::move(parts)), mode_(int8::accelerated ? mode : arithmetic::exact) {
     cols_ = int(parts_.front().weights->cols);
     for (const part& p : parts_) {
       for (int r = 0; r < int(p.weights->rows); ++r) sources_.push_back({int(&p - parts_.data()), source_row(p, r)});
