@@ -3,7 +3,7 @@
 // cut after a level decodes as the whole frame does at that level.
 // The first byte says how: bit 0, make checksums and fingerprint right; bit 1, calibrated profile; bit 2, other position;
 // bits 3-5, level; bit 6, only some of the tokens; bit 7, pages of another type.
-#include <sluice/codec/presets.hpp>
+#include <sluice/sluice.hpp>
 
 #include <cstdint>
 #include <cstdlib>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A profile that is accepted is written again to the same bytes and can be used, or is refused by encoder and decoder.
 // The first byte says how: bit 0, make the checksums right.
-#include <sluice/codec/presets.hpp>
+#include <sluice/sluice.hpp>
 
 #include <cstdint>
 #include <cstdlib>

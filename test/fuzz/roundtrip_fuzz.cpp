@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bytes become the contents of a cache, go through a codec and come back: bit for bit from a lossless one, and from the
 // others with every token that is no number as it was and every other one finite.
-#include <sluice/codec/presets.hpp>
+#include <sluice/sluice.hpp>
 
 #include <cmath>
 #include <cstdint>
@@ -60,7 +60,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (shape.layers[0].head_dim_k % 2) shape.ropes[0].pairing = rope_pairing::none;
   if (data[4] & 128) shape.ropes[0].pairing = rope_pairing::interleaved;
   if (validate(shape.ropes[0], shape.layers[0].head_dim_k) != status::ok) return 0;
-  const std::int64_t tokens = 1 + data[5] % 70, position = data[6];
+  const std::int64_t tokens = 1 + data[5] % 40, position = data[6];
   const auto how = caches::engines[data[7] % std::size(caches::engines)];
 
   caches::cache source = caches::make_cache(shape, tokens, type, how, position);

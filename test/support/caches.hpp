@@ -277,6 +277,7 @@ inline sluice::profile make_profile(const sluice::model_shape& s, std::span<cons
           power += double(x[j]) * double(x[j]) / double(x.size());
         }
         q.group_width = sluice::basis_heads(heads_per_basis, heads, dim) * dim;
+        if (!(power > 1e-12)) power = 1;  // of one token nothing is left
         q.step = q.scale =
             float(std::sqrt(power)) / float(sluice::detail::power_of_3(std::max(passes - 2, 0))) / fineness;
         for (int level = 0; level < passes; ++level)
