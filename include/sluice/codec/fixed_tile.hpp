@@ -134,6 +134,10 @@ class tile_decoder<Codec> {
     if (b.head.exceptions || b.head.side & side_deltas) return false;
     if (b.rows() == 0) return b.stream.empty() && !b.head.side && !b.head.bits;
     const bool own_mean = Codec::transform::decorrelates && t.source->mean.empty();
+    for (const std::uint8_t cls : b.classes)
+      if (cls) return false;
+    for (std::size_t i = 0; i < b.mean.size() / 2; ++i)
+      if (!finite_f16(base_tile::load<std::uint16_t>(b.mean, int(i)))) return false;
     return b.head.bits > 0 && b.head.side == (own_mean ? side_classes | side_mean : 0);
   }
 

@@ -113,8 +113,9 @@ class tile_decoder<Codec> {
     if (!b.mean.empty()) {
       s.mean.resize(std::size_t(width));
       for (int i = 0; i < width; ++i) {
-        s.mean[std::size_t(i)] = to_float(f16{base_tile::load<std::uint16_t>(b.mean, i)});
-        if (!(s.mean[std::size_t(i)] - s.mean[std::size_t(i)] == 0)) t.state = status::corrupt_tile;
+        const f16 mean{base_tile::load<std::uint16_t>(b.mean, i)};
+        if (!finite_f16(mean.bits)) t.state = status::corrupt_tile;
+        s.mean[std::size_t(i)] = to_float(mean);
       }
       t.mean = s.mean.data();
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/numeric.hpp>
 #include <sluice/status.hpp>
 
 #include <cstddef>
@@ -116,7 +117,7 @@ inline status parse_tile(std::span<const std::uint8_t> bytes, int tile_tokens, i
     const auto step = r.take(4);
     if (!r.ok) return status::corrupt_tile;
     std::memcpy(&t.step, step.data(), 4);
-    if (!(t.step > 0 && t.step < 3e38f)) return status::corrupt_tile;
+    if (!isfinite(t.step) || !(t.step > 0)) return status::corrupt_tile;
     t.classes = r.take(std::size_t(width));
   }
   if (h.side & side_mean) t.mean = r.take(2 * std::size_t(width));
