@@ -7,5 +7,6 @@
 #include <vector>
 
 /// Bytes that an ideal entropy coder would need at each level for the symbols of a file under the tables it was coded
-/// with, exact tokens and exceptions included; empty where the file is not of the standard codec or not whole.
+/// with; exact tokens, exceptions and a tile's own classes count as payload. Empty where the file is not of the standard codec or not
+/// whole.
 std::vector<double> ideal_bytes(slc_file& file, const sluice::profile& profile);
