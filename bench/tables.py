@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the README's tables from bench/results/*.json, between the markers <!-- name --> and <!-- /name -->.
 
-    bench/tables.py            quality.json: bench/quality.py; codec.json: build/bin/sluice-bench --benchmark_filter='^(encode|decode|memcpy)'
-                               --benchmark_out=bench/results/codec.json --benchmark_out_format=json; machine.txt: lscpu's model name
+    bench/tables.py            quality.json: bench/quality.py; demo.json: what cmake -P cmake/demo.cmake leaves in build/demo
 """
 import json, os, re
 
@@ -31,19 +30,12 @@ def quality():
 
 
 def speed():
-    b = {x['name']: x for x in json.loads(read('codec.json'))['benchmarks'] if x.get('run_type') != 'aggregate' or x.get('aggregate_name') == 'median'}
-    rate = lambda n: next((f"{b[k]['bytes_per_second'] / 1e9:.2f}" for k in (n, n + '_median') if k in b), '-')
-    rows = []
-    for label, path in (('decode, level 0', 'decode/standard/{}/level_0/{}'), ('decode, level 1', 'decode/standard/{}/level_1/{}'), ('decode, level 3', 'decode/standard/{}/level_3/{}')):
-        for basis in ('basis_64', 'basis_192'):
-            rows.append([f"{label}, {basis[6:]} channels a basis"] + [rate(path.format(basis, i)) for i in ('avx512', 'avx2', 'portable')])
-    for levels, name in ((2, 'encode to level 1'), (4, 'encode, all levels')):
-        rows.append([f"{name}, 192 channels a basis"] + [rate(f'encode/standard/basis_192/levels_{levels}/{i}') for i in ('avx512', 'avx2', 'portable')])
-    rivals = [[n, rate(f'encode/{k}'), rate(f'decode/{k}')] for n, k in (('`exact` (lossless)', 'exact'), ('`raw`', 'raw'), ('`plain4`', 'plain4'), ('`fixed4`', 'fixed4'), ('zstd level 1', 'zstd/1'), ('zstd level 3', 'zstd/3'))]
-    machine = read('machine.txt').strip()
-    return (f"GB/s of f16 cache, one thread, {machine}; into vLLM pages of 16 tokens through a shuffled block table.\n\n"
-            + table(['`standard`', 'AVX-512', 'AVX2', 'portable'], rows) + '\n\n'
-            + table(['in the same run', 'encode', 'decode'], rivals + [['memcpy', rate('memcpy'), rate('memcpy')]]))
+    d = json.loads(read('demo.json'))
+    m = d['machine']
+    rows = [[f"`{c['name']}`" if not c['name'].startswith(('level', 'zstd')) else c['name'], f"{c['bits_per_value']:.2f}", f"{c['ratio']:.2f}", f"{c['encode_gb_per_s']:.2f}", f"{c['decode_gb_per_s']:.2f}"] for c in d['codecs']]
+    return (f"From the demo (its sample of 256 tokens, so four exact tokens weigh four times as much as above): GB/s of f16, {d['speeds']}; {m['cpu']}, {m['instructions']}, {m['compiler']}, "
+            "with other work on the machine. Decoding goes into pages of 16 tokens through a shuffled block table; `raw` is memcpy.\n\n"
+            + table(['', 'bits per value', 'times smaller', 'encode', 'decode'], rows))
 
 
 readme = os.path.join(ROOT, 'README.md')
