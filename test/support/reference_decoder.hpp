@@ -1,0 +1,749 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <stdexcept>
+#include <vector>
+
+/// A decoder written from FORMAT.md alone, in the order of its sections, one number at a time; it shares nothing with the
+/// library but the table of classes, which is part of the document. What is wrong is thrown.
+namespace reference {
+
+using bytes = std::span<const std::uint8_t>;
+
+inline void require(bool fact, const char* what) {
+  if (!fact) throw std::runtime_error(what);
+}
+
+// --- 2 conventions
+
+class reader {
+ public:
+  explicit reader(bytes b) : left_(b) {}
+  bytes take(std::size_t n) {
+    require(n <= left_.size(), "ends too early");
+    const bytes taken = left_.first(n);
+    left_ = left_.subspan(n);
+    return taken;
+  }
+  template <class T>
+  T get() {
+    T x;
+    std::memcpy(&x, take(sizeof x).data(), sizeof x);
+    return x;
+  }
+  std::size_t left() const { return left_.size(); }
+  void only_padding(std::size_t most) {
+    require(left_.size() < most, "more than padding");
+    for (std::uint8_t b : take(left_.size())) require(b == 0, "padding");
+  }
+
+ private:
+  bytes left_;
+};
+
+inline double half(std::uint16_t h) {
+  const int exponent = h >> 10 & 31, mantissa = h & 1023;
+  const double magnitude = exponent == 31 ? (mantissa ? NAN : INFINITY)
+                           : exponent     ? std::ldexp(1024 + mantissa, exponent - 25)
+                                          : std::ldexp(mantissa, -24);
+  return h & 0x8000 ? -magnitude : magnitude;
+}
+
+inline double element(const std::uint8_t* p, int type) {
+  std::uint16_t h = 0;
+  switch (type) {
+    case 0: {
+      float f;
+      std::memcpy(&f, p, 4);
+      return double(f);
+    }
+    case 1: std::memcpy(&h, p, 2); return half(h);
+    case 2: {
+      std::memcpy(&h, p, 2);
+      const std::uint32_t wide = std::uint32_t{h} << 16;
+      float f;
+      std::memcpy(&f, &wide, 4);
+      return double(f);
+    }
+    case 3: {
+      const int exponent = *p >> 3 & 15, mantissa = *p & 7;
+      const double magnitude = exponent == 15 && mantissa == 7 ? NAN
+                               : exponent                      ? std::ldexp(8 + mantissa, exponent - 10)
+                                                               : std::ldexp(mantissa, -9);
+      return *p & 128 ? -magnitude : magnitude;
+    }
+    case 4: return half(std::uint16_t(*p << 8));
+    default: return 0;
+  }
+}
+inline std::size_t size_of(int type) { return type == 0 ? 4 : type <= 2 ? 2 : 1; }
+
+// --- 2.1 checksum
+
+inline std::uint32_t rotl(std::uint32_t x, int n) { return x << n | x >> (32 - n); }
+inline std::uint32_t mix(std::uint32_t a, std::uint32_t w) { return rotl(a + w * 2246822519u, 13) * 2654435761u; }
+
+inline std::uint32_t checksum(bytes b, std::uint32_t seed) {
+  std::uint32_t lane[32];
+  for (std::uint32_t i = 0; i < 32; ++i) lane[i] = seed + 374761393u * (i + 1);
+  std::vector<std::uint8_t> padded(b.begin(), b.end());
+  padded.resize((b.size() + 127) / 128 * 128);
+  for (std::size_t j = 0; j < padded.size() / 4; ++j) {
+    std::uint32_t word;
+    std::memcpy(&word, &padded[4 * j], 4);
+    lane[j % 32] = mix(lane[j % 32], word);
+  }
+  std::uint32_t h = mix(mix(seed, std::uint32_t(b.size())), std::uint32_t(std::uint64_t{b.size()} >> 32));
+  for (std::uint32_t x : lane) h = rotl(h + x * 3266489917u, 17) * 668265263u;
+  h = (h ^ h >> 15) * 2246822519u;
+  h = (h ^ h >> 13) * 3266489917u;
+  return h ^ h >> 16;
+}
+
+// --- 7 profile
+
+struct rope {
+  int pairing, scaling, rotary_dims;
+  double base, factor, low_freq, high_freq, original_context, attention_factor;
+};
+struct layer {
+  std::int32_t heads, dim[2], rope, window;
+};
+struct plane {
+  std::int32_t width, group_width;
+  double scale;
+  std::vector<std::uint8_t> classes;
+  std::vector<double> mean, matrix;  // the matrices of all groups, one after the other
+};
+struct profile {
+  std::uint64_t fingerprint;
+  int passes, sinks;
+  std::vector<rope> ropes;
+  std::vector<layer> layers;
+  std::vector<plane> planes;  // K and V of a layer, layer by layer
+};
+
+inline profile read_profile(bytes file) {
+  require(file.size() >= 92 && checksum(file.first(file.size() - 4), 0) == reader(file.last(4)).get<std::uint32_t>(),
+          "profile checksum");
+  reader head(file);
+  require(head.get<std::uint32_t>() == 0x50434c53, "profile magic");
+  require(head.get<std::uint16_t>() == 1 && head.get<std::uint16_t>() == 0, "profile version");
+  const auto size = head.get<std::uint64_t>();
+  profile p{};
+  p.fingerprint = head.get<std::uint64_t>();
+  head.take(64);
+  require(head.left() - 4 == size, "profile size");
+  const bytes body = head.take(size);
+  require(p.fingerprint == (std::uint64_t{checksum(body, 0x736c7563)} << 32 | checksum(body, 0x65707266)),
+          "fingerprint");
+  reader r(body);
+  p.passes = r.get<std::uint8_t>();
+  p.sinks = r.get<std::uint8_t>();
+  p.ropes.resize(r.get<std::uint16_t>());
+  p.layers.resize(r.get<std::uint32_t>());
+  for (rope& e : p.ropes) {
+    e.pairing = r.get<std::uint8_t>();
+    e.scaling = r.get<std::uint8_t>();
+    require(r.get<std::uint16_t>() == 0, "reserved");
+    e.rotary_dims = r.get<std::int32_t>();
+    for (double* d : {&e.base, &e.factor, &e.low_freq, &e.high_freq, &e.original_context, &e.attention_factor})
+      *d = r.get<double>();
+  }
+  for (layer& l : p.layers)
+    for (std::int32_t* v : {&l.heads, &l.dim[0], &l.dim[1], &l.rope, &l.window}) *v = r.get<std::int32_t>();
+  for (std::size_t i = 0; i < 2 * p.layers.size(); ++i) {
+    plane q{};
+    q.width = r.get<std::int32_t>();
+    q.group_width = r.get<std::int32_t>();
+    r.get<float>();
+    q.scale = double(r.get<float>());
+    r.take(24);
+    const auto parts = r.get<std::uint32_t>();
+    if (parts & 1) {
+      const bytes c = r.take(std::size_t(q.width));
+      q.classes.assign(c.begin(), c.end());
+    }
+    for (int c = 0; parts & 2 && c < q.width; ++c) q.mean.push_back(half(r.get<std::uint16_t>()));
+    for (int g = 0; parts & 4 && g < q.width; g += q.group_width) {
+      const int w = std::min(q.group_width, q.width - g);
+      for (int c = 0; c < w * w; ++c) q.matrix.push_back(half(r.get<std::uint16_t>()));
+    }
+    p.planes.push_back(std::move(q));
+  }
+  require(r.left() == 0, "profile body");
+  return p;
+}
+
+// --- 5.1 classes
+
+struct class_row {
+  std::uint8_t base[15], digits, zero[2], other[2];
+};
+inline constexpr class_row class_rows[256] = {
+#include <sluice/codec/classes_data.inl>
+};
+inline const class_row& at_pass(int cls, int back) {
+  constexpr int shift[] = {0, 6, 13, 19, 25, 32};
+  return class_rows[cls / 64 * 64 + std::max(0, cls % 64 - shift[back])];
+}
+inline bool dead(const class_row& c) { return c.base[0] == 255; }
+
+// --- 5.3 rANS: one lane's symbol under thresholds
+
+class rans {
+ public:
+  explicit rans(bytes b) : in_(b) {
+    for (std::uint32_t& x : state_) require((x = in_.get<std::uint16_t>()) >= 256, "state below 256");
+  }
+  // All lanes decode a symbol at once; thresholds[lane] may be null: the lane codes nothing.
+  void step(const std::uint8_t* const (&thresholds)[32], int count, int (&symbol)[32]) {
+    for (int i = 0; i < 32; ++i) {
+      symbol[i] = 0;
+      if (!thresholds[i]) continue;
+      const std::uint8_t* t = thresholds[i];
+      const std::uint32_t slot = state_[i] & 255;
+      int s = 0;
+      while (s < count && slot > t[s]) ++s;
+      const std::uint32_t begin = s ? t[s - 1] + 1u : 0, end = s < count ? t[s] + 1u : 256;
+      state_[i] = (end - begin) * (state_[i] >> 8) + slot - begin;
+      symbol[i] = s;
+    }
+    for (std::uint32_t& x : state_)
+      if (x < 256) x = x * 256 + in_.get<std::uint8_t>();
+  }
+  void finish() const {
+    require(in_.left() == 0, "bytes left over");
+    for (std::uint32_t x : state_) require(x == 256, "end state");
+  }
+
+ private:
+  reader in_;
+  std::uint32_t state_[32];
+};
+
+// --- 5.2 symbols; values is [rows][stride]
+
+inline int digit_of(int symbol, int parent) {
+  const int r = symbol == 0 ? 0 : symbol == 1 ? -1 : 1;
+  return parent < 0 ? -r : r;
+}
+
+inline void decode_part(bytes stream, int pass, int back, const std::uint8_t* classes, int blocks, int rows,
+                        int* values, int stride) {
+  rans coder(stream);
+  for (int row = 0; row < rows; ++row)
+    for (int b = 0; b < blocks; ++b) {
+      int* const v = values + row * stride + 32 * b;
+      const std::uint8_t* t[32];
+      int s[32];
+      const auto refine = [&](int below, const auto& wanted) {
+        for (int i = 0; i < 32; ++i) {
+          const class_row& c = at_pass(classes[32 * b + i], below);
+          t[i] = !wanted(i) ? nullptr : v[i] == 0 ? c.zero : c.other;
+        }
+        coder.step(t, 2, s);
+        for (int i = 0; i < 32; ++i)
+          if (t[i]) v[i] = 3 * v[i] + digit_of(s[i], v[i]);
+      };
+      if (pass) {
+        refine(back, [](int) { return true; });
+        continue;
+      }
+      int most = 0;
+      for (int i = 0; i < 32; ++i) {
+        const class_row& c = at_pass(classes[32 * b + i], back);
+        t[i] = c.base;
+        most = std::max<int>(most, c.digits);
+      }
+      coder.step(t, 15, s);
+      for (int i = 0; i < 32; ++i) v[i] = (s[i] >> 1) ^ -(s[i] & 1);
+      for (int k = most; k >= 1; --k) {
+        // Tables of the class in the base pass, shift[k - 1] further down.
+        for (int i = 0; i < 32; ++i) {
+          constexpr int shift[] = {0, 6, 13, 19, 25, 32};
+          const int cls = classes[32 * b + i], w = std::max(0, cls % 64 - shift[back]);
+          const class_row& c = class_rows[cls / 64 * 64 + std::max(0, w - shift[k - 1])];
+          t[i] = at_pass(cls, back).digits < k ? nullptr : v[i] == 0 ? c.zero : c.other;
+        }
+        coder.step(t, 2, s);
+        for (int i = 0; i < 32; ++i)
+          if (t[i]) v[i] = 3 * v[i] + digit_of(s[i], v[i]);
+      }
+    }
+  coder.finish();
+}
+
+inline void decode_stream(bytes stream, int pass, int back, const std::uint8_t* classes, int blocks, int rows,
+                          int* values, int stride) {
+  if (rows == 0 || blocks == 0) return require(stream.empty(), "a stream of nothing");
+  const int parts = (blocks + 7) / 8;
+  reader in(stream);
+  std::vector<std::uint32_t> sizes(std::size_t(parts), std::uint32_t(stream.size()));
+  for (std::uint32_t& n : sizes)
+    if (parts > 1) n = in.get<std::uint32_t>();
+  for (int part = 0; part < parts; ++part)
+    decode_part(in.take(sizes[std::size_t(part)]), pass, back, classes + 256 * part, std::min(8, blocks - 8 * part),
+                rows, values + 256 * part, stride);
+  require(in.left() == 0, "parts do not fill the stream");
+}
+
+// --- 6.2 rotary embedding
+
+inline std::vector<double> frequencies(const rope& r, int d) {
+  std::vector<double> f(std::size_t(d / 2));
+  const double base = r.scaling == 2 ? r.base * std::pow(r.factor, double(d) / (d - 2)) : r.base, pi = std::acos(-1.0);
+  const auto correction = [&](double turns) {
+    return d * std::log(r.original_context / (turns * 2 * pi)) / (2 * std::log(base));
+  };
+  double begin = 0, end = 0;
+  if (r.scaling == 3 || r.scaling == 5) {
+    begin = correction(r.high_freq), end = correction(r.low_freq);
+    if (r.scaling == 3) begin = std::floor(begin), end = std::ceil(end);
+    begin = std::max(begin, 0.0), end = std::min(end, d - 1.0);
+    if (begin == end) end += 0.001;
+  }
+  for (int i = 0; i < d / 2; ++i) {
+    double x = std::pow(base, -2.0 * i / d);
+    if (r.scaling == 1) x /= r.factor;
+    if (r.scaling == 3 || r.scaling == 5) {
+      const double ramp = std::clamp((i - begin) / (end - begin), 0.0, 1.0);
+      x = x / r.factor * ramp + x * (1 - ramp);
+    }
+    if (r.scaling == 4) {
+      const double turns = r.original_context * x / (2 * pi);
+      const double smooth = std::clamp((turns - r.low_freq) / (r.high_freq - r.low_freq), 0.0, 1.0);
+      x = (1 - smooth) * x / r.factor + smooth * x;
+    }
+    f[std::size_t(i)] = x;
+  }
+  return f;
+}
+
+inline void rotate(double* head, const rope& r, int dim, double position) {
+  if (r.pairing == 0) return;
+  const int d = r.rotary_dims ? r.rotary_dims : dim;
+  const std::vector<double> f = frequencies(r, d);
+  for (int i = 0; i < d / 2; ++i) {
+    double &a = head[r.pairing == 1 ? i : 2 * i], &b = head[r.pairing == 1 ? i + d / 2 : 2 * i + 1];
+    const double c = std::cos(position * f[std::size_t(i)]) * r.attention_factor,
+                 s = std::sin(position * f[std::size_t(i)]) * r.attention_factor;
+    const double x = a * c - b * s;
+    b = b * c + a * s;
+    a = x;
+  }
+}
+
+// --- 6.3 bitpack: all codes, then x = code * step + zero
+
+inline std::vector<double> unpack(bytes in, int width, int rows, int blocks) {
+  std::vector<double> out(std::size_t(rows * blocks * 32));
+  const int row_groups = (rows + 4095) / 4096;
+  reader r(in);
+  std::vector<double> step(std::size_t(row_groups * blocks * 32)), zero(step.size());
+  for (int g = 0; g < row_groups * blocks; ++g)
+    for (auto* list : {&step, &zero})
+      for (int i = 0; i < 32; ++i) (*list)[std::size_t(32 * g + i)] = half(r.get<std::uint16_t>());
+  for (int first = 0; first < rows; first += 8)
+    for (int b = 0; b < blocks; ++b) {
+      const int m = std::min(8, rows - first);
+      int code[8][32] = {}, above = 0;
+      for (int part = 8; part; part /= 2) {
+        if (!(width & part)) continue;
+        const int per_plane = 8 / part;
+        for (int p = 0; p < (m * part + 7) / 8; ++p) {
+          const bytes plane_bytes = r.take(32);
+          for (int j = p * per_plane; j < std::min(m, (p + 1) * per_plane); ++j)
+            for (int i = 0; i < 32; ++i)
+              code[j][i] |= (plane_bytes[std::size_t(i)] >> part * (j % per_plane) & ((1 << part) - 1)) << above;
+        }
+        above += part;
+      }
+      for (int j = 0; j < m; ++j)
+        for (int i = 0; i < 32; ++i) {
+          const std::size_t s = std::size_t((first / 4096 * blocks + b) * 32 + i);
+          out[std::size_t(((first + j) * blocks + b) * 32 + i)] = double(float(code[j][i] * step[s] + zero[s]));
+        }
+    }
+  require(r.left() == 0, "bytes after the codes");
+  return out;
+}
+
+// --- 6.4 split exponent
+
+inline std::vector<std::uint8_t> unsplit(bytes in, int type, int rows, int n) {
+  const std::size_t size = size_of(type);
+  std::vector<std::uint8_t> out(std::size_t(rows) * std::size_t(n) * size);
+  const int strip = type == 5 ? 128 : 256;
+  reader r(in);
+  for (int first = 0; first < n; first += strip) {
+    const int wide = std::min(strip, n - first);
+    const int kind = r.get<std::uint8_t>();
+    require(kind == 0 || kind == 1 || (kind == 2 && type == 5), "kind of strip");
+    if (kind == 0) {
+      for (int row = 0; row < rows; ++row) {
+        const bytes b = r.take(std::size_t(wide) * size);
+        std::copy(b.begin(), b.end(), &out[(std::size_t(row) * std::size_t(n) + std::size_t(first)) * size]);
+      }
+      continue;
+    }
+    constexpr int all_bits[] = {32, 16, 16, 8, 8, 8}, mantissas[] = {23, 10, 7, 3, 2, 5};
+    const int bits = kind == 2 ? 4 : all_bits[type], mantissa = kind == 2 ? 2 : mantissas[type];
+    const int columns = kind == 2 ? 2 * wide : wide;
+    const auto counts = r.get<std::uint8_t>(), dropped = r.get<std::uint8_t>();
+    require(r.get<std::uint8_t>() == 0, "reserved");
+    const int symbols = (counts & 15) + 1, tables = (counts >> 4) + 1;
+    const auto strip_size = r.get<std::uint32_t>(), escapes = r.get<std::uint32_t>();
+    require(strip_size >= 12, "strip size");
+    reader s(r.take(strip_size - 12));
+    // Thresholds of each table, from its frequencies.
+    std::vector<std::uint8_t> thresholds(std::size_t(tables * 15), 255);
+    for (int t = 0; t < tables; ++t) {
+      int sum = 0;
+      for (int k = 0; k + 1 < symbols; ++k) {
+        sum += s.get<std::uint8_t>() + (k == 0);
+        require(sum <= 256, "frequencies");
+        thresholds[std::size_t(15 * t + k)] = std::uint8_t(sum - 1);
+      }
+    }
+    const bytes modes = s.take(std::size_t(columns));
+    const int m = mantissa - dropped, b = bits - dropped;
+    const std::uint64_t mask = (std::uint64_t{1} << b) - 1;
+    struct column {
+      int mode, shift, field;
+      std::uint64_t base;
+      bool escape;
+      const std::uint8_t* table;
+    };
+    std::vector<column> c(static_cast<std::size_t>(columns));
+    std::size_t row_bits = 0;
+    for (int i = 0; i < columns; ++i) {
+      column& x = c[std::size_t(i)];
+      x.mode = modes[std::size_t(i)] & 15;
+      x.table = &thresholds[std::size_t(15 * (modes[std::size_t(i)] >> 4))];
+      x.shift = x.mode == 0 ? m : x.mode == 1 ? 0 : m + 3 - x.mode;
+      x.field = x.mode == 0 ? m + 1 : x.mode == 1 ? 0 : x.shift;
+      require(x.shift >= 0, "mode");
+      std::uint64_t base = 0;
+      const bytes given = s.take(x.mode == 0 ? 1 : kind == 2 ? 1 : size);
+      std::memcpy(&base, given.data(), given.size());
+      x.base = x.mode == 0 ? base << m : base;
+      const double cells = x.mode == 0 ? std::exp2(bits - 1 - mantissa) : x.mode == 1 ? 1 : std::exp2(b - x.shift);
+      x.escape = cells > symbols;
+      row_bits += std::size_t(x.field);
+    }
+    const std::size_t row_bytes = (row_bits + 7) / 8;
+    const bytes fields = s.take(row_bytes * std::size_t(rows));
+    reader escaped(s.take(escapes * (kind == 2 ? 1 : size)));
+    rans coder(s.take(s.left()));
+    for (int row = 0; row < rows; ++row) {
+      std::size_t bit = 8 * row_bytes * std::size_t(row);
+      std::vector<std::uint64_t> v(static_cast<std::size_t>(columns));
+      for (int block = 0; block < (columns + 31) / 32; ++block) {
+        const std::uint8_t* t[32];
+        int symbol[32];
+        for (int i = 0; i < 32; ++i) {
+          const int at = 32 * block + i;
+          t[i] = at < columns && c[std::size_t(at)].mode != 1 ? c[std::size_t(at)].table : nullptr;
+        }
+        coder.step(t, symbols - 1, symbol);
+        for (int i = 0; i < 32 && 32 * block + i < columns; ++i) {
+          const column& x = c[std::size_t(32 * block + i)];
+          std::uint64_t field = 0;
+          for (int k = 0; k < x.field; ++k, ++bit) field |= std::uint64_t(fields[bit / 8] >> bit % 8 & 1) << k;
+          std::uint64_t value = x.base - (std::uint64_t(symbol[i]) << x.shift);
+          if (x.mode == 0)
+            value += (field & ((std::uint64_t{1} << m) - 1)) + (field >> m << (b - 1));
+          else if (x.mode > 1)
+            value += field;
+          value = (value & mask) << dropped;
+          if (x.escape && symbol[i] == symbols - 1) {
+            value = 0;
+            const bytes given = escaped.take(kind == 2 ? 1 : size);
+            std::memcpy(&value, given.data(), given.size());
+          }
+          v[std::size_t(32 * block + i)] = value;
+        }
+      }
+      for (int i = 0; i < wide; ++i) {
+        const std::uint64_t x = kind == 2 ? v[std::size_t(2 * i)] | v[std::size_t(2 * i + 1)] << 4 : v[std::size_t(i)];
+        std::memcpy(&out[(std::size_t(row) * std::size_t(n) + std::size_t(first + i)) * size], &x, size);
+      }
+    }
+    coder.finish();
+    require(escaped.left() == 0, "escapes left over");
+  }
+  require(r.left() == 0, "bytes after the strips");
+  return out;
+}
+
+// --- 3 frame, 4 tiles
+
+/// What a frame holds of a plane of a layer: [token][channel], as numbers and, for tokens kept as stored, as bytes.
+struct plane_values {
+  int width = 0;
+  std::vector<double> x;
+  std::vector<std::uint8_t> stored;       // [token][channel] elements
+  std::vector<std::uint8_t> held, exact;  // [token][channel]: there at all; bit for bit as stored
+  std::vector<int> coefficients;          // [token][coefficient] at the level, exceptions included
+};
+struct frame {
+  std::int64_t position = 0;
+  int tokens = 0, passes = 0;
+  std::uint8_t type[2] = {};
+  std::vector<plane_values> planes;  // K and V of a layer, layer by layer
+};
+
+inline frame decode(bytes file, const profile& p, int level, std::int64_t position = -1) {
+  reader h(file);
+  require(h.get<std::uint32_t>() == 0x46434c53, "magic");
+  require(h.get<std::uint8_t>() == 0 && h.get<std::uint8_t>() <= 1, "version");
+  require(h.get<std::uint16_t>() == 72 &&
+              checksum(file.first(68), 0x46434c53) == reader(file.subspan(68)).get<std::uint32_t>(),
+          "header");
+  const auto fingerprint = h.get<std::uint64_t>();
+  frame out;
+  out.position = h.get<std::int64_t>();
+  const auto frame_size = h.get<std::uint64_t>();
+  out.tokens = int(h.get<std::uint32_t>());
+  const auto tile_tokens = int(h.get<std::uint32_t>());
+  const auto index_size = h.get<std::uint32_t>(), index_checksum = h.get<std::uint32_t>();
+  const auto layers = h.get<std::uint16_t>(), runs = h.get<std::uint16_t>();
+  for (std::uint8_t& t : out.type) t = h.get<std::uint8_t>();
+  out.passes = h.get<std::uint8_t>();
+  const int present = h.get<std::uint8_t>();
+  const auto predictor = h.get<std::uint8_t>(), transform = h.get<std::uint8_t>(), quantizer = h.get<std::uint8_t>();
+  h.get<std::uint8_t>();
+  const auto entropy = h.get<std::uint8_t>();
+  require(predictor == 0 && quantizer == 1, "codec");
+  require(fingerprint == (entropy >= 3 ? 0 : p.fingerprint), "profile");
+  require(layers == p.layers.size(), "layers");
+  level = std::min(level, present - 1);
+  if (position < 0) position = out.position;
+
+  const bytes index = file.subspan(72, index_size);
+  require(checksum(index, 0x46434c53) == index_checksum, "index");
+  reader in(index);
+  struct shape {
+    std::uint16_t heads, dim[2], group_width[2];
+  };
+  std::vector<shape> shapes;
+  for (int i = 0; i < runs; ++i) {
+    const auto n = in.get<std::uint16_t>();
+    const auto heads = in.get<std::uint16_t>(), k = in.get<std::uint16_t>(), v = in.get<std::uint16_t>();
+    const auto gk = in.get<std::uint16_t>(), gv = in.get<std::uint16_t>();
+    shapes.insert(shapes.end(), n, shape{heads, {k, v}, {gk, gv}});
+  }
+  require(shapes.size() == layers, "runs");
+  const int token_tiles = (out.tokens + tile_tokens - 1) / tile_tokens;
+  const auto groups = [&](int l, int plane) {
+    const shape& s = shapes[std::size_t(l)];
+    return s.dim[plane] ? (s.heads * s.dim[plane] + s.group_width[plane] - 1) / s.group_width[plane] : 0;
+  };
+  std::size_t tiles = 0;
+  for (int l = 0; l < layers; ++l) tiles += std::size_t((groups(l, 0) + groups(l, 1)) * token_tiles);
+  std::vector<bytes> tile;  // by ordinal, as far as they are present
+  std::size_t at = 72 + index_size;
+  for (std::size_t i = 0; i < tiles * std::size_t(out.passes); ++i) {
+    const auto size = in.get<std::uint32_t>(), sum = in.get<std::uint32_t>();
+    if (i < tiles * std::size_t(level + 1)) {
+      tile.push_back(file.subspan(at, size));
+      require(checksum(tile.back(), std::uint32_t(i)) == sum, "tile checksum");
+    }
+    at += size;
+  }
+  require(at == frame_size, "frame size");
+  in.only_padding(16);
+
+  std::size_t ordinal = 0;
+  for (int l = 0; l < layers; ++l)
+    for (int which = 0; which < 2; ++which) {
+      const shape& s = shapes[std::size_t(l)];
+      const plane& known = p.planes[std::size_t(2 * l + which)];
+      const int dim = s.dim[which], type = out.type[which];
+      const std::size_t element_size = size_of(type);
+      plane_values v;
+      v.width = s.heads * dim;
+      const std::size_t cells = std::size_t(out.tokens) * std::size_t(v.width);
+      v.x.resize(cells);
+      v.stored.resize(cells * element_size);
+      v.held.resize(cells);
+      v.exact.resize(cells);
+      v.coefficients.resize(cells);
+      for (int t = 0; t < token_tiles; ++t)
+        for (int g = 0; g < groups(l, which); ++g, ++ordinal) {
+          if (tile[ordinal].empty()) continue;
+          const int first_channel = g * s.group_width[which],
+                    w = std::min<int>(s.group_width[which], v.width - first_channel);
+          const std::size_t row_bytes = std::size_t(w) * element_size;
+          reader b(tile[ordinal]);
+          // 4.1
+          const int first = b.get<std::uint16_t>(), count = b.get<std::uint16_t>(), exact = b.get<std::uint16_t>();
+          const int exceptions = b.get<std::uint16_t>();
+          const auto stream_size = b.get<std::uint32_t>();
+          const int side = b.get<std::uint8_t>(), bits = b.get<std::uint8_t>();
+          require(b.get<std::uint16_t>() == 0, "reserved");
+          const bytes stream = b.take(stream_size);
+          const int rows = count - exact, blocks_all = (w + 31) / 32, stride = 32 * blocks_all;
+          std::vector<std::uint8_t> classes(std::size_t(stride), 0);
+          std::vector<double> mean(std::size_t(w), 0.0);
+          if (!known.classes.empty()) {
+            std::copy_n(known.classes.begin() + first_channel, w, classes.begin());
+            std::copy_n(known.mean.begin() + first_channel, w, mean.begin());
+          }
+          if (side & 1) {
+            const auto mask = b.get<std::uint32_t>();
+            for (int block = 0; block < 32; ++block) {
+              if (!(mask >> block & 1)) continue;
+              const bytes nibbles = b.take(16);
+              for (int i = 0; i < 32; ++i) {
+                int delta = nibbles[std::size_t(i / 2)] >> (i % 2 ? 4 : 0) & 15;
+                if (delta >= 8) delta -= 16;
+                std::uint8_t& c = classes[std::size_t(32 * block + i)];
+                if (c % 64) c = std::uint8_t(c / 64 * 64 + std::clamp(c % 64 + delta, 1, 63));
+              }
+            }
+          }
+          double step = 1;
+          if (side & 2) {
+            step = double(b.get<float>());
+            const bytes c = b.take(std::size_t(w));
+            std::copy(c.begin(), c.end(), classes.begin());
+          }
+          if (side & 4)
+            for (double& m : mean) m = half(b.get<std::uint16_t>());
+          struct exception {
+            int row, coefficient, pass;
+            std::int32_t correction;
+          };
+          std::vector<exception> corrections;
+          const auto read_exceptions = [&](reader& from, int n, int pass) {
+            for (int i = 0; i < n; ++i) {
+              const int row = from.get<std::uint16_t>(), coefficient = from.get<std::uint16_t>();
+              corrections.push_back({row, coefficient, pass, from.get<std::int32_t>()});
+              require(row < rows && coefficient < w, "exception");
+            }
+          };
+          read_exceptions(b, exceptions, 0);
+          std::vector<int> exact_tokens;
+          for (int i = 0; i < exact; ++i) exact_tokens.push_back(b.get<std::uint16_t>());
+          const bytes exact_rows = b.take(row_bytes * std::size_t(exact));
+          b.only_padding(16);
+
+          std::vector<int> row_token;
+          for (int i = 0; i < count; ++i)
+            if (std::find(exact_tokens.begin(), exact_tokens.end(), i) == exact_tokens.end()) row_token.push_back(i);
+          require(int(row_token.size()) == rows, "exact tokens");
+          const auto cell = [&](int token, int channel) {
+            return std::size_t(t * tile_tokens + first + token) * std::size_t(v.width) +
+                   std::size_t(first_channel + channel);
+          };
+          const auto put_stored = [&](int token, const std::uint8_t* elements) {
+            for (int i = 0; i < w; ++i) {
+              const std::size_t c = cell(token, i);
+              std::memcpy(&v.stored[c * element_size], elements + std::size_t(i) * element_size, element_size);
+              v.x[c] = element(elements + std::size_t(i) * element_size, type);
+              v.held[c] = v.exact[c] = 1;
+            }
+          };
+          const auto rotation = [&](double* x, double to) {
+            if (transform == 1 && which == 0 && !p.ropes.empty())
+              for (int head = 0; head < w / dim; ++head)
+                rotate(x + head * dim, p.ropes[std::size_t(p.layers[std::size_t(l)].rope)], dim, to);
+          };
+          for (int i = 0; i < exact; ++i) {
+            put_stored(exact_tokens[std::size_t(i)], exact_rows.data() + std::size_t(i) * row_bytes);
+            if (position == out.position || transform == 0 || which == 1 || p.ropes.empty()) continue;
+            std::vector<double> x(std::size_t(w), 0.0);
+            for (int c = 0; c < w; ++c) x[std::size_t(c)] = v.x[cell(exact_tokens[std::size_t(i)], c)];
+            const double gain = p.ropes[std::size_t(p.layers[std::size_t(l)].rope)].attention_factor;
+            rotation(x.data(), double(position - out.position));  // by the difference; the factor is in them already
+            for (int c = 0; c < w; ++c) {
+              const rope& r = p.ropes[std::size_t(p.layers[std::size_t(l)].rope)];
+              const bool turned = r.pairing && c % dim < (r.rotary_dims ? r.rotary_dims : dim);
+              v.x[cell(exact_tokens[std::size_t(i)], c)] = turned ? x[std::size_t(c)] / gain : x[std::size_t(c)];
+              v.exact[cell(exact_tokens[std::size_t(i)], c)] = 0;
+            }
+          }
+          if (rows == 0) continue;
+          if (entropy >= 3) {
+            const auto elements =
+                entropy == 3 ? unsplit(stream, type, rows, w) : std::vector<std::uint8_t>(stream.begin(), stream.end());
+            require(elements.size() == row_bytes * std::size_t(rows), "elements");
+            for (int i = 0; i < rows; ++i) put_stored(row_token[std::size_t(i)], &elements[std::size_t(i) * row_bytes]);
+            continue;
+          }
+          std::vector<double> c(std::size_t(rows * stride));
+          double s6 = known.scale * step;
+          if (entropy == 2) {
+            c = unpack(stream, bits, rows, blocks_all);
+            if (transform == 1)
+              for (double& x : c) x = std::clamp(std::nearbyint(x), -32767.0, 32767.0);
+          } else {
+            std::vector<int> values(c.size());
+            int blocks = 0;
+            const auto live = [&](int back) {
+              for (int i = 0; i < w; ++i)
+                if (!dead(at_pass(classes[std::size_t(i)], back))) blocks = std::max(blocks, i / 32 + 1);
+            };
+            for (int pass = 0; pass <= level; ++pass) {
+              live(p.passes - 1 - pass);
+              bytes coded = stream;
+              if (pass) {  // 4.2
+                const bytes refinement = tile[ordinal + tiles * std::size_t(pass)];
+                coded = {};
+                if (!refinement.empty()) {
+                  reader q(refinement);
+                  const auto n = q.get<std::uint32_t>();
+                  const int listed = q.get<std::uint16_t>();
+                  require(q.get<std::uint16_t>() == 0, "reserved");
+                  coded = q.take(n);
+                  read_exceptions(q, listed, pass);
+                  q.only_padding(16);
+                }
+              }
+              decode_stream(coded, pass, p.passes - 1 - pass, classes.data(), blocks, rows, values.data(), stride);
+            }
+            std::copy(values.begin(), values.end(), c.begin());
+            for (const exception& e : corrections)  // 5.4
+              c[std::size_t(e.row * stride + e.coefficient)] += e.correction * std::pow(3.0, level - e.pass);
+            s6 *= std::pow(3.0, p.passes - 1 - level);
+          }
+          // 6.1
+          const double* matrix = nullptr;
+          if (!known.matrix.empty())
+            matrix =
+                known.matrix.data() + std::size_t(g) * std::size_t(known.group_width) * std::size_t(known.group_width);
+          for (int i = 0; i < rows; ++i) {
+            std::vector<double> x(std::size_t(w), 0.0);
+            for (int channel = 0; channel < w; ++channel) {
+              if (transform == 0) {
+                x[std::size_t(channel)] = c[std::size_t(i * stride + channel)];
+              } else {
+                double sum = 0;
+                if (!matrix) sum = c[std::size_t(i * stride + channel)];
+                for (int k = 0; matrix && k < w; ++k) sum += c[std::size_t(i * stride + k)] * matrix[k * w + channel];
+                x[std::size_t(channel)] = s6 * sum + mean[std::size_t(channel)];
+              }
+            }
+            const int token = row_token[std::size_t(i)];
+            rotation(x.data(), double(position + t * tile_tokens + first + token));
+            for (int channel = 0; channel < w; ++channel) {
+              v.x[cell(token, channel)] = x[std::size_t(channel)];
+              v.held[cell(token, channel)] = 1;
+              if (transform == 1) v.coefficients[cell(token, channel)] = int(c[std::size_t(i * stride + channel)]);
+            }
+          }
+        }
+      out.planes.push_back(std::move(v));
+    }
+  return out;
+}
+
+}  // namespace reference

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+// The library against a decoder that was written from FORMAT.md alone: the same integers, values within the promise.
+#include <sluice/sluice.hpp>
+
+#include <doctest/doctest.h>
+#include <support/caches.hpp>
+#include <support/reference_decoder.hpp>
+
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace sluice;
+
+constexpr std::uint64_t seed = 60601;
+
+reference::bytes as_bytes(const std::vector<std::byte>& b) {
+  return {reinterpret_cast<const std::uint8_t*>(b.data()), b.size()};
+}
+
+// What the frames compared so far held: a comparison of nothing proves nothing.
+struct {
+  int deltas = 0, exceptions = 0, late_exceptions = 0, exact = 0, parts = 0;
+} seen;
+
+void look_into(const profile& p, const std::vector<std::byte>& frame) {
+  frame_index index;
+  REQUIRE(index.parse(frame) == status::ok);
+  for (int l = 0; l < p.shape.num_layers(); ++l)
+    for (plane which : caches::planes)
+      for (int t = 0; t < index.token_tiles(); ++t)
+        for (int g = 0; g < p.of(l, which).groups(); ++g)
+          for (int pass = 0; pass < index.header().passes; ++pass) {
+            const byte_range r = index.range(index.ordinal(pass, {l, which, t, g}));
+            if (r.size() == 0) continue;
+            const std::byte* at = frame.data() + r.begin;
+            if (pass) {
+              detail::refinement_head h;
+              std::memcpy(&h, at, sizeof h);
+              seen.late_exceptions += h.exceptions;
+              continue;
+            }
+            detail::tile_head h;
+            std::memcpy(&h, at, sizeof h);
+            seen.deltas += (h.side & detail::side_deltas) != 0;
+            seen.exceptions += h.exceptions;
+            seen.exact += h.exact;
+            seen.parts += p.of(l, which).width_of(g) > 256 && h.stream_size > 128;
+          }
+}
+
+// Decodes with both and compares; `back` has the frame's layers, all of them, in f32 or (lossless) in the frame's type.
+template <class Codec>
+void compare(const profile& p, const std::vector<std::byte>& frame, caches::cache& back, int level,
+             std::int64_t position) {
+  const kv_view& v = back.view();
+  back.wipe();
+  const page_status done = caches::decode<Codec>(p, frame, v, {.level = level, .position = position});
+  REQUIRE(done.worst == status::ok);
+  const std::vector<std::byte> file = p.serialize();
+  const reference::profile known = reference::read_profile(as_bytes(file));
+  const reference::frame f = reference::decode(as_bytes(frame), known, level, position);
+  REQUIRE(f.tokens == v.tokens);
+  std::size_t wrong = 0;
+  for (std::int32_t l = 0; l < v.num_layers; ++l)
+    for (plane which : caches::planes) {
+      if (!v[which].present()) continue;
+      const reference::plane_values& r = f.planes[std::size_t(2 * l + int(which))];
+      const std::size_t dim = std::size_t(v[which].head_dim), size = std::size_t(size_of(v[which].type));
+      REQUIRE(r.width == v.num_kv_heads * v[which].head_dim);
+      for (std::int64_t t = 0; t < v.tokens; ++t)
+        for (std::int32_t h = 0; h < v.num_kv_heads; ++h) {
+          const std::size_t first = std::size_t(t) * std::size_t(r.width) + std::size_t(h) * dim;
+          double squares = 0;
+          for (std::size_t d = 0; d < dim; ++d) squares += r.x[first + d] * r.x[first + d];
+          for (std::size_t d = 0; d < dim; ++d) {
+            const std::size_t at = first + d;
+            const std::byte* got = v.at(which, l, t, h, std::int32_t(d));
+            if (!r.held[at]) ++wrong;
+            if (r.exact[at] && std::size_t(reference::size_of(f.type[int(which)])) == size) {
+              wrong += std::memcmp(got, &r.stored[at * size], size) != 0;
+              continue;
+            }
+            const double x = double(load_element(got, v[which].type));
+            const double scale = std::max({std::fabs(r.x[at]), std::sqrt(squares / double(dim)), 6.2e-5});
+            if (std::isnan(r.x[at])
+                    ? !std::isnan(x)
+                    : !(std::fabs(x - r.x[at]) <= std::exp2(std::floor(std::log2(scale)) - 10)) && x != r.x[at])
+              ++wrong;
+          }
+        }
+    }
+  CHECK(wrong == 0);
+}
+
+}  // namespace
+
+TEST_CASE("reference: frames of every codec mean to the library what FORMAT.md says") {
+  CAPTURE(seed);
+  std::mt19937_64 random(seed);
+  const rope ropes[] = {
+      {},
+      {.pairing = rope_pairing::interleaved, .base = 5e5},
+      {.scaling = rope_scaling::ntk, .factor = 2},
+      {.scaling = rope_scaling::linear, .rotary_dims = 8, .factor = 3},
+      {.scaling = rope_scaling::yarn, .factor = 8, .high_freq = 32, .original_context = 64, .attention_factor = 1.2},
+      {.scaling = rope_scaling::yarn_untruncated,
+       .factor = 8,
+       .high_freq = 32,
+       .original_context = 64,
+       .attention_factor = 0.9},
+      {.scaling = rope_scaling::llama3, .factor = 8, .high_freq = 4, .original_context = 512},
+      {.pairing = rope_pairing::none},
+  };
+  for (int round = 0; round < 12; ++round) {
+    CAPTURE(round);
+    const int dims[] = {8, 16, 40, 64, 300};
+    model_shape shape = model_shape::uniform(2, 1 + int(random() % 3), dims[random() % 5], ropes[random() % 8]);
+    for (layer_shape& l : shape.layers) l.head_dim_v = random() % 5 ? l.head_dim_k : 0;
+    shape.layers[1] = shape.layers[0];
+    const std::int64_t tokens = 1 + std::int64_t(random() % 60), position = std::int64_t(random() % 2 * 1000);
+    const auto type = dtype(random() % 5);
+    const int passes = 1 + int(random() % 6);
+    caches::cache source = caches::make_cache(shape, tokens, type, caches::engine::dense, position);
+    caches::fill(source.view(), shape, random());
+    profile tuned = caches::make_profile(shape, {&source.view(), 1}, int(random() % 3), passes, int(random() % 5));
+    const profile plain = profile::uncalibrated(shape, passes, int(random() % 5));
+    for (plane_profile& q : tuned.planes)
+      if (q.width > 8) q.classes[7] = 1;  // dead in every pass, and wrongly so
+    // Something for the exceptions, the deltas and the exact tokens.
+    caches::fill(source.view(), shape, random());
+    for (std::int64_t t = 3; t < tokens; t += 11) caches::set(source.view(), plane::key, 0, t, 0, int(t % 8), 40.f);
+    if (tokens > 20) caches::set(source.view(), plane::key, 1, 20, 0, 3, NAN);
+    const auto rounds = [&]<class Codec>(const profile& p) {
+      using tiled = typename Codec::template with_grouping<tile_tokens<16>>;
+      const auto frame = caches::encode<tiled>(p, source.view());
+      REQUIRE(!frame.empty());
+      if (Codec::entropy::id == class_rans::id) look_into(p, frame);
+      const dtype to = Codec::entropy::exact ? type : dtype::f32;
+      caches::cache back = caches::make_cache(shape, tokens, to, caches::engine::dense, position);
+      for (int level = 0; level < (Codec::quantizer::passes > 1 ? passes : 1); ++level)
+        compare<tiled>(p, frame, back, level, -1);
+      if (!Codec::transform::decorrelates) return;
+      caches::cache moved = caches::make_cache(shape, tokens, to, caches::engine::dense, 77);
+      compare<tiled>(p, frame, moved, max_passes, 77);
+    };
+    rounds.operator()<codec::standard::with_quantizer<embedded<5>>>(tuned);
+    rounds.operator()<codec::standard::with_quantizer<embedded<5>>>(plain);
+    rounds.operator()<codec::fixed<5>>(tuned);
+    rounds.operator()<codec::fixed<7>>(plain);
+    rounds.operator()<codec::plain<3>>(plain);
+    rounds.operator()<codec::exact>(plain);
+    rounds.operator()<codec::uncompressed>(plain);
+  }
+  CHECK(seen.deltas > 0);
+  CHECK(seen.exceptions > 0);
+  CHECK(seen.late_exceptions > 0);
+  CHECK(seen.exact > 0);
+  CHECK(seen.parts > 0);
+}
+
+TEST_CASE("reference: lossless tiles of every type, smooth, noisy and constant") {
+  CAPTURE(seed);
+  std::mt19937_64 random(seed);
+  for (int round = 0; round < 60; ++round) {
+    const auto type = dtype(round % 6);
+    CAPTURE(to_string(type));
+    const int dims[] = {1, 31, 64, 130, 257, 300};
+    const model_shape shape =
+        model_shape::uniform(1, 1 + int(random() % 2), dims[random() % 6], {.pairing = rope_pairing::none});
+    const std::int64_t tokens = 1 + std::int64_t(random() % 40);
+    caches::cache source = caches::make_cache(shape, tokens, type);
+    if (type == dtype::bytes || round % 3 == 0)
+      caches::fill_with_noise(source.view(), random());
+    else
+      caches::fill(source.view(), shape, random());
+    const std::uint64_t kind = random() % 4;
+    caches::for_each_element(source.view(), [&](plane, auto, auto, auto, int d, std::byte* at) {
+      if (kind == 0 && d % 3 == 0) std::memset(at, 17, std::size_t(size_of(type)));         // constant columns
+      if (kind == 1) at[0] &= std::byte{0xf0};                                              // zero bits below
+      if (kind == 2 && type == dtype::bytes) *at = (*at & std::byte{0x33}) | std::byte{4};  // nibbles that differ
+    });
+    const profile p = profile::uncalibrated(shape);
+    const auto frame = caches::encode<codec::exact>(p, source.view());
+    caches::cache back = caches::make_cache(shape, tokens, type);
+    compare<codec::exact>(p, frame, back, 0, -1);
+    CHECK(caches::elements(back.view()) == caches::elements(source.view()));
+  }
+}
