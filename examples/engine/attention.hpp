@@ -21,11 +21,11 @@ namespace engine {
 
 class attention {
  public:
-  /// q and out: [n][heads][head_dim], q rotated; the new tokens are the last n of `seq` and their K and V are in it.
-  void operator()(const float* q, const sequence& seq, int layer, int n, int heads, int window, float* out,
+  /// q and out: [n][heads][head_dim], q rotated, of the tokens from `start` on, whose K and V are in `seq`.
+  void operator()(const float* q, const sequence& seq, int layer, int start, int n, int heads, int window, float* out,
                   thread_pool& pool) {
     const int kv_heads = seq.pool().kv_heads(), head_dim = seq.pool().head_dim(), group = heads / kv_heads;
-    const int total = seq.tokens(), start = total - n;
+    const int total = start + n;
     const int blocks = (n + query_block - 1) / query_block;
     const int splits = std::clamp(4 * pool.size() / (kv_heads * blocks), 1, (total + key_tile - 1) / key_tile);
     const int split_keys = ((total + splits - 1) / splits + key_tile - 1) / key_tile * key_tile;

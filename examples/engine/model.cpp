@@ -80,6 +80,8 @@ void model::rotate(int layer, float* head, int position) {
 void model::forward(std::span<const std::int32_t> ids, sequence& seq, const forward_options& options) {
   const int n = int(ids.size());
   const int logits_from = options.logits_from < 0 ? n - 1 : options.logits_from;
+  if (options.position >= 0 && options.position > seq.tokens() - n)
+    throw std::runtime_error("tokens to compute again are outside the sequence");
   for (int begin = 0; begin < n; begin += batch) {
     const int count = std::min(batch, n - begin);
     x_.resize(count, config_.dim);
@@ -89,9 +91,13 @@ void model::forward(std::span<const std::int32_t> ids, sequence& seq, const forw
       const float* from = options.hidden.data() + std::ptrdiff_t(begin) * config_.dim;
       x_ = Eigen::Map<const matrix>(from, count, config_.dim);
     }
-    if (seq.grow(count) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
-    for (int l = options.first_layer; l < config_.layers; ++l) run_layer(l, seq, options);
-    if (options.on_logits) logits(std::max(0, logits_from - begin), seq.tokens() - count, options);
+    int start = options.position + begin;
+    if (options.position < 0) {
+      start = seq.tokens();
+      if (seq.grow(count) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
+    }
+    for (int l = options.first_layer; l < config_.layers; ++l) run_layer(l, start, seq, options);
+    if (options.on_logits) logits(std::max(0, logits_from - begin), start, options);
   }
 }
 
@@ -140,10 +146,10 @@ void model::embed(std::span<const std::int32_t> ids) {
   if (config_.arch == architecture::gemma3) x_ *= float(std::sqrt(double(config_.dim)));
 }
 
-// One layer on the tokens of x_, the last ones of `seq`.
-void model::run_layer(int l, sequence& seq, const forward_options& options) {
+// One layer on the tokens of x_, those of `seq` from `start` on.
+void model::run_layer(int l, int start, sequence& seq, const forward_options& options) {
   const layer_weights& w = layers_[std::size_t(l)];
-  const int n = int(x_.rows()), start = seq.tokens() - n, head_dim = config_.head_dim;
+  const int n = int(x_.rows()), head_dim = config_.head_dim;
   const int q_dim = config_.heads * head_dim, kv_dim = config_.kv_heads * head_dim;
   if (options.on_hidden) options.on_hidden(l, start, flat(x_));
 
@@ -153,7 +159,7 @@ void model::run_layer(int l, sequence& seq, const forward_options& options) {
   w.qkv.apply(h_.data(), n, qkv_.data(), *pool_);
   queries_.resize(n, q_dim);
   rope_table& rope = ropes_[config_.sliding(l) ? 1 : 0];
-  rope.grow(seq.tokens());
+  rope.grow(start + n);
   for_rows(n, [&](Eigen::Index t) {
     float *q = qkv_.row(t).data(), *k = q + q_dim;
     if (!w.qkv_bias.empty()) qkv_.row(t) += Eigen::Map<const Eigen::RowVectorXf>(w.qkv_bias.data(), qkv_.cols());
@@ -174,7 +180,7 @@ void model::run_layer(int l, sequence& seq, const forward_options& options) {
   });
 
   attended_.resize(n, q_dim);
-  attention_(queries_.data(), seq, l, n, config_.heads, config_.layer_window(l), attended_.data(), *pool_);
+  attention_(queries_.data(), seq, l, start, n, config_.heads, config_.layer_window(l), attended_.data(), *pool_);
   add(w.o, attended_, w.post_attn_norm);
 
   for_rows(n, [&](Eigen::Index t) { rms_norm(x_.row(t).data(), w.ffn_norm, h_.row(t).data()); });

@@ -29,6 +29,8 @@ struct forward_options {
   std::function<void(int layer, int position, std::span<const float> queries)> on_queries{};
   /// The residual stream entering a layer, [tokens][dim], of a run of tokens from `position` on.
   std::function<void(int layer, int position, std::span<const float> hidden)> on_hidden{};
+  /// Compute tokens again that the sequence already holds, from this position on, instead of appending; -1 = append.
+  int position = -1;
   /// Start at this layer from `hidden` [tokens][dim], as on_hidden gave it; layers before it keep their cache as it is.
   int first_layer = 0;
   std::span<const float> hidden{};
@@ -45,8 +47,8 @@ class model {
   const model_config& config() const noexcept { return config_; }
   const gguf& directory() const noexcept { return directory_; }
 
-  /// Appends tokens to the sequence and computes them. Throws std::runtime_error where the pool is full or an id is
-  /// outside the vocabulary.
+  /// Appends tokens to the sequence and computes them. Throws std::runtime_error where the pool is full, an id is outside
+  /// the vocabulary, or options.position leaves the sequence.
   void forward(std::span<const std::int32_t> ids, sequence& seq, const forward_options& options = {});
 
   /// The output projection of a layer's attention, [dim][heads * head_dim]: the metric of an error in V.
@@ -72,7 +74,7 @@ class model {
 
   void load(arithmetic mode);
   void embed(std::span<const std::int32_t> ids);
-  void run_layer(int l, sequence& seq, const forward_options& options);
+  void run_layer(int l, int start, sequence& seq, const forward_options& options);
   void add(const linear& w, const matrix& input, const std::vector<float>& norm);
   void logits(int first, int start, const forward_options& options);
   void rms_norm(const float* from, const std::vector<float>& weight, float* to) const noexcept;

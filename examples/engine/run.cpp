@@ -44,8 +44,14 @@ int run_command(int argc, char** argv) {
   std::int32_t next = tokenizer::none;
   const forward_options options{.on_logits = [&](int, std::span<const float> logits) { next = sample(logits); }};
 
+  progress bar("prefill");
+  forward_options prefill = options;
+  prefill.on_hidden = [&, layers = s.net.config().layers](int layer, int position, std::span<const float>) {
+    if (position > 0)
+      bar.at(std::size_t(position) * std::size_t(layers) + std::size_t(layer), ids.size() * std::size_t(layers));
+  };
   clock.seconds();
-  s.net.forward(ids, seq, options);
+  s.net.forward(ids, seq, prefill);
   const double first_seconds = clock.seconds();
   std::string answer;
   int generated = 0;

@@ -33,11 +33,11 @@ using logits_rows = std::vector<std::vector<float>>;
 
 logits_rows all_logits(model& m, std::span<const std::int32_t> ids, sequence& seq) {
   logits_rows out;
-  m.forward(ids, seq,
-            {.logits_from = 0, .on_logits = [&](int position, std::span<const float> l) {
-               CHECK(position == seq.tokens() - int(std::min<std::size_t>(ids.size(), seq.tokens())) + int(out.size()));
-               out.emplace_back(l.begin(), l.end());
-             }});
+  const int start = seq.tokens();
+  m.forward(ids, seq, {.logits_from = 0, .on_logits = [&](int position, std::span<const float> l) {
+                         CHECK(position == start + int(out.size()));
+                         out.emplace_back(l.begin(), l.end());
+                       }});
   return out;
 }
 
@@ -181,6 +181,26 @@ TEST_CASE("a pass can start at a later layer") {
              .first_layer = 1,
              .hidden = hidden});
   CHECK(full == resumed);
+}
+
+TEST_CASE("tokens in the middle can be computed again") {
+  thread_pool threads(2);
+  const tiny::recipe r = recipes[2];
+  const tiny::temporary_file file(tiny::make_gguf(r));
+  model m(file.path(), arithmetic::exact, threads);
+  const std::vector<std::int32_t> ids = random_ids(100, r.vocab, 6);
+  page_pool pages(m.config(), sluice::dtype::f16, 8);
+  sequence seq(pages);
+  m.forward(ids, seq);
+  const logits_rows expected = cached(seq, sluice::plane::value, 4);
+  for (int t = 32; t < 64; ++t)  // a lost chunk
+    for (int l = 0; l < r.layers; ++l)
+      for (const sluice::plane p : {sluice::plane::key, sluice::plane::value})
+        std::fill_n(seq.at(p, l, t), pages.token_stride(), std::byte{0x7f});
+  m.forward(std::span(ids).subspan(32, 32), seq, {.position = 32});
+  CHECK(seq.tokens() == 100);
+  CHECK(relative_error(cached(seq, sluice::plane::value, 4), expected) < 1e-5);
+  CHECK_THROWS(m.forward(std::span(ids).first(32), seq, {.position = 69}));
 }
 
 TEST_CASE("8-bit products of any shape") {
