@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+// Streams of released format versions (test/golden, README.md there) decode to what they always did: integers exactly,
+// values within one unit in the last place of f16; and the integers encode to the same bytes again.
+// `sluice_tests --test-case="golden: make" --no-skip` writes the streams anew: only with a new format version.
+#include <sluice/sluice.hpp>
+
+#include <doctest/doctest.h>
+#include <support/caches.hpp>
+#include <support/reference_decoder.hpp>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace sluice;
+
+using bytes = std::vector<std::byte>;
+
+const std::string folder = SLUICE_SOURCE_DIR "/test/golden/";
+
+bytes read(const std::string& name) {
+  std::ifstream in(folder + name, std::ios::binary);
+  REQUIRE_MESSAGE(in.good(), name);
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  const auto* p = reinterpret_cast<const std::byte*>(text.data());
+  return {p, p + text.size()};
+}
+
+void write(const std::string& name, std::span<const std::byte> b) {
+  std::ofstream out(folder + name, std::ios::binary);
+  out.write(reinterpret_cast<const char*>(b.data()), std::streamsize(b.size()));
+  REQUIRE(out.good());
+}
+
+reference::bytes plain(std::span<const std::byte> b) {
+  return {reinterpret_cast<const std::uint8_t*>(b.data()), b.size()};
+}
+
+// The coefficients of every tile of a frame at every level, from the library's own rooms; checks that they encode to the
+// same streams. Returns a checksum of each level's integers, tile after tile.
+std::vector<std::uint32_t> integers(const profile& p, const bytes& frame) {
+  frame_index index;
+  REQUIRE(index.parse(frame) == status::ok);
+  const int levels = index.header().levels_present;
+  std::vector<std::vector<std::int16_t>> all(static_cast<std::size_t>(levels));
+  detail::tile_decoder<codec::standard> decoder(p, isa::best);
+  for (int l = 0; l < p.shape.num_layers(); ++l)
+    for (plane which : caches::planes)
+      for (int t = 0; t < index.token_tiles(); ++t)
+        for (int g = 0; g < p.of(l, which).groups(); ++g) {
+          detail::tile_task task;
+          task.place = detail::place_of(p.shape, p.of(l, which).group_width, l, which, g);
+          task.source = &p.of(l, which);
+          const auto payload = [&](int pass) {
+            const byte_range r = index.range(index.ordinal(pass, {l, which, t, g}));
+            return plain(frame).subspan(r.begin, r.size());
+          };
+          const int width = task.place.width();
+          const auto row_bytes = std::size_t(width * size_of(dtype{index.header().type[int(which)]}));
+          if (payload(0).empty()) continue;
+          REQUIRE(detail::parse_tile(payload(0), index.tokens_of(t), width, row_bytes, task.base) == status::ok);
+          for (int pass = 1; pass < levels; ++pass)
+            REQUIRE(detail::parse_refinement(payload(pass), task.base.rows(), width, task.refinement[pass - 1]) ==
+                    status::ok);
+          std::vector<std::int16_t> coarser;
+          for (int level = 0; level < levels; ++level) {
+            task.level = level;
+            task.state = status::ok;
+            decoder.decode({&task, 1});
+            REQUIRE(task.state == status::ok);
+            const auto n = std::size_t(task.base.rows()) * std::size_t(task.stride);
+            const std::vector<std::int16_t> values(task.values, task.values + n);
+            all[std::size_t(level)].insert(all[std::size_t(level)].end(), values.begin(), values.end());
+
+            // The same integers through the entropy coder again.
+            const int blocks = task.base.rows() ? task.tables->blocks[level] : 0;
+            REQUIRE(blocks <= detail::rans_max_blocks);
+            const auto stream = level ? task.refinement[level - 1].stream : task.base.stream;
+            CHECK(stream.empty() == (blocks == 0));
+            if (blocks == 0) continue;
+            std::vector<std::int8_t> digits(n);
+            for (std::size_t i = 0; level && i < n; ++i) digits[i] = std::int8_t(values[i] - 3 * coarser[i]);
+            for (isa on : {isa::portable, isa::avx2, isa::avx512}) {
+              std::vector<std::uint8_t> scratch(
+                  detail::encoded_bound(blocks, task.base.rows(), detail::rans_max_digits));
+              detail::encode_job job;
+              job.blocks = blocks;
+              job.rows = task.base.rows();
+              job.values = level ? coarser.data() : values.data();
+              job.digits = level ? digits.data() : nullptr;
+              job.stride = task.stride;
+              job.scratch = scratch.data();
+              job.capacity = scratch.size();
+              if (level) {
+                job.tables = task.tables->ternary[level - 1].data();
+                detail::encode_ternary({&job, 1}, on);
+              } else {
+                job.tables = task.tables->base.data();
+                detail::encode_base({&job, 1}, on);
+              }
+              REQUIRE(job.ok);
+              CHECK(job.size == stream.size());
+              CHECK(std::memcmp(job.bytes, stream.data(), stream.size()) == 0);
+            }
+            coarser = values;
+          }
+        }
+  std::vector<std::uint32_t> sums;
+  for (const auto& level : all) sums.push_back(checksum(level.data(), level.size() * 2, 0));
+  return sums;
+}
+
+// A stream of the set: the profile it was made with, what decodes it, and where its tokens go.
+struct stream {
+  const char* name;
+  const char* profile;
+  const char* preset;
+  dtype type;
+  std::int64_t tokens, position;
+  int level;    // most of what the stream holds
+  bool pinned;  // whether NAME.values lists every element at that level
+};
+constexpr stream streams[] = {
+    {"standard", "small", "standard", dtype::f16, 40, 0, 3, true},
+    {"standard_truncated", "small", "standard", dtype::f16, 40, 0, 1, false},
+    {"standard_later", "small", "standard", dtype::bf16, 24, 70000, 3, false},
+    {"uncalibrated", "plain", "standard", dtype::f16, 24, 0, 3, false},
+    {"fixed4", "small", "fixed4", dtype::f16, 20, 0, 0, false},
+    {"plain4", "plain", "plain4", dtype::f16, 20, 0, 0, false},
+    {"exact_f32", "plain", "exact", dtype::f32, 10, 0, 0, false},
+    {"exact_f16", "plain", "exact", dtype::f16, 20, 0, 0, false},
+    {"exact_bf16", "plain", "exact", dtype::bf16, 20, 0, 0, false},
+    {"exact_e4m3", "plain", "exact", dtype::e4m3, 20, 0, 0, false},
+    {"exact_e5m2", "plain", "exact", dtype::e5m2, 20, 0, 0, false},
+    {"exact_bytes", "plain", "exact", dtype::bytes, 20, 0, 0, false},
+    {"raw", "plain", "raw", dtype::f16, 3, 0, 0, false},
+    {"smollm2", "smollm2", "standard", dtype::f16, 16, 64, 3, false},
+    {"smollm2_exact", "smollm2", "exact", dtype::f16, 16, 64, 0, false},
+};
+
+profile load(const std::string& name) {
+  const result<profile> p = profile::parse(read(name + ".profile"));
+  REQUIRE(p);
+  return *p;
+}
+
+caches::cache pages_for(const profile& p, const stream& s) {
+  return caches::make_cache(p.shape, s.tokens, s.type, caches::engine::vllm_nhd, s.position);
+}
+
+// What streams.txt pins: checksums of the integers of every level, or of the elements of a lossless stream.
+std::string sums_of(const stream& s) {
+  const profile p = load(s.profile);
+  const bytes frame = read(std::string(s.name) + ".slc");
+  std::vector<std::uint32_t> sums;
+  codec::with_preset(s.preset, [&]<class Codec>() {
+    if constexpr (Codec::entropy::exact) {
+      caches::cache back = pages_for(p, s);
+      REQUIRE(caches::decode<Codec>(p, frame, back.view()).worst == status::ok);
+      const bytes elements = caches::elements(back.view());
+      sums.push_back(checksum(elements.data(), elements.size(), 0));
+    } else if constexpr (Codec::entropy::id == class_rans::id) {
+      sums = integers(p, frame);
+    }
+  });
+  std::string line = s.name;
+  for (std::uint32_t sum : sums) {
+    char text[16];
+    std::snprintf(text, sizeof text, " %08x", sum);
+    line += text;
+  }
+  return line;
+}
+
+}  // namespace
+
+TEST_CASE("golden: integers and lossless elements are those pinned, and encode to the same bytes") {
+  std::ifstream listed(folder + "streams.txt");
+  REQUIRE(listed.good());
+  for (const stream& s : streams) {
+    std::string line;
+    REQUIRE(std::getline(listed, line));
+    CHECK(sums_of(s) == line);
+  }
+}
+
+TEST_CASE("golden: values on every instruction set, as pinned and as the document says") {
+  for (const stream& s : streams) {
+    CAPTURE(std::string(s.name));
+    const profile p = load(s.profile);
+    const bytes frame = read(std::string(s.name) + ".slc"), file = read(std::string(s.profile) + ".profile");
+    const reference::frame r = reference::decode(plain(frame), reference::read_profile(plain(file)), s.level);
+    codec::with_preset(s.preset, [&]<class Codec>() {
+      for (isa on : {isa::portable, isa::avx2, isa::avx512}) {
+        caches::cache back = pages_for(p, s), expected = pages_for(p, s);
+        CHECK(caches::decode<Codec>(p, frame, back.view(), {.level = max_passes}, on).worst == status::ok);
+        caches::for_each_element(expected.view(), [&](plane which, int l, std::int64_t t, int h, int d, std::byte* to) {
+          const reference::plane_values& v = r.planes[std::size_t(2 * l + int(which))];
+          const auto at = std::size_t(t * v.width + h * expected.view()[which].head_dim + d);
+          if (v.exact[at])
+            std::memcpy(to, &v.stored[at * std::size_t(size_of(s.type))], std::size_t(size_of(s.type)));
+          else
+            store_element(to, s.type, float(v.x[at]));
+        });
+        if (Codec::entropy::exact)
+          CHECK(caches::elements(back.view()) == caches::elements(expected.view()));
+        else
+          CHECK(caches::worst_ulps(expected.view(), back.view()) <= (s.type == dtype::bf16 ? 8 : 1));
+        if (!s.pinned) continue;
+        const bytes values = read(std::string(s.name) + ".values");
+        std::size_t at = 0;
+        caches::for_each_element(expected.view(), [&](plane, auto, auto, auto, auto, std::byte* to) {
+          REQUIRE(at + 2 <= values.size());
+          std::memcpy(to, &values[at], 2);
+          at += 2;
+        });
+        CHECK(at == values.size());
+        CHECK(caches::worst_ulps(expected.view(), back.view()) <= 1);
+      }
+    });
+  }
+}
+
+TEST_CASE("golden: make" * doctest::skip()) {
+  const model_shape shape = model_shape::uniform(1, 2, 32);
+  std::uint32_t state = 12345;  // numbers from integers, so that any machine makes the same caches
+  const auto uniform = [&] { return double((state = state * 1664525 + 1013904223) >> 8) / double(1 << 24) - 0.5; };
+  const auto normal = [&] { return 1.7 * (uniform() + uniform() + uniform() + uniform()); };
+
+  // Hadamard bases; classes of all shapes over a wide range of widths, one of them wrong by much.
+  profile small = profile::uncalibrated(shape, 4, 2);
+  small.set_name("golden");
+  for (plane_profile& q : small.planes) {
+    q.group_width = 64;
+    q.step = q.scale = 1.f / 64;
+    for (std::size_t level = 0; level < 4; ++level) q.loss[level] = 0.1f / float(1 << 2 * level);
+    for (int i = 0; i < 64; ++i) {
+      q.classes.push_back(std::uint8_t(i % 4 * 64 + (i == 5 ? 3 : 38 - 36 * i / 64)));
+      q.mean.push_back(from_float<f16>(float(i % 7) / 4 - 0.5f).bits);
+    }
+    for (int k = 0; k < 64; ++k)
+      for (int i = 0; i < 64; ++i)
+        q.matrix.push_back(from_float<f16>(__builtin_popcount(unsigned(k & i)) % 2 ? -0.125f : 0.125f).bits);
+  }
+  write("small.profile", small.serialize());
+  profile without = profile::uncalibrated(shape, 4, 2);
+  without.set_name("golden, uncalibrated");
+  write("plain.profile", without.serialize());
+
+  // The cache such a profile describes, but for a tile that is twice as wide, an outlier and a token that is no number.
+  const auto fill = [&](const kv_view& v) {
+    std::vector<double> frequency(16);
+    rope_frequencies(shape.ropes[0], 32, frequency);
+    for (plane which : caches::planes)
+      for (std::int64_t t = 0; t < v.tokens; ++t) {
+        const plane_profile& q = small.of(0, which);
+        double c[64], x[64] = {};
+        for (int k = 0; k < 64; ++k)
+          c[k] = normal() * std::exp2((q.classes[std::size_t(k)] % 64 - 16) / 4.0 + (t >= 16 && t < 32 ? 1 : 0)) +
+                 (t == 35 && k == 3 ? 900 : 0);
+        for (int i = 0; i < 64; ++i) {
+          for (int k = 0; k < 64; ++k) x[i] += c[k] * (__builtin_popcount(unsigned(k & i)) % 2 ? -0.125 : 0.125);
+          x[i] = x[i] / 64 + double(to_float(f16{q.mean[std::size_t(i)]}));
+        }
+        for (int h = 0; h < 2; ++h) {
+          float row[32];
+          for (int d = 0; d < 32; ++d) row[d] = float(x[32 * h + d]);
+          if (which == plane::key) rotate(row, shape.ropes[0], frequency, v.position + t);
+          for (int d = 0; d < 32; ++d) caches::set(v, which, 0, t, h, d, row[d]);
+        }
+        if (v.tokens > 10 && v.k.type != dtype::bytes && t == 7) caches::set(v, which, 0, t, 1, 9, NAN);
+      }
+    if (v.k.type == dtype::bytes)
+      caches::for_each_element(v, [&](plane, auto, auto, auto, int d, std::byte* at) {
+        *at = std::byte(d % 3 ? int(8 * normal()) & 255 : (state >> 20 & 0x13));
+      });
+  };
+  for (const stream& s : streams) {
+    const profile p = load(s.profile);
+    caches::cache source = pages_for(p, s);
+    if (std::string(s.profile) == "smollm2")  // the lossless one is where the other comes from
+      REQUIRE(caches::decode<codec::exact>(p, read("smollm2_exact.slc"), source.view()).worst == status::ok);
+    else
+      fill(source.view());
+    codec::with_preset(s.preset, [&]<class Codec>() {
+      using tiled = typename Codec::template with_grouping<tile_tokens<16>>;
+      bytes frame = caches::encode<tiled>(p, source.view(), {}, isa::portable);
+      REQUIRE(!frame.empty());
+      if (!Codec::entropy::exact && s.level + 1 < Codec::quantizer::passes) frame.resize(*truncate(frame, s.level));
+      write(std::string(s.name) + ".slc", frame);
+      if (!s.pinned) return;
+      caches::cache back = pages_for(p, s);
+      REQUIRE(caches::decode<Codec>(p, frame, back.view(), {}, isa::portable).worst == status::ok);
+      write(std::string(s.name) + ".values", caches::elements(back.view()));
+    });
+  }
+  std::string lines;
+  for (const stream& s : streams) lines += sums_of(s) + "\n";
+  write("streams.txt", std::as_bytes(std::span(lines)));
+}
