@@ -28,6 +28,7 @@ enum class [[nodiscard]] status : std::uint32_t {
   wrong_version = 23,       ///< a newer or foreign format version
   wrong_positions = 24,     ///< the view does not hold the positions that the frame covers
   level_not_present = 25,   ///< the level was never made or has been truncated away
+  wrong_key = 26,           ///< a store gave the object of another key
   // the bytes
   not_a_frame = 30,         ///< the magic number is missing
   truncated = 31,           ///< bytes end before the frame does
@@ -63,6 +64,7 @@ constexpr const char* to_string(status s) noexcept {
     case status::wrong_version: return "unsupported format version";
     case status::wrong_positions: return "view does not hold these positions";
     case status::level_not_present: return "level not present";
+    case status::wrong_key: return "object of another key";
     case status::not_a_frame: return "not a sluice frame";
     case status::truncated: return "truncated";
     case status::corrupt_header: return "corrupt frame header";
