@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/numeric.hpp>
+#include <sluice/status.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace sluice::stream {
+
+/// What a store holds of one layer of a chunk: its keys and values; the layer's input, from which keys and values are
+/// projected (HCache, XQuant); or nothing, so that the layer is computed from the text (DroidSpeak's recomputed layers).
+enum class payload : std::uint8_t { kv, hidden, absent };
+
+/// A half-open range of model layers, or of groups of layers where the cost model counts in groups.
+struct layer_range {
+  int begin = 0, end = 0;
+  bool operator==(const layer_range&) const = default;
+};
+
+/// One chunk as a store's index describes it. `bytes[level * layers + layer]` are the bytes of one layer in a frame cut after
+/// `level`; the row behind the last level is the raw or exact copy, whose loss is zero. `loss[level]` in nats: what the
+/// whole request loses when this chunk stands at that level (losses of chunks add up).
+struct chunk_cost {
+  std::int64_t position = 0;  ///< of the first token
+  int tokens = 0;
+  std::uint64_t values = 0;  ///< scalars of K and V that a decoder writes
+  std::vector<std::uint64_t> bytes;
+  std::vector<double> loss;
+  std::vector<payload> kinds = {};  ///< per layer; empty = kv everywhere
+};
+
+/// What the machine and the link cost, as measured by the engine. A chunk of t tokens at position p is computed in
+/// t * (recompute_seconds_per_token + recompute_seconds_per_token_position * (p + t / 2)) seconds.
+struct cost_rates {
+  double recompute_seconds_per_token = 0;
+  double recompute_seconds_per_token_position = 0;
+  double project_seconds_per_token = 0;  ///< K and V of all layers from hidden states
+  double decode_seconds_per_byte = 0;
+  double decode_seconds_per_value = 0;        ///< of a lossy level, and again whenever a refinement is decoded
+  double exact_decode_seconds_per_value = 0;  ///< of the raw or exact copy
+  double latency_seconds = 0;                 ///< fixed cost of one request to the store
+  double token_fraction = 0;        ///< tokens of every fetched chunk that are computed anew (CacheBlend 0.15, EPIC)
+  double text_bytes_per_token = 0;  ///< 0 where the engine holds the token ids already
+};
+
+/// A step up the ladder of one chunk: from `from` (-1 = nothing yet) to `to`, both embedded levels.
+struct refinement {
+  int chunk = 0, from = 0, to = 0;
+  double loss_per_byte = 0;  ///< nats removed per byte sent
+};
+
+/// Everything a planner may know about a request except the link: exact bytes, seconds and losses of every choice.
+/// Levels 0 .. num_levels() - 1 are embedded (a level is a prefix of the next); exact_level() == num_levels() is the raw
+/// or exact copy, which shares no bytes with them.
+class cost_model {
+ public:
+  /// Takes over the description of one request and sorts the refinements by gain per byte, once.
+  /// Errors: invalid_argument (row lengths, negative or non-finite figures, levels that shrink, chunks out of order).
+  static result<cost_model> make(std::vector<chunk_cost> chunks, const cost_rates& rates, int levels, int layers = 1);
+
+  const cost_rates& rates() const noexcept { return rates_; }
+  int num_chunks() const noexcept { return int(chunks_.size()); }
+  int num_levels() const noexcept { return levels_; }
+  int num_layers() const noexcept { return layers_; }
+  int exact_level() const noexcept { return levels_; }
+  layer_range all_layers() const noexcept { return {0, layers_}; }
+  const chunk_cost& chunk(int c) const noexcept { return chunks_[std::size_t(c)]; }
+
+  /// Size of a chunk cut after `level`, or of its exact copy; -1 = 0 bytes.
+  std::uint64_t bytes(int c, int level) const noexcept {
+    return level < 0 ? 0 : bytes_[std::size_t(c) * std::size_t(levels_ + 1) + std::size_t(level)];
+  }
+  /// The same for a range of layers.
+  std::uint64_t bytes(int c, layer_range layers, int level) const noexcept {
+    std::uint64_t sum = 0;
+    if (level >= 0)
+      for (int l = layers.begin; l < layers.end; ++l)
+        sum += chunk(c).bytes[std::size_t(level) * std::size_t(layers_) + std::size_t(l)];
+    return sum;
+  }
+  /// Bytes to send to get a chunk from `have` (-1 = nothing) to `want`.
+  std::uint64_t bytes_between(int c, int have, int want) const noexcept {
+    if (have >= want) return 0;
+    return want == exact_level() ? bytes(c, want) : bytes(c, want) - bytes(c, have);
+  }
+  /// Bytes of the token ids of a chunk.
+  std::uint64_t text_bytes(int c) const noexcept {
+    return std::uint64_t(rates_.text_bytes_per_token * double(chunk(c).tokens));
+  }
+  /// Nats that the request loses through this chunk.
+  double loss(int c, int level) const noexcept {
+    return level < 0 || level >= levels_ ? 0 : chunk(c).loss[std::size_t(level)];
+  }
+  double decode_seconds(int c, int level, std::uint64_t new_bytes) const noexcept {
+    const double per_value =
+        level == exact_level() ? rates_.exact_decode_seconds_per_value : rates_.decode_seconds_per_value;
+    return rates_.decode_seconds_per_byte * double(new_bytes) + per_value * double(chunk(c).values);
+  }
+  /// Seconds to compute the whole chunk once everything before it is there.
+  double recompute_seconds(int c) const noexcept { return recompute_[std::size_t(c)]; }
+  /// Seconds to compute the chunks [begin, end).
+  double recompute_seconds(int begin, int end) const noexcept {
+    return recompute_until_[std::size_t(end)] - recompute_until_[std::size_t(begin)];
+  }
+  /// Seconds of computing that a fetched chunk still needs: absent layers, projections, the share of its tokens that is
+  /// computed anew.
+  double patch_seconds(int c) const noexcept { return patch_[std::size_t(c)]; }
+  /// Whether that computing attends to earlier chunks, which must then be there.
+  bool patch_needs_prefix(int c) const noexcept { return patch_needs_prefix_[std::size_t(c)]; }
+  /// Whether there is anything to fetch.
+  bool stored(int c) const noexcept { return stored_[std::size_t(c)]; }
+
+  /// Steps between embedded levels, the most nats per byte first; of one chunk in ladder order (steps that would break it
+  /// are merged: the lower convex hull of its rate-loss curve). A tie goes to the later chunk, which is dearer to compute.
+  std::span<const refinement> refinements() const noexcept { return refinements_; }
+  /// What is lost in nats when every chunk stands at `level`.
+  double total_loss(int level) const noexcept {
+    double sum = 0;
+    for (int c = 0; c < num_chunks(); ++c) sum += loss(c, level);
+    return sum;
+  }
+
+ private:
+  status check() const noexcept;
+  void build();
+  void sort_refinements();
+
+  std::vector<chunk_cost> chunks_;
+  cost_rates rates_;
+  int levels_ = 0, layers_ = 1;
+  std::vector<std::uint64_t> bytes_;
+  std::vector<double> recompute_, recompute_until_, patch_;
+  std::vector<bool> patch_needs_prefix_, stored_;
+  std::vector<refinement> refinements_;
+};
+
+inline result<cost_model> cost_model::make(std::vector<chunk_cost> chunks, const cost_rates& rates, int levels,
+                                           int layers) {
+  cost_model m;
+  m.chunks_ = std::move(chunks);
+  m.rates_ = rates;
+  m.levels_ = levels;
+  m.layers_ = layers;
+  if (const status s = m.check(); s != status::ok) return s;
+  m.build();
+  m.sort_refinements();
+  return m;
+}
+
+inline status cost_model::check() const noexcept {
+  const auto bad = [](double x) { return !(x >= 0) || !detail::isfinite(x); };
+  if (levels_ < 1 || levels_ > 100 || layers_ < 1 || chunks_.size() > (1u << 24)) return status::invalid_argument;
+  for (double x : {rates_.recompute_seconds_per_token, rates_.recompute_seconds_per_token_position,
+                   rates_.project_seconds_per_token, rates_.decode_seconds_per_byte, rates_.decode_seconds_per_value,
+                   rates_.exact_decode_seconds_per_value, rates_.latency_seconds, rates_.token_fraction,
+                   rates_.text_bytes_per_token})
+    if (bad(x)) return status::invalid_argument;
+  if (rates_.token_fraction > 1) return status::invalid_argument;
+  const std::size_t n = std::size_t(layers_), rows = std::size_t(levels_);
+  std::int64_t next = 0;
+  for (const chunk_cost& c : chunks_) {
+    if (c.position < next || c.tokens < 1 || c.bytes.size() != (rows + 1) * n || c.loss.size() != rows ||
+        (!c.kinds.empty() && c.kinds.size() != n))
+      return status::invalid_argument;
+    next = c.position + c.tokens;
+    for (std::size_t i = n; i < rows * n; ++i)
+      if (c.bytes[i] < c.bytes[i - n]) return status::invalid_argument;
+    for (std::uint64_t b : c.bytes)
+      if (b > (std::uint64_t{1} << 50)) return status::invalid_argument;
+    for (double x : c.loss)
+      if (bad(x)) return status::invalid_argument;
+  }
+  return status::ok;
+}
+
+inline void cost_model::build() {
+  recompute_until_.assign(1, 0);
+  for (const chunk_cost& c : chunks_) {
+    const double middle = double(c.position) + double(c.tokens) / 2;
+    recompute_.push_back(c.tokens *
+                         (rates_.recompute_seconds_per_token + rates_.recompute_seconds_per_token_position * middle));
+    recompute_until_.push_back(recompute_until_.back() + recompute_.back());
+    int count[3] = {};
+    for (int l = 0; l < layers_; ++l) ++count[c.kinds.empty() ? 0 : int(c.kinds[std::size_t(l)])];
+    const double share = 1.0 / layers_;
+    patch_.push_back(recompute_.back() * share * (count[2] + rates_.token_fraction * count[0]) +
+                     rates_.project_seconds_per_token * c.tokens * share * count[1]);
+    patch_needs_prefix_.push_back(count[2] > 0 || rates_.token_fraction > 0);
+    stored_.push_back(count[2] < layers_);
+    for (int level = 0; level <= levels_; ++level) {
+      std::uint64_t sum = 0;
+      for (int l = 0; l < layers_; ++l)
+        if (c.kinds.empty() || c.kinds[std::size_t(l)] != payload::absent)
+          sum += c.bytes[std::size_t(level) * std::size_t(layers_) + std::size_t(l)];
+      bytes_.push_back(sum);
+    }
+  }
+}
+
+inline void cost_model::sort_refinements() {
+  std::vector<refinement>& all = refinements_;
+  for (int c = 0; c < num_chunks(); ++c) {
+    if (!stored(c)) continue;
+    const std::size_t first = all.size();
+    for (int level = 1; level < levels_; ++level) {
+      refinement r{c, level - 1, level, 0};
+      const auto rate = [&] {
+        const double gain = loss(c, r.from) - loss(c, r.to);
+        const std::uint64_t b = bytes_between(c, r.from, r.to);
+        return b ? gain / double(b) : gain > 0 ? detail::infinity : 0;
+      };
+      r.loss_per_byte = rate();
+      while (all.size() > first && !(all.back().loss_per_byte > r.loss_per_byte)) {
+        r.from = all.back().from;
+        all.pop_back();
+        r.loss_per_byte = rate();
+      }
+      all.push_back(r);
+    }
+    while (all.size() > first && !(all.back().loss_per_byte > 0)) all.pop_back();
+  }
+  const auto before = [](const refinement& a, const refinement& b) {
+    if (a.loss_per_byte != b.loss_per_byte) return a.loss_per_byte > b.loss_per_byte;
+    return a.chunk != b.chunk ? a.chunk > b.chunk : a.from < b.from;
+  };
+  std::vector<refinement> other(all.size());  // merge sort: <algorithm> is not worth its lines here
+  for (std::size_t width = 1; width < all.size(); width *= 2) {
+    for (std::size_t at = 0; at < all.size(); at += 2 * width) {
+      const std::size_t middle = detail::min(at + width, all.size()), end = detail::min(at + 2 * width, all.size());
+      std::size_t i = at, j = middle;
+      for (std::size_t k = at; k < end; ++k)
+        other[k] = j == end || (i < middle && !before(all[j], all[i])) ? all[i++] : all[j++];
+    }
+    all.swap(other);
+  }
+}
+
+}  // namespace sluice::stream

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/numeric.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace sluice::stream {
+
+/// One finished transfer: seconds are those in which its bytes arrived, without waiting for the first of them.
+struct transfer {
+  std::uint64_t bytes = 0;
+  double seconds = 0;
+  double rate() const noexcept { return seconds > 0 ? double(bytes) / seconds : 0; }
+};
+
+/// What is known about a link: the last transfers, fed by whoever makes them. Plain data without a clock.
+class link_history {
+ public:
+  static constexpr int capacity = 64;
+
+  link_history() = default;
+  /// A link of which only a rate is known in bytes per second, from earlier requests or a measurement; 0 = nothing.
+  explicit link_history(double assumed_bytes_per_second) : assumed_(assumed_bytes_per_second) {}
+
+  void observe(std::uint64_t bytes, double seconds) noexcept {
+    if (bytes == 0 || !(seconds > 0)) return;
+    ring_[count_ % capacity] = {bytes, seconds};
+    ++count_;
+  }
+  /// Transfers that are remembered.
+  int size() const noexcept { return int(detail::min(count_, std::uint64_t{capacity})); }
+  /// i = 0 is the last.
+  const transfer& recent(int i) const noexcept { return ring_[(count_ - 1 - std::uint64_t(i)) % capacity]; }
+  double assumed_bytes_per_second() const noexcept { return assumed_; }
+
+ private:
+  transfer ring_[capacity] = {};
+  std::uint64_t count_ = 0;
+  double assumed_ = 0;
+};
+
+/// An estimator turns a history into bytes per second for the next `bytes` bytes; 0 = unknown. Policies take one as a
+/// parameter. This one: what the last chunk saw (CacheGen).
+struct last_chunk {
+  double operator()(const link_history& h, std::uint64_t = 0) const noexcept {
+    return h.size() ? h.recent(0).rate() : h.assumed_bytes_per_second();
+  }
+};
+
+/// Harmonic mean of the last transfers, beginning `skip` transfers ago.
+struct harmonic_mean {
+  int window = 5;
+  double operator()(const link_history& h, std::uint64_t = 0) const noexcept { return at(h, 0); }
+  double at(const link_history& h, int skip) const noexcept {
+    const int n = detail::min(window, h.size() - skip);
+    if (n <= 0) return h.assumed_bytes_per_second();
+    double sum = 0;
+    for (int i = 0; i < n; ++i) sum += 1 / h.recent(skip + i).rate();
+    return n / sum;
+  }
+};
+
+/// Harmonic mean divided by 1 + the largest relative error it made over the same window (RobustMPC; Yin et al.,
+/// SIGCOMM 2015, section 4.3): a lower bound wherever errors stay as they were.
+struct robust_harmonic_mean {
+  int window = 5;
+  double operator()(const link_history& h, std::uint64_t = 0) const noexcept {
+    const harmonic_mean mean{window};
+    double worst = 0;
+    for (int i = 0; i < window && i + 1 < h.size(); ++i)
+      worst = detail::max(worst, detail::abs(mean.at(h, i + 1) - h.recent(i).rate()) / h.recent(i).rate());
+    return mean.at(h, 0) / (1 + worst);
+  }
+};
+
+/// The rate that a share of 1 - q of all remembered transfers of about this size exceeded; sizes are put into buckets of a
+/// factor of four, and all sizes count where a bucket holds too few. After Fugu (Yan et al., NSDI 2020), with counts in place of a network.
+struct size_quantile {
+  double q = 0.25;
+  int enough = 8;
+  double operator()(const link_history& h, std::uint64_t bytes = 0) const noexcept {
+    double rates[link_history::capacity];
+    int n = collect(h, bytes, rates);
+    if (bytes == 0 || n < enough) n = collect(h, 0, rates);
+    if (n == 0) return h.assumed_bytes_per_second();
+    const int rank = detail::clamp(int(q * n), 0, n - 1);
+    for (int i = 1; i < n; ++i)  // insertion sort of at most 64 figures
+      for (int j = i; j > 0 && rates[j] < rates[j - 1]; --j) {
+        const double t = rates[j];
+        rates[j] = rates[j - 1];
+        rates[j - 1] = t;
+      }
+    return rates[rank];
+  }
+
+ private:
+  static int bucket(std::uint64_t bytes) noexcept { return bytes ? (63 - __builtin_clzll(bytes)) / 2 : -1; }
+  static int collect(const link_history& h, std::uint64_t bytes, double* rates) noexcept {
+    int n = 0;
+    for (int i = 0; i < h.size(); ++i)
+      if (bytes == 0 || bucket(h.recent(i).bytes) == bucket(bytes)) rates[n++] = h.recent(i).rate();
+    return n;
+  }
+};
+
+}  // namespace sluice::stream

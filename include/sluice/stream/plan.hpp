@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/numeric.hpp>
+#include <sluice/status.hpp>
+#include <sluice/stream/cost.hpp>
+#include <sluice/stream/link.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace sluice::stream {
+
+/// How a chunk comes: from the store, computed by the engine while the link does something else, as text that is computed
+/// when its turn comes (CacheGen), or the computing that a fetched chunk still needs (cost_model::patch_seconds).
+enum class action : std::uint8_t { none, fetch, recompute, text, patch };
+
+/// One step of a plan; plain data. A fetch sends what is missing between the level already asked for and `level`.
+struct step {
+  int chunk = -1;
+  layer_range layers{};
+  action what = action::none;
+  int level = -1;
+  std::uint32_t order = 0;
+  explicit operator bool() const noexcept { return what != action::none; }
+  bool operator==(const step&) const = default;
+};
+
+/// Where one chunk stands. Levels as in cost_model; -1 = none.
+struct chunk_progress {
+  std::int8_t requested = -1;  ///< best level asked for: in flight or here
+  std::int8_t arrived = -1;    ///< best level whose bytes are all here
+  std::int8_t ready = -1;      ///< best level decoded into the engine's pages
+  bool text = false;           ///< was chosen as text: is computed when everything before it is usable
+  bool lost = false;           ///< cannot be fetched (damaged, late, gone): must be computed
+  bool patched = false;        ///< its action::patch is done
+  bool computed = false;       ///< by the engine: exact
+};
+
+/// The state of one request; seconds on any one clock. The executor (or simulator) keeps it, a planner only reads it.
+struct progress {
+  double start_seconds = 0;
+  double now_seconds = 0;
+  double deadline_seconds = 0;
+  std::span<const chunk_progress> chunks;
+  std::uint64_t bytes_in_flight = 0;  ///< asked for and not arrived
+  int fetches_in_flight = 0;
+  int computing = -1;               ///< chunk that the engine works on
+  double compute_free_seconds = 0;  ///< when it will be done with it
+  double decode_free_seconds = 0;   ///< when everything that has arrived will be decoded
+  int sharing = 1;                  ///< requests that use the link, this one included
+  double left() const noexcept { return deadline_seconds - now_seconds; }
+};
+
+/// Whether the engine can run on this chunk as it is.
+inline bool usable(const cost_model& cost, const progress& p, int c) noexcept {
+  const chunk_progress& s = p.chunks[std::size_t(c)];
+  return s.computed || (s.ready >= 0 && (s.patched || cost.patch_seconds(c) <= 0));
+}
+/// Whether a planner may ask the store for it.
+inline bool can_fetch(const cost_model& cost, const progress& p, int c) noexcept {
+  const chunk_progress& s = p.chunks[std::size_t(c)];
+  return cost.stored(c) && !s.lost && !s.text && !s.computed && p.computing != c;
+}
+/// Whether nothing has been done about it yet.
+inline bool untouched(const progress& p, int c) noexcept {
+  const chunk_progress& s = p.chunks[std::size_t(c)];
+  return s.requested < 0 && !s.text && !s.computed && p.computing != c;
+}
+/// The first chunk that is not usable; num_chunks() where all are.
+inline int first_missing(const cost_model& cost, const progress& p) noexcept {
+  int c = 0;
+  while (c < cost.num_chunks() && usable(cost, p, c)) ++c;
+  return c;
+}
+/// Whether the link deserves another request: two are always in flight, more where latency would leave the link idle.
+inline bool link_wants_more(const cost_model& cost, const link_history& link, const progress& p) noexcept {
+  constexpr int most = 64;
+  const double rate = harmonic_mean{}(link);
+  return p.fetches_in_flight < 2 ||
+         (p.fetches_in_flight < most && double(p.bytes_in_flight) < 1.5 * rate * cost.rates().latency_seconds);
+}
+inline step fetch(const cost_model& cost, int c, int level) noexcept {
+  return {c, cost.all_layers(), action::fetch, level};
+}
+inline step compute(const cost_model& cost, int c) noexcept { return {c, cost.all_layers(), action::recompute, -1}; }
+
+/// What to do next: one request for the link and one computation for the engine; finished = the request is as good as
+/// it will get (or its deadline has passed and every chunk is usable): stop, and drop what is in flight.
+struct decision {
+  step link, compute;
+  bool finished = false;
+};
+
+/// What a policy is: two pure functions of the same four inputs, asked whenever the link or the engine could take work.
+template <class P>
+concept planner_policy = requires(const P policy, const cost_model& cost, const link_history& link, const progress& p) {
+  { policy.link(cost, link, p) } -> std::same_as<step>;
+  { policy.compute(cost, link, p) } -> std::same_as<step>;
+  { P::name } -> std::convertible_to<const char*>;
+};
+
+/// Asks a policy, and does what holds for all of them: computing that fetched chunks still need, chunks that only
+/// computing can bring (text, lost, never stored), the end. Pure; allocates nothing in next().
+template <planner_policy Policy>
+class planner {
+ public:
+  explicit planner(const cost_model& cost, Policy policy = {}) : cost_(&cost), policy_(policy) {}
+
+  const cost_model& cost() const noexcept { return *cost_; }
+  const Policy& policy() const noexcept { return policy_; }
+
+  decision next(const link_history& link, const progress& p) const noexcept {
+    decision d;
+    const int missing = first_missing(*cost_, p);
+    bool complete = true, settled = p.computing < 0;
+    for (int c = 0; c < cost_->num_chunks(); ++c) {
+      const chunk_progress& s = p.chunks[std::size_t(c)];
+      complete = complete && usable(*cost_, p, c);
+      settled = settled && (s.computed || s.requested == s.ready);
+    }
+    if (complete && p.now_seconds >= p.deadline_seconds) {
+      d.finished = true;
+      return d;
+    }
+    d.link = policy_.link(*cost_, link, p);
+    if (p.computing < 0) {
+      d.compute = due(p, missing);
+      if (!d.compute) d.compute = policy_.compute(*cost_, link, p);
+    }
+    d.finished = complete && settled && !d.link && !d.compute;
+    return d;
+  }
+
+  /// The whole plan from here on as it unfolds on a link of constant rate, decoding being free: what next() would say if
+  /// everything went as estimated. Errors: invalid_argument (no rate is known and none is given; the policy gets stuck).
+  result<std::vector<step>> plan(const link_history& link, const progress& from, double bytes_per_second = 0) const;
+
+ private:
+  // Work for the engine that no policy has a choice about.
+  step due(const progress& p, int missing) const noexcept {
+    for (int c = 0; c < cost_->num_chunks(); ++c) {
+      const chunk_progress& s = p.chunks[std::size_t(c)];
+      if (s.computed) continue;
+      if (s.ready >= 0 && !s.patched && cost_->patch_seconds(c) > 0) {
+        if (c <= missing || !cost_->patch_needs_prefix(c)) return {c, cost_->all_layers(), action::patch, -1};
+      } else if (c == missing && (s.text || s.lost || !cost_->stored(c))) {
+        return stream::compute(*cost_, c);
+      }
+    }
+    return {};
+  }
+
+  const cost_model* cost_;
+  Policy policy_;
+};
+
+template <planner_policy Policy>
+result<std::vector<step>> planner<Policy>::plan(const link_history& link, const progress& from, double rate) const {
+  if (!(rate > 0)) rate = harmonic_mean{}(link);
+  if (!(rate > 0) || from.chunks.size() != std::size_t(cost_->num_chunks())) return status::invalid_argument;
+  std::vector<chunk_progress> chunks(from.chunks.begin(), from.chunks.end());
+  for (chunk_progress& c : chunks) c.arrived = c.ready = c.requested;
+  progress p = from;
+  p.chunks = chunks;
+  p.bytes_in_flight = 0;
+  p.fetches_in_flight = 0;
+  std::vector<step> steps;
+  step sending, computing;
+  if (p.computing >= 0) computing = stream::compute(*cost_, p.computing);
+  double link_free = p.now_seconds;
+  const std::size_t limit = (std::size_t(cost_->num_levels()) + 4) * chunks.size() + 4;
+  while (true) {
+    const decision d = next(link, p);
+    if (d.finished) return steps;
+    if (d.link && !sending) {
+      sending = d.link;
+      chunk_progress& c = chunks[std::size_t(sending.chunk)];
+      const std::uint64_t bytes = sending.what == action::text
+                                      ? cost_->text_bytes(sending.chunk)
+                                      : cost_->bytes_between(sending.chunk, c.requested, sending.level);
+      link_free = p.now_seconds + double(bytes) / rate;
+      if (sending.what == action::fetch) c.requested = std::int8_t(sending.level);
+      p.fetches_in_flight = 1;
+      p.bytes_in_flight = bytes;
+      steps.push_back(sending);
+      steps.back().order = std::uint32_t(steps.size() - 1);
+    }
+    if (d.compute && p.computing < 0) {
+      computing = d.compute;
+      p.computing = computing.chunk;
+      p.compute_free_seconds =
+          p.now_seconds + (computing.what == action::patch ? cost_->patch_seconds(computing.chunk)
+                                                           : cost_->recompute_seconds(computing.chunk));
+      steps.push_back(computing);
+      steps.back().order = std::uint32_t(steps.size() - 1);
+    }
+    if (steps.size() > limit) return status::invalid_argument;
+    if (!sending && p.computing < 0) {
+      if (p.now_seconds >= p.deadline_seconds) return status::invalid_argument;
+      p.now_seconds = p.deadline_seconds;  // nothing to do before it passes
+      continue;
+    }
+    const bool link_first = sending && (p.computing < 0 || link_free <= p.compute_free_seconds);
+    p.now_seconds = link_first ? link_free : p.compute_free_seconds;
+    if (link_first) {
+      chunk_progress& c = chunks[std::size_t(sending.chunk)];
+      if (sending.what == action::text)
+        c.text = true;
+      else
+        c.arrived = c.ready = c.requested;
+      sending = {};
+      p.fetches_in_flight = 0;
+      p.bytes_in_flight = 0;
+    } else {
+      chunk_progress& c = chunks[std::size_t(p.computing)];
+      (computing.what == action::patch ? c.patched : c.computed) = true;
+      p.computing = -1;
+    }
+  }
+}
+
+/// A plan as text, a line a step: `order action chunk begin:end level`.
+std::vector<char> to_text(std::span<const step> plan);
+/// Reads what to_text() writes, from a source that is not trusted. Errors: parse_error, too_large.
+result<std::vector<step>> parse_plan(std::span<const char> text);
+
+}  // namespace sluice::stream
+
+namespace sluice::detail {
+
+inline constexpr const char* action_names[] = {"none", "fetch", "recompute", "text", "patch"};
+
+inline void put_text(std::vector<char>& out, const char* s) {
+  while (*s) out.push_back(*s++);
+}
+inline void put_number(std::vector<char>& out, std::int64_t x, char end) {
+  if (x < 0) out.push_back('-');
+  std::uint64_t u = x < 0 ? 0 - std::uint64_t(x) : std::uint64_t(x), unit = 1;
+  while (u / unit >= 10) unit *= 10;
+  for (; unit; unit /= 10) out.push_back(char('0' + u / unit % 10));
+  out.push_back(end);
+}
+// Splits off what stands before the first `end`, which is dropped.
+inline std::span<const char> take_word(std::span<const char>& text, char end) noexcept {
+  std::size_t i = 0;
+  while (i < text.size() && text[i] != end) ++i;
+  const std::span<const char> word = text.first(i);
+  text = text.subspan(i < text.size() ? i + 1 : i);
+  return word;
+}
+inline bool same_text(std::span<const char> a, const char* b) noexcept {
+  for (char c : a)
+    if (c == 0 || c != *b++) return false;
+  return *b == 0;
+}
+inline bool take_number(std::span<const char> word, long low, long high, long& out) noexcept {
+  const bool negative = !word.empty() && word[0] == '-';
+  if (negative) word = word.subspan(1);
+  if (word.empty() || word.size() > 9) return false;
+  out = 0;
+  for (char c : word) {
+    if (c < '0' || c > '9') return false;
+    out = out * 10 + (c - '0');
+  }
+  if (negative) out = -out;
+  return out >= low && out <= high;
+}
+
+}  // namespace sluice::detail
+
+namespace sluice::stream {
+
+inline std::vector<char> to_text(std::span<const step> plan) {
+  std::vector<char> out;
+  detail::put_text(out, "sluice-plan 1\n");
+  for (const step& s : plan) {
+    detail::put_number(out, s.order, ' ');
+    detail::put_text(out, detail::action_names[int(s.what)]);
+    out.push_back(' ');
+    detail::put_number(out, s.chunk, ' ');
+    detail::put_number(out, s.layers.begin, ':');
+    detail::put_number(out, s.layers.end, ' ');
+    detail::put_number(out, s.level, '\n');
+  }
+  return out;
+}
+
+inline result<std::vector<step>> parse_plan(std::span<const char> text) {
+  if (!detail::same_text(detail::take_word(text, '\n'), "sluice-plan 1")) return status::parse_error;
+  std::vector<step> plan;
+  constexpr long most = 999'999'999;
+  while (!text.empty()) {
+    std::span<const char> line = detail::take_word(text, '\n');
+    long order = 0, chunk = 0, begin = 0, end = 0, level = 0;
+    const bool ordered = detail::take_number(detail::take_word(line, ' '), 0, most, order);
+    const std::span<const char> name = detail::take_word(line, ' ');
+    int what = 1;
+    while (what < 5 && !detail::same_text(name, detail::action_names[what])) ++what;
+    if (!ordered || what == 5 || !detail::take_number(detail::take_word(line, ' '), 0, most, chunk) ||
+        !detail::take_number(detail::take_word(line, ':'), 0, most, begin) ||
+        !detail::take_number(detail::take_word(line, ' '), begin, most, end) ||
+        !detail::take_number(line, -1, 100, level))
+      return status::parse_error;
+    if (plan.size() >= (1u << 24)) return status::too_large;
+    plan.push_back({int(chunk), {int(begin), int(end)}, action(what), int(level), std::uint32_t(order)});
+  }
+  return plan;
+}
+
+}  // namespace sluice::stream
