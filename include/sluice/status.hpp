@@ -45,6 +45,13 @@ enum class [[nodiscard]] status : std::uint32_t {
   io_error = 50,
   out_of_memory = 51,
   parse_error = 52,         ///< a text or container format (safetensors, JSON) is malformed
+  not_found = 53,           ///< the store holds no such key, or holds it no longer
+  no_space = 54,            ///< disk or store is full; what was there before is untouched
+  timed_out = 55,           ///< nothing arrived for too long
+  connection_lost = 56,     ///< refused, reset or closed before the answer was whole
+  wrong_length = 57,        ///< an answer longer or shorter than what was asked for
+  refused = 58,             ///< the store answered with an error of its own: not allowed, busy, elsewhere
+  cancelled = 59,
   cuda_error = 60,
 };
 
@@ -78,6 +85,13 @@ constexpr const char* to_string(status s) noexcept {
     case status::io_error: return "input/output error";
     case status::out_of_memory: return "out of memory";
     case status::parse_error: return "malformed input";
+    case status::not_found: return "no such key";
+    case status::no_space: return "no space left";
+    case status::timed_out: return "timed out";
+    case status::connection_lost: return "connection lost";
+    case status::wrong_length: return "answer of the wrong length";
+    case status::refused: return "refused by the store";
+    case status::cancelled: return "cancelled";
     case status::cuda_error: return "CUDA error";
   }
   return "unknown status";

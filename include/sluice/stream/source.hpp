@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/status.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+// Where stored objects come from. A source keeps several ranges in flight without a thread of its own: whoever waits for
+// bytes calls poll(), and everything happens in there.
+
+namespace sluice::stream {
+
+/// One range of one object: `buffer.size()` bytes from `offset` on. The buffer belongs to the source until the read is
+/// completed or cancelled; the key is copied.
+struct read_request {
+  std::string_view key;
+  std::uint64_t offset = 0;
+  std::span<std::byte> buffer;
+};
+
+/// Names one read in flight; never 0.
+using ticket = std::uint64_t;
+
+/// The end of a read. The first `bytes` bytes of its buffer are what the store sent, also where `state` is not ok.
+/// States: not_found, timed_out, connection_lost, wrong_length (the object ends before the range does, or the answer has
+/// another length than it claims), refused, io_error.
+struct completion {
+  ticket which = 0;
+  status state = status::ok;
+  std::size_t bytes = 0;
+};
+
+/// A store of byte objects that is read by ranges.
+///
+/// - size(key): bytes of an object; waits. put(key, bytes): all of it under that name, or nothing changes; waits.
+///   Errors: those of a completion; no_space.
+/// - submit(request): starts a read and returns at once. All trouble comes as its completion.
+/// - poll(done, seconds): moves bytes; waits up to `seconds` until at least one read ends; returns how many it wrote to `done`.
+/// - arrived(ticket): bytes so far, from the first of the buffer on.
+/// - cancel(ticket): gives the buffer back; no completion follows. Returns what arrived() was.
+template <class S>
+concept byte_source = requires(S& s, std::string_view key, const read_request& request, std::span<completion> done,
+                               double seconds, ticket t, std::span<const std::byte> bytes) {
+  { s.size(key) } -> std::same_as<result<std::uint64_t>>;
+  { s.submit(request) } -> std::same_as<ticket>;
+  { s.poll(done, seconds) } -> std::same_as<std::size_t>;
+  { s.arrived(t) } -> std::same_as<std::size_t>;
+  { s.cancel(t) } -> std::same_as<std::size_t>;
+  { s.put(key, bytes) } -> std::same_as<status>;
+};
+
+/// Reads one range and waits for it, for at most `seconds`. Uses a source that has nothing else in flight.
+/// Errors: those of a completion.
+template <byte_source Source>
+status read(Source& source, const read_request& request, double seconds) {
+  const ticket t = source.submit(request);
+  completion done;
+  if (source.poll({&done, 1}, seconds) == 0) {
+    source.cancel(t);
+    return status::timed_out;
+  }
+  return done.state;
+}
+
+/// Reads a whole object and waits for it. Errors: those of size() and of a completion; too_large.
+template <byte_source Source>
+result<std::vector<std::byte>> read_object(Source& source, std::string_view key, double seconds,
+                                           std::uint64_t most = std::uint64_t{1} << 32) {
+  const result<std::uint64_t> size = source.size(key);
+  if (!size) return size.status();
+  if (*size > most) return status::too_large;
+  std::vector<std::byte> bytes(static_cast<std::size_t>(*size));
+  if (bytes.empty()) return bytes;
+  if (const status s = read(source, {key, 0, bytes}, seconds); s != status::ok) return s;
+  return bytes;
+}
+
+namespace detail {
+
+/// Reads of a source that fills a buffer within one call (memory, local disk), first come, first served.
+class read_queue {
+ public:
+  struct entry {
+    ticket which = 0;
+    read_request request;
+    std::vector<char> key;
+    std::size_t bytes = 0;
+  };
+
+  ticket push(const read_request& request) {
+    entries_.push_back({++last_, request, {request.key.begin(), request.key.end()}, 0});
+    entry& e = entries_.back();
+    e.request.key = {e.key.data(), e.key.size()};
+    return last_;
+  }
+  bool empty() const noexcept { return entries_.empty(); }
+  entry& front() noexcept { return entries_.front(); }
+  void pop() { entries_.erase(entries_.begin()); }
+  entry* find(ticket t) noexcept {
+    for (entry& e : entries_)
+      if (e.which == t) return &e;
+    return nullptr;
+  }
+  std::size_t arrived(ticket t) noexcept {
+    const entry* e = find(t);
+    return e ? e->bytes : 0;
+  }
+  std::size_t cancel(ticket t) {
+    for (std::size_t i = 0; i < entries_.size(); ++i)
+      if (entries_[i].which == t) {
+        const std::size_t bytes = entries_[i].bytes;
+        entries_.erase(entries_.begin() + std::ptrdiff_t(i));
+        return bytes;
+      }
+    return 0;
+  }
+
+ private:
+  std::vector<entry> entries_;
+  ticket last_ = 0;
+};
+
+}  // namespace detail
+
+}  // namespace sluice::stream
