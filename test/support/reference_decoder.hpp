@@ -250,7 +250,7 @@ inline void decode_part(bytes stream, int pass, int back, const std::uint8_t* cl
         }
         coder.step(t, 2, s);
         for (int i = 0; i < 32; ++i)
-          if (t[i]) v[i] = 3 * v[i] + digit_of(s[i], v[i]);
+          if (t[i]) v[i] = std::int16_t(3 * v[i] + digit_of(s[i], v[i]));
       };
       if (pass) {
         refine(back, [](int) { return true; });
@@ -274,7 +274,7 @@ inline void decode_part(bytes stream, int pass, int back, const std::uint8_t* cl
         }
         coder.step(t, 2, s);
         for (int i = 0; i < 32; ++i)
-          if (t[i]) v[i] = 3 * v[i] + digit_of(s[i], v[i]);
+          if (t[i]) v[i] = std::int16_t(3 * v[i] + digit_of(s[i], v[i]));
       }
     }
   coder.finish();
@@ -501,6 +501,7 @@ struct frame {
 };
 
 inline frame decode(bytes file, const profile& p, int level, std::int64_t position = -1) {
+  require(file.size() >= 72, "truncated");
   reader h(file);
   require(h.get<std::uint32_t>() == 0x46434c53, "magic");
   require(h.get<std::uint8_t>() == 0 && h.get<std::uint8_t>() <= 1, "version");
@@ -521,12 +522,19 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   const auto predictor = h.get<std::uint8_t>(), transform = h.get<std::uint8_t>(), quantizer = h.get<std::uint8_t>();
   h.get<std::uint8_t>();
   const auto entropy = h.get<std::uint8_t>();
-  require(predictor == 0 && quantizer == 1, "codec");
+  require(predictor == 0 && transform <= 1 && quantizer == 1 && entropy >= 1 && entropy <= 4, "codec");
+  for (int i = 0; i < 7; ++i) require(h.get<std::uint8_t>() == 0, "reserved");
+  require(out.position >= 0 && out.position <= INT64_MAX - (1 << 20), "position");
+  require(out.tokens >= 1 && out.tokens <= 1 << 20 && tile_tokens >= 1 && tile_tokens <= 4096, "tokens");
+  require(out.type[0] <= 5 && out.type[1] <= 5, "type");
+  require(present >= 1 && present <= out.passes && out.passes <= (entropy == 1 ? p.passes : 1), "passes");
+  require((72 + index_size) % 16 == 0, "index size");
   require(fingerprint == (entropy >= 3 ? 0 : p.fingerprint), "profile");
   require(layers == p.layers.size(), "layers");
   level = std::min(level, present - 1);
   if (position < 0) position = out.position;
 
+  require(file.size() - 72 >= index_size, "truncated");
   const bytes index = file.subspan(72, index_size);
   require(checksum(index, 0x46434c53) == index_checksum, "index");
   reader in(index);
@@ -541,6 +549,15 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
     shapes.insert(shapes.end(), n, shape{heads, {k, v}, {gk, gv}});
   }
   require(shapes.size() == layers, "runs");
+  for (int l = 0; l < layers; ++l)
+    for (int which = 0; which < 2; ++which) {
+      const shape& s = shapes[std::size_t(l)];
+      const layer& known = p.layers[std::size_t(l)];
+      require(s.heads == known.heads && s.dim[which] == known.dim[which], "shape");
+      require(entropy >= 3 || s.group_width[which] == p.planes[std::size_t(2 * l + which)].group_width, "groups");
+      require(s.dim[which] ? s.group_width[which] && s.group_width[which] % s.dim[which] == 0 : !s.group_width[which],
+              "groups");
+    }
   const int token_tiles = (out.tokens + tile_tokens - 1) / tile_tokens;
   const auto groups = [&](int l, int plane) {
     const shape& s = shapes[std::size_t(l)];
@@ -552,7 +569,9 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   std::size_t at = 72 + index_size;
   for (std::size_t i = 0; i < tiles * std::size_t(out.passes); ++i) {
     const auto size = in.get<std::uint32_t>(), sum = in.get<std::uint32_t>();
+    require(size % 16 == 0, "tile size");
     if (i < tiles * std::size_t(level + 1)) {
+      require(at + size <= file.size(), "truncated");
       tile.push_back(file.subspan(at, size));
       require(checksum(tile.back(), std::uint32_t(i)) == sum, "tile checksum");
     }
@@ -589,8 +608,21 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
           const auto stream_size = b.get<std::uint32_t>();
           const int side = b.get<std::uint8_t>(), bits = b.get<std::uint8_t>();
           require(b.get<std::uint16_t>() == 0, "reserved");
+          require(count >= 1 && first + count <= std::min(tile_tokens, out.tokens - t * tile_tokens),
+                  "tokens of a tile");
           const bytes stream = b.take(stream_size);
           const int rows = count - exact, blocks_all = (w + 31) / 32, stride = 32 * blocks_all;
+          // What each entropy model and profile allows.
+          const bool own = known.classes.empty();
+          require(rows >= 0 && side <= 7, "head");
+          require(entropy < 3 || (exact == 0 && exceptions == 0 && side == 0 && bits == 0),
+                  "lossless tiles have a stream only");
+          require(entropy != 1 || bits == 0, "bits");
+          require(entropy != 1 || !(side & 1) || !(own || side & 2), "deltas of nothing");
+          require(entropy != 1 || rows == 0 || !own || (side & 6) == 6, "classes and means are missing");
+          require(entropy != 2 || (exceptions == 0 && (rows ? bits >= 1 && bits <= 8 : bits == 0 && stream_size == 0)),
+                  "bits");
+          require(entropy != 2 || side == (rows && own && transform == 1 ? 6 : 0), "side");
           std::vector<std::uint8_t> classes(std::size_t(stride), 0);
           std::vector<double> mean(std::size_t(w), 0.0);
           if (!known.classes.empty()) {
@@ -599,6 +631,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
           }
           if (side & 1) {
             const auto mask = b.get<std::uint32_t>();
+            require(mask != 0 && blocks_all <= 32 && (blocks_all == 32 || mask >> blocks_all == 0), "mask of deltas");
             for (int block = 0; block < 32; ++block) {
               if (!(mask >> block & 1)) continue;
               const bytes nibbles = b.take(16);
@@ -613,11 +646,13 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
           double step = 1;
           if (side & 2) {
             step = double(b.get<float>());
+            require(std::isfinite(step) && step > 0, "step");
             const bytes c = b.take(std::size_t(w));
             std::copy(c.begin(), c.end(), classes.begin());
           }
+          for (std::uint8_t c : classes) require(entropy == 1 || !(side & 2) || c == 0, "classes of packed codes");
           if (side & 4)
-            for (double& m : mean) m = half(b.get<std::uint16_t>());
+            for (double& m : mean) require(std::isfinite(m = half(b.get<std::uint16_t>())), "mean");
           struct exception {
             int row, coefficient, pass;
             std::int32_t correction;
@@ -632,7 +667,11 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
           };
           read_exceptions(b, exceptions, 0);
           std::vector<int> exact_tokens;
-          for (int i = 0; i < exact; ++i) exact_tokens.push_back(b.get<std::uint16_t>());
+          for (int i = 0; i < exact; ++i) {
+            exact_tokens.push_back(b.get<std::uint16_t>());
+            require(exact_tokens.back() < count && (i == 0 || exact_tokens.back() > exact_tokens[std::size_t(i - 1)]),
+                    "exact tokens");
+          }
           const bytes exact_rows = b.take(row_bytes * std::size_t(exact));
           b.only_padding(16);
 
@@ -671,7 +710,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
               v.exact[cell(exact_tokens[std::size_t(i)], c)] = 0;
             }
           }
-          if (rows == 0) continue;
+          if (rows == 0 && entropy != 1) continue;
           if (entropy >= 3) {
             const auto elements =
                 entropy == 3 ? unsplit(stream, type, rows, w) : std::vector<std::uint8_t>(stream.begin(), stream.end());

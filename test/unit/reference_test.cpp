@@ -4,11 +4,13 @@
 
 #include <doctest/doctest.h>
 #include <support/caches.hpp>
+#include <support/frames.hpp>
 #include <support/reference_decoder.hpp>
 
 #include <cmath>
 #include <cstdint>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -161,6 +163,78 @@ TEST_CASE("reference: frames of every codec mean to the library what FORMAT.md s
   CHECK(seen.late_exceptions > 0);
   CHECK(seen.exact > 0);
   CHECK(seen.parts > 0);
+}
+
+TEST_CASE("reference: both take and refuse the same hostile bytes behind right checksums") {
+  CAPTURE(seed);
+  std::mt19937_64 random(seed);
+  const model_shape shape = model_shape::uniform(2, 2, 8);
+  caches::cache source = caches::make_cache(shape, 23);
+  caches::fill(source.view(), shape, seed);
+  const profile tuned = caches::make_profile(shape, {&source.view(), 1}, 0, 3, 2),
+                plain = profile::uncalibrated(shape, 6, 2);
+  caches::set(source.view(), plane::value, 1, 5, 1, 3, 300.f);
+  int both = 0, neither = 0;
+  const auto attack = [&]<class Codec>(const profile& p) {
+    const auto sound = caches::encode<typename Codec::template with_grouping<tile_tokens<16>>>(p, source.view());
+    const std::vector<std::byte> file = p.serialize();
+    const reference::profile known = reference::read_profile(as_bytes(file));
+    decoder<Codec> d(p);
+    caches::cache back = caches::make_cache(shape, 23, Codec::entropy::exact ? dtype::f16 : dtype::f32);
+    for (int round = 0; round < 4000; ++round) {
+      auto b = sound;
+      for (std::uint64_t n = 1 + random() % 2; n > 0; --n) {
+        const std::size_t at = std::size_t(random() % b.size());
+        if (random() % 2)
+          b[at] = std::byte(random());
+        else
+          b[at] ^= std::byte(1 << random() % 8);
+      }
+      frames::fix_checksums(b);
+      const page_status done = d.decode(b, back.view());
+      std::string refusal;
+      reference::frame r;
+      try {
+        r = reference::decode(as_bytes(b), known, max_passes);
+      } catch (const std::runtime_error& e) {
+        refusal = e.what();
+      }
+      // What lies in the view's hands, not in the bytes.
+      if (done.worst == status::wrong_positions || done.worst == status::absent ||
+          done.worst == status::level_not_present || done.worst == status::unsupported_type ||
+          done.worst == status::wrong_codec)
+        continue;
+      ++(done.worst == status::ok ? both : neither);
+      CAPTURE(round);
+      CAPTURE(to_string(done.worst));
+      CAPTURE(refusal);
+      CAPTURE(Codec::id.entropy);
+      CHECK((done.worst == status::ok) == refusal.empty());
+      if (done.worst != status::ok || !refusal.empty() || r.position != 0 || r.tokens != 23) continue;
+      // Whatever nonsense it says, it says the same to both.
+      std::size_t wrong = 0;
+      caches::for_each_element(
+          back.view(), [&](plane which, int l, std::int64_t t, int head, int e, const std::byte* at) {
+            const reference::plane_values& v = r.planes[std::size_t(2 * l + int(which))];
+            const auto row = std::size_t(t * v.width);
+            double most = 1;
+            for (std::size_t i = row; i < row + std::size_t(v.width); ++i) most = std::max(most, std::fabs(v.x[i]));
+            const double expected = v.x[row + std::size_t(head * 8 + e)],
+                         got = double(load_element(at, back.view()[which].type));
+            wrong += std::fabs(expected) < 3e38 && most < 3e38 && !(std::fabs(expected - got) <= 1e-3 * most);
+          });
+      CHECK(wrong == 0);
+    }
+  };
+  attack.operator()<codec::standard>(tuned);
+  attack.operator()<codec::standard::with_quantizer<embedded<5>>>(plain);
+  attack.operator()<codec::fixed<5>>(tuned);
+  attack.operator()<codec::fixed<5>>(plain);
+  attack.operator()<codec::plain<3>>(plain);
+  attack.operator()<codec::exact>(plain);
+  attack.operator()<codec::uncompressed>(plain);
+  CHECK(both > 1000);
+  CHECK(neither > 1000);
 }
 
 TEST_CASE("reference: lossless tiles of every type, smooth, noisy and constant") {
