@@ -106,7 +106,11 @@ class linear {
   }
 
   void apply_exact(const float* x, int tokens, float* y, thread_pool& pool) const {
-    const int step = std::clamp(1 << 16, 8 * cols_, 128 * cols_) / cols_;  // expanded rows that stay in the cache
+    // Rows expanded at a time: so few that they stay in the cache for one token; so many for a batch that packing its
+    // activations again for every panel costs little, and as many panels for each thread as for the others.
+    const int most = tokens == 1 ? std::max(8, (1 << 16) / cols_) : 256;
+    const int panels = (rows_ + most * pool.size() - 1) / (most * pool.size()) * pool.size();
+    const int step = (rows_ + panels - 1) / panels;
     pool.parallel_for((rows_ + step - 1) / step, [&](int i, int) {
       thread_local std::vector<float> panel;
       panel.resize(std::size_t(step) * std::size_t(cols_));
