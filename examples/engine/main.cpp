@@ -12,8 +12,17 @@ constexpr const char usage[] =
 
   engine run MODEL --prompt-file T [--question Q]     answer, or continue the text
       [--prompt TEXT] [--raw] [--tokens 128] [--temperature 0] [--top-k 40] [--top-p 0.95] [--seed 1]
+  engine save MODEL --prompt-file T --store DIR       compute a document's KV cache and keep it
+      [--profile M.profile] [--levels 4] [--max-tokens N]
+  engine resume MODEL --prompt-file T --store DIR     fetch the longest stored prefix, compute the rest, answer
+      --question Q [--profile M.profile] [--level 1] [--tokens 64] [--max-tokens N] [--compare]
   engine perplexity MODEL TEXT                        how well the model predicts a text
       [--context 512] [--tokens N] [--offset O] [--logits OUT.safetensors]
+  engine calibrate MODEL TEXT -o M.profile            what sluice has to know of the model, measured on a text
+      [--context 1024] [--captures 12] [--suffix 256] [--target-kl 0.010] [--no-sensitivities]
+  engine quality MODEL TEXT [--profile M.profile]     what a decoded cache does to predictions and answers
+      [--codec standard|fixed4|plain8|plain4|exact|raw] [--level J|all] [--context 1024] [--suffix 256] [--windows 4]
+      [--offset 0] [--needles 0] [--needle-context 4096] [--seed 1]
   engine capture MODEL TEXT OUT.safetensors           KV cache of a text, for `sluice calibrate` and the tests
       [--context 1024] [--suffix 256] [--offset 0] [--stats]
   engine tokenize MODEL TEXT                          token ids of a text
@@ -28,7 +37,11 @@ struct command {
 
 constexpr command commands[] = {
     {"run", engine::run_command},
+    {"save", engine::save_command},
+    {"resume", engine::resume_command},
     {"perplexity", engine::perplexity_command},
+    {"calibrate", engine::calibrate_command},
+    {"quality", engine::quality_command},
     {"capture", engine::capture_command},
     {"tokenize", engine::tokenize_command},
 };

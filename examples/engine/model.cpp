@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model.hpp"
 
+#include <sluice/format/checksum.hpp>
 #include <sluice/tensor/rope.hpp>
 
 #include <Eigen/Core>
@@ -62,6 +63,18 @@ void model::load(arithmetic mode) {
     table.frequencies.resize(std::size_t(config_.head_dim / 2));
     sluice::rope_frequencies(r, config_.head_dim, table.frequencies);
   }
+}
+
+// SHA-256 of checksums: gigabytes of weights are hashed at the speed of memory, and nobody forges weights here.
+sluice::digest model::identity() const noexcept {
+  sluice::sha256 hash;
+  hash.add(file_.bytes().size());
+  for (std::span rest = file_.bytes(); !rest.empty();) {
+    const std::size_t n = std::min<std::size_t>(rest.size(), 1 << 20);
+    hash.add(sluice::checksum(rest.data(), n, 0));
+    rest = rest.subspan(n);
+  }
+  return hash.finish();
 }
 
 matrix model::output_projection(int layer) const {

@@ -7,6 +7,8 @@
 #include "linear.hpp"
 #include "threads.hpp"
 
+#include <sluice/stream/sha256.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -46,6 +48,9 @@ class model {
 
   const model_config& config() const noexcept { return config_; }
   const gguf& directory() const noexcept { return directory_; }
+
+  /// Tells these weights from any others: a hash of the file.
+  sluice::digest identity() const noexcept;
 
   /// Appends tokens to the sequence and computes them. Throws std::runtime_error where the pool is full, an id is outside
   /// the vocabulary, or options.position leaves the sequence.

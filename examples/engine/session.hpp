@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "chat.hpp"
 #include "model.hpp"
 #include "tokenizer.hpp"
+
+#include <sluice/model/profile.hpp>
 
 #include <command.hpp>
 
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <memory>
@@ -81,7 +85,43 @@ struct session {
   static long default_threads() { return std::max(1l, static_cast<long>(std::thread::hardware_concurrency())); }
 };
 
+/// The profile to code this model's cache with: --profile, else the one beside the model (smol.profile for smol.gguf),
+/// else one that needs no calibration, which costs several times the bytes at equal quality.
+inline sluice::profile load_profile(const arguments& args, const std::string& model_path, const model& net) {
+  std::string path = model_path;
+  if (path.ends_with(".gguf")) path.resize(path.size() - 5);
+  path += ".profile";
+  if (!args.has("--profile") && !std::filesystem::exists(path)) {
+    std::fprintf(stderr, "engine: no %s: coding without calibration (see `engine calibrate`)\n", path.c_str());
+    return sluice::profile::uncalibrated(kv_shape(net.config()));
+  }
+  path = args.text("--profile", path);
+  auto loaded = sluice::profile::load(path.c_str());
+  if (!loaded) throw data_error(path + ": " + to_string(loaded.status()));
+  return *std::move(loaded);
+}
+
+/// A forward pass that says how far it is.
+inline forward_options with_progress(progress& bar, const model& net, std::size_t tokens) {
+  return {.on_hidden = [&bar, tokens, layers = std::size_t(net.config().layers)](int layer, int position,
+                                                                               std::span<const float>) {
+    bar.at(std::size_t(position) * layers + std::size_t(layer), tokens * layers);
+  }};
+}
+
+/// The document's part of the prompt, cut to --max-tokens.
+inline std::vector<std::int32_t> document_of(const arguments& args, const tokenizer& text, const std::string& document) {
+  std::vector<std::int32_t> ids = make_prompt(text, document, "").document;
+  const auto most = std::size_t(args.integer("--max-tokens", 1 << 30, 1, 1 << 30));
+  if (ids.size() > most) ids.resize(most);
+  return ids;
+}
+
 int run_command(int argc, char** argv);
+int save_command(int argc, char** argv);
+int resume_command(int argc, char** argv);
+int calibrate_command(int argc, char** argv);
+int quality_command(int argc, char** argv);
 int capture_command(int argc, char** argv);
 int tokenize_command(int argc, char** argv);
 int perplexity_command(int argc, char** argv);

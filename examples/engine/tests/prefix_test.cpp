@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "../prefix_cache.hpp"
+#include "../tokenizer.hpp"
+#include "tiny_model.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+using namespace engine;
+namespace fs = std::filesystem;
+
+namespace {
+
+struct temporary_folder {
+  temporary_folder() {
+    char name[] = "/tmp/sluice-store-XXXXXX";
+    path = ::mkdtemp(name);
+  }
+  ~temporary_folder() {
+    std::error_code error;
+    fs::remove_all(path, error);
+  }
+  std::string path;
+};
+
+using row = std::vector<float>;
+
+// A model, a document of two whole chunks and a part of one, and the exact answer to what follows it.
+struct fixture {
+  static constexpr int tokens = 2 * prefix_cache::chunk_tokens + 90;
+
+  explicit fixture(const tiny::recipe& r = {.arch = "llama", .layers = 4, .seed = 5}) : file(tiny::make_gguf(r)) {
+    std::mt19937_64 random(r.seed);
+    for (int i = 0; i < tokens; ++i) ids.push_back(std::int32_t(random() % 256));
+    for (int i = 0; i < 5; ++i) question.push_back(std::int32_t(random() % 256));
+    net.forward(ids, document);
+    expected = ask(ids, document);
+    document.truncate(tokens);
+  }
+
+  prefix_cache prefixes() { return {net, sluice::profile::uncalibrated(kv_shape(net.config())), kept, threads}; }
+
+  // Logits after the question.
+  row ask(std::span<const std::int32_t> prefix, sequence& seq) {
+    row out;
+    std::vector<std::int32_t> rest(prefix.begin() + seq.tokens(), prefix.end());
+    rest.insert(rest.end(), question.begin(), question.end());
+    net.forward(rest, seq, {.on_logits = [&](int, std::span<const float> l) { out.assign(l.begin(), l.end()); }});
+    return out;
+  }
+
+  double error(const row& got) const {
+    double e = 0, size = 0;
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      e += std::pow(double(got[i]) - double(expected[i]), 2);
+      size += std::pow(double(expected[i]), 2);
+    }
+    return std::sqrt(e / size);
+  }
+
+  std::vector<std::string> objects() const {  // in the order of the chunks
+    std::vector<std::string> names;
+    prefix_cache p{net, sluice::profile::uncalibrated(kv_shape(net.config())), const_cast<store&>(kept), threads};
+    for (int end : {prefix_cache::chunk_tokens, 2 * prefix_cache::chunk_tokens, tokens})
+      names.push_back(folder.path + "/" + p.name_of(std::span(ids).first(std::size_t(end))));
+    return names;
+  }
+
+  temporary_folder folder;
+  store kept{folder.path};
+  tiny::temporary_file file;
+  mutable thread_pool threads{2};
+  mutable model net{file.path(), arithmetic::exact, threads};
+  page_pool pages{net.config(), sluice::dtype::f16, 400};
+  sequence document{pages};
+  std::vector<std::int32_t> ids, question;
+  row expected;
+};
+
+std::string contents(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+// Where the first tile of an object lies.
+std::size_t base_tile(const std::string& object) {
+  sluice::frame_index index;
+  const auto bytes = std::as_bytes(std::span(object)).subspan(sizeof(sluice::stream::object_header));
+  REQUIRE(index.parse(bytes) == sluice::status::ok);
+  return sizeof(sluice::stream::object_header) + std::size_t(index.range(0).begin);
+}
+void overwrite(const std::string& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
+}
+
+}  // namespace
+
+TEST_CASE("prefix: what was saved is found by its tokens, and a finer level answers better") {
+  fixture f;
+  prefix_cache p = f.prefixes();
+  const save_report saved = p.save(f.ids, f.document, sluice::max_passes);
+  CHECK(saved.chunks == 3);
+  CHECK(saved.already_there == 0);
+  CHECK(saved.bytes < saved.raw_bytes);
+  CHECK(p.save(f.ids, f.document, sluice::max_passes).already_there == 3);
+  double last = 10;
+  std::size_t bytes = 0;
+  for (int level = 0; level < 4; ++level) {
+    CAPTURE(level);
+    sequence seq(f.pages);
+    const restore_report r = p.restore(f.ids, seq, level);
+    CHECK(r.tokens == fixture::tokens);
+    CHECK(r.missing.empty());
+    CHECK(r.bytes > bytes);  // a coarser level is not even read
+    CHECK(r.bytes <= saved.bytes);
+    bytes = r.bytes;
+    const double e = f.error(f.ask(f.ids, seq));
+    CHECK(e < last);
+    last = e;
+  }
+  CHECK(last < 0.15);
+}
+
+TEST_CASE("prefix: a longer prompt continues where the stored tokens end, another one where it differs") {
+  fixture f;
+  prefix_cache p = f.prefixes();
+  p.save(f.ids, f.document, sluice::max_passes);
+  std::vector<std::int32_t> longer = f.ids;
+  longer.resize(fixture::tokens + 500, 3);
+  sequence a(f.pages), b(f.pages), c(f.pages);
+  CHECK(p.restore(longer, a, 3).tokens == fixture::tokens);
+  std::vector<std::int32_t> other = f.ids;
+  other[prefix_cache::chunk_tokens + 7] ^= 1;
+  CHECK(p.restore(other, b, 3).tokens == prefix_cache::chunk_tokens);
+  other[0] ^= 1;
+  CHECK(p.restore(other, c, 3).tokens == 0);
+}
+
+TEST_CASE("prefix: pages that an object fails to fill are named, and computing them gives the right answer") {
+  fixture f;
+  f.prefixes().save(f.ids, f.document, sluice::max_passes);
+  const std::vector<std::string> objects = f.objects();
+  std::vector<std::string> sound;
+  for (const std::string& o : objects) sound.push_back(contents(o));
+  sequence whole(f.pages);
+  prefix_cache p = f.prefixes();
+  p.restore(f.ids, whole, 3);
+  const double usual = f.error(f.ask(f.ids, whole));
+
+  const auto attack = [&](const char* what, sluice::status why, const std::function<void()>& damage) {
+    CAPTURE(what);
+    damage();
+    sequence seq(f.pages);
+    const restore_report r = p.restore(f.ids, seq, 3);
+    CHECK(r.tokens == fixture::tokens);
+    REQUIRE_FALSE(r.missing.empty());
+    CHECK(r.missing.front().why == why);
+    compute(f.net, f.ids, seq, r.missing);
+    CHECK(f.error(f.ask(f.ids, seq)) < 1.5 * usual);
+    for (std::size_t i = 0; i < objects.size(); ++i) overwrite(objects[i], sound[i]);
+  };
+  attack("a flipped bit", sluice::status::corrupt_tile, [&] {
+    std::string s = sound[1];
+    s[base_tile(s)] = char(s[base_tile(s)] ^ 16);
+    overwrite(objects[1], s);
+  });
+  attack("a flipped bit of the name", sluice::status::corrupt_header, [&] {
+    std::string s = sound[1];
+    s[20] = char(s[20] ^ 1);
+    overwrite(objects[1], s);
+  });
+  attack("an object of other tokens", sluice::status::wrong_key, [&] { overwrite(objects[0], sound[1]); });
+  attack("half of it", sluice::status::truncated, [&] { overwrite(objects[2], sound[2].substr(0, 2000)); });
+  attack("nothing", sluice::status::truncated, [&] { overwrite(objects[0], ""); });
+  attack("another kind of file", sluice::status::not_a_frame, [&] { overwrite(objects[2], std::string(5000, 'x')); });
+  attack("the key's header before garbage", sluice::status::not_a_frame,
+         [&] { overwrite(objects[1], sound[1].substr(0, 48) + std::string(5000, 'x')); });
+
+  // A bit of every 97th byte: never unnoticed.
+  std::mt19937_64 random(1);
+  for (std::size_t at = 0; at < sound[0].size(); at += 97) {
+    CAPTURE(at);
+    std::string s = sound[0];
+    s[at] = char(s[at] ^ (1 << random() % 8));
+    overwrite(objects[0], s);
+    sequence seq(f.pages);
+    const restore_report r = p.restore(f.ids, seq, 3);
+    CHECK((!r.missing.empty() || r.degraded_pages > 0));
+  }
+}
+
+TEST_CASE("prefix: other models, profiles and codecs do not find these objects; an unusable store says why") {
+  fixture f;
+  f.prefixes().save(f.ids, f.document, sluice::max_passes);
+  sluice::profile finer = sluice::profile::uncalibrated(kv_shape(f.net.config()), 3);
+  sequence seq(f.pages);
+  CHECK(prefix_cache(f.net, finer, f.kept, f.threads).restore(f.ids, seq, 3).tokens == 0);
+  fixture other({.arch = "llama", .layers = 4, .seed = 6});
+  sequence seq2(other.pages);
+  CHECK(prefix_cache(other.net, other.prefixes().profile(), f.kept, f.threads).restore(f.ids, seq2, 3).tokens == 0);
+  CHECK_THROWS_WITH(prefix_cache(f.net, sluice::profile::uncalibrated(sluice::model_shape::uniform(2, 2, 16)), f.kept, f.threads),
+                    "the profile is of a model with another shape");
+  store nowhere(f.file.path() + "/store");  // below a file
+  prefix_cache p(f.net, f.prefixes().profile(), nowhere, f.threads);
+  CHECK_THROWS_AS(p.save(f.ids, f.document, 4), std::runtime_error);
+  CHECK(p.restore(f.ids, seq, 3).tokens == 0);
+}
