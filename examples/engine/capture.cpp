@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "observe.hpp"
 #include "session.hpp"
 
 #include <safetensors.hpp>
@@ -7,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <map>
 #include <string>
 #include <vector>
@@ -14,9 +16,6 @@
 namespace engine {
 
 namespace {
-
-constexpr int kept_queries = 32;  // of the last tokens
-constexpr int sinks = 4;          // first tokens, unlike all others, left out of statistics
 
 // Owns tensors until they are written.
 class tensors {
@@ -45,7 +44,7 @@ class tensors {
 int capture_command(int argc, char** argv) {
   const arguments args = parse_arguments(argc, argv, {"--context", "--suffix", "--offset"}, {"--stats"});
   if (args.operands.size() != 3) throw usage_error("engine capture MODEL TEXT OUT.safetensors");
-  const int context = int(args.integer("--context", 1024, kept_queries, 1 << 20));
+  const int context = int(args.integer("--context", 1024, query_statistics::kept, 1 << 20));
   const int suffix = int(args.integer("--suffix", 256, 0, 1 << 20));
   const auto offset = std::size_t(args.integer("--offset", 0, 0, 1 << 30));
   const bool stats = args.has("--stats");
@@ -62,22 +61,13 @@ int capture_command(int argc, char** argv) {
   ids.erase(ids.begin() + std::ptrdiff_t(first), ids.begin() + std::ptrdiff_t(first + offset));
   ids.resize(wanted);
 
-  const int group = c.heads / c.kv_heads, q_dim = c.heads * c.head_dim, kv_dim = c.kv_heads * c.head_dim;
-  std::vector<matrix> last(std::size_t(c.layers), matrix(kept_queries, q_dim));
-  std::vector<Eigen::ArrayXd> squares(std::size_t(c.layers), Eigen::ArrayXd::Zero(q_dim));
+  const int q_dim = c.heads * c.head_dim, kv_dim = c.kv_heads * c.head_dim;
+  query_statistics seen(s.net, context);
   progress bar("capture");
   forward_options options;
   options.on_queries = [&](int layer, int position, std::span<const float> queries) {
+    seen.add(layer, position, queries);
     const int n = int(queries.size()) / q_dim;
-    const Eigen::Map<const matrix> q(queries.data(), n, q_dim);
-    for (int t = std::max(0, sinks - position); t < n; ++t)
-      squares[std::size_t(layer)] += q.row(t).cast<double>().array().square().transpose();
-    for (int t = std::max(0, context - kept_queries - position); t < n; ++t) {
-      matrix& to = last[std::size_t(layer)];
-      const int row = position + t - (context - kept_queries);
-      to.row(row) = q.row(t);
-      for (int h = 0; h < c.heads; ++h) s.net.rotate(layer, to.row(row).data() + h * c.head_dim, position + t);
-    }
     bar.at(std::size_t(position) * std::size_t(c.layers) + std::size_t(n) * std::size_t(layer + 1),
            std::size_t(context) * std::size_t(c.layers));
   };
@@ -108,24 +98,15 @@ int capture_command(int argc, char** argv) {
         store_row(row.data(), sluice::dtype::f16, to, kv_dim);
       }
     }
-    store_row(last[std::size_t(l)].data(), sluice::dtype::f16,
-              out.add("q" + name, safetensors::dtype::f16, {kept_queries, c.heads, c.head_dim}), kept_queries * q_dim);
+    const std::vector<sluice::f16> last = seen.last(l);
+    std::memcpy(out.add("q" + name, safetensors::dtype::f16, {query_statistics::kept, c.heads, c.head_dim}),
+                last.data(), 2 * last.size());
     if (!stats) continue;
-    auto* q2 = reinterpret_cast<float*>(out.add("q2" + name, safetensors::dtype::f32, {c.kv_heads, c.head_dim}));
-    auto* wo =
-        reinterpret_cast<float*>(out.add("wo" + name, safetensors::dtype::f32, {c.kv_heads, c.head_dim, c.head_dim}));
-    const matrix o = s.net.output_projection(l);
-    for (int h = 0; h < c.kv_heads; ++h) {
-      Eigen::ArrayXd sum = Eigen::ArrayXd::Zero(c.head_dim);
-      matrix metric = matrix::Zero(c.head_dim, c.head_dim);
-      for (int j = h * group; j < (h + 1) * group; ++j) {
-        sum += squares[std::size_t(l)].segment(j * c.head_dim, c.head_dim);
-        metric += o.middleCols(j * c.head_dim, c.head_dim).transpose() * o.middleCols(j * c.head_dim, c.head_dim);
-      }
-      Eigen::Map<Eigen::ArrayXf>(q2 + h * c.head_dim, c.head_dim) =
-          (sum / (double(context - sinks) * group)).cast<float>();
-      Eigen::Map<matrix>(wo + std::ptrdiff_t(h) * c.head_dim * c.head_dim, c.head_dim, c.head_dim) = metric;
-    }
+    const std::vector<float> q2 = seen.q2(l);
+    std::memcpy(out.add("q2" + name, safetensors::dtype::f32, {c.kv_heads, c.head_dim}), q2.data(), 4 * q2.size());
+    const matrix wo = output_metric(s.net, l);
+    std::memcpy(out.add("wo" + name, safetensors::dtype::f32, {c.kv_heads, c.head_dim, c.head_dim}), wo.data(),
+                4 * std::size_t(wo.size()));
   }
   std::byte* to = out.add("ids", safetensors::dtype::i32, {std::int64_t(wanted)});
   std::copy_n(reinterpret_cast<const std::byte*>(ids.data()), 4 * wanted, to);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "predictions.hpp"
 #include "session.hpp"
 
 #include <safetensors.hpp>
@@ -26,14 +27,6 @@ int tokenize_command(int argc, char** argv) {
     for (const std::int32_t t : ids) std::printf("%d\n", t);
   }
   return 0;
-}
-
-// Minus the logarithm of the probability of `target`.
-static double surprise(std::span<const float> logits, std::int32_t target) {
-  const Eigen::Map<const Eigen::ArrayXf> x(logits.data(), static_cast<Eigen::Index>(logits.size()));
-  const float largest = x.maxCoeff();
-  const double sum = double((x - largest).exp().sum());
-  return std::log(sum) + double(largest - logits[std::size_t(target)]);
 }
 
 int perplexity_command(int argc, char** argv) {

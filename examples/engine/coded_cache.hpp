@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "cache.hpp"
+
+#include <sluice/codec/decoder.hpp>
+#include <sluice/codec/encoder.hpp>
+#include <sluice/codec/presets.hpp>
+#include <sluice/format/frame.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace engine {
+
+/// A sequence's tokens as frames of any preset codec, which can be cut down level by level and decoded at each.
+/// Every member throws std::runtime_error where the library reports an error.
+class coded_cache {
+ public:
+  static constexpr int chunk_tokens = 256;
+
+  /// Borrows the profile. Throws std::invalid_argument where no codec has this name.
+  coded_cache(const sluice::profile& p, const std::string& codec) {
+    if (!sluice::codec::with_preset(codec.c_str(),
+                                    [&]<class Codec>() { coder_ = std::make_unique<coder_of<Codec>>(p); }))
+      throw std::invalid_argument("no codec is called " + codec);
+  }
+
+  /// Encodes all tokens, with all levels.
+  void encode(const sluice::kv_view& cache) {
+    frames_.clear();
+    for (std::int64_t t = 0; t < cache.tokens; t += chunk_tokens) {
+      const sluice::result<std::size_t> size = coder_->encode(
+          cache.slice(t, std::min<std::int64_t>(t + chunk_tokens, cache.tokens)), frames_.emplace_back());
+      check("encoding", size.status());
+      frames_.back().resize(*size);
+    }
+    levels_ = frames_.empty() ? 0 : index_of(frames_.front()).header().passes;
+    tokens_ = int(cache.tokens);
+  }
+
+  /// Those that encode() made.
+  int levels() const noexcept { return levels_; }
+  std::size_t bytes() const noexcept {
+    std::size_t n = 0;
+    for (const auto& f : frames_) n += f.size();
+    return n;
+  }
+
+  /// Cuts off the levels above this one, for good.
+  void truncate(int level) {
+    for (auto& f : frames_) {
+      const sluice::result<std::size_t> size = sluice::truncate(f, level);
+      check("truncating", size.status());
+      f.resize(*size);
+    }
+  }
+
+  /// Fills an empty sequence with what the frames hold.
+  void decode(sequence& to) {
+    check("decoding", to.grow(tokens_));
+    for (const auto& f : frames_) check("decoding", coder_->decode(f, to.view()));
+  }
+
+ private:
+  struct coder {
+    virtual ~coder() = default;
+    virtual sluice::result<std::size_t> encode(const sluice::kv_view& cache, std::vector<std::byte>& frame) = 0;
+    virtual sluice::status decode(std::span<const std::byte> frame, const sluice::kv_view& cache) = 0;
+  };
+
+  template <class Codec>
+  struct coder_of final : coder {
+    explicit coder_of(const sluice::profile& p) : encoder(p), decoder(p) {}
+    sluice::result<std::size_t> encode(const sluice::kv_view& cache, std::vector<std::byte>& frame) override {
+      frame.resize(encoder.max_size(cache));
+      return encoder.encode(cache, frame);
+    }
+    sluice::status decode(std::span<const std::byte> frame, const sluice::kv_view& cache) override {
+      return decoder.decode(frame, cache).worst;
+    }
+    sluice::encoder<Codec> encoder;
+    sluice::decoder<Codec> decoder;
+  };
+
+  static void check(const char* what, sluice::status s) {
+    if (s != sluice::status::ok) throw std::runtime_error(std::string(what) + ": " + to_string(s));
+  }
+
+  static sluice::frame_index index_of(std::span<const std::byte> frame) {
+    sluice::frame_index index;
+    check("encoding", index.parse(frame));
+    return index;
+  }
+
+  std::unique_ptr<coder> coder_;
+  std::vector<std::vector<std::byte>> frames_;
+  int levels_ = 0, tokens_ = 0;
+};
+
+}  // namespace engine
