@@ -4,13 +4,14 @@
 #include <facts.hpp>
 #include <output_file.hpp>
 #include <report.hpp>
+#include <resume.hpp>
 
 #include <nlohmann/json.hpp>
 
 #include <cstdio>
-#include <cstring>
 #include <exception>
 #include <filesystem>
+#include <map>
 #include <span>
 #include <string>
 
@@ -18,7 +19,7 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-json to_json(const facts& f) {
+json to_json(const facts& f, const conversation& talk) {
   json rows = json::array(), links = json::array(), passes = json::array(), layers = json::array();
   for (const codec_row& r : f.rows) {
     json row{{"name", r.name},
@@ -59,6 +60,29 @@ json to_json(const facts& f) {
     }
     layers.push_back({{"k_by_pass", std::move(k)}, {"v_by_pass", std::move(v)}});
   }
+  json session = nullptr;
+  if (!talk.levels.empty()) {
+    json levels = json::array();
+    for (const resumed& r : talk.levels)
+      levels.push_back({{"level", r.level},
+                        {"bytes", r.bytes},
+                        {"ratio", r.ratio},
+                        {"first_token_seconds", r.first_token_seconds},
+                        {"full_prefill_first_token_seconds", r.prefill_seconds},
+                        {"kl", r.kl},
+                        {"top1", r.top1},
+                        {"judged_tokens", r.judged_tokens},
+                        {"answer", r.answer}});
+    session = {{"document", talk.document},
+               {"tokens", talk.tokens},
+               {"question", talk.question},
+               {"question_tokens", talk.question_tokens},
+               {"raw_bytes", talk.raw_bytes},
+               {"prefill_seconds", talk.prefill_seconds},
+               {"encode_seconds", talk.encode_seconds},
+               {"exact_answer", talk.exact_answer},
+               {"levels", std::move(levels)}};
+  }
   const checks& c = f.checked;
   return {{"model", f.model},
           {"tokens", f.tokens},
@@ -75,6 +99,7 @@ json to_json(const facts& f) {
           {"codecs", std::move(rows)},
           {"links", std::move(links)},
           {"bytes", {{"index", f.account.index}, {"passes", std::move(passes)}, {"layers", std::move(layers)}}},
+          {"conversation", std::move(session)},
           {"checks",
            {{"ok", c.ok()},
             {"truncated_file_equals_level", c.truncated_equal},
@@ -140,7 +165,6 @@ void print(const facts& f) {
       mark(c.only_that_page && c.others_unchanged), c.damaged_page);
   std::printf("%s  %d bits flipped one at a time all over it: %d detected, %d of them cost only a level\n",
               mark(c.flips == c.flips_detected), c.flips, c.flips_detected, c.flips_degraded);
-  std::printf("\n%s, %u cores, %s\n", f.cpu.c_str(), f.cores, f.compiler.c_str());
 }
 
 void save(const std::string& path, const std::string& text) {
@@ -152,21 +176,31 @@ void save(const std::string& path, const std::string& text) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string data = "test/data", out = "build/demo";
-  for (int i = 1; i < argc; ++i) {
-    const bool is_data = !std::strcmp(argv[i], "--data");
-    if ((!is_data && std::strcmp(argv[i], "--out")) || i + 1 == argc) {
-      std::fprintf(stderr, "usage: sluice-demo [--data test/data] [--out build/demo]\n");
+  std::map<std::string, std::string> options = {{"--data", "test/data"}, {"--out", "build/demo"}, {"--engine", ""},
+                                                {"--model", ""},         {"--document", ""}};
+  for (int i = 1; i < argc; i += 2) {
+    const auto option = options.find(argv[i]);
+    if (option == options.end() || i + 1 == argc) {
+      std::fprintf(stderr,
+                   "usage: sluice-demo [--data test/data] [--out build/demo]\n"
+                   "                   [--engine ENGINE --model SMOLLM2.gguf --document TEXT]\n");
       return 2;
     }
-    (is_data ? data : out) = argv[++i];
+    option->second = argv[i + 1];
   }
+  const std::string out = options["--out"];
   try {
-    const facts f = measure(data);
+    const facts f = measure(options["--data"]);
     print(f);
+    conversation c;
+    if (!options["--engine"].empty())
+      c = converse({options["--engine"], options["--model"], options["--data"] + "/smollm2.profile",
+                    options["--document"], out + "/store"});
+    print(c);
+    std::printf("\n%s, %u cores, %s\n", f.cpu.c_str(), f.cores, f.compiler.c_str());
     std::filesystem::create_directories(out);
-    save(out + "/demo.json", to_json(f).dump(1) + "\n");
-    save(out + "/report.html", report(f));
+    save(out + "/demo.json", to_json(f, c).dump(1, ' ', false, json::error_handler_t::replace) + "\n");
+    save(out + "/report.html", report(f, c));
     std::printf("Figures: %s/demo.json\nReport:  %s/report.html\n", out.c_str(), out.c_str());
     return f.checked.ok() ? 0 : 1;
   } catch (const std::exception& e) {

@@ -169,7 +169,7 @@ std::string check_list(const facts& f) {
 
 }  // namespace
 
-std::string report(const facts& f) {
+std::string report(const facts& f, const conversation& c) {
   const codec_row& r = f.level(f.chosen_level());
   const std::string level = r.name;
   std::string h =
@@ -207,6 +207,8 @@ std::string report(const facts& f) {
        "<p class=\"note\">All bytes over the link, then decode with one core; nothing is overlapped. Raw is copied "
        "into place by memcpy.</p>\n";
 
+  h += conversation_section(c);
+
   h += "<h2>Where the bits go</h2>\n<p>Every level is the one before it and a refinement that cuts each step of the "
        "quantiser in three. ";
   h += format(
@@ -232,6 +234,6 @@ std::string report(const facts& f) {
   h += "<footer><p class=\"note\">" + escape(f.cpu) + format(", %u cores, one used; instructions: ", f.cores) +
        f.instructions + "; compiled with " + escape(f.compiler) +
        ". Attention errors need no engine; the quality of generated text does, and is "
-       "measured elsewhere.</p></footer>\n</main></body></html>\n";
+       "measured with examples/engine.</p></footer>\n</main></body></html>\n";
   return h;
 }

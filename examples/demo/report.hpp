@@ -2,8 +2,9 @@
 #pragma once
 
 #include <facts.hpp>
+#include <resume.hpp>
 
 #include <string>
 
 /// The report: one HTML file that needs nothing else, with plots as SVG, in light and dark.
-std::string report(const facts& f);
+std::string report(const facts& f, const conversation& c);
