@@ -2,6 +2,7 @@
 # cmake -P cmake/test.cmake: installs what is missing, builds everything into build/, runs the tests.
 cmake_minimum_required(VERSION 3.25)
 cmake_path(GET CMAKE_CURRENT_LIST_DIR PARENT_PATH root)
+set(SLUICE_SERVERS ON)
 include("${CMAKE_CURRENT_LIST_DIR}/deps.cmake")
 sluice_jobs(jobs)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Every public header compiles alone and twice in a row; a second translation unit with all of them, after system
 # headers and with names poisoned that some system defines as macros, links with the first ones into one program and is
-# compiled as other people's projects would compile it. calibrate.hpp takes part where Eigen is found.
+# compiled as other people's projects would compile it. Headers that need a library take part where it is found.
 file(GLOB_RECURSE headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/include/sluice/*.hpp")
 sluice_keep_buildable(headers)
 
@@ -16,9 +16,15 @@ foreach(header IN LISTS headers)
   string(APPEND all "#include <${header}>\n")
 endforeach()
 set(ALL_HEADERS "${all}")
-set(EIGEN "")
+set(OTHERS "")
 if(TARGET sluice::calibration)
-  set(EIGEN "#include <Eigen/Dense>")
+  string(APPEND OTHERS "#include <Eigen/Dense>\n")
+endif()
+if(TARGET sluice::redis)
+  string(APPEND OTHERS "#include <hiredis/hiredis.h>\n")
+endif()
+if(TARGET sluice::http)
+  string(APPEND OTHERS "#include <curl/curl.h>\n")
 endif()
 set(all_headers "${CMAKE_CURRENT_BINARY_DIR}/headers/all.cpp")
 configure_file(headers.cpp.in "${all_headers}" @ONLY)

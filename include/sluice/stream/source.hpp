@@ -80,11 +80,15 @@ result<std::vector<std::byte>> read_object(Source& source, std::string_view key,
   return bytes;
 }
 
-namespace detail {
+}  // namespace sluice::stream
+
+namespace sluice::detail {
 
 /// Reads of a source that fills a buffer within one call (memory, local disk), first come, first served.
 class read_queue {
  public:
+  using ticket = stream::ticket;
+  using read_request = stream::read_request;
   struct entry {
     ticket which = 0;
     read_request request;
@@ -125,6 +129,4 @@ class read_queue {
   ticket last_ = 0;
 };
 
-}  // namespace detail
-
-}  // namespace sluice::stream
+}  // namespace sluice::detail

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+# Streaming against real servers, which the tests start for themselves on free ports, with a proxy in front that does what
+# bad networks do. A test whose server is not installed says so and is skipped (exit code 77).
+file(GLOB stream_tests CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/*_test.cpp")
+sluice_keep_buildable(stream_tests)
+foreach(source IN LISTS stream_tests)
+  cmake_path(GET source STEM name)
+  add_executable(sluice_stream_${name} "${source}")
+  target_link_libraries(sluice_stream_${name} PRIVATE sluice_test)
+  target_include_directories(sluice_stream_${name} PRIVATE "${CMAKE_CURRENT_LIST_DIR}")
+  add_test(NAME stream.${name} COMMAND sluice_stream_${name})
+  set_tests_properties(stream.${name} PROPERTIES LABELS stream TIMEOUT 300 SKIP_RETURN_CODE 77)
+endforeach()
