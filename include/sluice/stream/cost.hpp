@@ -43,8 +43,7 @@ struct cost_rates {
   double decode_seconds_per_value = 0;        ///< of a lossy level, and again whenever a refinement is decoded
   double exact_decode_seconds_per_value = 0;  ///< of the raw or exact copy
   double latency_seconds = 0;                 ///< fixed cost of one request to the store
-  double token_fraction = 0;        ///< tokens of every fetched chunk that are computed anew (CacheBlend 0.15, EPIC)
-  double text_bytes_per_token = 0;  ///< 0 where the engine holds the token ids already
+  double token_fraction = 0;  ///< tokens of every fetched chunk that are computed anew (CacheBlend 0.15, EPIC)
 };
 
 /// A step up the ladder of one chunk: from `from` (-1 = nothing yet) to `to`, both embedded levels.
@@ -86,10 +85,6 @@ class cost_model {
   std::uint64_t bytes_between(int c, int have, int want) const noexcept {
     if (have >= want) return 0;
     return want == exact_level() ? bytes(c, want) : bytes(c, want) - bytes(c, have);
-  }
-  /// Bytes of the token ids of a chunk.
-  std::uint64_t text_bytes(int c) const noexcept {
-    return std::uint64_t(rates_.text_bytes_per_token * double(chunk(c).tokens));
   }
   /// Nats that the request loses through this chunk.
   double loss(int c, int level) const noexcept {
@@ -156,8 +151,7 @@ inline status cost_model::check() const noexcept {
   if (levels_ < 1 || levels_ > 100 || layers_ < 1 || chunks_.size() > (1u << 24)) return status::invalid_argument;
   for (double x : {rates_.recompute_seconds_per_token, rates_.recompute_seconds_per_token_position,
                    rates_.project_seconds_per_token, rates_.decode_seconds_per_byte, rates_.decode_seconds_per_value,
-                   rates_.exact_decode_seconds_per_value, rates_.latency_seconds, rates_.token_fraction,
-                   rates_.text_bytes_per_token})
+                   rates_.exact_decode_seconds_per_value, rates_.latency_seconds, rates_.token_fraction})
     if (bad(x)) return status::invalid_argument;
   if (rates_.token_fraction > 1) return status::invalid_argument;
   const std::size_t n = std::size_t(layers_), rows = std::size_t(levels_);

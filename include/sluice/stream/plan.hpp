@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace sluice::stream {
@@ -18,7 +19,8 @@ namespace sluice::stream {
 /// when its turn comes (CacheGen), or the computing that a fetched chunk still needs (cost_model::patch_seconds).
 enum class action : std::uint8_t { none, fetch, recompute, text, patch };
 
-/// One step of a plan; plain data. A fetch sends what is missing between the level already asked for and `level`.
+/// One step of a plan; plain data. A fetch sends what is missing between the level already asked for and `level`. Text costs
+/// the link nothing (the engine has the token ids): carrying it out is to set chunk_progress::text.
 struct step {
   int chunk = -1;
   layer_range layers{};
@@ -88,14 +90,23 @@ inline step fetch(const cost_model& cost, int c, int level) noexcept {
 }
 inline step compute(const cost_model& cost, int c) noexcept { return {c, cost.all_layers(), action::recompute, -1}; }
 
-/// What to do next: one request for the link and one computation for the engine; finished = the request is as good as
-/// it will get (or its deadline has passed and every chunk is usable): stop, and drop what is in flight.
+/// Bytes per second that this request may expect, by an estimator, of the next `bytes` bytes; 0 = unknown. Requests that
+/// share a link take turns chunk by chunk, so each of N gets an Nth (CacheGen's delay of concurrent requests).
+template <class Estimator>
+double expected_rate(const Estimator& estimate, const link_history& link, const progress& p,
+                     std::uint64_t bytes) noexcept {
+  return estimate(link, bytes) / detail::max(p.sharing, 1);
+}
+
+/// What to do next: one request for the link and one computation for the engine; finished = every chunk is usable and the
+/// policy wants no more, or the deadline has come: hand the cache over, and drop what is in flight.
 struct decision {
   step link, compute;
   bool finished = false;
 };
 
-/// What a policy is: two pure functions of the same four inputs, asked whenever the link or the engine could take work.
+/// What a policy is: two pure functions of the same inputs, asked whenever the link or the engine could take work. A policy
+/// with `refines = true` improves chunks that are usable already; without, a request ends when all its chunks are usable.
 template <class P>
 concept planner_policy = requires(const P policy, const cost_model& cost, const link_history& link, const progress& p) {
   { policy.link(cost, link, p) } -> std::same_as<step>;
@@ -103,12 +114,15 @@ concept planner_policy = requires(const P policy, const cost_model& cost, const 
   { P::name } -> std::convertible_to<const char*>;
 };
 
+template <class P>
+concept refining_policy = planner_policy<P> && P::refines;
+
 /// Asks a policy, and does what holds for all of them: computing that fetched chunks still need, chunks that only
 /// computing can bring (text, lost, never stored), the end. Pure; allocates nothing in next().
 template <planner_policy Policy>
 class planner {
  public:
-  explicit planner(const cost_model& cost, Policy policy = {}) : cost_(&cost), policy_(policy) {}
+  explicit planner(const cost_model& cost, Policy policy = {}) : cost_(&cost), policy_(std::move(policy)) {}
 
   const cost_model& cost() const noexcept { return *cost_; }
   const Policy& policy() const noexcept { return policy_; }
@@ -131,7 +145,10 @@ class planner {
       d.compute = due(p, missing);
       if (!d.compute) d.compute = policy_.compute(*cost_, link, p);
     }
-    d.finished = complete && settled && !d.link && !d.compute;
+    if constexpr (refining_policy<Policy>)
+      d.finished = complete && settled && !d.link && !d.compute;
+    else
+      d.finished = complete;
     return d;
   }
 
@@ -177,17 +194,20 @@ result<std::vector<step>> planner<Policy>::plan(const link_history& link, const 
     const decision d = next(link, p);
     if (d.finished) return steps;
     if (d.link && !sending) {
+      steps.push_back(d.link);
+      steps.back().order = std::uint32_t(steps.size() - 1);
+      chunk_progress& c = chunks[std::size_t(d.link.chunk)];
+      if (d.link.what == action::text) {
+        c.text = true;
+        if (steps.size() > limit) return status::invalid_argument;
+        continue;
+      }
       sending = d.link;
-      chunk_progress& c = chunks[std::size_t(sending.chunk)];
-      const std::uint64_t bytes = sending.what == action::text
-                                      ? cost_->text_bytes(sending.chunk)
-                                      : cost_->bytes_between(sending.chunk, c.requested, sending.level);
+      const std::uint64_t bytes = cost_->bytes_between(sending.chunk, c.requested, sending.level);
       link_free = p.now_seconds + double(bytes) / rate;
-      if (sending.what == action::fetch) c.requested = std::int8_t(sending.level);
+      c.requested = std::int8_t(sending.level);
       p.fetches_in_flight = 1;
       p.bytes_in_flight = bytes;
-      steps.push_back(sending);
-      steps.back().order = std::uint32_t(steps.size() - 1);
     }
     if (d.compute && p.computing < 0) {
       computing = d.compute;
@@ -208,10 +228,7 @@ result<std::vector<step>> planner<Policy>::plan(const link_history& link, const 
     p.now_seconds = link_first ? link_free : p.compute_free_seconds;
     if (link_first) {
       chunk_progress& c = chunks[std::size_t(sending.chunk)];
-      if (sending.what == action::text)
-        c.text = true;
-      else
-        c.arrived = c.ready = c.requested;
+      c.arrived = c.ready = c.requested;
       sending = {};
       p.fetches_in_flight = 0;
       p.bytes_in_flight = 0;
