@@ -14,8 +14,8 @@ namespace engine {
 int calibrate_command(int argc, char** argv) {
   const arguments args =
       parse_arguments(argc, argv, {"-o", "--context", "--captures", "--suffix", "--target-kl"}, {"--no-sensitivities"});
-  if (args.operands.size() != 2) throw usage_error("engine calibrate MODEL TEXT -o M.profile");
-  const std::string path = args.required("-o");
+  if (args.operands.size() != 2) throw usage_error("engine calibrate MODEL TEXT [-o M.profile]");
+  const std::string path = args.text("-o", profile_beside(args.operands[0]));
   self_calibration how;
   how.context = int(args.integer("--context", 1024, query_statistics::kept + query_statistics::sinks, 1 << 20));
   how.target_kl = double(real_option(args, "--target-kl", 0.010f, 1e-6f, 10));

@@ -5,8 +5,11 @@
 
 #include <sluice/tensor/shape.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,13 +44,15 @@ struct model_config {
   double layer_rope_base(int layer) const noexcept { return sliding(layer) ? 10000.0 : rope_base; }
 };
 
-/// The KV of a model as sluice describes it.
+/// The KV of a model as sluice describes it; rotary embeddings in the order in which layers first use them.
 inline sluice::model_shape kv_shape(const model_config& c) {
   sluice::model_shape shape;
-  shape.ropes.push_back({.base = c.rope_base});
-  if (c.arch == architecture::gemma3) shape.ropes.push_back({.base = 10000.0});
-  for (int l = 0; l < c.layers; ++l)
-    shape.layers.push_back({c.kv_heads, c.head_dim, c.head_dim, c.sliding(l) ? 1 : 0, c.layer_window(l)});
+  for (int l = 0; l < c.layers; ++l) {
+    const sluice::rope r{.base = c.layer_rope_base(l)};
+    const auto at = std::find(shape.ropes.begin(), shape.ropes.end(), r) - shape.ropes.begin();
+    if (at == std::ssize(shape.ropes)) shape.ropes.push_back(r);
+    shape.layers.push_back({c.kv_heads, c.head_dim, c.head_dim, std::int32_t(at), c.layer_window(l)});
+  }
   return shape;
 }
 

@@ -18,7 +18,7 @@ constexpr const char usage[] =
       --question Q [--profile M.profile] [--level 1] [--tokens 64] [--max-tokens N] [--compare]
   engine perplexity MODEL TEXT                        how well the model predicts a text
       [--context 512] [--tokens N] [--offset O] [--logits OUT.safetensors]
-  engine calibrate MODEL TEXT -o M.profile            what sluice has to know of the model, measured on a text
+  engine calibrate MODEL TEXT [-o M.profile]          what sluice has to know of the model, measured on a text
       [--context 1024] [--captures 12] [--suffix 256] [--target-kl 0.010] [--no-sensitivities]
   engine quality MODEL TEXT [--profile M.profile]     what a decoded cache does to predictions and answers
       [--codec standard|fixed4|plain8|plain4|exact|raw] [--level J|all] [--context 1024] [--suffix 256] [--windows 4]

@@ -57,8 +57,8 @@ void model::load(arithmetic mode) {
     w.gate_up = linear({{t.gate}, {t.up}}, mode, *pool_);
     w.down = linear({{t.down}}, mode, *pool_);
   }
-  const sluice::model_shape shape = kv_shape(config_);
-  for (const sluice::rope& r : shape.ropes) {
+  shape_ = kv_shape(config_);
+  for (const sluice::rope& r : shape_.ropes) {
     rope_table& table = ropes_.emplace_back();
     table.frequencies.resize(std::size_t(config_.head_dim / 2));
     sluice::rope_frequencies(r, config_.head_dim, table.frequencies);
@@ -85,7 +85,7 @@ matrix model::output_projection(int layer) const {
 }
 
 void model::rotate(int layer, float* head, int position) {
-  rope_table& rope = ropes_[config_.sliding(layer) ? 1 : 0];
+  rope_table& rope = rope_of(layer);
   rope.grow(position + 1);
   rope.rotate(head, position);
 }
@@ -171,7 +171,7 @@ void model::run_layer(int l, int start, sequence& seq, const forward_options& op
   qkv_.resize(n, w.qkv.rows());
   w.qkv.apply(h_.data(), n, qkv_.data(), *pool_);
   queries_.resize(n, q_dim);
-  rope_table& rope = ropes_[config_.sliding(l) ? 1 : 0];
+  rope_table& rope = rope_of(l);
   rope.grow(start + n);
   for_rows(n, [&](Eigen::Index t) {
     float *q = qkv_.row(t).data(), *k = q + q_dim;

@@ -78,6 +78,7 @@ class model {
   };
 
   void load(arithmetic mode);
+  rope_table& rope_of(int layer) { return ropes_[std::size_t(shape_.layers[std::size_t(layer)].rope_index)]; }
   void embed(std::span<const std::int32_t> ids);
   void run_layer(int l, int start, sequence& seq, const forward_options& options);
   void add(const linear& w, const matrix& input, const std::vector<float>& norm);
@@ -94,7 +95,8 @@ class model {
   std::vector<float> norm_;
   linear head_;
   std::vector<layer_weights> layers_;
-  std::vector<rope_table> ropes_;  // the model's own, then that of sliding layers
+  sluice::model_shape shape_;
+  std::vector<rope_table> ropes_;  // as in shape_
   attention attention_;
   matrix x_, h_, qkv_, queries_, attended_, gate_up_, activated_, product_;  // [tokens of a batch][...]
 };

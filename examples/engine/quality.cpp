@@ -142,6 +142,8 @@ int quality_command(int argc, char** argv) {
       .offset = std::size_t(args.integer("--offset", 0, 0, 1 << 30)),
       .seed = std::uint64_t(args.integer("--seed", 1, 0, 1l << 62)),
       .kv = kv_type(args)};
+  if (!sluice::codec::with_preset(r.codec.c_str(), []<class Codec>() {}))
+    throw usage_error("no codec is called " + r.codec);
   json report = {{"model", r.model.substr(r.model.rfind('/') + 1)}, {"codec", r.codec},  {"kv", to_string(r.kv)},
                  {"chunk_tokens", coded_cache::chunk_tokens},       {"suffix", nullptr}, {"needles", nullptr}};
   if (r.windows > 0) report["suffix"] = judge_suffixes(r);

@@ -20,7 +20,8 @@
 
 namespace engine {
 
-/// The levels to look at: one, or with -1 all there are; from fine to coarse, the order of truncation.
+/// The levels to look at: one, or with -1 all there are; from fine to coarse, the order of truncation. Throws
+/// std::runtime_error where the one is not there.
 inline std::vector<int> levels_of(int wanted, int there) {
   if (wanted >= there) throw std::runtime_error("there is no level " + std::to_string(wanted));
   std::vector<int> out;

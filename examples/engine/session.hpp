@@ -85,12 +85,16 @@ struct session {
   static long default_threads() { return std::max(1l, static_cast<long>(std::thread::hardware_concurrency())); }
 };
 
-/// The profile to code this model's cache with: --profile, else the one beside the model (smol.profile for smol.gguf),
-/// else one that needs no calibration, which costs several times the bytes at equal quality.
+/// Where the profile of a model lies unless told: smol.profile for smol.gguf.
+inline std::string profile_beside(std::string model_path) {
+  if (model_path.ends_with(".gguf")) model_path.resize(model_path.size() - 5);
+  return model_path + ".profile";
+}
+
+/// The profile to code this model's cache with: --profile, else the one beside the model, else one that needs no
+/// calibration, which costs several times the bytes at equal quality. Throws a data_error where it is another model's.
 inline sluice::profile load_profile(const arguments& args, const std::string& model_path, const model& net) {
-  std::string path = model_path;
-  if (path.ends_with(".gguf")) path.resize(path.size() - 5);
-  path += ".profile";
+  std::string path = profile_beside(model_path);
   if (!args.has("--profile") && !std::filesystem::exists(path)) {
     std::fprintf(stderr, "engine: no %s: coding without calibration (see `engine calibrate`)\n", path.c_str());
     return sluice::profile::uncalibrated(kv_shape(net.config()));
@@ -98,6 +102,7 @@ inline sluice::profile load_profile(const arguments& args, const std::string& mo
   path = args.text("--profile", path);
   auto loaded = sluice::profile::load(path.c_str());
   if (!loaded) throw data_error(path + ": " + to_string(loaded.status()));
+  if (loaded->shape != kv_shape(net.config())) throw data_error(path + ": the profile of a model with another shape");
   return *std::move(loaded);
 }
 
