@@ -52,10 +52,11 @@ TEST_CASE("masks and payload kinds become bytes that are not sent and seconds th
   r.project_seconds_per_token = 1e-4;
   const std::vector<std::uint64_t> bytes = {10, 10, 10, 10, 100, 100, 100, 100};
   using enum payload;
-  std::vector<chunk_cost> chunks = {{0, 10, 0, bytes, {1}, {}},
-                                    {10, 10, 0, bytes, {1}, {kv, absent, absent, kv}},       // DroidSpeak: layers 1 and 2 computed
-                                    {20, 10, 0, bytes, {1}, {hidden, hidden, kv, kv}},       // HCache
-                                    {30, 10, 0, bytes, {1}, {absent, absent, absent, absent}}};
+  std::vector<chunk_cost> chunks = {
+      {0, 10, 0, bytes, {1}, {}},
+      {10, 10, 0, bytes, {1}, {kv, absent, absent, kv}},  // DroidSpeak: layers 1 and 2 computed
+      {20, 10, 0, bytes, {1}, {hidden, hidden, kv, kv}},  // HCache
+      {30, 10, 0, bytes, {1}, {absent, absent, absent, absent}}};
   const cost_model plain = cost_model::make(chunks, r, 1, 4).value();
   CHECK(plain.bytes(0, 0) == 40);
   CHECK(plain.bytes(1, 0) == 20);
@@ -75,7 +76,8 @@ TEST_CASE("masks and payload kinds become bytes that are not sent and seconds th
 
 TEST_CASE("refinements come by loss removed per byte, of one chunk in ladder order") {
   // Chunk 0: step 0-1 gains 4 for 4 bytes, 1-2 gains 3 for 1 byte: together 7 for 5, a hull's one step. Chunk 1: 5 for 5, 1 for 5.
-  std::vector<chunk_cost> chunks = {{0, 1, 0, {1, 5, 6, 100}, {8, 4, 1}, {}}, {1, 1, 0, {5, 10, 15, 100}, {7, 2, 1}, {}}};
+  std::vector<chunk_cost> chunks = {{0, 1, 0, {1, 5, 6, 100}, {8, 4, 1}, {}},
+                                    {1, 1, 0, {5, 10, 15, 100}, {7, 2, 1}, {}}};
   const cost_model m = cost_model::make(chunks, {}, 3).value();
   REQUIRE(m.refinements().size() == 3);
   CHECK(m.refinements()[0].chunk == 0);
@@ -104,7 +106,9 @@ TEST_CASE("refinements come by loss removed per byte, of one chunk in ladder ord
 
 TEST_CASE("a cost model refuses what cannot be") {
   const chunk_cost good{0, 10, 0, {1, 2, 3}, {0.5, 0.1}, {}};
-  const auto make = [](chunk_cost c, cost_rates r = {}, int levels = 2) { return cost_model::make({c}, r, levels).status(); };
+  const auto make = [](chunk_cost c, cost_rates r = {}, int levels = 2) {
+    return cost_model::make({c}, r, levels).status();
+  };
   CHECK(make(good) == status::ok);
   chunk_cost c = good;
   c.tokens = 0;

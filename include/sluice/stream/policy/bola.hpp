@@ -6,9 +6,10 @@
 namespace sluice::stream::policy {
 
 /// BOLA (Spiteri, Urgaonkar, Sitaraman, INFOCOM 2016): the choice with the largest (V * (utility + gp) - Q) / size. The buffer Q is
-/// the slack in chunk times: what is left beyond the time that the remaining chunks take at the smallest level. Utility is
-/// the logarithm of the loss saved; text is a choice whose size is what the link would carry while the engine computes. V and
-/// gp are such that the smallest level wins below one chunk time and the finest where the rest fits at the finest.
+/// the slack in chunk times: what is left beyond the time that the remaining chunks take at the smallest level. Utility is the
+/// share of the base's loss that is removed; text is a choice whose size is what the link would carry while the engine
+/// computes. V and gp are such that the smallest level wins below one chunk time, and that nothing but the finest is worth its
+/// bytes where all that remains fits at the finest.
 struct bola {
   static constexpr const char* name = "bola";
   harmonic_mean estimate{};
@@ -26,22 +27,21 @@ struct bola {
     if (!(smallest > 0) || !(cost.loss(c, 0) > 0)) return fetch(cost, c, 0);
     const double chunk_bytes = smallest / (n - c);
     const double slack = (rate * p.left() - double(p.bytes_in_flight) - smallest) / chunk_bytes;
+    const auto size = [&](int level) { return detail::max(double(cost.bytes(c, level)), 1.0); };
+    const auto utility = [&](int level) { return 1 - cost.loss(c, level) / cost.loss(c, 0); };
     const double low = 1, high = detail::max((finest - smallest) / chunk_bytes, 2.0);
-    const auto utility = [&](int level) {  // the exact copy counts as a thousandth of the loss at the base
-      const double floor = cost.loss(c, 0) / 1000;
-      return detail::log((cost.loss(c, 0) + floor) / (cost.loss(c, level) + floor));
-    };
-    const double v = (high - low) / detail::max(utility(top), 1e-9), gp = low / v;
+    const double bend = top > 0 ? utility(1) * size(0) / detail::max(size(1) - size(0), 1.0) : 0;
+    const double v = (high - low) / detail::max(utility(top) + bend, 1e-9), gp = high / v - utility(top);
     step best = fetch(cost, c, 0);
     double score = -detail::infinity;
     for (int level = 0; level <= top; ++level) {
-      const double s = (v * (utility(level) + gp) - slack) / detail::max(double(cost.bytes(c, level)), 1.0);
-      if (s <= score) continue;
-      score = s;
+      const double x = (v * (utility(level) + gp) - slack) / size(level);
+      if (x <= score) continue;
+      score = x;
       best = fetch(cost, c, level);
     }
-    const double text_size = cost.recompute_seconds(c) * rate;
-    if (text_size > 0 && (v * (utility(cost.exact_level()) + gp) - slack) / text_size > score)
+    const double text_size = detail::max(cost.recompute_seconds(c) * rate, 1.0);
+    if (text_size < size(top) && (v * (1 + gp) - slack) / text_size > score)
       best = {c, cost.all_layers(), action::text, -1};
     return best;
   }

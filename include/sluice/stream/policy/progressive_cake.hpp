@@ -16,25 +16,25 @@ struct progressive_cake_with {
 
   step link(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
     const double rate = expected_rate(fetcher.estimate, h, p, 0);
-    const int c = next_from_back(cost, p), top = cost.num_levels() - 1;
+    const int c = next_from_back(cost, p), front = reach(cost, p, rate);
+    int whole = cost.num_levels() - 1;  // what a chunk is fetched as where it is fetched once and for all
     if (c >= 0 && rate > 0) {
       const double raw = cake_levels::finish(cost, p, rate, cost.exact_level());
       const bool late = raw > p.deadline_seconds;  // then only the soonest end counts
-      if (raw <= cake_levels::finish(cost, p, rate, late ? 0 : top)) return fetch(cost, c, cost.exact_level());
+      if (raw <= cake_levels::finish(cost, p, rate, late ? 0 : whole)) whole = cost.exact_level();
     }
-    const int r = reach(cost, p, rate);
-    if (c < r && p.computing >= 0 &&
+    if (c >= front && whole == cost.exact_level()) return fetch(cost, c, whole);
+    if (c < front && p.computing >= 0 &&
         p.compute_free_seconds > p.deadline_seconds)  // the engine will be late with this one
       if (const step s = cake::contested(cost, h, p, 0)) return s;
-    const step s = fetcher.link_from(cost, h, p, r);
-    if (s) return s;
+    if (const step s = fetcher.link_from(cost, h, p, front)) return s;
     // Nothing behind the front is left to improve in time: shorten the front, if the link gets there before the engine.
-    if (c < 0) return cake::contested(cost, h, p, top);
-    if (!(rate > 0)) return fetch(cost, c, top);
+    if (c < 0) return cake::contested(cost, h, p, whole);
+    if (!(rate > 0)) return fetch(cost, c, whole);
     const double engine = (p.computing < 0 ? p.now_seconds : p.compute_free_seconds) +
                           cost.recompute_seconds(detail::min(next_to_compute(cost, p), c + 1), c + 1);
-    const double arrival = p.now_seconds + double(p.bytes_in_flight + cost.bytes(c, top)) / rate;
-    return arrival < engine ? fetch(cost, c, top) : step{};
+    const double arrival = p.now_seconds + double(p.bytes_in_flight + cost.bytes(c, whole)) / rate;
+    return arrival < engine ? fetch(cost, c, whole) : step{};
   }
 
   step compute(const cost_model& cost, const link_history&, const progress& p) const noexcept {
