@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole requests over real servers that misbehave: the pages hold nothing that was not verified, the report names what
+// went wrong, computing stands in, and nothing is left open.
+#define DOCTEST_CONFIG_IMPLEMENT
+#include <doctest/doctest.h>
+#include <context.hpp>
+#include <proxy.hpp>
+#include <servers.hpp>
+#include <sluice/stream/policy/progressive_cake.hpp>
+#include <sluice/stream/source/http.hpp>
+#include <sluice/stream/source/redis.hpp>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace sluice;
+using namespace sluice::stream;
+using verdict = proxy::verdict;
+
+struct stores {
+  servers::temporary_folder folder;
+  servers::server redis{servers::redis_command(folder.path, port[0]), port[0]};
+  servers::server nginx{servers::nginx_command(folder.path, port[1]), port[1]};
+  static inline const int port[] = {servers::free_port(), servers::free_port()};
+
+  stores() {
+    REQUIRE(redis.up());
+    REQUIRE(nginx.up());
+    redis_source r({.port = redis.port()});
+    context::store(r);
+    http_source h({.url = url(nginx.port(), "objects")});
+    context::store(h);
+  }
+  static std::string url(int port, const std::string& place) {
+    return "http://127.0.0.1:" + std::to_string(port) + "/" + place;
+  }
+};
+
+stores& all() {
+  static stores s;
+  return s;
+}
+
+redis_options quick(int port) {
+  redis_options o;
+  o.port = port;
+  o.timeout_seconds = 1;
+  o.piece_bytes = 16 << 10;
+  return o;
+}
+http_options quick(int port, const std::string& place) {
+  http_options o;
+  o.url = stores::url(port, place);
+  o.timeout_seconds = 1;
+  o.stall_seconds = 1;
+  o.retries = 1;
+  o.backoff_seconds = 0.01;
+  return o;
+}
+
+// A request on a source made by `make`, on one thread and on three; afterwards everything is closed.
+template <class Policy = policy::fixed_level<2>, class Make, class Check>
+void request(Make make, Check check, double deadline = 2, double seconds_per_token = 1e-4) {
+  const cost_model cost = context::sample().cost(seconds_per_token);
+  for (bool threads : {false, true}) {
+    CAPTURE(threads);
+    const std::size_t descriptors = servers::open_descriptors();
+    {
+      auto source = make();
+      context::engine engine(cost);
+      link_history link;
+      const planner<Policy> plan(cost);
+      executor e(plan, *source, context::sample().names, link, deadline, executor_options{.stall_seconds = 0.2});
+      const report& r = threads ? execute_threaded(e, engine) : execute(e, engine);
+      engine.check(r);
+      CHECK(r.met);
+      check(r, engine);
+      completion none;
+      CHECK(source->poll({&none, 1}, 0) == 0);
+    }
+    CHECK(servers::open_descriptors() == descriptors);
+  }
+}
+
+const auto via_redis = [](int port) {
+  return [port] { return std::make_unique<redis_source>(quick(port)); };
+};
+const auto via_http = [](int port, const char* place = "objects") {
+  return [port, place] { return std::make_unique<http_source>(quick(port, place)); };
+};
+const auto all_fetched = [](const report& r, const context::engine& e) {
+  CHECK(r.faults.empty());
+  CHECK(e.computations == 0);
+  for (const chunk_report& c : r.chunks) CHECK(c.level == 2);
+};
+const auto some_computed_because = [](status why) {
+  return [why](const report& r, const context::engine& e) {
+    CHECK(context::names(r, why));
+    CHECK(e.computations > 0);
+  };
+};
+const auto all_computed_because = [](status why) {
+  return [why](const report& r, const context::engine& e) {
+    for (int c = 0; c < 8; ++c) CHECK(context::names(r, why, c));
+    CHECK(e.computations == 8);
+  };
+};
+
+}  // namespace
+
+TEST_CASE("sound servers: everything is fetched") {
+  request(via_redis(all().redis.port()), all_fetched);
+  request(via_http(all().nginx.port()), all_fetched);
+  request(via_http(all().nginx.port(), "moved"), all_fetched);  // behind a redirect
+  request<policy::progressive_cake>(via_redis(all().redis.port()), [](const report& r, auto&) { CHECK(r.faults.empty()); }, 0.3);
+  request<policy::progressive_cake>(via_http(all().nginx.port()), [](const report& r, auto&) { CHECK(r.faults.empty()); }, 0.3);
+}
+
+TEST_CASE("nobody listens") {
+  const int port = servers::free_port();
+  request(via_redis(port), all_computed_because(status::connection_lost));
+  request(via_http(port), all_computed_because(status::connection_lost));
+}
+
+TEST_CASE("a server that falls silent") {
+  for (std::size_t bytes : {std::size_t{0}, std::size_t{100}, std::size_t{100'000}}) {
+    CAPTURE(bytes);
+    proxy redis(all().redis.port()), http(all().nginx.port());
+    for (proxy* p : {&redis, &http}) p->set(proxy::after(bytes, verdict::stall));
+    request(via_redis(redis.port()), some_computed_because(status::timed_out));
+    request(via_http(http.port()), some_computed_because(status::timed_out));
+  }
+}
+
+TEST_CASE("a link that drops to nothing for good, under the default policy") {
+  proxy redis(all().redis.port());
+  redis.set(proxy::after(150'000, verdict::stall));
+  request<policy::progressive_cake>(via_redis(redis.port()), [](const report& r, auto&) { CHECK(r.usable_seconds < 1); }, 1, 1e-3);
+}
+
+TEST_CASE("connections that break") {
+  for (verdict how : {verdict::reset, verdict::close})
+    for (std::size_t bytes : {std::size_t{0}, std::size_t{200}, std::size_t{60'000}}) {
+      CAPTURE(bytes);
+      proxy redis(all().redis.port()), http(all().nginx.port());
+      for (proxy* p : {&redis, &http}) p->set(proxy::after(bytes, how));
+      // Every connection breaks. What makes progress on each may still come in whole, in parts.
+      const auto check = [&](const report& r, const context::engine& e) {
+        CHECK(e.computations + 8 >= 8);
+        for (const fault& f : r.faults) CHECK(f.what == status::connection_lost);
+        if (bytes < 1000) CHECK(e.computations == 8);
+      };
+      request(via_redis(redis.port()), check);
+      request(via_http(http.port()), check);
+      // Only the first breaks: nothing is lost but time.
+      for (proxy* p : {&redis, &http}) p->set(proxy::after(bytes, how, 1));
+      const auto mended = [&](const report& r, const context::engine&) { CHECK(r.faults.empty()); };
+      request(via_redis(redis.port()), [&](const report& r, const context::engine& e) { mended(r, e); redis.set(proxy::after(bytes, how, 1)); });
+      request(via_http(http.port()), [&](const report& r, const context::engine& e) { mended(r, e); http.set(proxy::after(bytes, how, 1)); });
+    }
+}
+
+TEST_CASE("wrong bytes are found wherever they are") {
+  proxy redis(all().redis.port()), http(all().nginx.port());
+  for (std::size_t at : {400u, 3000u, 30'000u, 60'001u}) {
+    CAPTURE(at);
+    for (proxy* p : {&redis, &http}) p->set(proxy::flip(at));
+    const auto check = [](const report& r, const context::engine&) { CHECK_FALSE(r.faults.empty()); };
+    request(via_redis(redis.port()), check);
+    request(via_http(http.port()), check);
+  }
+}
+
+TEST_CASE("answers that lie about themselves") {
+  proxy redis(all().redis.port()), http(all().nginx.port());
+  SUBCASE("a range that was not asked for") {
+    http.set(proxy::overwrite("Content-Range: bytes ", "9"));
+    request(via_http(http.port()), all_computed_because(status::wrong_length));
+  }
+  SUBCASE("a length that is too long") {
+    http.set(proxy::overwrite("Content-Length: ", "9"));
+    // The first digit becomes 9: the connection waits for more than comes, or what comes is enough.
+    request(via_http(http.port()), [](const report&, auto&) {});
+  }
+  SUBCASE("a length that is too short") {
+    http.set(proxy::overwrite("Content-Length: ", "1"));
+    request(via_http(http.port()), [](const report& r, auto&) { CHECK_FALSE(r.faults.empty()); });
+  }
+  SUBCASE("no protocol at all") {
+    redis.set(proxy::overwrite("$", "x"));
+    request(via_redis(redis.port()), [](const report& r, const context::engine& e) {
+      CHECK(e.computations > 0);
+      CHECK_FALSE(r.faults.empty());
+    });
+    http.set(proxy::overwrite("HT", "XX"));
+    request(via_http(http.port()), some_computed_because(status::connection_lost));
+  }
+  SUBCASE("a huge length") {
+    redis.set(proxy::overwrite("$", "99999999"));
+    request(via_redis(redis.port()), [](const report& r, const context::engine& e) {
+      CHECK(e.computations > 0);
+      CHECK_FALSE(r.faults.empty());
+    });
+  }
+  SUBCASE("an error for every question") {
+    redis.set(proxy::overwrite("", "-ERR no\r\n"));
+    request(via_redis(redis.port()), [](const report& r, const context::engine& e) {
+      CHECK(e.computations == 8);
+      CHECK_FALSE(r.faults.empty());
+    });
+  }
+}
+
+TEST_CASE("places that refuse") {
+  const int port = all().nginx.port();
+  request(via_http(port, "nowhere"), all_computed_because(status::not_found));
+  request(via_http(port, "busy"), all_computed_because(status::refused));
+  request(via_http(port, "forbidden"), all_computed_because(status::refused));
+  request(via_http(port, "loop"), all_computed_because(status::refused));
+  request(via_http(port, "file"), all_computed_because(status::refused));
+  request(via_http(port, "noranges"), all_fetched);  // a whole answer to a question for a part: what is before is skipped
+  redis_options o = quick(all().redis.port());
+  o.password = "wrong";
+  request([&] { return std::make_unique<redis_source>(o); }, [](const report&, auto&) {});
+  o.password.clear();
+  o.database = 9999;
+  request([&] { return std::make_unique<redis_source>(o); }, [](const report&, auto&) {});
+}
+
+TEST_CASE("a key that vanishes in the middle") {
+  const auto& objects = context::sample().objects;
+  proxy redis(all().redis.port());
+  const auto rule = [&] {
+    return [gone = false](std::string&, std::size_t before, int) mutable {
+      if (before < 60'000 || gone) return verdict::pass;
+      gone = true;
+      const int s = servers::connect_to(all().redis.port());
+      const std::string command = "*1\r\n$8\r\nFLUSHALL\r\n";
+      CHECK(::send(s, command.data(), command.size(), MSG_NOSIGNAL) == ssize_t(command.size()));
+      char answer[16];
+      CHECK(::recv(s, answer, sizeof answer, 0) > 0);
+      ::close(s);
+      return verdict::pass;
+    };
+  };
+  redis.set(rule());
+  request(via_redis(redis.port()), [&](const report& r, const context::engine& e) {
+    CHECK(context::names(r, status::not_found));
+    CHECK(e.computations > 0);
+    redis_source s({.port = all().redis.port()});
+    context::store(s);
+    redis.set(rule());
+  });
+  // An object that is replaced by that of another key, in another length.
+  redis_source s({.port = all().redis.port()});
+  REQUIRE(s.put(objects[4].name, objects[6].bytes) == status::ok);
+  request(via_redis(all().redis.port()), [](const report& r, const context::engine& e) {
+    CHECK((context::names(r, status::wrong_key, 2) || context::names(r, status::wrong_length, 2)));
+    CHECK(e.computations == 1);
+  });
+  context::store(s);
+}
+
+TEST_CASE("stores that are full") {
+  servers::temporary_folder folder;
+  const int port = servers::free_port();
+  const servers::server small(servers::redis_command(folder.path, port, {"--maxmemory", "3mb", "--maxmemory-policy", "noeviction"}), port);
+  REQUIRE(small.up());
+  redis_source s({.port = port});
+  const std::vector<std::byte> bytes(1 << 20, std::byte{7});
+  status last = status::ok;
+  int kept = 0;
+  for (int i = 0; i < 8 && last == status::ok; ++i)
+    if ((last = s.put("k" + std::to_string(i), bytes)) == status::ok) ++kept;
+  CHECK(last == status::no_space);
+  for (int i = 0; i < kept; ++i) CHECK(read_object(s, "k" + std::to_string(i), 2).value() == bytes);
+  http_source h(quick(all().nginx.port(), "full"));
+  CHECK(h.put("a", bytes) == status::no_space);
+  http_source f(quick(all().nginx.port(), "forbidden"));
+  CHECK(f.put("a", bytes) == status::refused);
+  CHECK(f.size("a").status() == status::refused);
+}
+
+TEST_CASE("reads that are cancelled, at any moment") {
+  proxy redis(all().redis.port()), http(all().nginx.port());
+  const auto& o = context::sample().objects[1];  // an exact copy: the largest
+  const auto check = [&](auto& source) {
+    for (int i = 0; i < 60; ++i) {
+      CAPTURE(i);
+      std::vector<std::byte> a(o.bytes.size()), b(o.bytes.size());
+      const ticket first = source.submit({o.name, 0, a}), second = source.submit({o.name, 0, b});
+      completion done;
+      const double wait = 1e-4 * (i % 20);
+      if (source.poll({&done, 1}, wait) == 0) {
+        const std::size_t bytes = source.cancel(first);
+        REQUIRE(bytes <= a.size());
+        CHECK(std::equal(a.begin(), a.begin() + std::ptrdiff_t(bytes), o.bytes.begin()));
+        REQUIRE(source.poll({&done, 1}, 5) == 1);
+        CHECK(done.which == second);
+        CHECK(done.state == status::ok);
+        CHECK(b == o.bytes);
+      } else {
+        source.cancel(done.which == first ? second : first);
+      }
+      CHECK(source.poll({&done, 1}, 0) == 0);
+    }
+  };
+  const std::size_t descriptors = servers::open_descriptors();
+  {
+    redis_source r(quick(redis.port()));
+    check(r);
+    http_source h(quick(http.port(), "objects"));
+    check(h);
+  }
+  for (int i = 0; i < 100 && servers::open_descriptors() > descriptors; ++i) ::usleep(10'000);  // the proxies' ends
+  CHECK(servers::open_descriptors() == descriptors);
+}
+
+TEST_CASE("a slow link's bytes are counted while they come, also inside a piece") {
+  proxy redis(all().redis.port());
+  redis.set(proxy::after(5000, verdict::stall));
+  redis_source s({.port = redis.port(), .piece_bytes = 1 << 20});
+  const auto& o = context::sample().objects[1];
+  std::vector<std::byte> a(o.bytes.size());
+  const ticket t = s.submit({o.name, 0, a});
+  completion done;
+  CHECK(s.poll({&done, 1}, 0.1) == 0);
+  CHECK(s.arrived(t) > 4900);
+  const std::size_t bytes = s.cancel(t);
+  CHECK(bytes > 4900);
+  CHECK(bytes < 5000);
+  CHECK(std::equal(a.begin(), a.begin() + std::ptrdiff_t(bytes), o.bytes.begin()));
+}
+
+int main(int argc, char** argv) {
+  if (servers::find_program("redis-server").empty() || servers::find_program("nginx").empty()) {
+    std::puts("skipped: redis-server or nginx is not installed");
+    return 77;
+  }
+  doctest::Context context(argc, argv);
+  return context.run();
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <stream/servers.hpp>
+
+#include <poll.h>
+#include <algorithm>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+/// A TCP proxy between a test and a real server that does what bad networks and bad servers do.
+class proxy {
+ public:
+  enum class verdict { pass, stall, reset, close };
+  /// What passes from the server: may change the bytes, and decides. `before`: bytes of this connection so far;
+  /// `connection` counts from 0.
+  using rule = std::function<verdict(std::string& bytes, std::size_t before, int connection)>;
+
+  explicit proxy(int server_port) : server_(server_port), listener_(servers::listen_somewhere(port_)), thread_([this] { run(); }) {}
+  proxy(const proxy&) = delete;
+  proxy& operator=(const proxy&) = delete;
+  ~proxy() {
+    end_ = true;
+    thread_.join();
+    for (link& l : links_) l.close();
+    ::close(listener_);
+  }
+  int port() const { return port_; }
+  void set(rule r) {
+    const std::lock_guard lock(mutex_);
+    rule_ = std::move(r);
+    connections_ = 0;
+  }
+  int connections() const { return connections_; }
+
+  // --- rules ---
+  static rule honest() {
+    return [](std::string&, std::size_t, int) { return verdict::pass; };
+  }
+  /// Passes `bytes` of every connection (of the first `connections`), then does what is asked.
+  static rule after(std::size_t bytes, verdict what, int connections = 1 << 30) {
+    return [=](std::string& s, std::size_t before, int connection) {
+      if (connection >= connections || before + s.size() <= bytes) return verdict::pass;
+      s.resize(bytes > before ? bytes - before : 0);
+      return what;
+    };
+  }
+  /// Changes one byte of every connection.
+  static rule flip(std::size_t at) {
+    return [=](std::string& s, std::size_t before, int) {
+      if (at >= before && at < before + s.size()) s[at - before] = char(s[at - before] ^ 0x10);
+      return verdict::pass;
+    };
+  }
+  /// Writes `to` over what follows `from` wherever that appears.
+  static rule overwrite(std::string from, std::string to) {
+    return [=](std::string& s, std::size_t, int) {
+      for (std::size_t at = 0; (at = s.find(from, at)) != s.npos; at += from.size())
+        for (std::size_t i = 0; i < to.size() && at + from.size() + i < s.size(); ++i) s[at + from.size() + i] = to[i];
+      return verdict::pass;
+    };
+  }
+
+ private:
+  struct link {
+    int client, server;
+    std::size_t passed = 0;
+    int number = 0;
+    bool stalled = false, closed = false;
+    void close() {
+      if (client >= 0) ::close(client);
+      if (server >= 0) ::close(server);
+      client = server = -1;
+      closed = true;
+    }
+  };
+
+  void run() {
+    while (!end_) {
+      std::vector<pollfd> fds{{listener_, POLLIN, 0}};
+      for (const link& l : links_) {
+        fds.push_back({l.client, POLLIN, 0});
+        fds.push_back({l.stalled ? -1 : l.server, POLLIN, 0});
+      }
+      if (::poll(fds.data(), nfds_t(fds.size()), 20) <= 0) continue;
+      for (std::size_t i = 0; i < links_.size(); ++i) {
+        if (fds[1 + 2 * i].revents) up(links_[i]);
+        if (!links_[i].closed && fds[2 + 2 * i].revents) down(links_[i]);
+      }
+      if (fds[0].revents) {
+        const int client = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+        if (client >= 0) links_.push_back({client, servers::connect_to(server_), 0, connections_++});
+        if (!links_.empty() && links_.back().server < 0) links_.back().close();
+      }
+      std::erase_if(links_, [](const link& l) { return l.closed; });
+    }
+  }
+  static bool send_all(int to, const std::string& s) {
+    for (std::size_t at = 0; at < s.size();) {
+      const ssize_t n = ::send(to, s.data() + at, s.size() - at, MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (n < 0 && errno != EAGAIN) return false;
+      if (n < 0) {
+        pollfd p{to, POLLOUT, 0};
+        if (::poll(&p, 1, 2000) <= 0) return false;
+      } else {
+        at += std::size_t(n);
+      }
+    }
+    return true;
+  }
+  void up(link& l) {
+    std::string s(1 << 16, 0);
+    const ssize_t n = ::recv(l.client, s.data(), s.size(), MSG_DONTWAIT);
+    if (n <= 0) return l.close();
+    s.resize(std::size_t(n));
+    if (!send_all(l.server, s)) l.close();
+  }
+  void down(link& l) {
+    std::string s(1 << 16, 0);
+    const ssize_t n = ::recv(l.server, s.data(), s.size(), MSG_DONTWAIT);
+    if (n <= 0) return l.close();
+    s.resize(std::size_t(n));
+    const std::size_t before = l.passed;
+    l.passed += s.size();
+    verdict v = verdict::pass;
+    {
+      const std::lock_guard lock(mutex_);
+      v = rule_(s, before, l.number);
+    }
+    if (!send_all(l.client, s)) return l.close();
+    if (v == verdict::stall) l.stalled = true;
+    if (v == verdict::reset) {
+      const linger hard{1, 0};
+      ::setsockopt(l.client, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+    }
+    if (v == verdict::reset || v == verdict::close) l.close();
+  }
+
+  int server_, port_ = 0, listener_;
+  std::atomic<bool> end_{false};
+  std::atomic<int> connections_{0};
+  std::mutex mutex_;
+  rule rule_ = honest();
+  std::vector<link> links_;
+  std::thread thread_;
+};
