@@ -283,16 +283,19 @@ TEST_CASE("progressive_cake: what the engine will have by the deadline is fetche
     CHECK(p.link(m, h, r.now) == fetch(m, c, 1));
     r.fetched(c, 1);
   }
-  r.now.bytes_in_flight = 400;  // no time for another refinement; the engine will have chunk 1 in time
+  // No time for another refinement, or none left: the link goes on towards the engine.
+  r.now.bytes_in_flight = 400;
   r.now.fetches_in_flight = 2;
-  CHECK_FALSE(p.link(m, h, r.now));
+  CHECK(p.link(m, h, r.now) == fetch(m, 1, 2));
   r.now.bytes_in_flight = 0;
   r.now.fetches_in_flight = 0;
-  // Everything behind the front is at the finest level: the link goes on towards the engine if it is there first.
   r.fetched(2, 2);
   r.fetched(3, 2);
   CHECK(p.link(m, seen(900), r.now) == fetch(m, 1, 2));
-  CHECK_FALSE(p.link(m, seen(700), r.now));
+  // They meet: the link tries the engine's chunk as well if it will be there sooner.
+  r[1].computed = true;
+  CHECK(p.link(m, seen(4001), r.now) == fetch(m, 0, 2));
+  CHECK_FALSE(p.link(m, seen(3999), r.now));
   // Late: only the soonest end counts, base levels from the back.
   fresh_request late(m, 0.1);
   CHECK(policy::progressive_cake::reach(m, late.now, 500) == 0);

@@ -234,7 +234,7 @@ class simulator {
         acted = true;
       }
       if (d.compute) {
-        if (engine_of(r) < 0) {
+        if (engine_of(r) < 0 && (waiting_.empty() || turn_ == r)) {
           start_computing(s, r, d.compute);
           acted = true;
         } else if (!s.waits_for_engine && engine_of(r) != r) {
@@ -309,7 +309,9 @@ class simulator {
       const int r = waiting_.front();
       waiting_.pop_front();
       of(r).waits_for_engine = false;
+      turn_ = r;
       pump(r);
+      turn_ = -1;
       serve();
     }
   }
@@ -343,6 +345,7 @@ class simulator {
   int on_link_ = 0;  // requests with something in flight
   std::vector<int> engine_user_;
   std::deque<int> waiting_;
+  int turn_ = -1;  // who may have the engine although others wait
 };
 
 /// Runs requests (by ascending arrival) over one link. `policy_of(i)` gives the policy of request i.

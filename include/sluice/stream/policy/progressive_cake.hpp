@@ -21,20 +21,17 @@ struct progressive_cake_with {
     if (c >= 0 && rate > 0) {
       const double raw = cake_levels::finish(cost, p, rate, cost.exact_level());
       const bool late = raw > p.deadline_seconds;  // then only the soonest end counts
-      if (raw <= cake_levels::finish(cost, p, rate, late ? 0 : whole)) whole = cost.exact_level();
+      if (raw < cake_levels::finish(cost, p, rate, late ? 0 : whole)) whole = cost.exact_level();
     }
     if (c >= front && whole == cost.exact_level()) return fetch(cost, c, whole);
     if (c < front && p.computing >= 0 &&
         p.compute_free_seconds > p.deadline_seconds)  // the engine will be late with this one
       if (const step s = cake::contested(cost, h, p, 0)) return s;
     if (const step s = fetcher.link_from(cost, h, p, front)) return s;
-    // Nothing behind the front is left to improve in time: shorten the front, if the link gets there before the engine.
-    if (c < 0) return cake::contested(cost, h, p, whole);
-    if (!(rate > 0)) return fetch(cost, c, whole);
-    const double engine = (p.computing < 0 ? p.now_seconds : p.compute_free_seconds) +
-                          cost.recompute_seconds(detail::min(next_to_compute(cost, p), c + 1), c + 1);
-    const double arrival = p.now_seconds + double(p.bytes_in_flight + cost.bytes(c, whole)) / rate;
-    return arrival < engine ? fetch(cost, c, whole) : step{};
+    // Nothing behind the front is left to improve in time: shorten the front, as Cake does, without trust in any estimate.
+    if (c >= 0) return fetch(cost, c, whole);
+    if (const step s = fetcher.link_from(cost, h, p, 0)) return s;
+    return cake::contested(cost, h, p, whole);
   }
 
   step compute(const cost_model& cost, const link_history&, const progress& p) const noexcept {
