@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Each policy on examples worked by hand from the description in its paper; what all policies must do.
+#include <sluice/stream/plan_text.hpp>
 #include <sluice/stream/policy/bola.hpp>
 #include <sluice/stream/policy/cachegen.hpp>
 #include <sluice/stream/policy/cachegen_released.hpp>
