@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares the engine with the NumPy reference laboratory on real models: token ids, logits, perplexity, captures.
 
-    against_kvlab.py --engine build/bin/engine --lab ../shared/lab --models ../models --text PROSE [--tokens 256] [--out R.json]
+    against_kvlab.py --engine build/bin/engine --lab ../shared/lab --models ../models --text PROSE [--tokens 768] [--out R.json]
 
 Token ids: 100 KB each of prose (PROSE), code (this repository) and many scripts with every kind of white space (made here, seeded).
-Logits: relative L2 error over the first tokens of PROSE, per page type and arithmetic. Exits 1 where a bound is broken.
+Logits: relative L2 error over the first tokens of PROSE, per page type and arithmetic; perplexity: within 0.1 %, 0.5 % with
+8-bit arithmetic. Exits 1 where a bound is broken.
 Needs: numpy gguf tokenizers, and kvlab.py.
 """
 import argparse
@@ -24,7 +25,7 @@ parser.add_argument('--engine', required=True)
 parser.add_argument('--lab', required=True)
 parser.add_argument('--models', required=True)
 parser.add_argument('--text', required=True)
-parser.add_argument('--tokens', type=int, default=256)
+parser.add_argument('--tokens', type=int, default=768)  # perplexity of fewer is mostly noise
 parser.add_argument('--bytes', type=int, default=100_000)
 parser.add_argument('--only', nargs='*', default=['smol', 'qwen', 'gemma'])
 parser.add_argument('--out')
@@ -106,7 +107,7 @@ with tempfile.TemporaryDirectory() as scratch:
             entry['logits'][f'{arithmetic} {pages}'] = {'tokens': args.tokens, 'relative_l2': error, 'kl': float((np.exp(logp) * (logp - other)).sum(-1).mean()),
                                                         'top1': float((got.argmax(-1) == expected.argmax(-1)).mean()), 'perplexity_change': change}
             bound = BOUND.get(f'{name} {pages}', BOUND[pages])
-            kept = arithmetic == 'fast' or (error < bound and (abs(change) < 1e-3 or pages == 'bf16'))
+            kept = abs(change) < 5e-3 if arithmetic == 'fast' else error < bound and (abs(change) < 1e-3 or pages == 'bf16')
             good &= kept
             print(f'{name}: {arithmetic} {pages}: logits {error:.2e}, perplexity {100 * change:+.3f} %{"" if kept else "  OUT OF BOUNDS"}', flush=True)
 if args.out:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../model.hpp"
 #include "../tokenizer.hpp"
+#include "real_model.hpp"
 #include "reference.hpp"
 #include "tiny_model.hpp"
 
@@ -9,8 +10,6 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <optional>
@@ -72,15 +71,6 @@ const std::vector<tiny::recipe> recipes = {
     {.arch = "gemma3", .layers = 7, .heads = 3, .kv_heads = 1, .head_dim = 32, .window = 24, .seed = 3},
     {.arch = "llama", .dim = 96, .ffn_dim = 160, .heads = 6, .kv_heads = 3, .head_dim = 32, .vocab = 301, .seed = 4},
 };
-
-// Where real models may be; empty where they are not.
-std::string real_model(const std::string& name) {
-  const char* set = std::getenv("SLUICE_MODELS");
-  for (const std::string& dir : {std::string(set ? set : ""), std::string(SLUICE_BINARY_DIR "/models"),
-                                 std::string(SLUICE_SOURCE_DIR "/build/models")})
-    if (!dir.empty() && std::filesystem::exists(dir + "/" + name)) return dir + "/" + name;
-  return {};
-}
 
 }  // namespace
 
