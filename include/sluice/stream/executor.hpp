@@ -337,17 +337,31 @@ class executor {
         if (bytes != p.bytes) f.last_byte = waited_;
         p.bytes = bytes;
       }
-    // Later fetches wait for earlier ones; the first that waits for nobody and gets nothing has stalled.
+    give_up_on_silence();
+  }
+  void give_up_on_silence() {
     double heard = 0;
-    for (std::size_t i = 0; i < fetches_.size(); ++i) {
-      const fetch_state& f = fetches_[i];
-      if (f.whole) continue;
-      heard = std::max(heard, f.last_byte);
-      if (waited_ - heard < options_.stall_seconds) continue;
-      fail(i, status::timed_out);
-      i = std::size_t(-1);
-      heard = 0;
+    for (const fetch_state& f : fetches_) heard = std::max(heard, f.last_byte);
+    if (in_flight() && waited_ - heard >= options_.stall_seconds) {  // the whole link: nothing more is asked of it
+      while (in_flight()) fail(first_in_flight(), status::timed_out);
+      for (std::size_t c = 0; c < progress_.size(); ++c) {
+        if (progress_[c].arrived < 0 && !progress_[c].computed) report_.chunks[c].state = status::timed_out;
+        progress_[c].lost = true;
+      }
+      return;
     }
+    // Later fetches may wait for earlier ones, so the first that is silent has stalled, if none before it is heard.
+    heard = 0;
+    for (std::size_t i = 0; i < fetches_.size(); ++i) {
+      if (fetches_[i].whole) continue;
+      heard = std::max(heard, fetches_[i].last_byte);
+      if (waited_ - heard >= options_.stall_seconds) return fail(i, status::timed_out);
+    }
+  }
+  std::size_t first_in_flight() const noexcept {
+    std::size_t i = 0;
+    while (fetches_[i].whole) ++i;
+    return i;
   }
   void take(const completion& done) {
     for (std::size_t i = 0; i < fetches_.size(); ++i)
@@ -366,6 +380,7 @@ class executor {
   void complete(std::size_t i) {
     fetch_state& f = fetches_[i];
     f.whole = true;
+    for (std::size_t k = i; k < fetches_.size(); ++k) fetches_[k].last_byte = waited_;  // their turn has come only now
     observe(f);
     leave_link(f);
     const int c = f.what.chunk;

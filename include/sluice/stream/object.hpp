@@ -24,7 +24,8 @@ class chunk_keys {
   /// for codecs that need none.
   chunk_keys(std::span<const std::byte> model, std::uint64_t fingerprint, const codec_id& codec) noexcept {
     constexpr char domain[] = "sluice object 1";
-    const std::uint8_t policies[] = {codec.predictor, codec.transform, codec.quantizer, codec.bit_widths, codec.entropy};
+    const std::uint8_t policies[] = {codec.predictor, codec.transform, codec.quantizer, codec.bit_widths,
+                                     codec.entropy};
     key_ = sha256()
                .add(std::as_bytes(std::span(domain)))
                .add(model.size())

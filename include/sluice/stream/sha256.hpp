@@ -83,7 +83,8 @@ class sha256 {
     for (std::size_t i = 0; i < 8; ++i) state_[i] += s[i];
   }
 
-  std::uint32_t state_[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+  std::uint32_t state_[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                             0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
   std::byte block_[64] = {};
   std::uint64_t size_ = 0;
 };

@@ -11,6 +11,15 @@ inline int next_to_compute(const cost_model& cost, const progress& p) noexcept {
   return c == p.computing ? c + 1 : c;
 }
 
+/// Seconds of computing that no transfer can replace: chunks that are not stored, are lost, or were chosen as text.
+inline double forced_seconds(const cost_model& cost, const progress& p) noexcept {
+  double sum = 0;
+  for (int c = 0; c < cost.num_chunks(); ++c)
+    if (!p.chunks[std::size_t(c)].computed && p.computing != c && !can_fetch(cost, p, c))
+      sum += cost.recompute_seconds(c);
+  return sum;
+}
+
 /// Cake (Jin et al., ICML 2025, algorithm 1): the engine computes from the front while the link loads from the back, until they
 /// meet. No estimate is needed. The last chunk is contested: whoever is idle tries it too, so neither end waits for a slow other.
 struct cake {
@@ -65,9 +74,10 @@ struct cake_levels_with {
   static double finish(const cost_model& cost, const progress& p, double rate, int level) noexcept {
     double engine = p.computing < 0 ? p.now_seconds : p.compute_free_seconds;
     double link = p.now_seconds + double(p.bytes_in_flight) / rate, decoded = detail::max(p.decode_free_seconds, link);
+    engine += forced_seconds(cost, p);
     int front = next_to_compute(cost, p), back = cost.num_chunks() - 1;
     while (true) {
-      while (front <= back && !untouched(p, front)) ++front;
+      while (front <= back && !(untouched(p, front) && can_fetch(cost, p, front))) ++front;
       while (back >= front && !(untouched(p, back) && can_fetch(cost, p, back))) --back;
       if (front > back) return detail::max(engine, decoded);
       const double computed = engine + cost.recompute_seconds(front);

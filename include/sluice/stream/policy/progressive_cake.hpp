@@ -55,16 +55,17 @@ struct progressive_cake_with {
   /// the engine be late.
   static int reach(const cost_model& cost, const progress& p, double rate) noexcept {
     double engine = p.computing < 0 ? p.now_seconds : p.compute_free_seconds;
+    const double deadline = p.deadline_seconds - forced_seconds(cost, p);
     int c = 0;
     for (; c < cost.num_chunks(); ++c) {
       const chunk_progress& s = p.chunks[std::size_t(c)];
-      if (s.computed || c == p.computing || s.requested >= cost.num_levels() - 1) continue;
+      if (!can_fetch(cost, p, c) || s.requested >= cost.num_levels() - 1) continue;
       const std::uint64_t base = cost.bytes(c, 0);
       const double reserve = s.requested >= 0 ? 0
                                               : (rate > 0 ? double(base) / rate : 0) + cost.rates().latency_seconds +
                                                     cost.decode_seconds(c, 0, base);
       engine += cost.recompute_seconds(c);
-      if (engine + reserve > p.deadline_seconds) break;
+      if (engine + reserve > deadline) break;
     }
     return c;
   }

@@ -243,9 +243,10 @@ class redis_source {
   std::span<const char> partial(ticket t) const noexcept {
     if (!context_ || owed_.empty() || owed_.front().which != t) return {};
     const redisReader& in = *context_->reader;
-    const std::string_view left(in.buf + in.pos, in.len - in.pos);
+    std::string_view left(in.buf + in.pos, in.len - in.pos);
+    if (left.starts_with('$')) left.remove_prefix(1);  // stands there until hiredis has seen it
     const std::size_t line = left.substr(0, 32).find("\r\n");
-    if (left.empty() || left[0] != '$' || line == left.npos) return {};
+    if (line == left.npos || left.find_first_not_of("0123456789") != line) return {};
     const std::string_view bytes = left.substr(line + 2, owed_.front().bytes);
     return {bytes.data(), bytes.size()};
   }
