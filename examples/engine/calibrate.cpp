@@ -18,7 +18,7 @@ int calibrate_command(int argc, char** argv) {
   const std::string path = args.text("-o", profile_beside(args.operands[0]));
   self_calibration how;
   how.context = int(args.integer("--context", 1024, query_statistics::kept + query_statistics::sinks, 1 << 20));
-  how.target_kl = double(real_option(args, "--target-kl", 0.010f, 1e-6f, 10));
+  how.target_kl = real_option(args, "--target-kl", 0.010, 1e-6, 10);
   how.measure_sensitivities = !args.has("--no-sensitivities");
   how.kv = kv_type(args);
   const int captures = int(args.integer("--captures", 12, 1, 1024));

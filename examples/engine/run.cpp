@@ -20,9 +20,9 @@ int run_command(int argc, char** argv) {
   const std::string question = args.text("--question");
   if (document.empty() && question.empty()) throw usage_error("--prompt-file, --prompt or --question is missing");
   const int most = int(args.integer("--tokens", 128, 1, 1 << 20));
-  const sampler::options chance{.temperature = real_option(args, "--temperature", 0, 0, 100),
+  const sampler::options chance{.temperature = float(real_option(args, "--temperature", 0, 0, 100)),
                                 .top_k = int(args.integer("--top-k", 40, 0, 1 << 20)),
-                                .top_p = real_option(args, "--top-p", 0.95f, 0, 1),
+                                .top_p = float(real_option(args, "--top-p", 0.95, 0, 1)),
                                 .seed = std::uint64_t(args.integer("--seed", 1, 0, 1l << 62))};
 
   stopwatch clock;

@@ -45,11 +45,11 @@ inline sluice::dtype kv_type(const arguments& args, const char* otherwise = "f16
   throw usage_error("--kv is f16, bf16 or f32");
 }
 
-inline float real_option(const arguments& args, const std::string& name, float otherwise, float low, float high) {
+inline double real_option(const arguments& args, const std::string& name, double otherwise, double low, double high) {
   if (!args.has(name)) return otherwise;
   const std::string value = args.text(name);
   char* end = nullptr;
-  const float x = std::strtof(value.c_str(), &end);
+  const double x = std::strtod(value.c_str(), &end);
   if (value.empty() || *end != 0 || !(x >= low && x <= high))
     throw usage_error(name + " must be a number from " + json(low).dump() + " to " + json(high).dump());
   return x;
