@@ -7,8 +7,8 @@ namespace sluice::stream::policy {
 
 /// BOLA (Spiteri, Urgaonkar, Sitaraman, INFOCOM 2016): the choice with the largest (V * (utility + gp) - Q) / size. The buffer Q is
 /// the slack in chunk times: what is left beyond the time that the remaining chunks take at the smallest level. Utility is the
-/// share of the base's loss that is removed; text is a choice whose size is what the link would carry while the engine
-/// computes. V and gp are such that the smallest level wins below one chunk time, and that nothing but the finest is worth its
+/// share of the base's loss that is removed; text is a choice whose size is what the link would carry until the engine
+/// is done with it. V and gp are such that the smallest level wins below one chunk time, and that nothing but the finest is worth its
 /// bytes where all that remains fits at the finest.
 struct bola {
   static constexpr const char* name = "bola";
@@ -26,7 +26,9 @@ struct bola {
     }
     if (!(smallest > 0) || !(cost.loss(c, 0) > 0)) return fetch(cost, c, 0);
     const double chunk_bytes = smallest / (n - c);
-    const double slack = (rate * p.left() - double(p.bytes_in_flight) - smallest) / chunk_bytes;
+    const double slack =
+        (rate * (p.left() - cost.decode_seconds(c, 0, cost.bytes(c, 0))) - double(p.bytes_in_flight) - smallest) /
+        chunk_bytes;
     const auto size = [&](int level) { return detail::max(double(cost.bytes(c, level)), 1.0); };
     const auto utility = [&](int level) { return 1 - cost.loss(c, level) / cost.loss(c, 0); };
     const double low = 1, high = detail::max((finest - smallest) / chunk_bytes, 2.0);
@@ -40,7 +42,8 @@ struct bola {
       score = x;
       best = fetch(cost, c, level);
     }
-    const double text_size = detail::max(cost.recompute_seconds(c) * rate, 1.0);
+    const double text_size =
+        detail::max((engine_backlog(cost, p) + cost.recompute_seconds(c)) * rate - double(p.bytes_in_flight), 1.0);
     if (text_size < size(top) && (v * (1 + gp) - slack) / text_size > score)
       best = {c, cost.all_layers(), action::text, -1};
     return best;

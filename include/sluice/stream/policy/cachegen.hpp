@@ -18,15 +18,18 @@ struct cachegen_with {
     const int c = next_in_order(cost, p), n = cost.num_chunks();
     if (c < 0) return {};
     const auto tokens = cost.chunk(n - 1).position + cost.chunk(n - 1).tokens - cost.chunk(0).position;
-    if (tokens < text_below_tokens || cost.recompute_seconds(c, n) <= p.left())
+    const double rate = expected_rate(estimate, h, p, 0);
+    // What the paper's sequential loop does not have: transfers under way come first, and the last chunk is decoded.
+    const double sending = rate > 0 ? double(p.bytes_in_flight) / rate : 0;
+    const double left = p.left() - sending - cost.decode_seconds(c, 0, cost.bytes(c, 0));
+    if (tokens < text_below_tokens || cost.recompute_seconds(c, n) <= left)
       return {c, cost.all_layers(), action::text, -1};
+    if (!(rate > 0)) return fetch(cost, c, cost.num_levels() / 2);
     int level = cost.num_levels() - 1;
     for (; level > 0; --level) {
-      std::uint64_t bytes = p.bytes_in_flight;  // what is asked for already comes first
+      std::uint64_t bytes = 0;
       for (int i = c; i < n; ++i) bytes += cost.bytes(i, level);
-      const double rate = expected_rate(estimate, h, p, bytes);
-      if (!(rate > 0)) return fetch(cost, c, cost.num_levels() / 2);
-      if (double(bytes) <= rate * p.left()) break;
+      if (double(bytes) <= rate * left) break;
     }
     return fetch(cost, c, level);
   }

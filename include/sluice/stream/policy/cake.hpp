@@ -11,15 +11,6 @@ inline int next_to_compute(const cost_model& cost, const progress& p) noexcept {
   return c == p.computing ? c + 1 : c;
 }
 
-/// Seconds of computing that no transfer can replace: chunks that are not stored, are lost, or were chosen as text.
-inline double forced_seconds(const cost_model& cost, const progress& p) noexcept {
-  double sum = 0;
-  for (int c = 0; c < cost.num_chunks(); ++c)
-    if (!p.chunks[std::size_t(c)].computed && p.computing != c && !can_fetch(cost, p, c))
-      sum += cost.recompute_seconds(c);
-  return sum;
-}
-
 /// Cake (Jin et al., ICML 2025, algorithm 1): the engine computes from the front while the link loads from the back, until they
 /// meet. No estimate is needed. The last chunk is contested: whoever is idle tries it too, so neither end waits for a slow other.
 struct cake {

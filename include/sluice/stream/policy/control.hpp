@@ -18,6 +18,20 @@ inline int next_from_back(const cost_model& cost, const progress& p) noexcept {
   return -1;
 }
 
+/// Seconds of computing that no transfer can replace: chunks that are not stored, are lost, or were chosen as text.
+inline double forced_seconds(const cost_model& cost, const progress& p) noexcept {
+  double sum = 0;
+  for (int c = 0; c < cost.num_chunks(); ++c)
+    if (!p.chunks[std::size_t(c)].computed && p.computing != c && !can_fetch(cost, p, c))
+      sum += cost.recompute_seconds(c);
+  return sum;
+}
+
+/// Seconds after which the engine has done what it works on and all that is forced upon it.
+inline double engine_backlog(const cost_model& cost, const progress& p) noexcept {
+  return forced_seconds(cost, p) + (p.computing < 0 ? 0 : detail::max(p.compute_free_seconds - p.now_seconds, 0.0));
+}
+
 /// Control: every chunk raw, in order.
 struct always_raw {
   static constexpr const char* name = "always_raw";

@@ -17,7 +17,7 @@ struct oracle_bound {
 
 namespace detail_oracle {
 
-// Chunks that the engine can have computed `seconds` after the start: the first ones, which are the cheapest.
+// Chunks that the engine can have computed from the front `seconds` after the start.
 inline int computable(const cost_model& cost, double seconds) {
   int n = 0;
   while (n < cost.num_chunks() && cost.recompute_seconds(0, n + 1) <= seconds * (1 + 1e-12)) ++n;
@@ -33,6 +33,15 @@ inline double sum_without(std::vector<double>& x, int free) {
   double sum = 0;
   for (std::size_t i = 0; i < keep; ++i) sum += x[i];
   return sum;
+}
+// Seconds for the m cheapest chunks, for every m.
+inline std::vector<double> cheapest(const cost_model& cost) {
+  std::vector<double> x;
+  for (int c = 0; c < cost.num_chunks(); ++c) x.push_back(cost.recompute_seconds(c));
+  std::sort(x.begin(), x.end());
+  x.insert(x.begin(), 0.0);
+  for (std::size_t i = 1; i < x.size(); ++i) x[i] += x[i - 1];
+  return x;
 }
 // Least bytes that leave only `free` chunks to the engine.
 inline double least_bytes(const cost_model& cost, int free) {
@@ -55,14 +64,16 @@ inline oracle_bound bound(const cost_model& cost, const link_trace& trace, doubl
   const double first = start + latency(cost, trace, start);
   // Soonest: for each number of chunks left to the engine, whichever of link and engine is done last.
   double soonest = std::numeric_limits<double>::infinity();
+  const std::vector<double> engine = cheapest(cost);
   for (int m = 0; m <= cost.num_chunks(); ++m) {
     const double bytes = least_bytes(cost, m);
     const double linked = bytes > 0 ? trace.finish_time(first, bytes) - start : 0;
-    soonest = std::min(soonest, std::max(cost.recompute_seconds(0, m), linked));
+    soonest = std::min(soonest, std::max(engine[std::size_t(m)], linked));
   }
   oracle_bound b{soonest, 0};
   const double until = std::max(deadline_seconds, soonest);
-  const int free = computable(cost, until);
+  int free = 0;
+  while (free < cost.num_chunks() && engine[std::size_t(free) + 1] <= until * (1 + 1e-12)) ++free;
   const double budget = trace.bytes_between(first, start + until);
   const auto dual = [&](double price) {
     std::vector<double> x;
@@ -76,9 +87,12 @@ inline oracle_bound bound(const cost_model& cost, const link_trace& trace, doubl
   };
   // Concave in the price: ternary search on its logarithm.
   double low = -120, high = 5;
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < 60; ++i) {
     const double a = low + (high - low) / 3, z = high - (high - low) / 3;
-    (dual(std::exp(a)) < dual(std::exp(z)) ? low : high) = dual(std::exp(a)) < dual(std::exp(z)) ? a : z;
+    if (dual(std::exp(a)) < dual(std::exp(z)))
+      low = a;
+    else
+      high = z;
   }
   b.loss = std::max(0.0, dual(std::exp((low + high) / 2)));
   return b;

@@ -8,7 +8,7 @@ namespace sluice::stream::policy {
 /// RobustMPC (Yin et al., SIGCOMM 2015) on chunks of a cache: the rate is a lower bound, the horizon is all that remains (its
 /// sizes are known), and since losses add up the best levels for it are a knapsack: smallest levels first, then steps up by
 /// loss per byte while they fit. Only the next chunk is acted on; everything is solved anew after it. A chunk comes as text
-/// where computing takes no longer than its transfer.
+/// where the engine would be done with it no later than the link.
 struct robust_mpc {
   static constexpr const char* name = "robust_mpc";
   robust_harmonic_mean estimate{};
@@ -18,7 +18,7 @@ struct robust_mpc {
     if (c < 0) return {};
     const double rate = expected_rate(estimate, h, p, 0);
     if (!(rate > 0)) return fetch(cost, c, 0);
-    double left = rate * p.left() - double(p.bytes_in_flight);
+    double left = rate * (p.left() - cost.decode_seconds(c, 0, cost.bytes(c, 0))) - double(p.bytes_in_flight);
     for (int i = c; i < n; ++i) left -= double(cost.bytes(i, 0));
     int level = 0;
     for (const refinement& r : cost.refinements()) {
@@ -28,7 +28,7 @@ struct robust_mpc {
       left -= bytes;
       if (r.chunk == c) level = r.to;
     }
-    if (cost.recompute_seconds(c) <= double(cost.bytes(c, level)) / rate)
+    if (engine_backlog(cost, p) + cost.recompute_seconds(c) <= double(p.bytes_in_flight + cost.bytes(c, level)) / rate)
       return {c, cost.all_layers(), action::text, -1};
     return fetch(cost, c, level);
   }
