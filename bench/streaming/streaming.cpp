@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every planner policy on every link trace, deadline and model shape, simulated; writes JSON for bench/streaming/report.py.
+//
+//   sluice-bench-streaming [--links DIR] [--requests FILE] [--quality bench/results/quality.json] [-o streaming.json]
+//
+// Without --links the made-up links of the library are used. Rates are scaled, one factor a group of traces, so that the
+// group's mean is a stated share of the engine's KV rate (raw bytes of cache it computes a second).
+
+#include <simulation.hpp>
+
+#include <chrono>
+#include <cstdio>
+
+namespace {
+
+using namespace sluice::stream;
+
+constexpr double deadlines[] = {0.25, 0.5, 1, 2};
+constexpr double kv_shares[] = {0.05, 0.25, 1};
+constexpr double main_share = 0.25;
+constexpr int offsets = 3;  // requests begin at thirds of every trace
+
+double seconds_since(std::chrono::steady_clock::time_point t) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - t).count();
+}
+
+// Levels as bench/quality.py measured them.
+level_curve curve_from(const json& quality, const std::string& model) {
+  for (const json& r : quality.at("results"))
+    if (r.at("model") == model && r.at("variant") == "standard") {
+      level_curve c;
+      for (const json& l : r.at("levels")) {
+        c.bits_per_value.push_back(l.at("bits_per_value"));
+        c.loss.push_back(l.at("kl"));
+      }
+      return c;
+    }
+  throw data_error("no standard levels of " + model);
+}
+
+// What one policy made of one group of links.
+struct cell {
+  outcome_sums sums;
+  std::size_t slower = 0;  // than the better of raw and recompute by more than one chunk
+  std::size_t beaten = 0;  // missed what the bound says could be met
+  double regret = 0;       // nats above the bound, where the deadline was met
+  std::size_t regretted = 0;
+  json to_json() const {
+    json j = sums.to_json();
+    j["slower_than_raw_and_recompute"] = double(slower) / double(sums.count());
+    j["missed_though_bound_meets"] = double(beaten) / double(sums.count());
+    j["mean_regret_nats_of_met"] = regretted ? json(regret / double(regretted)) : json(nullptr);
+    return j;
+  }
+};
+
+// One chunk: the longest that any of its ways takes once the better of raw and recompute would be done.
+double chunk_seconds(const cost_model& cost, const link_trace& trace, double done) {
+  const int last = cost.num_chunks() - 1, exact = cost.exact_level();
+  return std::max({cost.recompute_seconds(last), cost.decode_seconds(last, 0, cost.bytes(last, 0)),
+                   trace.finish_time(done, double(cost.bytes(last, exact))) - done}) +
+         cost.rates().latency_seconds;
+}
+
+json run_shape(const streamed_model& m, const level_curve& curve, const std::vector<named_link>& unscaled, double share,
+               json& cdfs, json& acceptance) {
+  std::vector<named_link> links = unscaled;
+  const double kv_rate = kv_rate_bytes_per_second(m, m.context_tokens);
+  const auto factors = scale_groups(links, share * kv_rate);
+  std::vector<std::string> names(std::begin(policy_names), std::end(policy_names));
+  names.push_back("oracle");
+  json rows = json::array();
+  for (double deadline : deadlines) {
+    std::map<std::string, std::map<std::string, cell>> cells;  // by group, by policy
+    double bound_loss = 0;
+    std::size_t bound_missed = 0, requests = 0;
+    for (const named_link& l : links) {
+      const cost_model cost = make_cost(m, curve, m.context_tokens, m.chunk_tokens, l.trace.latency_at(0)).value();
+      for (int k = 0; k < offsets; ++k) {
+        const double start = l.trace.seconds() * k / offsets;
+        const simulated_request r{start, deadline, &cost};
+        const policy::oracle_bound bound = policy::bound(cost, l.trace, start, deadline);
+        bound_loss += bound.loss;
+        bound_missed += bound.soonest_seconds > deadline;
+        ++requests;
+        double better = 0;
+        for (const std::string& name : names) {  // raw and recompute come first
+          const outcome o = run_policy(name, {&r, 1}, l.trace)[0];
+          if (name == "always_raw") better = o.seconds;
+          if (name == "always_recompute") better = std::min(better, o.seconds);
+          for (const std::string& group : {l.group, std::string("all")}) {
+            cell& c = cells[group][name];
+            c.sums.add(o);
+            if (name != "always_raw") c.slower += o.seconds > better + chunk_seconds(cost, l.trace, start + better);
+            c.beaten += !o.met && bound.soonest_seconds <= deadline;
+            if (o.met) {
+              c.regret += std::max(0.0, o.loss - bound.loss);
+              ++c.regretted;
+            }
+          }
+        }
+        // Raw is compared when both are known.
+        const outcome raw = run_policy("always_raw", {&r, 1}, l.trace)[0];
+        for (const std::string& group : {l.group, std::string("all")})
+          cells[group]["always_raw"].slower += raw.seconds > better + chunk_seconds(cost, l.trace, start + better);
+      }
+    }
+    const auto& all = cells["all"];
+    for (const auto& [group, policies] : cells)
+      for (const std::string& name : names) {
+        json row = {
+            {"shape", m.name}, {"kv_share", share}, {"deadline_s", deadline}, {"group", group}, {"policy", name}};
+        row.update(policies.at(name).to_json());
+        rows.push_back(row);
+      }
+    const cell &ours = all.at("progressive_cake"), &cachegen = all.at("cachegen"), &cake = all.at("cake");
+    const double best = bound_loss / double(requests);
+    acceptance.push_back(
+        {{"shape", m.name},
+         {"kv_share", share},
+         {"deadline_s", deadline},
+         {"requests", requests},
+         {"misses",
+          {{"progressive_cake", ours.sums.missed()},
+           {"cachegen", cachegen.sums.missed()},
+           {"cake", cake.sums.missed()},
+           {"oracle", all.at("oracle").sums.missed()},
+           {"bound", bound_missed}}},
+         {"mean_loss_nats",
+          {{"progressive_cake", ours.sums.mean_loss()},
+           {"cachegen", cachegen.sums.mean_loss()},
+           {"oracle", all.at("oracle").sums.mean_loss()},
+           {"bound", best}}},
+         {"slower_share",
+          {{"progressive_cake", double(ours.slower) / double(requests)},
+           {"cake", double(cake.slower) / double(requests)}}},
+         {"misses_no_more", ours.sums.missed() <= std::min(cachegen.sums.missed(), cake.sums.missed())},
+         {"loss_at_most_0.7_of_cachegen", ours.sums.mean_loss() <= 0.7 * cachegen.sums.mean_loss() + 1e-12},
+         {"loss_within_1.15_of_bound_plus_0.001", ours.sums.mean_loss() <= 1.15 * best + 0.001}});
+    if (share == main_share)
+      for (const std::string& name : names) {
+        json q = json::array();
+        for (int i = 0; i <= 40; ++i) {
+          const double s = all.at(name).sums.seconds_at(i / 40.0);
+          q.push_back(std::isfinite(s) ? json(std::round(s * 1e4) / 1e4) : json(nullptr));
+        }
+        cdfs.push_back({{"shape", m.name}, {"deadline_s", deadline}, {"policy", name}, {"ttft_s_at_fortieths", q}});
+      }
+    std::fprintf(stderr,
+                 "%s, %g of the KV rate, %g s: ours misses %zu of %zu, cachegen %zu, cake %zu, nobody could meet %zu\n",
+                 m.name, share, deadline, ours.sums.missed(), requests, cachegen.sums.missed(), cake.sums.missed(),
+                 bound_missed);
+  }
+  return {{"factors", factors}, {"rows", rows}};
+}
+
+// Seconds of one decision over 1,000 chunks and 5 levels, halfway through.
+json decision_times() {
+  std::vector<chunk_cost> chunks;
+  for (int c = 0; c < 1000; ++c)
+    chunks.push_back(
+        {std::int64_t(c) * 256, 256, 256, {100, 200, 300, 400, 500, 1600}, {0.1, 0.05, 0.02, 0.01, 0.001}, {}});
+  cost_rates rates;
+  rates.recompute_seconds_per_token = 1e-6;
+  const cost_model cost = cost_model::make(chunks, rates, 5).value();
+  std::vector<chunk_progress> at(1000);
+  for (std::size_t c = 500; c < 1000; ++c) at[c].requested = at[c].arrived = at[c].ready = std::int8_t(c % 5);
+  sluice::stream::progress p;
+  p.chunks = at;
+  p.deadline_seconds = 0.2;
+  link_history h;
+  for (int i = 0; i < 64; ++i) h.observe(1000 + std::uint64_t(i), 1e-3);
+  json out = json::object();
+  for (std::string_view name : policy_names)
+    with_policy(name, [&](auto policy) {
+      const planner<decltype(policy)> plan(cost, policy);
+      std::vector<double> times;
+      int finished = 0;
+      for (int i = 0; i < 201; ++i) {
+        const auto from = std::chrono::steady_clock::now();
+        finished += plan.next(h, p).finished;
+        times.push_back(seconds_since(from));
+      }
+      std::nth_element(times.begin(), times.begin() + 100, times.end());
+      if (finished) throw data_error("nothing to decide");
+      out[std::string(name)] = std::round(times[100] * 1e8) / 100;
+    });
+  return out;
+}
+
+// A trace of requests on one shared link.
+json shared_link(const std::vector<traced_request>& traced, const streamed_model& m, const level_curve& curve) {
+  const double kv_rate = kv_rate_bytes_per_second(m, 8192);
+  const link_trace trace = synthetic_link(1102).share(100, 16);
+  const double factor = 4 * kv_rate / trace.mean_bytes_per_second();  // a store's link, shared by several engines
+  const link_trace scaled = trace.scaled(factor);
+  const std::vector<cost_model> costs = costs_of(traced, m, curve, 0.001);
+  json rows = json::array();
+  for (std::string_view name : policy_names) {
+    std::vector<simulated_request> requests;
+    for (std::size_t i = 0; i < traced.size(); ++i) requests.push_back({traced[i].arrival_seconds, 1, &costs[i]});
+    const auto from = std::chrono::steady_clock::now();
+    outcome_sums sums;
+    for (const outcome& o : run_policy(name, requests, scaled)) sums.add(o);
+    json row = {{"policy", name}, {"deadline_s", 1}};
+    row.update(sums.to_json());
+    row["decisions"] = sums.decisions();
+    row["simulated_in_s"] = std::round(seconds_since(from) * 1000) / 1000;
+    rows.push_back(row);
+  }
+  return {{"shape", m.name},
+          {"link", "synthetic share(100, 16), seed 1102"},
+          {"link_factor", factor},
+          {"requests", traced.size()},
+          {"rows", rows}};
+}
+
+int run(int argc, char** argv) {
+  const arguments args(argc, argv, {"--links", "--requests", "--quality", "-o"}, {});
+  const json quality = json::parse(read_text(args.text("--quality", "bench/results/quality.json")));
+  const std::vector<named_link> links = args.has("--links") ? load_links(args.text("--links")) : made_up_links();
+  json out = {{"links", links.size()},      {"requests_per_link", offsets}, {"main_kv_share", main_share},
+              {"shapes", json::array()},    {"results", json::array()},     {"cdfs", json::array()},
+              {"acceptance", json::array()}};
+  std::map<std::string, int> groups;
+  for (const named_link& l : links) ++groups[l.group];
+  out["groups"] = groups;
+  for (const streamed_model& m : streamed_models) {
+    const level_curve curve = curve_from(quality, m.curve);
+    const cost_model cost = make_cost(m, curve, m.context_tokens, m.chunk_tokens, 0).value();
+    json shape = {{"name", m.name},
+                  {"config", m.config},
+                  {"source", m.source},
+                  {"levels_of", m.curve},
+                  {"bits_per_value", curve.bits_per_value},
+                  {"loss_nats", curve.loss},
+                  {"context_tokens", m.context_tokens},
+                  {"chunk_tokens", m.chunk_tokens},
+                  {"values_per_token", m.values_per_token},
+                  {"recompute_s", cost.recompute_seconds(0, cost.num_chunks())},
+                  {"decode_values_per_s", 1 / m.decode_seconds_per_value},
+                  {"kv_rate_bytes_per_s", kv_rate_bytes_per_second(m, m.context_tokens)},
+                  {"link_factors", json::object()}};
+    for (double share : kv_shares) {
+      const json r = run_shape(m, curve, links, share, out["cdfs"], out["acceptance"]);
+      shape["link_factors"][std::to_string(share).substr(0, 4)] = r["factors"];
+      for (const json& row : r["rows"]) out["results"].push_back(row);
+    }
+    out["shapes"].push_back(shape);
+  }
+  out["decision_us_1000_chunks_5_levels"] = decision_times();
+  if (args.has("--requests"))
+    out["shared_link"] = shared_link(load_requests(args.text("--requests")), *find_streamed_model("Llama-3.1-8B"),
+                                     curve_from(quality, find_streamed_model("Llama-3.1-8B")->curve));
+  const std::string text = out.dump(0) + "\n";
+  if (!args.has("-o")) return std::fputs(text.c_str(), stdout) < 0;
+  std::ofstream file(args.text("-o"));
+  if (!(file << text).flush()) throw data_error(args.text("-o") + ": cannot be written");
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // Options begin where commands of the tool have theirs.
+  std::vector<char*> shifted(argv, argv + argc);
+  shifted.insert(shifted.begin() + 1, argv[0]);
+  try {
+    return run(int(shifted.size()), shifted.data());
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "sluice-bench-streaming: %s\n", e.what());
+    return 1;
+  }
+}
