@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every planner policy on every link trace, deadline and model shape, simulated; writes JSON for bench/streaming/report.py.
 //
-//   sluice-bench-streaming [--links DIR] [--requests FILE] [--quality bench/results/quality.json] [-o streaming.json]
+//   sluice-stream-policies [--links DIR] [--requests FILE] [--quality bench/results/quality.json] [-o streaming.json]
 //
 // Without --links the made-up links of the library are used. Rates are scaled, one factor a group of traces, so that the
 // group's mean is a stated share of the engine's KV rate (raw bytes of cache it computes a second).
@@ -268,7 +268,7 @@ int main(int argc, char** argv) {
   try {
     return run(int(shifted.size()), shifted.data());
   } catch (const std::exception& e) {
-    std::fprintf(stderr, "sluice-bench-streaming: %s\n", e.what());
+    std::fprintf(stderr, "sluice-stream-policies: %s\n", e.what());
     return 1;
   }
 }
