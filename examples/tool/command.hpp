@@ -106,3 +106,4 @@ int decode_command(int argc, char** argv);
 int truncate_command(int argc, char** argv);
 int info_command(int argc, char** argv);
 int verify_command(int argc, char** argv);
+int simulate_command(int argc, char** argv);

@@ -20,6 +20,8 @@ constexpr char usage[] = R"(sluice compresses the KV cache of language models.
   sluice truncate --level J IN.slc -o OUT.slc
   sluice info [-p M.profile] IN.slc     bytes per level, layer, K and V; with the profile, how far above an ideal coder
   sluice verify IN.slc
+  sluice simulate [--links DIR] [--requests FILE] [--shape NAME] [--policies A,B] [--deadlines 0.25,0.5] [--kv-share 0.25]
+      [--context TOKENS]                  planner policies on recorded (or made-up) links
 
 Captures are safetensors files with k.{layer} and v.{layer} [tokens, kv_heads, head_dim]. Every command takes --json.
 Codecs: standard (default), exact, raw, fixed4, plain8, plain4. Exit codes: 0 done, 1 bad data, 2 wrong call.
@@ -31,7 +33,8 @@ struct command {
 };
 constexpr command commands[] = {{"calibrate", calibrate_command}, {"encode", encode_command},
                                 {"decode", decode_command},       {"truncate", truncate_command},
-                                {"info", info_command},           {"verify", verify_command}};
+                                {"info", info_command},           {"verify", verify_command},
+                                {"simulate", simulate_command}};
 
 bool wants_json(int argc, char** argv) {
   for (int i = 2; i < argc; ++i)
