@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the README's tables from bench/results/*.json, between the markers <!-- name --> and <!-- /name -->.
 
-    bench/tables.py            quality.json: bench/quality.py; demo.json: what cmake -P cmake/demo.cmake leaves in build/demo
+    bench/tables.py            quality.json: bench/quality.py; demo.json: what cmake -P cmake/demo.cmake leaves in build/demo;
+                               resume.json: bench/resume.py; needles.json: bench/needles.py; prefill.json: examples/engine/tests/against_llama_cpp.py
 """
 import json, os, re
 
@@ -38,9 +39,40 @@ def speed():
             + table(['', 'bits per value', 'times smaller', 'encode', 'decode'], rows))
 
 
+def resume():
+    d = json.loads(read('resume.json'))
+    levels = [l['level'] for l in d['documents'][0]['levels']]
+    cell = lambda l: f"{1e3 * l['first_token_seconds']:.0f} ms ({l['times_sooner']:.1f}×)"
+    rows = [[str(r['tokens']), f"{1e3 * r['prefill_seconds']:.0f} ms"] + [cell(l) for l in r['levels']] for r in d['documents']]
+    q = {l['level']: l for l in d['quality']['levels']}
+    rows.append(['bits per value', '16'] + [f"{q[l]['bits_per_value']:.2f}" for l in levels])
+    rows.append(['KL, top-1 (2,048 tokens)', '0, 100 %'] + [f"{q[l]['kl']:.4f}, {100 * q[l]['top1']:.1f} %" for l in levels])
+    m = d['machine']
+    return (f"SmolLM2-135M, time to the first token of the answer; {m['cpu']}, {m['cores']} cores, medians of {d['runs']} runs, the model loaded on both sides:\n\n"
+            + table(['tokens of the document', 'computed'] + [f'level {l}' for l in levels], rows) + '\n\n![Time to first token against document length](bench/results/resume.svg)')
+
+
+def needles():
+    d = json.loads(read('needles.json'))
+    rows = []
+    for m in d['models']:
+        n = m['needles']
+        rows.append([m['name'], f"{100 * n['exact_score']:.0f} %"] + [f"{100 * l['score']:.0f} %" for l in n['levels']])
+    n = d['models'][0]['needles']
+    return table(['needles found', 'exact cache'] + [f"level {l['level']}" for l in n['levels']], rows)
+
+
+def prefill():
+    d = json.loads(read('prefill.json'))
+    return ', '.join(f"{r['engine']:.0f} tokens a second over {r['tokens']} tokens ({r['ratio']:.2f} times llama.cpp's {r['llama_cpp']:.0f})" for r in d['prefill'])
+
+
 readme = os.path.join(ROOT, 'README.md')
 text = open(readme, encoding='utf-8').read()
 a, v = quality()
-for name, body in dict(quality=a, variants=v, speed=speed()).items():
+tables = dict(quality=a, variants=v, speed=speed())
+for name, make in dict(resume=resume, needles=needles, prefill=prefill).items():
+    if os.path.exists(os.path.join(ROOT, 'bench/results', name + '.json')): tables[name] = make()
+for name, body in tables.items():
     text = re.sub(f'<!-- {name} -->.*?<!-- /{name} -->', lambda _: f'<!-- {name} -->\n{body}\n<!-- /{name} -->', text, flags=re.S)
 open(readme, 'w', encoding='utf-8').write(text)

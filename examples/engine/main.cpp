@@ -12,10 +12,11 @@ constexpr const char usage[] =
 
   engine run MODEL --prompt-file T [--question Q]     answer, or continue the text
       [--prompt TEXT] [--raw] [--tokens 128] [--temperature 0] [--top-k 40] [--top-p 0.95] [--seed 1]
-  engine save MODEL --prompt-file T --store DIR       compute a document's KV cache and keep it
-      [--profile M.profile] [--levels 4] [--max-tokens N]
-  engine resume MODEL --prompt-file T --store DIR     fetch the longest stored prefix, compute the rest, answer
-      --question Q [--profile M.profile] [--level 1] [--tokens 64] [--max-tokens N] [--compare]
+  engine save MODEL --prompt-file T --store S         compute a document's KV cache and keep it
+      [--profile M.profile] [--levels 4] [--max-tokens N] [--exact-copies]
+  engine resume MODEL --prompt-file T --store S       fetch the longest stored prefix, compute the rest, answer
+      --question Q [--profile M.profile] [--tokens 64] [--max-tokens N] [--compare] [--level 1]
+      or under a deadline: [--deadline SECONDS] [--policy P] [--link TRACE.csv]
   engine perplexity MODEL TEXT                        how well the model predicts a text
       [--context 512] [--tokens N] [--offset O] [--logits OUT.safetensors]
   engine calibrate MODEL TEXT [-o M.profile]          what sluice has to know of the model, measured on a text
@@ -26,6 +27,9 @@ constexpr const char usage[] =
   engine capture MODEL TEXT OUT.safetensors           KV cache of a text, for `sluice calibrate` and the tests
       [--context 1024] [--suffix 256] [--offset 0] [--stats]
   engine tokenize MODEL TEXT                          token ids of a text
+
+S: DIR | redis://[:PASSWORD@]HOST[:PORT][/DB] | http(s)://HOST/PATH | s3+http(s)://HOST/BUCKET/PATH
+P: raw | recompute | cachegen | cake | cake_levels | kvserve | robust_mpc | bola | progressive | progressive_cake
 
 Everywhere: --threads N, --json, --exact (float arithmetic; the default is 8 bits), --kv f16|bf16|f32 (the pages)
 )";

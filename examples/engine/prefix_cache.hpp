@@ -6,9 +6,11 @@
 
 #include <sluice/codec/decoder.hpp>
 #include <sluice/codec/encoder.hpp>
+#include <sluice/codec/presets.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/stream/object.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -27,8 +29,9 @@ struct missing_run {
 
 struct save_report {
   int chunks = 0, already_there = 0;
-  std::size_t bytes = 0;      ///< of all chunks' objects, with those already there
-  std::size_t raw_bytes = 0;  ///< of the same tokens' pages
+  std::size_t bytes = 0;        ///< of all chunks' objects, with those already there
+  std::size_t exact_bytes = 0;  ///< of the exact copies, where they were asked for
+  std::size_t raw_bytes = 0;    ///< of the same tokens' pages
   double encode_seconds = 0, write_seconds = 0;
 };
 
@@ -42,9 +45,27 @@ struct restore_report {
   double read_seconds = 0, decode_seconds = 0;
 };
 
+/// One object of a prefix.
+struct located_chunk {
+  int begin = 0, end = 0;       ///< tokens
+  sluice::digest key{}, exact_key{};
+  bool there = false;           ///< the store gave something under this name
+  sluice::status state = sluice::status::not_found;  ///< of reading the first bytes and of the index in them
+  std::vector<std::byte> head;    ///< as far as it has been read
+  std::uint64_t exact_bytes = 0;  ///< of the exact copy; 0 = there is none, or nobody asked
+  sluice::frame_index index;
+
+  /// Bytes of the object up to a level.
+  std::size_t size_at(int level) const {
+    return sizeof(sluice::stream::object_header) +
+           std::size_t(index.size_at(std::min(level, index.header().levels_present - 1)));
+  }
+};
+
 class prefix_cache {
  public:
   using codec = sluice::codec::standard;
+  using exact = sluice::codec::exact;
   static constexpr int chunk_tokens = 256;
 
   /// Threads each get an encoder and a decoder. Errors: throws std::runtime_error where the profile is not the model's.
@@ -52,9 +73,13 @@ class prefix_cache {
 
   const sluice::profile& profile() const noexcept { return profile_; }
 
-  /// Encodes the first ids.size() tokens of the sequence, with `levels` passes, and stores what the store lacks.
-  /// Errors: throws std::runtime_error.
-  save_report save(std::span<const std::int32_t> ids, const sequence& seq, int levels);
+  /// Encodes the first ids.size() tokens of the sequence, with `levels` passes, and stores what the store lacks; with
+  /// `exact_copies` every bit of them as well. Errors: throws std::runtime_error.
+  save_report save(std::span<const std::int32_t> ids, const sequence& seq, int levels, bool exact_copies = false);
+
+  /// The chunks of these tokens from the first on: as many as the store has, or (`all`) every one, those which the store
+  /// lacks not being there, with the sizes of exact copies. Chunks end at multiples of chunk_tokens and where the tokens do.
+  std::vector<located_chunk> locate(std::span<const std::int32_t> ids, bool all = false);
 
   /// Fills an empty sequence with the longest stored prefix of these tokens, decoded at a level. Pages that an object
   /// fails to fill (damaged, cut short, another's) are reported and have to be computed by the caller: see compute().
@@ -64,14 +89,20 @@ class prefix_cache {
   std::string name_of(std::span<const std::int32_t> ids) const;
 
  private:
-  sluice::stream::chunk_keys keys() const noexcept;
+  std::size_t raw_bytes(int tokens, const sequence& seq) const noexcept;
+  std::vector<located_chunk> chunks_of(std::span<const std::int32_t> ids) const;
+  template <class Codec>
+  std::size_t put_missing(std::span<const located_chunk> chunks, sluice::digest located_chunk::*key, const sequence& seq,
+                          int levels, std::vector<sluice::encoder<Codec>>& encoders, save_report& report);
+  void decode(std::span<const located_chunk> chunks, std::span<const piece> objects, sequence& seq, int level,
+              restore_report& report);
 
   sluice::profile profile_;
   sluice::digest model_;
-  std::size_t token_bytes_ = 0;  // of the pages, of one token
   store* store_;
   thread_pool* pool_;
   std::vector<sluice::encoder<codec>> encoders_;  // one per thread
+  std::vector<sluice::encoder<exact>> exact_encoders_;
   std::vector<sluice::decoder<codec>> decoders_;
 };
 

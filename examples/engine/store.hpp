@@ -1,62 +1,79 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <sluice/status.hpp>
+#include <sluice/stream/source.hpp>
 
-#include <output_file.hpp>
-
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <span>
-#include <string>
+#include <string_view>
 #include <vector>
 
 namespace engine {
 
-/// A folder of objects that never change: the simplest store that several processes can share.
+/// Any source behind one type, so that the commands are compiled once; a sluice::stream::byte_source itself.
 class store {
  public:
-  explicit store(std::string folder) : folder_(std::move(folder)) {}
+  virtual ~store() = default;
+  virtual sluice::result<std::uint64_t> size(std::string_view key) = 0;
+  virtual sluice::status put(std::string_view key, std::span<const std::byte> bytes) = 0;
+  virtual sluice::stream::ticket submit(const sluice::stream::read_request& request) = 0;
+  virtual std::size_t poll(std::span<sluice::stream::completion> done, double seconds) = 0;
+  virtual std::size_t arrived(sluice::stream::ticket t) = 0;
+  virtual std::size_t cancel(sluice::stream::ticket t) = 0;
+};
 
-  const std::string& folder() const noexcept { return folder_; }
-
-  bool has(const std::string& name) const {
-    std::error_code error;
-    return std::filesystem::is_regular_file(path(name), error);
+/// A source as a store. Borrows it.
+template <sluice::stream::byte_source Source>
+class store_of final : public store {
+ public:
+  explicit store_of(Source& source) : source_(&source) {}
+  sluice::result<std::uint64_t> size(std::string_view key) override { return source_->size(key); }
+  sluice::status put(std::string_view key, std::span<const std::byte> bytes) override { return source_->put(key, bytes); }
+  sluice::stream::ticket submit(const sluice::stream::read_request& r) override { return source_->submit(r); }
+  std::size_t poll(std::span<sluice::stream::completion> done, double seconds) override {
+    return source_->poll(done, seconds);
   }
-
-  /// The first bytes of an object, at most `most` of them. Nothing where it cannot be read or is gone.
-  std::vector<std::byte> read(const std::string& name, std::size_t most = SIZE_MAX) const {
-    std::vector<std::byte> bytes;
-    const int fd = ::open(path(name).c_str(), O_RDONLY | O_CLOEXEC);
-    struct stat info {};
-    if (fd >= 0 && ::fstat(fd, &info) == 0 && S_ISREG(info.st_mode))
-      bytes.resize(std::min(most, std::size_t(info.st_size)));
-    std::size_t done = 0;
-    for (ssize_t n = 1; n > 0 && done < bytes.size(); done += std::size_t(std::max<ssize_t>(n, 0)))
-      n = ::pread(fd, bytes.data() + done, bytes.size() - done, off_t(done));
-    if (fd >= 0) ::close(fd);
-    bytes.resize(done);
-    return bytes;
-  }
-
-  /// Writes an object; it appears whole or not at all. Errors: a sentence, empty = done.
-  std::string put(const std::string& name, std::span<const std::byte> bytes) {
-    std::error_code error;
-    std::filesystem::create_directories(folder_, error);
-    if (error) return folder_ + ": " + error.message();
-    output_file out(path(name));
-    return out.write(bytes) && out.commit() ? std::string() : out.error();
-  }
+  std::size_t arrived(sluice::stream::ticket t) override { return source_->arrived(t); }
+  std::size_t cancel(sluice::stream::ticket t) override { return source_->cancel(t); }
 
  private:
-  std::string path(const std::string& name) const { return folder_ + "/" + name; }
-
-  std::string folder_;
+  Source* source_;
 };
+
+/// A read that may end early: what it got, and why it is not more.
+struct piece {
+  std::string_view key;
+  std::uint64_t offset = 0;
+  std::size_t most = 0;
+  std::vector<std::byte> bytes{};
+  sluice::status state = sluice::status::timed_out;
+};
+
+/// Reads all pieces at once, for at most `seconds`. An object that ends before a piece does is no error.
+inline void read_all(store& from, std::span<piece> pieces, double seconds) {
+  std::vector<sluice::stream::ticket> tickets;
+  for (piece& p : pieces) {
+    p.bytes.resize(p.most);
+    tickets.push_back(from.submit({p.key, p.offset, p.bytes}));
+  }
+  std::size_t left = pieces.size();
+  while (left > 0) {
+    sluice::stream::completion done[64];
+    const std::size_t n = from.poll(done, seconds);
+    if (n == 0) break;
+    for (std::size_t d = 0; d < n; ++d)
+      for (std::size_t i = 0; i < tickets.size(); ++i) {
+        if (tickets[i] != done[d].which) continue;
+        pieces[i].state = done[d].state == sluice::status::wrong_length ? sluice::status::ok : done[d].state;
+        pieces[i].bytes.resize(done[d].bytes);
+        tickets[i] = 0;
+        --left;
+      }
+  }
+  for (std::size_t i = 0; i < tickets.size(); ++i)
+    if (tickets[i] != 0) pieces[i].bytes.resize(from.cancel(tickets[i]));
+}
 
 }  // namespace engine

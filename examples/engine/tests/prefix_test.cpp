@@ -3,6 +3,8 @@
 #include "../tokenizer.hpp"
 #include "tiny_model.hpp"
 
+#include <sluice/stream/source/file.hpp>
+
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -67,14 +69,15 @@ struct fixture {
 
   std::vector<std::string> objects() const {  // in the order of the chunks
     std::vector<std::string> names;
-    prefix_cache p{net, sluice::profile::uncalibrated(kv_shape(net.config())), const_cast<store&>(kept), threads};
+    prefix_cache p{net, sluice::profile::uncalibrated(kv_shape(net.config())), kept, threads};
     for (int end : {prefix_cache::chunk_tokens, 2 * prefix_cache::chunk_tokens, tokens})
       names.push_back(folder.path + "/" + p.name_of(std::span(ids).first(std::size_t(end))));
     return names;
   }
 
   temporary_folder folder;
-  store kept{folder.path};
+  sluice::stream::file_source files{folder.path};
+  mutable store_of<sluice::stream::file_source> kept{files};
   tiny::temporary_file file;
   mutable thread_pool threads{2};
   mutable model net{file.path(), arithmetic::exact, threads};
@@ -127,14 +130,14 @@ TEST_CASE("prefix: what was saved is found by its tokens, and a finer level answ
   CHECK(last < 0.15);
 }
 
-TEST_CASE("prefix: a longer prompt continues where the stored tokens end, another one where it differs") {
+TEST_CASE("prefix: a longer prompt continues after the stored chunks it shares, another one where it differs") {
   fixture f;
   prefix_cache p = f.prefixes();
   p.save(f.ids, f.document, sluice::max_passes);
   std::vector<std::int32_t> longer = f.ids;
   longer.resize(fixture::tokens + 500, 3);
   sequence a(f.pages), b(f.pages), c(f.pages);
-  CHECK(p.restore(longer, a, 3).tokens == fixture::tokens);
+  CHECK(p.restore(longer, a, 3).tokens == 2 * prefix_cache::chunk_tokens);
   std::vector<std::int32_t> other = f.ids;
   other[prefix_cache::chunk_tokens + 7] ^= 1;
   CHECK(p.restore(other, b, 3).tokens == prefix_cache::chunk_tokens);
@@ -206,7 +209,8 @@ TEST_CASE("prefix: other models, profiles and codecs do not find these objects; 
   CHECK(prefix_cache(other.net, other.prefixes().profile(), f.kept, f.threads).restore(f.ids, seq2, 3).tokens == 0);
   CHECK_THROWS_WITH(prefix_cache(f.net, sluice::profile::uncalibrated(sluice::model_shape::uniform(2, 2, 16)), f.kept, f.threads),
                     "the profile is of a model with another shape");
-  store nowhere(f.file.path() + "/store");  // below a file
+  sluice::stream::file_source below_a_file(f.file.path() + "/store");
+  store_of nowhere(below_a_file);
   prefix_cache p(f.net, f.prefixes().profile(), nowhere, f.threads);
   CHECK_THROWS_AS(p.save(f.ids, f.document, 4), std::runtime_error);
   CHECK(p.restore(f.ids, seq, 3).tokens == 0);

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "streamed.hpp"
+
+#include <sluice/stream/execute.hpp>
+#include <sluice/stream/page_decoder.hpp>
+#include <sluice/stream/policy/bola.hpp>
+#include <sluice/stream/policy/cachegen.hpp>
+#include <sluice/stream/policy/cake.hpp>
+#include <sluice/stream/policy/control.hpp>
+#include <sluice/stream/policy/kvserve.hpp>
+#include <sluice/stream/policy/progressive.hpp>
+#include <sluice/stream/policy/progressive_cake.hpp>
+#include <sluice/stream/policy/robust_mpc.hpp>
+#include <sluice/stream/source/shaped.hpp>
+
+#include <cmath>
+#include <stdexcept>
+
+namespace engine {
+
+namespace policy = sluice::stream::policy;
+
+const char stream_policies[] =
+    "raw | recompute | cachegen | cake | cake_levels | kvserve | robust_mpc | bola | progressive | progressive_cake";
+
+namespace {
+
+// Exact copies that a store lacks are offered at a size that no plan takes.
+constexpr std::uint64_t nowhere = std::uint64_t{1} << 49;
+
+sluice::stream::cost_model cost_of(const prefix_cache& prefixes, std::span<const located_chunk> chunks,
+                                   const machine_costs& costs, const sequence& seq, std::size_t document_tokens) {
+  const sluice::profile& p = prefixes.profile();
+  std::vector<double> loss(std::size_t(p.passes), 0.0);  // of the whole document
+  for (const sluice::plane_profile& plane : p.planes)
+    for (std::size_t l = 0; l < loss.size(); ++l) loss[l] += double(plane.loss[l]);
+  if (loss[0] <= 0)  // not calibrated: a step three times finer loses a ninth
+    for (std::size_t l = 0; l < loss.size(); ++l) loss[l] = std::pow(9.0, -double(l));
+  std::vector<sluice::stream::chunk_cost> all;
+  for (const located_chunk& c : chunks) {
+    sluice::stream::chunk_cost& k = all.emplace_back();
+    k.position = c.begin;
+    k.tokens = c.end - c.begin;
+    k.values = std::uint64_t(k.tokens) * 2 * std::uint64_t(seq.pool().layers() * seq.pool().kv_heads() * seq.pool().head_dim());
+    const bool there = c.state == sluice::status::ok;
+    for (int l = 0; l < p.passes; ++l) {
+      k.bytes.push_back(there ? c.size_at(l) : 0);
+      k.loss.push_back(loss[std::size_t(there ? std::min(l, c.index.header().levels_present - 1) : l)] * k.tokens /
+                       double(document_tokens));
+    }
+    k.bytes.push_back(c.exact_bytes ? c.exact_bytes : nowhere);
+    if (!there && !c.exact_bytes) k.kinds = {sluice::stream::payload::absent};
+  }
+  const sluice::stream::cost_rates rates{.recompute_seconds_per_token = costs.seconds_per_token,
+                                         .recompute_seconds_per_token_position = costs.seconds_per_token_position,
+                                         .decode_seconds_per_value = costs.decode_seconds_per_value,
+                                         .exact_decode_seconds_per_value = costs.decode_seconds_per_value / 3};
+  return sluice::stream::cost_model::make(std::move(all), rates, p.passes).value();
+}
+
+// The engine's two halves of the work.
+struct page_sink {
+  model* net;
+  sequence* seq;
+  std::span<const std::int32_t> ids;
+  const sluice::stream::cost_model* cost;
+  sluice::stream::page_decoder<prefix_cache::codec, prefix_cache::exact> pages;
+
+  sluice::page_status decode(int chunk, int level, std::span<const std::byte> frame) {
+    return pages.decode(chunk, level, frame);
+  }
+  // Gives up between two layers where the link was faster.
+  sluice::status compute(const sluice::stream::step& what, const std::stop_token& stop) {
+    struct given_up {};
+    const sluice::stream::chunk_cost& c = cost->chunk(what.chunk);
+    try {
+      net->forward(ids.subspan(std::size_t(c.position), std::size_t(c.tokens)), *seq,
+                   {.on_hidden =
+                        [&stop](int, int, std::span<const float>) {
+                          if (stop.stop_requested()) throw given_up{};
+                        },
+                    .position = int(c.position)});
+    } catch (given_up) {
+      return sluice::status::cancelled;
+    }
+    return sluice::status::ok;
+  }
+};
+
+template <class Policy>
+sluice::stream::report run(const sluice::stream::cost_model& cost, std::span<const located_chunk> chunks, store& from,
+                           double deadline_seconds, page_sink& sink, Policy p = {}) {
+  std::vector<sluice::stream::stored_chunk> names;
+  for (const located_chunk& c : chunks) names.push_back({c.key, c.exact_key});
+  const sluice::stream::planner<Policy> plan(cost, p);
+  sluice::stream::link_history link;
+  sluice::stream::executor executor(plan, from, names, link, deadline_seconds);
+  return execute_threaded(executor, sink);
+}
+
+}  // namespace
+
+stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std::span<const std::int32_t> ids,
+                            sequence& seq, const machine_costs& costs, const stream_options& options) {
+  const auto clock = sluice::stream::steady_clock_seconds{};
+  const double begin = clock();
+  const std::vector<located_chunk> chunks = prefixes.locate(ids, true);
+  if (seq.grow(int(ids.size())) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
+  const sluice::stream::cost_model cost = cost_of(prefixes, chunks, costs, seq, ids.size());
+  const sluice::kv_view view = seq.view();
+  page_sink sink{&net, &seq, ids, &cost, {prefixes.profile(), cost, {&view, 1}}};
+
+  stream_result out;
+  out.chunks = int(chunks.size());
+  bool exact = true;
+  for (const located_chunk& c : chunks) out.stored += c.state == sluice::status::ok, exact &= c.exact_bytes > 0;
+  out.raw_bytes = ids.size() * std::size_t(2 * seq.pool().layers()) * std::size_t(seq.pool().token_stride());
+  sluice::stream::shaped_source shaped(from, options.link ? *options.link : sluice::stream::link_trace());
+  store_of slow(shaped);
+  store& source = options.link ? static_cast<store&>(slow) : from;
+
+  out.locate_seconds = clock() - begin;
+  const double left = std::max(0.0, options.deadline_seconds - out.locate_seconds);
+  const auto is = [&](const char* name) { return options.policy == name; };
+  const auto with = [&](auto policy) { out.report = run(cost, chunks, source, left, sink, policy); };
+  if (is("raw") && !exact) throw std::runtime_error("policy raw: the store has no exact copies (save --exact-copies)");
+  if (is("raw"))
+    with(policy::always_raw{});
+  else if (is("recompute"))
+    with(policy::always_recompute{});
+  else if (is("cachegen"))
+    with(policy::cachegen{});
+  else if (is("cake"))
+    with(policy::cake{.level = exact ? -1 : cost.num_levels() - 1});
+  else if (is("cake_levels"))
+    with(policy::cake_levels{});
+  else if (is("kvserve"))
+    with(policy::kvserve{});
+  else if (is("robust_mpc"))
+    with(policy::robust_mpc{});
+  else if (is("bola"))
+    with(policy::bola{});
+  else if (is("progressive"))
+    with(policy::progressive{});
+  else if (is("progressive_cake"))
+    with(policy::progressive_cake{});
+  else
+    throw std::runtime_error("--policy is " + std::string(stream_policies));
+  if (out.report.outcome != sluice::status::ok)
+    throw std::runtime_error(std::string("computing: ") + to_string(out.report.outcome));
+  return out;
+}
+
+}  // namespace engine

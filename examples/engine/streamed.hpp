@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "prefix_cache.hpp"
+
+#include <sluice/stream/executor.hpp>
+#include <sluice/stream/trace.hpp>
+
+#include <string>
+#include <vector>
+
+// A prefix under a deadline: a planner decides chunk by chunk what to fetch, at which level, and what to compute, while
+// bytes arrive.
+
+namespace engine {
+
+/// What saving a prefix told about the machine; kept beside it, because a planner needs it before anything is measured.
+struct machine_costs {
+  double prefill_seconds = 0;  ///< of the document
+  double seconds_per_token = 0, seconds_per_token_position = 0;
+  double decode_seconds_per_value = 0;  ///< one thread
+};
+
+struct stream_options {
+  std::string policy = "progressive_cake";
+  double deadline_seconds = 1;                    ///< until every token of the document is usable
+  const sluice::stream::link_trace* link = nullptr;  ///< slows the store down to this link; null = as fast as it is
+};
+
+struct stream_result {
+  sluice::stream::report report;  ///< from when the chunks had been located
+  double locate_seconds = 0;
+  std::size_t raw_bytes = 0;
+  int chunks = 0, stored = 0;  ///< of the document, in the store
+};
+
+/// Names of policies, for usage texts.
+extern const char stream_policies[];
+
+/// Fills an empty sequence with all of these tokens, fetched or computed. Whatever the store does, it ends with every token
+/// there: `report` says what was fetched at which level, what was computed, and each fault.
+/// Errors: throws std::runtime_error for an unknown policy, one that needs exact copies where the store lacks them, or where
+/// the model fails.
+stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std::span<const std::int32_t> ids,
+                            sequence& seq, const machine_costs& costs, const stream_options& options);
+
+}  // namespace engine
