@@ -29,7 +29,8 @@ constexpr const char usage[] =
   engine tokenize MODEL TEXT                          token ids of a text
 
 S: DIR | redis://[:PASSWORD@]HOST[:PORT][/DB] | http(s)://HOST/PATH | s3+http(s)://HOST/BUCKET/PATH
-P: raw | recompute | cachegen | cake | cake_levels | kvserve | robust_mpc | bola | progressive | progressive_cake
+P: always_raw | always_recompute | fixed_level_0..2 | cachegen | cachegen_released | cake | cake_levels | kvserve | robust_mpc |
+   bola | progressive | progressive_cake
 
 Everywhere: --threads N, --json, --exact (float arithmetic; the default is 8 bits), --kv f16|bf16|f32 (the pages)
 )";

@@ -3,25 +3,13 @@
 
 #include <sluice/stream/execute.hpp>
 #include <sluice/stream/page_decoder.hpp>
-#include <sluice/stream/policy/bola.hpp>
-#include <sluice/stream/policy/cachegen.hpp>
-#include <sluice/stream/policy/cake.hpp>
-#include <sluice/stream/policy/control.hpp>
-#include <sluice/stream/policy/kvserve.hpp>
-#include <sluice/stream/policy/progressive.hpp>
-#include <sluice/stream/policy/progressive_cake.hpp>
-#include <sluice/stream/policy/robust_mpc.hpp>
+#include <sluice/stream/policies.hpp>
 #include <sluice/stream/source/shaped.hpp>
 
 #include <cmath>
 #include <stdexcept>
 
 namespace engine {
-
-namespace policy = sluice::stream::policy;
-
-const char stream_policies[] =
-    "raw | recompute | cachegen | cake | cake_levels | kvserve | robust_mpc | bola | progressive | progressive_cake";
 
 namespace {
 
@@ -89,7 +77,7 @@ struct page_sink {
 
 template <class Policy>
 sluice::stream::report run(const sluice::stream::cost_model& cost, std::span<const located_chunk> chunks, store& from,
-                           double deadline_seconds, page_sink& sink, Policy p = {}) {
+                           double deadline_seconds, page_sink& sink, Policy p) {
   std::vector<sluice::stream::stored_chunk> names;
   for (const located_chunk& c : chunks) names.push_back({c.key, c.exact_key});
   const sluice::stream::planner<Policy> plan(cost, p);
@@ -121,31 +109,14 @@ stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std
 
   out.locate_seconds = clock() - begin;
   const double left = std::max(0.0, options.deadline_seconds - out.locate_seconds);
-  const auto is = [&](const char* name) { return options.policy == name; };
-  const auto with = [&](auto policy) { out.report = run(cost, chunks, source, left, sink, policy); };
-  if (is("raw") && !exact) throw std::runtime_error("policy raw: the store has no exact copies (save --exact-copies)");
-  if (is("raw"))
-    with(policy::always_raw{});
-  else if (is("recompute"))
-    with(policy::always_recompute{});
-  else if (is("cachegen"))
-    with(policy::cachegen{});
-  else if (is("cake"))
-    with(policy::cake{.level = exact ? -1 : cost.num_levels() - 1});
-  else if (is("cake_levels"))
-    with(policy::cake_levels{});
-  else if (is("kvserve"))
-    with(policy::kvserve{});
-  else if (is("robust_mpc"))
-    with(policy::robust_mpc{});
-  else if (is("bola"))
-    with(policy::bola{});
-  else if (is("progressive"))
-    with(policy::progressive{});
-  else if (is("progressive_cake"))
-    with(policy::progressive_cake{});
-  else
-    throw std::runtime_error("--policy is " + std::string(stream_policies));
+  if (options.policy == "always_raw" && !exact)
+    throw std::runtime_error("policy always_raw: the store has no exact copies (save --exact-copies)");
+  const bool known = sluice::stream::with_policy(options.policy, [&](auto policy) {
+    if constexpr (requires { policy.level; })  // of cake: the exact copy unless told
+      if (!exact) policy.level = cost.num_levels() - 1;
+    out.report = run(cost, chunks, source, left, sink, policy);
+  });
+  if (!known) throw std::runtime_error("there is no policy " + options.policy);
   if (out.report.outcome != sluice::status::ok)
     throw std::runtime_error(std::string("computing: ") + to_string(out.report.outcome));
   return out;

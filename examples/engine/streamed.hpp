@@ -22,7 +22,7 @@ struct machine_costs {
 };
 
 struct stream_options {
-  std::string policy = "progressive_cake";
+  std::string policy = "progressive_cake";           ///< of sluice::stream::policy_names
   double deadline_seconds = 1;                    ///< until every token of the document is usable
   const sluice::stream::link_trace* link = nullptr;  ///< slows the store down to this link; null = as fast as it is
 };
@@ -33,9 +33,6 @@ struct stream_result {
   std::size_t raw_bytes = 0;
   int chunks = 0, stored = 0;  ///< of the document, in the store
 };
-
-/// Names of policies, for usage texts.
-extern const char stream_policies[];
 
 /// Fills an empty sequence with all of these tokens, fetched or computed. Whatever the store does, it ends with every token
 /// there: `report` says what was fetched at which level, what was computed, and each fault.
