@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// sluice-stream-sockets TRACE.csv...: the same requests in the simulator and for real, from a redis-server and a web server
+// whose link is slowed down to the trace. Prints JSON: seconds until the cache is usable, by policy and trace.
+// Fetching, verifying and decoding are real; a decode and a computation then last as long as the cost model says.
+
+#define DOCTEST_CONFIG_IMPLEMENT
+#include <doctest/doctest.h>
+
+#include <nlohmann/json.hpp>
+#include <sluice/stream/policy/cachegen.hpp>
+#include <sluice/stream/policy/cake.hpp>
+#include <sluice/stream/policy/control.hpp>
+#include <sluice/stream/simulator.hpp>
+#include <sluice/stream/source/http.hpp>
+#include <sluice/stream/source/redis.hpp>
+#include <sluice/stream/source/shaped.hpp>
+#include <stream/context.hpp>
+#include <stream/servers.hpp>
+
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+namespace {
+
+using namespace sluice;
+using namespace sluice::stream;
+using json = nlohmann::ordered_json;
+
+constexpr double deadline_seconds = 1.2;  // less than computing everything takes
+constexpr double raw_seconds = 2;  // that the uncompressed cache takes at the mean rate of a trace, which is scaled to this
+
+cost_model costs() {
+  cost_rates r;
+  r.recompute_seconds_per_token = 0.008;
+  r.recompute_seconds_per_token_position = 4e-6;
+  r.decode_seconds_per_value = 1e-7;  // several times what decoding takes, so that a busy machine keeps up
+  r.exact_decode_seconds_per_value = 1e-7;
+  return cost_model::make(context::sample().chunks, r, context::sample().model.passes).value();
+}
+
+void sleep_until(double t) {
+  const double left = t - steady_clock_seconds{}();
+  if (left > 0) std::this_thread::sleep_for(std::chrono::duration<double>(left));
+}
+
+struct timed_engine : context::engine {
+  using engine::engine;
+  page_status decode(int chunk, int level, std::span<const std::byte> frame) {
+    const double begin = steady_clock_seconds{}();
+    const page_status s = engine::decode(chunk, level, frame);
+    sleep_until(begin + cost.decode_seconds(chunk, level, 0));
+    return s;
+  }
+};
+
+template <class Policy, byte_source Source>
+report run(const cost_model& cost, Source& source, const link_trace& trace, const link_history& known) {
+  shaped_source<Source> shaped(source, trace);
+  timed_engine engine(cost);
+  link_history link = known;
+  const planner<Policy> plan(cost);
+  executor<Policy, shaped_source<Source>> e(plan, shaped, context::sample().names, link, deadline_seconds,
+                                            {.stall_seconds = 60});
+  return execute_threaded(e, engine);
+}
+
+template <class Policy>
+void compare(json& out, const std::string& name, const link_trace& trace, redis_source& redis, http_source& http) {
+  const cost_model cost = costs();
+  const double assumed = trace.mean_bytes_per_second();
+  const simulated_request request{0, deadline_seconds, &cost};
+  const outcome simulated = simulate({&request, 1}, trace, Policy{}, {.assumed_bytes_per_second = assumed}).value().at(0);
+  json row{{"trace", name}, {"policy", Policy::name}, {"simulated_seconds", simulated.seconds}};
+  const auto add = [&](const char* what, const report& r) {
+    row[what] = {{"seconds", r.usable_seconds}, {"ratio", r.usable_seconds / simulated.seconds}, {"bytes", r.bytes},
+                 {"recomputed_tokens", r.recomputed_tokens}, {"faults", r.faults.size()}};
+    std::fprintf(stderr, "%-40s %-12s %-6s simulated %.3f s, real %.3f s\n", name.c_str(), Policy::name, what,
+                 simulated.seconds, r.usable_seconds);
+  };
+  row["simulated_bytes"] = simulated.bytes;
+  row["simulated_recomputed_tokens"] = simulated.recomputed_tokens;
+  add("redis", run<Policy>(cost, redis, trace, link_history(assumed)));
+  add("http", run<Policy>(cost, http, trace, link_history(assumed)));
+  out.push_back(row);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  doctest::Context checks;
+  checks.setAsDefaultForAssertsOutOfTestCases();
+  if (servers::find_program("redis-server").empty() || servers::find_program("nginx").empty()) {
+    std::fprintf(stderr, "skipped: redis-server or nginx is not installed\n");
+    return 77;
+  }
+  servers::temporary_folder folder;
+  const int ports[] = {servers::free_port(), servers::free_port()};
+  const servers::server redis_server(servers::redis_command(folder.path, ports[0]), ports[0]);
+  const servers::server nginx(servers::nginx_command(folder.path, ports[1]), ports[1]);
+  redis_source redis({.port = ports[0]});
+  http_source http({.url = "http://127.0.0.1:" + std::to_string(ports[1]) + "/objects"});
+  context::store(redis);
+  context::store(http);
+
+  const double raw = 256.0 * 30 * 2 * 192 * 2;
+  json rows = json::array();
+  for (int i = 1; i < argc; ++i) {
+    std::ifstream in(argv[i]);
+    const std::string text{std::istreambuf_iterator<char>(in), {}};
+    const auto trace = parse_link_trace(text);
+    if (!trace) {
+      std::fprintf(stderr, "%s: %s\n", argv[i], to_string(trace.status()));
+      return 1;
+    }
+    const link_trace link = trace->scaled(raw / raw_seconds / trace->mean_bytes_per_second());
+    const std::string name = std::filesystem::path(argv[i]).stem().string();
+    compare<policy::always_raw>(rows, name, link, redis, http);
+    compare<policy::fixed_level<1>>(rows, name, link, redis, http);
+    compare<policy::cachegen>(rows, name, link, redis, http);
+    compare<policy::cake>(rows, name, link, redis, http);
+  }
+  std::printf("%s\n", json{{"raw_bytes", raw}, {"raw_seconds_at_mean_rate", raw_seconds}, {"deadline_seconds", deadline_seconds},
+                           {"runs", rows}}.dump(1).c_str());
+}
