@@ -5,6 +5,7 @@
 #include <output_file.hpp>
 #include <report.hpp>
 #include <resume.hpp>
+#include <streaming.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -19,7 +20,7 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-json to_json(const facts& f, const conversation& talk) {
+json to_json(const facts& f, const conversation& talk, const streaming& sent) {
   json rows = json::array(), links = json::array(), passes = json::array(), layers = json::array();
   for (const codec_row& r : f.rows) {
     json row{{"name", r.name},
@@ -83,6 +84,18 @@ json to_json(const facts& f, const conversation& talk) {
                {"exact_answer", talk.exact_answer},
                {"levels", std::move(levels)}};
   }
+  json streams = json::array();
+  for (const streamed_link& l : sent.links) {
+    json policies = json::array();
+    for (const streamed& p : l.policies)
+      policies.push_back({{"policy", p.policy},
+                          {"seconds", p.seconds},
+                          {"met", p.met},
+                          {"kl", p.loss},
+                          {"bytes", p.bytes},
+                          {"computed_tokens", p.computed_tokens}});
+    streams.push_back({{"link", l.name}, {"policies", std::move(policies)}});
+  }
   const checks& c = f.checked;
   return {{"model", f.model},
           {"tokens", f.tokens},
@@ -100,6 +113,14 @@ json to_json(const facts& f, const conversation& talk) {
           {"links", std::move(links)},
           {"bytes", {{"index", f.account.index}, {"passes", std::move(passes)}, {"layers", std::move(layers)}}},
           {"conversation", std::move(session)},
+          {"streaming",
+           {{"tokens", sent.tokens},
+            {"chunks", sent.chunks},
+            {"raw_bytes", sent.raw_bytes},
+            {"deadline_seconds", sent.deadline},
+            {"prefill_tokens_per_second", sent.tokens_per_second},
+            {"prefill_measured", sent.measured},
+            {"links", std::move(streams)}}},
           {"checks",
            {{"ok", c.ok()},
             {"truncated_file_equals_level", c.truncated_equal},
@@ -197,10 +218,12 @@ int main(int argc, char** argv) {
       c = converse({options["--engine"], options["--model"], options["--data"] + "/smollm2.profile",
                     options["--document"], out + "/store"});
     print(c);
+    const streaming s = stream(f, c, options["--data"] + "/link_4g.csv");
+    print(s);
     std::printf("\n%s, %u cores, %s\n", f.cpu.c_str(), f.cores, f.compiler.c_str());
     std::filesystem::create_directories(out);
-    save(out + "/demo.json", to_json(f, c).dump(1, ' ', false, json::error_handler_t::replace) + "\n");
-    save(out + "/report.html", report(f, c));
+    save(out + "/demo.json", to_json(f, c, s).dump(1, ' ', false, json::error_handler_t::replace) + "\n");
+    save(out + "/report.html", report(f, c, s));
     std::printf("Figures: %s/demo.json\nReport:  %s/report.html\n", out.c_str(), out.c_str());
     return f.checked.ok() ? 0 : 1;
   } catch (const std::exception& e) {

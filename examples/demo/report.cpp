@@ -33,7 +33,7 @@ svg text{font-size:13px;fill:var(--ink)}svg .tick{fill:var(--muted);font-size:12
 svg .name{font-weight:600}svg .label{font-size:12.5px}svg .faint{opacity:.8}
 svg .halo{paint-order:stroke;stroke:var(--bg);stroke-width:5px;stroke-linejoin:round}
 svg .on-light{fill:var(--on-light);font-size:12.5px}svg .on-dark{fill:var(--on-dark);font-size:12.5px}
-.grid{stroke:var(--grid)}line.faint{opacity:.55}.axis{stroke:var(--axis)}.leader{stroke:var(--axis);stroke-width:.8}
+.grid{stroke:var(--grid)}line.faint{opacity:.55}.axis{stroke:var(--axis)}.deadline{stroke:var(--over);stroke-width:1.5;stroke-dasharray:5 4}.leader{stroke:var(--axis);stroke-width:.8}
 .line{fill:none;stroke:var(--c);stroke-width:2.2;stroke-linejoin:round}.levels{stroke:var(--l1);stroke-width:2}
 .dot{fill:var(--c);stroke:var(--bg);stroke-width:2}.fill{fill:var(--c);stroke:var(--bg);stroke-width:.6}
 .l0{--c:var(--l0)}.l1{--c:var(--l1)}.l2{--c:var(--l2)}.l3{--c:var(--l3)}.exact{--c:var(--exact)}.fixed{--c:var(--fixed)}
@@ -169,7 +169,7 @@ std::string check_list(const facts& f) {
 
 }  // namespace
 
-std::string report(const facts& f, const conversation& c) {
+std::string report(const facts& f, const conversation& c, const streaming& s) {
   const codec_row& r = f.level(f.chosen_level());
   const std::string level = r.name;
   std::string h =
@@ -208,6 +208,7 @@ std::string report(const facts& f, const conversation& c) {
        "into place by memcpy.</p>\n";
 
   h += conversation_section(c);
+  h += streaming_section(s);
 
   h += "<h2>Where the bits go</h2>\n<p>Every level is the one before it and a refinement that cuts each step of the "
        "quantiser in three. ";

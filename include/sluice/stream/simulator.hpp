@@ -20,6 +20,12 @@ struct simulated_request {
   const cost_model* cost = nullptr;
 };
 
+/// A step as it was carried out. Seconds count from the request's arrival; of a fetch from its first byte to its last.
+struct activity {
+  step what;
+  double begin_seconds = 0, end_seconds = 0;
+};
+
 /// What became of it. Seconds count from arrival.
 struct outcome {
   double seconds = std::numeric_limits<double>::infinity();  ///< until the cache was handed over; infinity = never
@@ -28,7 +34,8 @@ struct outcome {
   double bytes = 0;                                          ///< that passed the link, cancelled ones included
   std::int64_t recomputed_tokens = 0;
   std::uint32_t decisions = 0;
-  std::vector<step> steps;  ///< what was done, if kept
+  std::vector<step> steps;         ///< what was asked for, if kept
+  std::vector<activity> activities;  ///< what was done and when, decoding left out, if kept
 };
 
 struct simulation_options {
@@ -116,7 +123,7 @@ class simulator {
     outcome result;
     std::deque<int> to_decode;
     int decoding = -1, decoding_level = -1;
-    double decoding_until = 0;
+    double decoding_until = 0, computing_from = 0;
     step computing{};
     bool started = false, done = false, waits_for_engine = false;
     std::uint64_t computation = 0;
@@ -168,6 +175,7 @@ class simulator {
     chunk_progress& c = s.chunks[std::size_t(t.what.chunk)];
     link_.observe(t.bytes, now_ - sent_from_);
     s.result.bytes += double(t.bytes);
+    keep(s, t.what, sent_from_);
     leave_link(s, t);
     c.arrived = std::max(c.arrived, std::int8_t(t.what.level));
     if (std::find(s.to_decode.begin(), s.to_decode.end(), t.what.chunk) == s.to_decode.end())
@@ -203,6 +211,7 @@ class simulator {
 
   void finish_computing(int r) {
     state& s = of(r);
+    keep(s, s.computing, s.computing_from);
     chunk_progress& c = s.chunks[std::size_t(s.computing.chunk)];
     if (s.computing.what == action::patch) {
       c.patched = true;
@@ -273,6 +282,7 @@ class simulator {
   void start_computing(state& s, int r, const step& what) {
     keep(s, what);
     s.computing = what;
+    s.computing_from = now_;
     s.now.computing = what.chunk;
     engine_of(r) = r;
     const cost_model& cost = s.plan.cost();
@@ -283,6 +293,10 @@ class simulator {
   void keep(state& s, step what) {
     what.order = std::uint32_t(s.result.steps.size());
     if (options_.keep_steps) s.result.steps.push_back(what);
+  }
+  void keep(state& s, const step& what, double begin) {
+    const double arrival = s.request.arrival_seconds;
+    if (options_.keep_steps) s.result.activities.push_back({what, begin - arrival, now_ - arrival});
   }
 
   // Starts the next transfer if the link is free.
@@ -326,6 +340,7 @@ class simulator {
     if (s.now.fetches_in_flight > 0) --on_link_;
     if (sending_.request == r) {  // the connection is closed
       s.result.bytes += std::min(double(sending_.bytes), trace_->bytes_between(sent_from_, now_));
+      if (sent_from_ < now_) keep(s, sending_.what, sent_from_);
       sending_ = {};
       ++transmission_;
     }
