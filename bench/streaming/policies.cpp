@@ -7,6 +7,7 @@
 // group's mean is a stated share of the engine's KV rate (raw bytes of cache it computes a second).
 
 #include <simulation.hpp>
+#include <sluice/stream/placement.hpp>
 
 #include <chrono>
 #include <cstdio>
@@ -83,15 +84,14 @@ json run_shape(const streamed_model& m, const level_curve& curve, const std::vec
         bound_loss += bound.loss;
         bound_missed += bound.soonest_seconds > deadline;
         ++requests;
-        double better = 0;
-        for (const std::string& name : names) {  // raw and recompute come first
+        const double better = std::min(run_policy("always_raw", {&r, 1}, l.trace)[0].seconds,
+                                       run_policy("always_recompute", {&r, 1}, l.trace)[0].seconds);
+        for (const std::string& name : names) {
           const outcome o = run_policy(name, {&r, 1}, l.trace)[0];
-          if (name == "always_raw") better = o.seconds;
-          if (name == "always_recompute") better = std::min(better, o.seconds);
           for (const std::string& group : {l.group, std::string("all")}) {
             cell& c = cells[group][name];
             c.sums.add(o);
-            if (name != "always_raw") c.slower += o.seconds > better + chunk_seconds(cost, l.trace, start + better);
+            c.slower += o.seconds > better + chunk_seconds(cost, l.trace, start + better);
             c.beaten += !o.met && bound.soonest_seconds <= deadline;
             if (o.met) {
               c.regret += std::max(0.0, o.loss - bound.loss);
@@ -99,10 +99,6 @@ json run_shape(const streamed_model& m, const level_curve& curve, const std::vec
             }
           }
         }
-        // Raw is compared when both are known.
-        const outcome raw = run_policy("always_raw", {&r, 1}, l.trace)[0];
-        for (const std::string& group : {l.group, std::string("all")})
-          cells[group]["always_raw"].slower += raw.seconds > better + chunk_seconds(cost, l.trace, start + better);
       }
     }
     const auto& all = cells["all"];
@@ -215,6 +211,48 @@ json shared_link(const std::vector<traced_request>& traced, const streamed_model
           {"rows", rows}};
 }
 
+// The same requests on tiers that hold less than they ask for: memory, and a disk five times its size.
+json placements(const std::vector<traced_request>& traced, const streamed_model& m, const level_curve& curve) {
+  json rows = json::array();
+  double tokens = 0;
+  for (const traced_request& r : traced) tokens += r.tokens;
+  const double share = 512 / (tokens / double(traced.size()));  // of a block, in the loss of a mean request
+  for (double memory : {10e9, 40e9, 160e9})
+    for_each_placement_policy([&]<class Policy>() {
+      placement<Policy> store({{memory, 20e9, 1e-4, 0}, {5 * memory, 3e9, 1e-3, 0}});
+      const auto from = std::chrono::steady_clock::now();
+      for (const traced_request& r : traced)
+        for (std::size_t i = 0; i < r.ids.size(); ++i) {
+          placed_item item;
+          const double values = m.values_per_token * 512;
+          for (std::size_t l = 0; l < curve.loss.size(); ++l) {
+            item.bytes.push_back(std::uint64_t(values * curve.bits_per_value[l] / 8));
+            item.loss.push_back(curve.loss[l] * share);
+          }
+          item.depth = int(i);
+          item.recompute_seconds = 512 * (m.seconds_per_token + m.seconds_per_position * (512.0 * double(i) + 256));
+          if (!store.access(r.ids[i], item, r.arrival_seconds)) throw data_error("placement refuses an item");
+        }
+      const placement_totals& t = store.totals();
+      const double n = double(traced.size());
+      rows.push_back({{"policy", Policy::name},
+                      {"memory_bytes", memory},
+                      {"disk_bytes", 5 * memory},
+                      {"hit_share", double(t.hits) / double(t.accesses)},
+                      {"seconds_per_request", t.seconds / n},
+                      {"loss_nats_per_request", t.loss / n},
+                      {"truncated", t.truncated},
+                      {"dropped", t.dropped},
+                      {"transcode_seconds", t.transcode_seconds},
+                      {"moved_bytes", t.moved_bytes},
+                      {"simulated_in_s", std::round(seconds_since(from) * 1000) / 1000}});
+    });
+  return {{"shape", m.name},
+          {"tiers", "memory 20 GB/s, 0.1 ms; disk 3 GB/s, 1 ms"},
+          {"requests", traced.size()},
+          {"rows", rows}};
+}
+
 int run(int argc, char** argv) {
   const arguments args(argc, argv, {"--links", "--requests", "--quality", "-o"}, {});
   const json quality = json::parse(read_text(args.text("--quality", "bench/results/quality.json")));
@@ -249,9 +287,12 @@ int run(int argc, char** argv) {
     out["shapes"].push_back(shape);
   }
   out["decision_us_1000_chunks_5_levels"] = decision_times();
-  if (args.has("--requests"))
-    out["shared_link"] = shared_link(load_requests(args.text("--requests")), *find_streamed_model("Llama-3.1-8B"),
-                                     curve_from(quality, find_streamed_model("Llama-3.1-8B")->curve));
+  if (args.has("--requests")) {
+    const std::vector<traced_request> traced = load_requests(args.text("--requests"));
+    const streamed_model& m = *find_streamed_model("Llama-3.1-8B");
+    out["shared_link"] = shared_link(traced, m, curve_from(quality, m.curve));
+    out["placement"] = placements(traced, m, curve_from(quality, m.curve));
+  }
   const std::string text = out.dump(0) + "\n";
   if (!args.has("-o")) return std::fputs(text.c_str(), stdout) < 0;
   std::ofstream file(args.text("-o"));

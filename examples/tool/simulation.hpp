@@ -90,6 +90,7 @@ inline std::map<std::string, double> scale_groups(std::vector<named_link>& links
 struct traced_request {
   double arrival_seconds = 0;
   int tokens = 0;
+  std::vector<std::int64_t> ids;
   std::vector<bool> stored;  ///< blocks that an earlier request of the trace had, up to the first that none had
 };
 
@@ -126,7 +127,10 @@ inline std::vector<traced_request> load_requests(const std::string& path, std::s
       if (!id.is_number_integer()) throw fail("hash_ids holds what is no integer");
       r.stored.push_back(seen.contains(id.get<std::int64_t>()) && (r.stored.empty() || r.stored.back()));
     }
-    for (const json& id : ids) seen.insert(id.get<std::int64_t>());
+    for (const json& id : ids) {
+      r.ids.push_back(id.get<std::int64_t>());
+      seen.insert(r.ids.back());
+    }
     r.stored.resize(std::size_t(r.tokens + 511) / 512, false);
     requests.push_back(std::move(r));
   }

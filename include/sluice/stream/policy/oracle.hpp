@@ -174,7 +174,8 @@ struct oracle {
     int level = levels[std::size_t(next)];
     const auto here = [&] {
       const std::uint64_t bytes = cost.bytes(next, level);
-      return trace_->finish_time(p.now_seconds, planned + double(bytes)) + cost.decode_seconds(next, level, bytes);
+      return trace_->finish_time(p.now_seconds, planned + double(bytes)) + cost.decode_seconds(next, level, bytes) +
+             2 * cost.rates().latency_seconds;  // the link runs dry for as long now and then
     };
     while (level > 0 && here() > end_seconds) --level;
     return fetch(cost, next, level);
