@@ -97,6 +97,10 @@ def main():
         q = d['shared_link']
         pages.append(f"<h2>{q['requests']} requests on one link</h2><p>{html.escape(q['shape'])}; {html.escape(q['link'])}, rates times {q['link_factor']:.3g}.</p>" + table(['policy', 'missed', 'ttft p50', 'p99', 'mean loss', 'MB', 'simulated in'],
             [[r['policy'], f"{100 * r['misses'] / r['requests']:.1f} %", r['ttft_p50_s'] and f"{r['ttft_p50_s']:.3f}", r['ttft_p99_s'] and f"{r['ttft_p99_s']:.2f}", f"{r['mean_loss_nats']:.5f}", f"{r['mean_bytes'] / 1e6:.1f}", f"{r['simulated_in_s']:.2f} s"] for r in q['rows']]))
+    if 'placement' in d:
+        q = d['placement']
+        pages.append(f"<h2>Placement</h2><p>{q['requests']} requests, {html.escape(q['shape'])}; {html.escape(q['tiers'])}; the disk holds five times what memory holds.</p>" + table(['policy', 'memory GB', 'hits', 'seconds a request', 'nats a request', 'decoding and encoding s', 'moved GB'],
+            [[r['policy'], f"{r['memory_bytes'] / 1e9:g}", f"{100 * r['hit_share']:.1f} %", f"{r['seconds_per_request']:.4f}", f"{r['loss_nats_per_request']:.5f}", f"{r['transcode_seconds']:.0f}", f"{r['moved_bytes'] / 1e9:.0f}"] for r in q['rows']]))
     pages.append('<h2>A decision over 1,000 chunks and 5 levels</h2>' + table(['policy', 'microseconds'], d['decision_us_1000_chunks_5_levels'].items()))
     pages.append(f"<h2>Break-even bandwidth of the codecs</h2><p>Below it, compressing, sending and decoding is faster than sending raw bytes: (1 - 1/ratio) / (1/encode + 1/decode); one thread, {html.escape(demo['machine']['cpu'])}. Where the cache is stored encoded already, only decoding counts.</p>" + break_even(demo))
     open(out, 'w', encoding='utf-8').write('\n'.join(pages))
