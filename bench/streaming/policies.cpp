@@ -11,6 +11,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 
 namespace {
 
@@ -104,6 +105,7 @@ json run_shape(const streamed_model& m, const level_curve& curve, const std::vec
     const auto& all = cells["all"];
     for (const auto& [group, policies] : cells)
       for (const std::string& name : names) {
+        if (share != main_share && group != "all") continue;
         json row = {
             {"shape", m.name}, {"kv_share", share}, {"deadline_s", deadline}, {"group", group}, {"policy", name}};
         row.update(policies.at(name).to_json());
@@ -253,6 +255,35 @@ json placements(const std::vector<traced_request>& traced, const streamed_model&
           {"rows", rows}};
 }
 
+double six_digits(double x) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.6g", x);
+  return std::strtod(text, nullptr);
+}
+
+// Six digits are more than any of these figures means.
+void round_all(json& j) {
+  if (j.is_structured())
+    for (json& x : j) round_all(x);
+  else if (j.is_number_float())
+    j = six_digits(j.get<double>());
+}
+
+// One line for each member, and for each element of an array of objects.
+std::string lines_of(const json& j) {
+  std::string s = "{\n";
+  for (const auto& [key, value] : j.items()) {
+    s += (s.size() > 2 ? ",\n" : "") + json(key).dump() + ": ";
+    if (!value.is_array() || value.empty() || !value[0].is_object()) {
+      s += value.dump();
+      continue;
+    }
+    for (std::size_t i = 0; i < value.size(); ++i) s += (i ? ",\n" : "[\n") + value[i].dump();
+    s += "\n]";
+  }
+  return s + "\n}\n";
+}
+
 int run(int argc, char** argv) {
   const arguments args(argc, argv, {"--links", "--requests", "--quality", "-o"}, {});
   const json quality = json::parse(read_text(args.text("--quality", "bench/results/quality.json")));
@@ -293,7 +324,8 @@ int run(int argc, char** argv) {
     out["shared_link"] = shared_link(traced, m, curve_from(quality, m.curve));
     out["placement"] = placements(traced, m, curve_from(quality, m.curve));
   }
-  const std::string text = out.dump(0) + "\n";
+  round_all(out);
+  const std::string text = lines_of(out);
   if (!args.has("-o")) return std::fputs(text.c_str(), stdout) < 0;
   std::ofstream file(args.text("-o"));
   if (!(file << text).flush()) throw data_error(args.text("-o") + ": cannot be written");

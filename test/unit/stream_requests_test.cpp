@@ -84,7 +84,8 @@ TEST_CASE("traces that are wrong are refused with file, line and reason") {
       {"{\"timestamp\": 5, \"input_length\": 600, \"hash_ids\": " + std::string(100000, '[') + "\n",
        ":1: not a JSON object"},
   };
-  for (const auto& [text, what] : bad) {
+  for (const auto& row : bad) {
+    const std::string &text = std::get<0>(row), &what = std::get<1>(row);
     CAPTURE(what);
     const std::string f = dir.write("bad.jsonl", text);
     const std::string said = message_of([&] { load_requests(f); });

@@ -117,7 +117,10 @@ TEST_CASE("link traces from text: good ones, and named errors with their lines")
       {head + "1,1e300,3\n", 2, "bandwidth out of range"},
       {head + "1,2,-3\n", 2, "latency out of range"},
   };
-  for (const auto& [text, line, what] : bad) {
+  for (const auto& row : bad) {
+    const std::string& text = std::get<0>(row);
+    const int line = std::get<1>(row);
+    const std::string_view what = std::get<2>(row);
     CAPTURE(text);
     trace_error e;
     CHECK(parse_link_trace(text, &e).status() == status::parse_error);
