@@ -62,6 +62,25 @@ def needles():
     return table(['needles found', 'exact cache'] + [f"level {l['level']}" for l in n['levels']], rows)
 
 
+def streaming():
+    d = json.loads(read('streaming.json'))
+    share = d['main_kv_share']
+    rows = []
+    for p in ['always_raw', 'always_recompute', 'cachegen', 'cachegen_released', 'cake', 'kvserve', 'robust_mpc', 'bola', 'progressive', 'progressive_cake', 'oracle']:
+        r = [x for x in d['results'] if (x['policy'], x['group'], x['kv_share']) == (p, 'all', share)]
+        n = sum(x['requests'] for x in r)
+        mean = lambda key: sum(x[key] * x['requests'] for x in r) / n
+        rows.append([f'`{p}`'] + [f"{100 * sum(x['misses'] for x in r if x['deadline_s'] == t) / sum(x['requests'] for x in r if x['deadline_s'] == t):.1f} %" for t in (0.25, 0.5, 1, 2)]
+                    + [f"{mean('mean_loss_nats'):.4f}", f"{100 * mean('slower_than_raw_and_recompute'):.1f} %"])
+    a = [x for x in d['acceptance'] if x['kv_share'] == share]
+    bound = lambda t: 100 * sum(x['misses']['bound'] for x in a if x['deadline_s'] == t) / sum(x['requests'] for x in a if x['deadline_s'] == t)
+    rows.append(['what nobody can beat'] + [f'{bound(t):.1f} %' for t in (0.25, 0.5, 1, 2)] + [f"{sum(x['mean_loss_nats']['bound'] for x in a) / len(a):.4f}", ''])
+    return (f"Simulated: {d['links']} link traces ({', '.join(f'{n} {g}' for g, n in d['groups'].items())}), {d['requests_per_link']} requests on each, {len(d['shapes'])} model shapes ({', '.join(s['name'] for s in d['shapes'])}); each group's rates are scaled so that its mean is "
+            f"{share:g} of the rate at which the engine computes cache. Cells are shares of missed deadlines; loss is the mean over all requests, in nats, with the levels measured above; a policy that misses its deadline to compute loses none. "
+            "The last column is the share of requests that came more than a chunk later than the better of raw and recompute. `bench/streaming/report.py` draws the rest.\n\n"
+            + table(['', '0.25 s', '0.5 s', '1 s', '2 s', 'loss', 'slower'], rows))
+
+
 def prefill():
     d = json.loads(read('prefill.json'))
     return ', '.join(f"{r['engine']:.0f} tokens a second over {r['tokens']} tokens ({r['ratio']:.2f} times llama.cpp's {r['llama_cpp']:.0f})" for r in d['prefill'])
@@ -71,7 +90,7 @@ readme = os.path.join(ROOT, 'README.md')
 text = open(readme, encoding='utf-8').read()
 a, v = quality()
 tables = dict(quality=a, variants=v, speed=speed())
-for name, make in dict(resume=resume, needles=needles, prefill=prefill).items():
+for name, make in dict(resume=resume, needles=needles, prefill=prefill, streaming=streaming).items():
     if os.path.exists(os.path.join(ROOT, 'bench/results', name + '.json')): tables[name] = make()
 for name, body in tables.items():
     text = re.sub(f'<!-- {name} -->.*?<!-- /{name} -->', lambda _: f'<!-- {name} -->\n{body}\n<!-- /{name} -->', text, flags=re.S)
