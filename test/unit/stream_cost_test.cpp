@@ -60,6 +60,7 @@ TEST_CASE("masks and payload kinds become bytes that are not sent and seconds th
   const cost_model plain = cost_model::make(chunks, r, 1, 4).value();
   CHECK(plain.bytes(0, 0) == 40);
   CHECK(plain.bytes(1, 0) == 20);
+  CHECK(plain.bytes(1, {0, 2}, 0) == 10);
   CHECK(plain.patch_seconds(1) == doctest::Approx(10e-3 * 2 / 4));
   CHECK(plain.patch_needs_prefix(1));
   CHECK(plain.patch_seconds(2) == doctest::Approx(10e-4 * 2 / 4));

@@ -190,6 +190,33 @@ TEST_CASE("closed forms: a constant link, the engine alone, a slow decoder, late
   CHECK(run(f, link, policy::always_raw{}, 100).seconds >= 100 * 0.08 + 0.5);
 }
 
+TEST_CASE("closed forms: computing that fetched chunks still need") {
+  const link_trace link = link_trace::constant(1e5);
+  cost_rates blend = engine(1e-3);
+  blend.token_fraction = 0.2;  // 20 ms of computing for a chunk that takes 10 ms to fetch: the engine is the slower
+  const cost_model b = equal_chunks(50, 100, {1000, 2000, 8000}, {0.01, 0.001}, blend);
+  const outcome o = run(b, link, policy::fixed_level<0>{}, 10);
+  CHECK(o.seconds == near(0.01 + 50 * 0.02));
+  CHECK(o.recomputed_tokens == 50 * 20);
+  blend.token_fraction = 0.05;  // 5 ms: hidden but for the last
+  const cost_model h = equal_chunks(50, 100, {1000, 2000, 8000}, {0.01, 0.001}, blend);
+  CHECK(run(h, link, policy::fixed_level<0>{}, 10).seconds == near(50 * 0.01 + 0.005));
+  // DroidSpeak: half of the layers are computed (50 ms), the other half is fetched (5 ms).
+  std::vector<chunk_cost> chunks;
+  for (int i = 0; i < 50; ++i)
+    chunks.push_back({i * 100, 100, 0, {500, 500, 4000, 4000}, {0.01}, {payload::absent, payload::kv}});
+  const cost_model d = cost_model::make(chunks, engine(1e-3), 1, 2).value();
+  CHECK(run(d, link, policy::fixed_level<0>{}, 10).seconds == near(0.005 + 50 * 0.05));
+  CHECK(run(d, link, policy::fixed_level<0>{}, 10).bytes == 50 * 500);
+  // HCache: all layers as hidden states; projecting needs no earlier chunk, so loading from the back hides it as well.
+  cost_rates project = engine(1);
+  project.project_seconds_per_token = 5e-5;
+  for (chunk_cost& c : chunks) c.kinds = {payload::hidden, payload::hidden};
+  const cost_model p = cost_model::make(chunks, project, 1, 2).value();
+  CHECK(run(p, link, policy::fixed_level<0>{}, 10).seconds == near(50 * 0.01 + 0.005));
+  CHECK(run(p, link, policy::progressive{}, 10).seconds == near(50 * 0.01 + 0.005));
+}
+
 TEST_CASE("cake meets where the engine's seconds are the link's") {
   // Computing chunk i takes a + b i, loading l: m with sum of a + b i below m = (n - m) l, as in the paper.
   const int n = 2000;

@@ -73,12 +73,13 @@ class cost_model {
   std::uint64_t bytes(int c, int level) const noexcept {
     return level < 0 ? 0 : bytes_[std::size_t(c) * std::size_t(levels_ + 1) + std::size_t(level)];
   }
-  /// The same for a range of layers.
+  /// The same for a range of layers; absent ones have none.
   std::uint64_t bytes(int c, layer_range layers, int level) const noexcept {
+    const chunk_cost& k = chunk(c);
     std::uint64_t sum = 0;
-    if (level >= 0)
-      for (int l = layers.begin; l < layers.end; ++l)
-        sum += chunk(c).bytes[std::size_t(level) * std::size_t(layers_) + std::size_t(l)];
+    for (int l = layers.begin; level >= 0 && l < layers.end; ++l)
+      if (k.kinds.empty() || k.kinds[std::size_t(l)] != payload::absent)
+        sum += k.bytes[std::size_t(level) * std::size_t(layers_) + std::size_t(l)];
     return sum;
   }
   /// Bytes to send to get a chunk from `have` (-1 = nothing) to `want`.
@@ -185,13 +186,7 @@ inline void cost_model::build() {
                      rates_.project_seconds_per_token * c.tokens * share * count[1]);
     patch_needs_prefix_.push_back(count[2] > 0 || rates_.token_fraction > 0);
     stored_.push_back(count[2] < layers_);
-    for (int level = 0; level <= levels_; ++level) {
-      std::uint64_t sum = 0;
-      for (int l = 0; l < layers_; ++l)
-        if (c.kinds.empty() || c.kinds[std::size_t(l)] != payload::absent)
-          sum += c.bytes[std::size_t(level) * std::size_t(layers_) + std::size_t(l)];
-      bytes_.push_back(sum);
-    }
+    for (int level = 0; level <= levels_; ++level) bytes_.push_back(bytes(int(patch_.size()) - 1, all_layers(), level));
   }
 }
 
