@@ -106,4 +106,6 @@ int decode_command(int argc, char** argv);
 int truncate_command(int argc, char** argv);
 int info_command(int argc, char** argv);
 int verify_command(int argc, char** argv);
+int put_command(int argc, char** argv);
+int get_command(int argc, char** argv);
 int simulate_command(int argc, char** argv);

@@ -20,10 +20,14 @@ constexpr char usage[] = R"(sluice compresses the KV cache of language models.
   sluice truncate --level J IN.slc -o OUT.slc
   sluice info [-p M.profile] IN.slc     bytes per level, layer, K and V; with the profile, how far above an ideal coder
   sluice verify IN.slc
+  sluice put --model NAME --ids CAPTURE --store STORE IN.slc                 chunks, named by model, codec and all tokens before
+  sluice get --model NAME --ids CAPTURE --store STORE -p M.profile [--codec NAME] [--chunk-tokens 256] [--level J] -o OUT.slc
   sluice simulate [--links DIR] [--requests FILE] [--shape NAME] [--policies A,B] [--deadlines 0.25,0.5] [--kv-share 0.25]
       [--context TOKENS]                  planner policies on recorded (or made-up) links
 
 Captures are safetensors files with k.{layer} and v.{layer} [tokens, kv_heads, head_dim]. Every command takes --json.
+A CAPTURE of put and get holds `ids` [tokens], from position 0 on. STORE: DIR, redis://HOST:PORT/DB, http(s)://HOST/PATH,
+s3+https://HOST/BUCKET/PATH (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION).
 Codecs: standard (default), exact, raw, fixed4, plain8, plain4. Exit codes: 0 done, 1 bad data, 2 wrong call.
 )";
 
@@ -34,6 +38,7 @@ struct command {
 constexpr command commands[] = {{"calibrate", calibrate_command}, {"encode", encode_command},
                                 {"decode", decode_command},       {"truncate", truncate_command},
                                 {"info", info_command},           {"verify", verify_command},
+                                {"put", put_command},             {"get", get_command},
                                 {"simulate", simulate_command}};
 
 bool wants_json(int argc, char** argv) {

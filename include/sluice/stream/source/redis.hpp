@@ -22,7 +22,7 @@ struct redis_options {
   int database = 0;
   std::string password = {};
   double timeout_seconds = 5;                   ///< of size() and put()
-  std::size_t piece_bytes = 256 << 10;          ///< a range is asked for in pieces of this size
+  std::size_t piece_bytes = 1 << 20;            ///< a range is asked for in pieces of this size
   std::size_t bytes_in_flight = 8 << 20;        ///< asked for and not yet here; bounds what a cancelled read wastes
   int reconnects = 1;                           ///< lost connections that a read survives
 };
