@@ -119,7 +119,7 @@ std::vector<std::uint32_t> integers(const profile& p, const bytes& frame) {
 }
 
 // A stream of the set: the profile it was made with, what decodes it, and where its tokens go.
-struct stream {
+struct golden {
   const char* name;
   const char* profile;
   const char* preset;
@@ -128,7 +128,7 @@ struct stream {
   int level;    // most of what the stream holds
   bool pinned;  // whether NAME.values lists every element at that level
 };
-constexpr stream streams[] = {
+constexpr golden streams[] = {
     {"standard", "small", "standard", dtype::f16, 40, 0, 3, true},
     {"standard_truncated", "small", "standard", dtype::f16, 40, 0, 1, false},
     {"standard_later", "small", "standard", dtype::bf16, 24, 70000, 3, false},
@@ -152,12 +152,12 @@ profile load(const std::string& name) {
   return *p;
 }
 
-caches::cache pages_for(const profile& p, const stream& s) {
+caches::cache pages_for(const profile& p, const golden& s) {
   return caches::make_cache(p.shape, s.tokens, s.type, caches::engine::vllm_nhd, s.position);
 }
 
 // What streams.txt pins: checksums of the integers of every level, or of the elements of a lossless stream.
-std::string sums_of(const stream& s) {
+std::string sums_of(const golden& s) {
   const profile p = load(s.profile);
   const bytes frame = read(std::string(s.name) + ".slc");
   std::vector<std::uint32_t> sums;
@@ -185,7 +185,7 @@ std::string sums_of(const stream& s) {
 TEST_CASE("golden: integers and lossless elements are those pinned, and encode to the same bytes") {
   std::ifstream listed(folder + "streams.txt");
   REQUIRE(listed.good());
-  for (const stream& s : streams) {
+  for (const golden& s : streams) {
     std::string line;
     REQUIRE(std::getline(listed, line));
     CHECK(sums_of(s) == line);
@@ -193,7 +193,7 @@ TEST_CASE("golden: integers and lossless elements are those pinned, and encode t
 }
 
 TEST_CASE("golden: values on every instruction set, as pinned and as the document says") {
-  for (const stream& s : streams) {
+  for (const golden& s : streams) {
     CAPTURE(std::string(s.name));
     const profile p = load(s.profile);
     const bytes frame = read(std::string(s.name) + ".slc"), file = read(std::string(s.profile) + ".profile");
@@ -283,7 +283,7 @@ TEST_CASE("golden: make" * doctest::skip()) {
         *at = std::byte(d % 3 ? int(8 * normal()) & 255 : (state >> 20 & 0x13));
       });
   };
-  for (const stream& s : streams) {
+  for (const golden& s : streams) {
     const profile p = load(s.profile);
     caches::cache source = pages_for(p, s);
     if (std::string(s.profile) == "smollm2")  // the lossless one is where the other comes from
@@ -303,6 +303,6 @@ TEST_CASE("golden: make" * doctest::skip()) {
     });
   }
   std::string lines;
-  for (const stream& s : streams) lines += sums_of(s) + "\n";
+  for (const golden& s : streams) lines += sums_of(s) + "\n";
   write("streams.txt", std::as_bytes(std::span(lines)));
 }
