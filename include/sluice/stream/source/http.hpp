@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/stream/object.hpp>
 #include <sluice/stream/source.hpp>
 
 #include <curl/curl.h>
@@ -61,16 +62,13 @@ class http_source {
 
   status put(std::string_view key, std::span<const std::byte> bytes) {
     transfer t = make(0, {key, 0, {}});
+    t.body = bytes;
     CURL* h = start(t);
     if (!h) return status::out_of_memory;
     // As a body that is in memory, so that a signature covers it.
     ::curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(bytes.size()));
     ::curl_easy_setopt(h, CURLOPT_POSTFIELDS, bytes.empty() ? "" : reinterpret_cast<const char*>(bytes.data()));
     ::curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, "PUT");
-    const std::unique_ptr<curl_slist, void (*)(curl_slist*)> headers(
-        ::curl_slist_append(::curl_slist_append(nullptr, "Expect:"), "Content-Type: application/octet-stream"),
-        &::curl_slist_free_all);
-    ::curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers.get());
     const status s = wait(t);
     stop(t);
     return s;
@@ -121,6 +119,9 @@ class http_source {
   }
 
  private:
+  struct free_list {
+    void operator()(curl_slist* l) const noexcept { ::curl_slist_free_all(l); }
+  };
   struct transfer {
     ticket which = 0;
     std::string url;
@@ -135,6 +136,8 @@ class http_source {
     status fault = status::ok; // seen in the middle of an answer
     CURLcode code = CURLE_OK;
     CURL* handle = nullptr;
+    std::span<const std::byte> body{};
+    std::unique_ptr<curl_slist, free_list> headers;
   };
 
   static double now() noexcept {
@@ -176,7 +179,15 @@ class http_source {
       ::curl_easy_setopt(h, CURLOPT_USERNAME, options_.user.c_str());
       ::curl_easy_setopt(h, CURLOPT_PASSWORD, options_.password.c_str());
     }
-    if (!options_.sigv4.empty()) ::curl_easy_setopt(h, CURLOPT_AWS_SIGV4, options_.sigv4.c_str());
+    if (!options_.sigv4.empty()) {
+      ::curl_easy_setopt(h, CURLOPT_AWS_SIGV4, options_.sigv4.c_str());
+      // S3 insists on this header; libcurl signs it, but did not write it before version 8.
+      const std::string hash = "x-amz-content-sha256: " + to_hex(sha256().add(t.body).finish());
+      t.headers.reset(::curl_slist_append(nullptr, hash.c_str()));
+    }
+    if (!t.body.empty())
+      t.headers.reset(::curl_slist_append(t.headers.release(), "Content-Type: application/octet-stream"));
+    ::curl_easy_setopt(h, CURLOPT_HTTPHEADER, t.headers.get());
     ::curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, &write);
     ::curl_easy_setopt(h, CURLOPT_WRITEDATA, &t);
     if (t.which) {
