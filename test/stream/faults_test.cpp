@@ -144,7 +144,8 @@ TEST_CASE("a server that falls silent") {
 TEST_CASE("a link that drops to nothing for good, under the default policy") {
   proxy redis(all().redis.port());
   redis.set(proxy::after(150'000, verdict::stall));
-  request<policy::progressive_cake>(via_redis(redis.port()), [](const report& r, auto&) { CHECK(context::names(r, status::timed_out)); }, 30, 1e-3);
+  request<policy::progressive_cake>(
+      via_redis(redis.port()), [](const report&, const context::engine& e) { CHECK(e.computations > 0); }, 30, 1e-3);
 }
 
 TEST_CASE("connections that break") {
