@@ -29,8 +29,9 @@ using namespace sluice::stream;
 using json = nlohmann::ordered_json;
 
 constexpr double deadline_seconds = 1.2;  // less than computing everything takes
-constexpr int repeats = 3;         // the median counts
-constexpr double raw_seconds = 2;  // that the uncompressed cache takes at the mean rate of a trace, which is scaled to this
+constexpr int repeats = 3;                // the median counts
+constexpr double raw_seconds =
+    2;  // that the uncompressed cache takes at the mean rate of a trace, which is scaled to this
 
 cost_model costs() {
   cost_rates r;
@@ -86,8 +87,8 @@ void compare(json& out, Policy policy, const std::string& name, const link_trace
     }
     std::sort(seconds.begin(), seconds.end());
     const double median = seconds[seconds.size() / 2];
-    row[what] = {{"seconds", median}, {"ratio", median / simulated.seconds}, {"samples", seconds}, {"bytes", r.bytes},
-                 {"recomputed_tokens", r.recomputed_tokens}, {"faults", r.faults.size()}};
+    row[what] = {{"seconds", median}, {"ratio", median / simulated.seconds},      {"samples", seconds},
+                 {"bytes", r.bytes},  {"recomputed_tokens", r.recomputed_tokens}, {"faults", r.faults.size()}};
     std::fprintf(stderr, "%-40s %-13s %-6s simulated %.3f s, real %.3f s\n", name.c_str(), Policy::name, what,
                  simulated.seconds, median);
   };
@@ -131,7 +132,11 @@ int main(int argc, char** argv) {
     compare(rows, policy::cachegen{.estimate = {}, .text_below_tokens = 0}, name, link, redis, http);
     compare(rows, policy::cake{}, name, link, redis, http);
   }
-  std::printf("%s\n", json{{"raw_bytes", raw}, {"raw_seconds_at_mean_rate", raw_seconds}, {"deadline_seconds", deadline_seconds},
+  std::printf("%s\n", json{{"raw_bytes", raw},
+                           {"raw_seconds_at_mean_rate", raw_seconds},
+                           {"deadline_seconds", deadline_seconds},
                            {"repeats", repeats},
-                           {"runs", rows}}.dump(1).c_str());
+                           {"runs", rows}}
+                          .dump(1)
+                          .c_str());
 }

@@ -99,7 +99,9 @@ double rival(int port, std::size_t size, std::size_t requests, std::string& shap
 
 struct engine {
   page_decoder<> decoder;
-  page_status decode(int chunk, int level, std::span<const std::byte> frame) { return decoder.decode(chunk, level, frame); }
+  page_status decode(int chunk, int level, std::span<const std::byte> frame) {
+    return decoder.decode(chunk, level, frame);
+  }
   status compute(const step&, const std::stop_token&) { return status::unsupported_type; }
 };
 
@@ -179,33 +181,42 @@ json measure(int tokens, std::size_t wanted) {
     const std::vector<std::byte> object = object_at(frame, 0, names[0].key);
     begin = now();
     for (int k = 0; k < 8; ++k)
-      if (sink.decode(0, index.header().passes - 1, std::span(object).subspan(sizeof(object_header))).worst != status::ok) fail("decode");
+      if (sink.decode(0, index.header().passes - 1, std::span(object).subspan(sizeof(object_header))).worst !=
+          status::ok)
+        fail("decode");
     alone.push_back(8 * double(size) / (now() - begin));
   }
   const double fetch = median(ours), both = median(together), decode = median(alone), other = median(theirs);
-  std::fprintf(stderr, "%zu objects of %.2f MiB: redis-benchmark %.2f GB/s, fetch %.2f, decode %.2f, both %.2f GB/s\n", count,
-               double(size) / (1 << 20), other / 1e9, fetch / 1e9, decode / 1e9, both / 1e9);
-  return {{"object_bytes", size},
-          {"objects", count},
-          {"bytes", count * size},
-          {"redis_benchmark_bytes_per_second", other},
-          {"redis_benchmark_shape", shape},
-          {"fetch_bytes_per_second", fetch},
-          {"fetch_share_of_redis_benchmark", fetch / other},
-          {"decode_bytes_per_second", decode},
-          {"decode_values_per_second", decode / double(size) * double(values)},
-          {"fetch_and_decode_bytes_per_second", both},
-          {"raw_bytes_per_second", both / double(size) * double(values) * 2},
-          {"bottleneck", decode < fetch ? "decode" : "fetch"},
-          {"samples", {{"redis_benchmark", theirs}, {"fetch", ours}, {"decode", alone}, {"fetch_and_decode", together}}}};
+  std::fprintf(stderr, "%zu objects of %.2f MiB: redis-benchmark %.2f GB/s, fetch %.2f, decode %.2f, both %.2f GB/s\n",
+               count, double(size) / (1 << 20), other / 1e9, fetch / 1e9, decode / 1e9, both / 1e9);
+  return {
+      {"object_bytes", size},
+      {"objects", count},
+      {"bytes", count * size},
+      {"redis_benchmark_bytes_per_second", other},
+      {"redis_benchmark_shape", shape},
+      {"fetch_bytes_per_second", fetch},
+      {"fetch_share_of_redis_benchmark", fetch / other},
+      {"decode_bytes_per_second", decode},
+      {"decode_values_per_second", decode / double(size) * double(values)},
+      {"fetch_and_decode_bytes_per_second", both},
+      {"raw_bytes_per_second", both / double(size) * double(values) * 2},
+      {"bottleneck", decode < fetch ? "decode" : "fetch"},
+      {"samples", {{"redis_benchmark", theirs}, {"fetch", ours}, {"decode", alone}, {"fetch_and_decode", together}}}};
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (servers::find_program("redis-server").empty() || servers::find_program("redis-benchmark").empty()) fail("needs redis-server and redis-benchmark");
+  if (servers::find_program("redis-server").empty() || servers::find_program("redis-benchmark").empty())
+    fail("needs redis-server and redis-benchmark");
   const std::size_t bytes = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : std::size_t{1} << 30;
   json all = json::array();
   for (int tokens : {544, 896}) all.push_back(measure(tokens, bytes));
-  std::printf("%s\n", json{{"cores", std::thread::hardware_concurrency()}, {"repeats", repeats}, {"repeats_with_decoding", slow_repeats}, {"medians", all}}.dump(1).c_str());
+  std::printf("%s\n", json{{"cores", std::thread::hardware_concurrency()},
+                           {"repeats", repeats},
+                           {"repeats_with_decoding", slow_repeats},
+                           {"medians", all}}
+                          .dump(1)
+                          .c_str());
 }

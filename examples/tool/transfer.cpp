@@ -27,7 +27,8 @@ std::vector<std::int32_t> load_ids(const std::string& path) {
   safetensors::file file;
   if (const safetensors::problem p = file.open(path)) throw data_error(p.message());
   const safetensors::tensor* t = file.find("ids");
-  if (!t || t->type != safetensors::dtype::i32 || t->shape.size() != 1) throw data_error(path + ": holds no ids [tokens] of type I32");
+  if (!t || t->type != safetensors::dtype::i32 || t->shape.size() != 1)
+    throw data_error(path + ": holds no ids [tokens] of type I32");
   std::vector<std::int32_t> ids(std::size_t(t->shape[0]));
   const auto bytes = file.bytes(*t);
   if (!ids.empty()) std::memcpy(ids.data(), bytes.data(), bytes.size());
@@ -61,7 +62,8 @@ status check_tiles(const frame_index& index, std::span<const std::byte> frame) {
 
 // One object, up to a level, as a frame that says so. Reads header and index first, so that no more is fetched than wanted.
 template <byte_source Source>
-result<std::vector<std::byte>> fetch_frame(Source& source, const digest& key, int level, std::int64_t position, int tokens) {
+result<std::vector<std::byte>> fetch_frame(Source& source, const digest& key, int level, std::int64_t position,
+                                           int tokens) {
   const std::string name = to_hex(key);
   std::vector<std::byte> object(envelope + sizeof(frame_header));
   const auto more = [&](std::size_t size) {  // grows the object to this size
@@ -114,13 +116,16 @@ int put_command(int argc, char** argv) {
   for (const slc_file::frame& f : file.frames()) {
     const frame_header& h = f.index.header();
     const std::string where = in + ": frame at position " + std::to_string(h.position) + ": ";
-    if (h.position != next) throw data_error(where + "a store keeps prefixes; this one should begin at " + std::to_string(next));
-    if (h.fingerprint != first.fingerprint || !(h.codec == first.codec)) throw data_error(where + "made with another profile or codec");
+    if (h.position != next)
+      throw data_error(where + "a store keeps prefixes; this one should begin at " + std::to_string(next));
+    if (h.fingerprint != first.fingerprint || !(h.codec == first.codec))
+      throw data_error(where + "made with another profile or codec");
     if (const status s = check_tiles(f.index, f.bytes); s != status::ok) throw data_error(where + to_string(s));
     next += h.tokens;
   }
   if (next > std::int64_t(ids.size()))
-    throw data_error(a.text("--ids") + ": holds " + std::to_string(ids.size()) + " ids for " + std::to_string(next) + " tokens");
+    throw data_error(a.text("--ids") + ": holds " + std::to_string(ids.size()) + " ids for " + std::to_string(next) +
+                     " tokens");
   return with_store(url, [&](auto& source) {
     if constexpr (requires { source.create(); })
       if (const status s = source.create(); s != status::ok) throw store_error(url, "folder", s);
@@ -136,19 +141,22 @@ int put_command(int argc, char** argv) {
       std::memcpy(object.data() + envelope, f.bytes.data(), f.bytes.size());
       if (const status s = source.put(to_hex(key), object); s != status::ok) throw store_error(url, to_hex(key), s);
       bytes += object.size();
-      chunks.push_back({{"key", to_hex(key)}, {"position", h.position}, {"tokens", h.tokens}, {"bytes", object.size()}});
+      chunks.push_back(
+          {{"key", to_hex(key)}, {"position", h.position}, {"tokens", h.tokens}, {"bytes", object.size()}});
       bar.at(chunks.size(), file.frames().size());
     }
     if (a.has("--json"))
       std::printf("%s\n", json{{"store", url}, {"tokens", next}, {"bytes", bytes}, {"chunks", chunks}}.dump(1).c_str());
     else
-      std::printf("%s: %zu chunks, %lld tokens, %zu bytes\n", url.c_str(), chunks.size(), static_cast<long long>(next), bytes);
+      std::printf("%s: %zu chunks, %lld tokens, %zu bytes\n", url.c_str(), chunks.size(), static_cast<long long>(next),
+                  bytes);
     return 0;
   });
 }
 
 int get_command(int argc, char** argv) {
-  const arguments a(argc, argv, {"-p", "--model", "--ids", "--store", "--codec", "--chunk-tokens", "--level", "-o"}, {"--json"});
+  const arguments a(argc, argv, {"-p", "--model", "--ids", "--store", "--codec", "--chunk-tokens", "--level", "-o"},
+                    {"--json"});
   if (!a.operands.empty()) throw usage_error("get takes no operands");
   const std::string url = a.required("--store"), out = a.required("-o"), model = a.required("--model");
   const int chunk = int(a.integer("--chunk-tokens", 256, 1, max_frame_tokens));
@@ -192,12 +200,20 @@ int get_command(int argc, char** argv) {
     if (t == 0) throw store_error(url, at, end);
     if (!file.commit()) throw data_error(file.error());
     if (a.has("--json"))
-      std::printf("%s\n", json{{"store", url}, {"output", out}, {"tokens", t}, {"of", ids.size()}, {"bytes", bytes},
-                               {"status", to_string(end)}, {"chunks", chunks}}.dump(1).c_str());
+      std::printf("%s\n", json{{"store", url},
+                               {"output", out},
+                               {"tokens", t},
+                               {"of", ids.size()},
+                               {"bytes", bytes},
+                               {"status", to_string(end)},
+                               {"chunks", chunks}}
+                              .dump(1)
+                              .c_str());
     else
       std::printf("%s: %zu of %zu tokens, %zu bytes, verified\n", out.c_str(), t, ids.size(), bytes);
     if (end == status::ok || end == status::not_found) return 0;
-    std::fprintf(stderr, "sluice: %s: %s: %s; what stands before it was kept\n", url.c_str(), at.c_str(), to_string(end));
+    std::fprintf(stderr, "sluice: %s: %s: %s; what stands before it was kept\n", url.c_str(), at.c_str(),
+                 to_string(end));
     return 1;
   });
 }

@@ -43,8 +43,8 @@ struct capture {
   pages truth;
   std::vector<stream::chunk_cost> chunks;
   std::vector<stream::stored_chunk> names;
-  std::vector<object> objects;   // chunk by chunk: levels, then the exact copy
-  std::vector<pages> levels;     // what the decoder makes of each level
+  std::vector<object> objects;  // chunk by chunk: levels, then the exact copy
+  std::vector<pages> levels;    // what the decoder makes of each level
 
   capture() {
     REQUIRE_FALSE(bool(file.open(SLUICE_TEST_DATA "/smollm2_sample.safetensors")));
@@ -78,7 +78,8 @@ struct capture {
       decoder<> d(model);
       for (std::size_t i = 0; i < objects.size(); i += 2)
         REQUIRE(d.decode(std::span(objects[i].bytes).subspan(sizeof(stream::object_header)), levels.back().view,
-                         {.level = level}).worst == status::ok);
+                         {.level = level})
+                    .worst == status::ok);
     }
   }
 
@@ -157,7 +158,8 @@ struct engine {
     working_on[1] = what.chunk;
     const int other = working_on[0];
     if (other >= 0 && other <= what.chunk) collided = true;
-    const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(cost.recompute_seconds(what.chunk));
+    const auto until =
+        std::chrono::steady_clock::now() + std::chrono::duration<double>(cost.recompute_seconds(what.chunk));
     while (std::chrono::steady_clock::now() < until) {
       if (stop.stop_requested()) {
         ++stopped;

@@ -3,12 +3,12 @@
 // went wrong, computing stands in, and nothing is left open.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
-#include <stream/context.hpp>
-#include <stream/proxy.hpp>
-#include <stream/servers.hpp>
 #include <sluice/stream/policy/progressive_cake.hpp>
 #include <sluice/stream/source/http.hpp>
 #include <sluice/stream/source/redis.hpp>
+#include <stream/context.hpp>
+#include <stream/proxy.hpp>
+#include <stream/servers.hpp>
 
 #include <optional>
 #include <string>
@@ -91,9 +91,7 @@ void request(Make make, Check check, double deadline = 30, double seconds_per_to
   }
 }
 
-const auto via_redis = [](int port) {
-  return [port] { return std::make_unique<redis_source>(quick(port)); };
-};
+const auto via_redis = [](int port) { return [port] { return std::make_unique<redis_source>(quick(port)); }; };
 const auto via_http = [](int port, const char* place = "objects") {
   return [port, place] { return std::make_unique<http_source>(quick(port, place)); };
 };
@@ -121,8 +119,10 @@ TEST_CASE("sound servers: everything is fetched") {
   request(via_redis(all().redis.port()), all_fetched);
   request(via_http(all().nginx.port()), all_fetched);
   request(via_http(all().nginx.port(), "moved"), all_fetched);  // behind a redirect
-  request<policy::progressive_cake>(via_redis(all().redis.port()), [](const report& r, auto&) { CHECK(r.faults.empty()); }, 1);
-  request<policy::progressive_cake>(via_http(all().nginx.port()), [](const report& r, auto&) { CHECK(r.faults.empty()); }, 1);
+  request<policy::progressive_cake>(
+      via_redis(all().redis.port()), [](const report& r, auto&) { CHECK(r.faults.empty()); }, 1);
+  request<policy::progressive_cake>(
+      via_http(all().nginx.port()), [](const report& r, auto&) { CHECK(r.faults.empty()); }, 1);
 }
 
 TEST_CASE("nobody listens") {
@@ -165,8 +165,14 @@ TEST_CASE("connections that break") {
       // Only the first breaks: nothing is lost but time.
       for (proxy* p : {&redis, &http}) p->set(proxy::after(bytes, how, 1));
       const auto mended = [&](const report& r, const context::engine&) { CHECK(r.faults.empty()); };
-      request(via_redis(redis.port()), [&](const report& r, const context::engine& e) { mended(r, e); redis.set(proxy::after(bytes, how, 1)); });
-      request(via_http(http.port()), [&](const report& r, const context::engine& e) { mended(r, e); http.set(proxy::after(bytes, how, 1)); });
+      request(via_redis(redis.port()), [&](const report& r, const context::engine& e) {
+        mended(r, e);
+        redis.set(proxy::after(bytes, how, 1));
+      });
+      request(via_http(http.port()), [&](const report& r, const context::engine& e) {
+        mended(r, e);
+        http.set(proxy::after(bytes, how, 1));
+      });
     }
 }
 
@@ -221,7 +227,8 @@ TEST_CASE("places that refuse") {
   request(via_http(port, "forbidden"), all_computed_because(status::refused));
   request(via_http(port, "loop"), all_computed_because(status::refused));
   request(via_http(port, "file"), all_computed_because(status::refused));
-  request(via_http(port, "noranges"), all_fetched);  // a whole answer to a question for a part: what is before is skipped
+  request(via_http(port, "noranges"),
+          all_fetched);  // a whole answer to a question for a part: what is before is skipped
 }
 
 TEST_CASE("a Redis server with a password and databases") {
@@ -286,7 +293,8 @@ TEST_CASE("a key that vanishes in the middle") {
 TEST_CASE("stores that are full") {
   servers::temporary_folder folder;
   const int port = servers::free_port();
-  const servers::server small(servers::redis_command(folder.path, port, {"--maxmemory", "3mb", "--maxmemory-policy", "noeviction"}), port);
+  const servers::server small(
+      servers::redis_command(folder.path, port, {"--maxmemory", "3mb", "--maxmemory-policy", "noeviction"}), port);
   REQUIRE(small.up());
   redis_source s({.port = port});
   const std::vector<std::byte> bytes(1 << 20, std::byte{7});

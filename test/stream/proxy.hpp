@@ -21,7 +21,8 @@ class proxy {
   /// `connection` counts from 0.
   using rule = std::function<verdict(std::string& bytes, std::size_t before, int connection)>;
 
-  explicit proxy(int server_port) : server_(server_port), listener_(servers::listen_somewhere(port_)), thread_([this] { run(); }) {}
+  explicit proxy(int server_port)
+      : server_(server_port), listener_(servers::listen_somewhere(port_)), thread_([this] { run(); }) {}
   proxy(const proxy&) = delete;
   proxy& operator=(const proxy&) = delete;
   ~proxy() {

@@ -74,8 +74,10 @@ class listener {
     if (in.size() < end + 4 + body) return false;
     r.body = in.substr(end + 4, body);
     in.erase(0, end + 4 + body);
-    std::string out = r.method == "GET" ? "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 4-7/100\r\nContent-Length: 4\r\n\r\nabcd"
-                                        : "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    std::string out =
+        r.method == "GET"
+            ? "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 4-7/100\r\nContent-Length: 4\r\n\r\nabcd"
+            : "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     {
       const std::lock_guard lock(mutex_);
       requests_.push_back(r);
@@ -112,7 +114,8 @@ std::string signature_of(const request& r, const std::string& secret, const std:
   }
   const auto declared = r.headers.find("x-amz-content-sha256");
   canonical += "\n" + names + "\n" + (declared == r.headers.end() ? hex_of(r.body) : declared->second);
-  const std::string time = r.headers.at("x-amz-date"), day = time.substr(0, 8), scope = day + "/" + region + "/s3/aws4_request";
+  const std::string time = r.headers.at("x-amz-date"), day = time.substr(0, 8),
+                    scope = day + "/" + region + "/s3/aws4_request";
   const std::string text = "AWS4-HMAC-SHA256\n" + time + "\n" + scope + "\n" + hex_of(canonical);
   digest key = hmac(bytes_of("AWS4" + secret), day);
   for (const std::string& part : {region, std::string("s3"), std::string("aws4_request")}) key = hmac(key, part);

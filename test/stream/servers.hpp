@@ -118,9 +118,23 @@ class server {
 };
 
 /// `extra`: further arguments such as "--maxmemory", "10mb".
-inline std::vector<std::string> redis_command(const std::string& folder, int port, std::vector<std::string> extra = {}) {
-  std::vector<std::string> c{find_program("redis-server"), "--port", std::to_string(port), "--bind", "127.0.0.1", "--save", "",
-                             "--appendonly", "no", "--daemonize", "no", "--dir", folder, "--loglevel", "warning"};
+inline std::vector<std::string> redis_command(const std::string& folder, int port,
+                                              std::vector<std::string> extra = {}) {
+  std::vector<std::string> c{find_program("redis-server"),
+                             "--port",
+                             std::to_string(port),
+                             "--bind",
+                             "127.0.0.1",
+                             "--save",
+                             "",
+                             "--appendonly",
+                             "no",
+                             "--daemonize",
+                             "no",
+                             "--dir",
+                             folder,
+                             "--loglevel",
+                             "warning"};
   c.insert(c.end(), extra.begin(), extra.end());
   return c;
 }
@@ -143,7 +157,8 @@ inline std::vector<std::string> nginx_command(const std::string& folder, int por
     location /file/ { return 302 file:///etc/passwd; }
     location /busy/ { return 503; }
     location /forbidden/ { return 403; }
-    location /noranges/ { alias )" << folder << R"(/www/objects/; max_ranges 0; }
+    location /noranges/ { alias )" << folder
+                                        << R"(/www/objects/; max_ranges 0; }
     location /full/ { return 507; }
   }
 }

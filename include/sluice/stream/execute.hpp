@@ -106,7 +106,8 @@ template <class Executor, chunk_sink Sink>
 const report& execute_threaded(Executor& e, Sink& sink) {
   detail::worker<page_status> decoder(
       [&sink](const job& j, const std::stop_token&) { return sink.decode(j.what.chunk, j.what.level, j.frame); });
-  detail::worker<status> engine([&sink](const job& j, const std::stop_token& stop) { return sink.compute(j.what, stop); });
+  detail::worker<status> engine(
+      [&sink](const job& j, const std::stop_token& stop) { return sink.compute(j.what, stop); });
   while (true) {
     const turn t = e.next(detail::patience);
     if (t.finished) return e.result();

@@ -111,12 +111,12 @@ class executor {
   };
   struct fetch_state {
     step what;
-    int from = -1;              // level that the buffer held, or will hold, before
+    int from = -1;  // level that the buffer held, or will hold, before
     std::uint64_t begin = 0, bytes = 0;
-    double sent = 0;            // by the clock
-    double last_byte = 0;       // in seconds spent waiting
+    double sent = 0;       // by the clock
+    double last_byte = 0;  // in seconds spent waiting
     std::vector<piece> pieces;
-    bool whole = false;         // but a level before it is still missing
+    bool whole = false;  // but a level before it is still missing
     std::uint64_t received() const noexcept {
       std::uint64_t n = 0;
       for (const piece& p : pieces) n += p.bytes;
@@ -135,7 +135,7 @@ class executor {
   struct buffer {
     std::unique_ptr<std::byte[]> bytes[2];  // embedded levels, exact copy
     std::size_t used = 0;
-    bool dropped = false;                   // memory was short: the levels before have to be fetched again
+    bool dropped = false;  // memory was short: the levels before have to be fetched again
   };
 
   const cost_model& cost() const noexcept { return plan_->cost(); }
@@ -422,7 +422,8 @@ class executor {
   // Is this the object that was asked for? Its tiles are checked as they are decoded.
   sluice::result<std::span<const std::byte>> check(int c, int level, std::span<const std::byte> object) const {
     const stored_chunk& name = names_[std::size_t(c)];
-    const sluice::result<std::span<const std::byte>> frame = open_object(object, exact(level) ? name.exact_key : name.key);
+    const sluice::result<std::span<const std::byte>> frame =
+        open_object(object, exact(level) ? name.exact_key : name.key);
     if (!frame) return frame;
     frame_header h;
     if (frame->size() < sizeof h) return status::truncated;
@@ -469,8 +470,7 @@ class executor {
   }
   void sum_up() {
     report_.seconds = clock_() - now_.start_seconds;
-    report_.met = report_.outcome == status::ok &&
-                  now_.start_seconds + report_.usable_seconds <= now_.deadline_seconds;
+    report_.met = report_.outcome == status::ok && now_.start_seconds + report_.usable_seconds <= now_.deadline_seconds;
     for (std::size_t c = 0; c < progress_.size(); ++c) {
       report_.chunks[c].level = progress_[c].ready;
       report_.chunks[c].computed = progress_[c].computed;

@@ -23,18 +23,20 @@ struct stored_chunk {
 };
 
 struct executor_options {
-  double stall_seconds = 0;              ///< a link without a byte for so long has failed; 0 = a quarter of the time to the deadline, at most 5
-  std::size_t range_bytes = 8u << 20;    ///< longer fetches are several ranges, in flight together
-  std::size_t memory_bytes = SIZE_MAX;   ///< of coded bytes; one fetch is always allowed. What is dropped may be fetched again
+  double stall_seconds =
+      0;  ///< a link without a byte for so long has failed; 0 = a quarter of the time to the deadline, at most 5
+  std::size_t range_bytes = 8u << 20;  ///< longer fetches are several ranges, in flight together
+  std::size_t memory_bytes =
+      SIZE_MAX;  ///< of coded bytes; one fetch is always allowed. What is dropped may be fetched again
 };
 
 /// Something that went wrong on the way; the request went on.
 struct fault {
   int chunk = -1;
-  int level = -1;                 ///< asked for
-  action during = action::none;   ///< fetch (a damaged object too), recompute or patch
+  int level = -1;                ///< asked for
+  action during = action::none;  ///< fetch (a damaged object too), recompute or patch
   status what = status::ok;
-  double seconds = 0;             ///< since the request began
+  double seconds = 0;  ///< since the request began
 };
 
 /// What became of one chunk. `state` is ok, degraded (verified, but in part coarser than `level`), or why it holds nothing.
@@ -55,7 +57,7 @@ struct report {
   std::uint32_t decisions = 0;
   std::vector<chunk_report> chunks;
   std::vector<fault> faults;
-  std::vector<step> steps;      ///< what was done
+  std::vector<step> steps;  ///< what was done
 
   /// The worst state of the chunks that hold tokens of [first, first + tokens), counted from position 0: a page's state.
   status state_of(const cost_model& cost, std::int64_t first, std::int64_t tokens) const noexcept {

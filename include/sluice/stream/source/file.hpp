@@ -20,7 +20,10 @@ class file_source {
  public:
   explicit file_source(std::string folder) : folder_(std::move(folder)) {}
   file_source(file_source&& other) noexcept
-      : folder_(std::move(other.folder_)), reads_(std::move(other.reads_)), fd_(std::exchange(other.fd_, -1)), open_(other.open_) {}
+      : folder_(std::move(other.folder_)),
+        reads_(std::move(other.reads_)),
+        fd_(std::exchange(other.fd_, -1)),
+        open_(other.open_) {}
   file_source& operator=(file_source&&) = delete;
   ~file_source() { close(); }
 
@@ -136,8 +139,8 @@ class file_source {
 
   std::string folder_;
   sluice::detail::read_queue reads_;
-  int fd_ = -1;       // of the oldest read
-  ticket open_ = 0;   // which that is
+  int fd_ = -1;      // of the oldest read
+  ticket open_ = 0;  // which that is
   std::uint64_t puts_ = 0;
 };
 

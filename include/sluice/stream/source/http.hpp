@@ -20,15 +20,15 @@ namespace sluice::stream {
 /// A web server or an S3 bucket. Objects are at `url` + "/" + key.
 struct http_options {
   std::string url;
-  std::string sigv4 = {};        ///< "aws:amz:eu-central-1:s3" signs every request; empty = no signature
-  std::string user = {};         ///< access key, or the user of basic authentication
-  std::string password = {};     ///< secret key, or the password
-  int connections = 8;           ///< to the server at once; further reads wait
-  double timeout_seconds = 10;   ///< of size() and put(), and of connecting
-  double stall_seconds = 5;      ///< a read without a byte for so long starts again where it stopped
-  int retries = 3;               ///< of one read, in a row without a byte of progress
-  double retry_budget = 32;      ///< of all reads together; a read that ends well gives a tenth back
-  double backoff_seconds = 0.05; ///< before the first retry; doubles
+  std::string sigv4 = {};         ///< "aws:amz:eu-central-1:s3" signs every request; empty = no signature
+  std::string user = {};          ///< access key, or the user of basic authentication
+  std::string password = {};      ///< secret key, or the password
+  int connections = 8;            ///< to the server at once; further reads wait
+  double timeout_seconds = 10;    ///< of size() and put(), and of connecting
+  double stall_seconds = 5;       ///< a read without a byte for so long starts again where it stopped
+  int retries = 3;                ///< of one read, in a row without a byte of progress
+  double retry_budget = 32;       ///< of all reads together; a read that ends well gives a tenth back
+  double backoff_seconds = 0.05;  ///< before the first retry; doubles
   int redirects = 3;
 };
 
@@ -131,9 +131,9 @@ class http_source {
     std::size_t skip = 0;      // to leave out of an answer that begins before the range
     std::size_t progress = 0;  // bytes when the last try began
     int retries = 0;
-    double retry_at = 0;       // waits for this moment; 0 = is under way
+    double retry_at = 0;  // waits for this moment; 0 = is under way
     bool checked = false, overlong = false, ended = false;
-    status fault = status::ok; // seen in the middle of an answer
+    status fault = status::ok;  // seen in the middle of an answer
     CURLcode code = CURLE_OK;
     CURL* handle = nullptr;
     std::span<const std::byte> body{};

@@ -74,7 +74,8 @@ class mooncake_source {
     const auto found = client_->Query(key);
     if (!found) return of(found.error());
     if (found->replicas.empty()) return status::not_found;
-    if (r.offset + r.buffer.size() > mooncake::calculate_total_size(found->replicas.front())) return status::wrong_length;
+    if (r.offset + r.buffer.size() > mooncake::calculate_total_size(found->replicas.front()))
+      return status::wrong_length;
     const registration memory(*client_, r.buffer.data(), r.buffer.size());
     if (!memory.ok) return status::io_error;
     std::vector<mooncake::Slice> slices = cut(r.buffer.data(), r.buffer.size());
@@ -86,7 +87,8 @@ class mooncake_source {
     std::vector<mooncake::Slice> slices;
     for (std::size_t at = 0; at < size; at += mooncake::kMaxSliceSize) {
       const std::size_t left = size - at;
-      slices.push_back({static_cast<std::byte*>(data) + at, left < mooncake::kMaxSliceSize ? left : mooncake::kMaxSliceSize});
+      slices.push_back(
+          {static_cast<std::byte*>(data) + at, left < mooncake::kMaxSliceSize ? left : mooncake::kMaxSliceSize});
     }
     return slices;
   }

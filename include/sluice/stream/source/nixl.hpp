@@ -109,7 +109,8 @@ class nixl_source {
     return true;
   }
   bool finish(ticket which, completion& c, double seconds) {
-    for (const double until = now() + seconds; now() < until; std::this_thread::sleep_for(std::chrono::microseconds(100)))
+    for (const double until = now() + seconds; now() < until;
+         std::this_thread::sleep_for(std::chrono::microseconds(100)))
       for (std::size_t i = 0; i < transfers_.size(); ++i)
         if (transfers_[i]->which == which && settled(*transfers_[i], c)) {
           drop(i);

@@ -21,10 +21,10 @@ struct redis_options {
   int port = 6379;
   int database = 0;
   std::string password = {};
-  double timeout_seconds = 5;                   ///< of size() and put()
-  std::size_t piece_bytes = 1 << 20;            ///< a range is asked for in pieces of this size
-  std::size_t bytes_in_flight = 8 << 20;        ///< asked for and not yet here; bounds what a cancelled read wastes
-  int reconnects = 1;                           ///< lost connections that a read survives
+  double timeout_seconds = 5;             ///< of size() and put()
+  std::size_t piece_bytes = 1 << 20;      ///< a range is asked for in pieces of this size
+  std::size_t bytes_in_flight = 8 << 20;  ///< asked for and not yet here; bounds what a cancelled read wastes
+  int reconnects = 1;                     ///< lost connections that a read survives
 };
 
 /// Objects as string values of a Redis server, read by pipelined GETRANGE over one connection and written by SET.
@@ -120,11 +120,19 @@ class redis_source {
     context_.reset(::redisConnectNonBlock(options_.host.c_str(), options_.port));
     if (!context_ || context_->err) return disconnect(), status::connection_lost;
     // Answers go from the connection's buffer straight to where they belong; hiredis would make a copy of each.
-    static redisReplyObjectFunctions functions{
-        [](const redisReadTask* t, char* s, std::size_t n) { return self(t).text(t, {s, n}); },
-        [](const redisReadTask* t, int) { return self(t).settle({status::parse_error, 0}, t); },
-        [](const redisReadTask* t, long long x) { return self(t).settle({status::ok, x}, t); },
-        [](const redisReadTask* t) { return self(t).settle({status::not_found, 0}, t); }, [](void*) {}};
+    static redisReplyObjectFunctions functions{[](const redisReadTask* t, char* s, std::size_t n) {
+                                                 return self(t).text(t, {s, n});
+                                               },
+                                               [](const redisReadTask* t, int) {
+                                                 return self(t).settle({status::parse_error, 0}, t);
+                                               },
+                                               [](const redisReadTask* t, long long x) {
+                                                 return self(t).settle({status::ok, x}, t);
+                                               },
+                                               [](const redisReadTask* t) {
+                                                 return self(t).settle({status::not_found, 0}, t);
+                                               },
+                                               [](void*) {}};
     context_->reader->fn = &functions;
     context_->reader->privdata = this;
     context_->reader->maxbuf = 0;  // keep the buffer between pieces
@@ -211,7 +219,8 @@ class redis_source {
   void* text(const redisReadTask* t, std::span<const char> s) {
     if (t->type != REDIS_REPLY_ERROR) return settle({status::ok, 0}, t, s);
     const std::string_view words(s.data(), s.size());
-    return settle({words.starts_with("OOM") || words.starts_with("MISCONF") ? status::no_space : status::refused, 0}, t);
+    return settle({words.starts_with("OOM") || words.starts_with("MISCONF") ? status::no_space : status::refused, 0},
+                  t);
   }
   // The answer to what is owed first. Called by hiredis in the middle of parsing: nothing here may touch the connection.
   void* settle(answer a, const redisReadTask* t, std::span<const char> s = {}) {
@@ -219,7 +228,8 @@ class redis_source {
     const owed o = owed_.front();
     owed_.pop_front();
     if (o.which == 0) {
-      if (command_.state == status::ok || command_.state == status::timed_out) command_ = a;  // AUTH, SELECT: errors stay
+      if (command_.state == status::ok || command_.state == status::timed_out)
+        command_ = a;  // AUTH, SELECT: errors stay
       return this;
     }
     in_flight_ -= o.bytes;

@@ -59,7 +59,8 @@ class shaped_source {
       const double left = until - seconds();
       if (n || left <= 0) break;
       if (reads_[0].here)
-        std::this_thread::sleep_for(std::chrono::duration<double>(std::min(left, std::max(due() - seconds() + origin_, 0.0))));
+        std::this_thread::sleep_for(
+            std::chrono::duration<double>(std::min(left, std::max(due() - seconds() + origin_, 0.0))));
       else
         collect(left);
     }
@@ -69,9 +70,9 @@ class shaped_source {
  private:
   struct read {
     completion end;
-    bool here;         // the source has completed it
+    bool here;  // the source has completed it
     std::size_t size;
-    double ready;      // when its first byte may begin to pass
+    double ready;  // when its first byte may begin to pass
   };
 
   static double seconds() noexcept {
