@@ -130,7 +130,9 @@ class planner {
   decision next(const link_history& link, const progress& p) const noexcept {
     decision d;
     const int missing = first_missing(*cost_, p);
-    bool complete = true, settled = p.computing < 0;
+    // Nobody waits for the exact form of a chunk that is here at the finest level.
+    bool complete = true;
+    bool settled = p.computing < 0 || p.chunks[std::size_t(p.computing)].ready >= cost_->num_levels() - 1;
     for (int c = 0; c < cost_->num_chunks(); ++c) {
       const chunk_progress& s = p.chunks[std::size_t(c)];
       complete = complete && usable(*cost_, p, c);
