@@ -3,7 +3,7 @@
 """Writes the README's tables from bench/results/*.json, between the markers <!-- name --> and <!-- /name -->.
 
     bench/tables.py            quality.json: bench/quality.py; demo.json: what cmake -P cmake/demo.cmake leaves in build/demo;
-                               resume.json: bench/resume.py; needles.json: bench/needles.py; prefill.json: examples/engine/tests/against_llama_cpp.py
+                               codec.json: sluice-bench; resume.json: bench/resume.py; needles.json: bench/needles.py; prefill.json: examples/engine/tests/against_llama_cpp.py
 """
 import json, os, re
 
@@ -34,9 +34,18 @@ def speed():
     d = json.loads(read('demo.json'))
     m = d['machine']
     rows = [[f"`{c['name']}`" if not c['name'].startswith(('level', 'zstd')) else c['name'], f"{c['bits_per_value']:.2f}", f"{c['ratio']:.2f}", f"{c['encode_gb_per_s']:.2f}", f"{c['decode_gb_per_s']:.2f}"] for c in d['codecs']]
-    return (f"From the demo (its sample of 256 tokens, so four exact tokens weigh four times as much as above): GB/s of f16, {d['speeds']}; {m['cpu']}, {m['instructions']}, {m['compiler']}, "
-            "with other work on the machine. Decoding goes into pages of 16 tokens through a shuffled block table; `raw` is memcpy.\n\n"
-            + table(['', 'bits per value', 'times smaller', 'encode', 'decode'], rows))
+    return (f"From the demo (its sample of 256 tokens, so four exact tokens weigh four times as much as above): GB/s of f16, {d['speeds']}; {m['cpu']}, {m['instructions']}, {m['compiler']}. "
+            "Decoding goes into pages of 16 tokens through a shuffled block table; `raw` is memcpy.\n\n"
+            + table(['', 'bits per value', 'times smaller', 'encode', 'decode'], rows) + '\n\n' + instruction_sets())
+
+
+def instruction_sets():
+    b = {x['name']: x.get('bytes_per_second', 0) / 1e9 for x in json.loads(read('codec.json'))['benchmarks']}
+    rows = [[f'{width} channels', isa] + [f"{b[f'decode/standard/basis_{width}/level_{l}/{isa}']:.2f}" for l in range(4)] + ([f"{b[f'encode/standard/basis_192/levels_{n}/{isa}']:.2f}" for n in (2, 4)] if width == 192 else ['', ''])
+            for width in (64, 192) for isa in ('avx512', 'avx2')]
+    return ('The same codec by width of the basis and instruction set, from sluice-bench (bench/results/codec.json, same machine; zstd -1 decodes '
+            f"{b['decode/zstd/1']:.2f} and memcpy {b['memcpy']:.1f} there):\n\n"
+            + table(['basis over', 'instructions', 'decode level 0', 'level 1', 'level 2', 'level 3', 'encode to level 1', 'to level 3'], rows))
 
 
 def resume():
@@ -44,7 +53,7 @@ def resume():
     levels = [l['level'] for l in d['documents'][0]['levels']]
     cell = lambda l: f"{1e3 * l['first_token_seconds']:.0f} ms ({l['times_sooner']:.1f}×)"
     rows = [[str(r['tokens']), f"{1e3 * r['prefill_seconds']:.0f} ms"] + [cell(l) for l in r['levels']] for r in d['documents']]
-    q = {l['level']: l for l in d['quality']['levels']}
+    q = {l['level']: l for l in d['quality']['suffix']['levels']}
     rows.append(['bits per value', '16'] + [f"{q[l]['bits_per_value']:.2f}" for l in levels])
     rows.append(['KL, top-1 (2,048 tokens)', '0, 100 %'] + [f"{q[l]['kl']:.4f}, {100 * q[l]['top1']:.1f} %" for l in levels])
     m = d['machine']
@@ -56,7 +65,7 @@ def needles():
     d = json.loads(read('needles.json'))
     rows = []
     for m in d['models']:
-        n = m['needles']
+        n = m["needles"]
         rows.append([m['name'], f"{100 * n['exact_score']:.0f} %"] + [f"{100 * l['score']:.0f} %" for l in n['levels']])
     n = d['models'][0]['needles']
     return table(['needles found', 'exact cache'] + [f"level {l['level']}" for l in n['levels']], rows)
