@@ -92,7 +92,8 @@ def streaming():
 
 def prefill():
     d = json.loads(read('prefill.json'))
-    return ', '.join(f"{r['engine']:.0f} tokens a second over {r['tokens']} tokens ({r['ratio']:.2f} times llama.cpp's {r['llama_cpp']:.0f})" for r in d['prefill'])
+    return (', '.join(f"{r['engine']:.0f} tokens a second over {r['tokens']} tokens ({r['ratio']:.1f} times llama.cpp's {r['llama_cpp']:.0f})" for r in d['prefill'])
+            + f"; SmolLM2 in Q4_1, {d['threads']} threads, llama-cpp-python {d['llama_cpp_python']} built for the same machine, 8-bit products on both sides")
 
 
 readme = os.path.join(ROOT, 'README.md')
