@@ -3,9 +3,9 @@
 // bytes_per_second counts bytes of the f16 cache.
 
 #include <benchmark/benchmark.h>
+#include <zstd.h>
 #include <capture_file.hpp>
 #include <sluice/sluice.hpp>
-#include <zstd.h>
 
 #include <cstring>
 #include <map>
@@ -26,8 +26,8 @@ using sluice::isa;
 // The sample context, and paged memory of vLLM's shape to decode into.
 struct fixture {
   capture_file file;
-  sluice::profile calibrated;       // the committed one: a basis over all heads
-  sluice::profile per_head;         // one basis a head, calibrated here
+  sluice::profile calibrated;  // the committed one: a basis over all heads
+  sluice::profile per_head;    // one basis a head, calibrated here
   sluice::profile uncalibrated;
   sluice::kv_view cache;
   std::size_t raw = 0, values = 0;
@@ -64,8 +64,11 @@ struct fixture {
     std::iota(block_table.begin(), block_table.end(), 0);
     std::shuffle(block_table.begin(), block_table.end(), std::mt19937(1));
     paged = sluice::layouts::vllm_nhd(k, v,
-                                      {.num_kv_heads = s.num_kv_heads, .head_dim_k = s.head_dim_k,
-                                       .head_dim_v = s.head_dim_v, .page_size = page_size, .num_pages = num_pages},
+                                      {.num_kv_heads = s.num_kv_heads,
+                                       .head_dim_k = s.head_dim_k,
+                                       .head_dim_v = s.head_dim_v,
+                                       .page_size = page_size,
+                                       .num_pages = num_pages},
                                       block_table, cache.tokens);
   }
 };
@@ -100,7 +103,8 @@ void decode(benchmark::State& state, int basis, int level, isa on) {
   frame.resize(encoder.encode(data().cache, frame).value());
   sluice::decoder<Codec> decoder(profile_of(basis), {on});
   for (auto _ : state)
-    if (const auto s = decoder.decode(frame, data().paged, {.level = level}); !s) state.SkipWithError(to_string(s.worst));
+    if (const auto s = decoder.decode(frame, data().paged, {.level = level}); !s)
+      state.SkipWithError(to_string(s.worst));
   sluice::frame_index index;
   (void)index.parse(frame);
   count(state, std::size_t(index.size_at(std::min(level, index.header().passes - 1))));
@@ -142,7 +146,9 @@ void zstd_decompress(benchmark::State& state) {
   count(state, to.size());
 }
 
-void add(const std::string& name, auto f) { benchmark::RegisterBenchmark(name.c_str(), f)->Unit(benchmark::kMillisecond); }
+void add(const std::string& name, auto f) {
+  benchmark::RegisterBenchmark(name.c_str(), f)->Unit(benchmark::kMillisecond);
+}
 
 template <class Codec>
 void add_preset(const std::string& name) {

@@ -181,9 +181,8 @@ void print(const facts& f) {
               mark(c.truncated_equal));
   std::printf("%s  exact and zstd give every bit back; pages of other sequences are untouched\n",
               mark(c.lossless_exact && c.other_pages_untouched));
-  std::printf(
-      "%s  one byte flipped: detected, page %d to be recomputed, the others decode unchanged\n",
-      mark(c.only_that_page && c.others_unchanged), c.damaged_page);
+  std::printf("%s  one byte flipped: detected, page %d to be recomputed, the others decode unchanged\n",
+              mark(c.only_that_page && c.others_unchanged), c.damaged_page);
   std::printf("%s  %d bits flipped one at a time all over it: %d detected, %d of them cost only a level\n",
               mark(c.flips == c.flips_detected), c.flips, c.flips_detected, c.flips_degraded);
 }
@@ -197,8 +196,8 @@ void save(const std::string& path, const std::string& text) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::map<std::string, std::string> options = {{"--data", "test/data"}, {"--out", "build/demo"}, {"--engine", ""},
-                                                {"--model", ""},         {"--document", ""}};
+  std::map<std::string, std::string> options = {
+      {"--data", "test/data"}, {"--out", "build/demo"}, {"--engine", ""}, {"--model", ""}, {"--document", ""}};
   for (int i = 1; i < argc; i += 2) {
     const auto option = options.find(argv[i]);
     if (option == options.end() || i + 1 == argc) {

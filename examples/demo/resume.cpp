@@ -57,9 +57,10 @@ conversation converse(const engine_call& call) {
   c.document = std::filesystem::path(call.document).filename().string();
   c.question = "What does this text describe?";
   std::filesystem::remove_all(call.store);
-  const std::vector<std::string> common = {call.model,   "--prompt-file", call.document, "--profile",
-                                           call.profile, "--store",       call.store,    "--max-tokens",
-                                           std::to_string(max_tokens),    "--json"};
+  const std::vector<std::string> common = {call.model,  "--prompt-file", call.document,
+                                           "--profile", call.profile,    "--store",
+                                           call.store,  "--max-tokens",  std::to_string(max_tokens),
+                                           "--json"};
   const auto with = [&](const char* command, std::vector<std::string> more) {
     std::vector<std::string> words = {call.engine, command};
     words.insert(words.end(), common.begin(), common.end());
@@ -73,7 +74,8 @@ conversation converse(const engine_call& call) {
   c.prefill_seconds = saved["prefill_seconds"];
   c.encode_seconds = saved["encode_seconds"];
   for (int level = 3; level >= 0; --level) {
-    const json r = with("resume", {"--level", std::to_string(level), "--question", c.question, "--compare", "--tokens", "48"});
+    const json r =
+        with("resume", {"--level", std::to_string(level), "--question", c.question, "--compare", "--tokens", "48"});
     const json& exact = r["compare"];
     c.question_tokens = r["question_tokens"];
     c.exact_answer = exact["answer"];
@@ -102,8 +104,10 @@ void print(const conversation& c) {
 std::string conversation_section(const conversation& c) {
   if (c.levels.empty()) return {};
   std::string h = format(
-      "<h2>A conversation, put down and taken up again</h2>\n<p>An engine read %d tokens of <code>%s</code> once, which "
-      "took %.2f s, and saved its cache in %d chunks. For each level a new process fetched them, decoded them into fresh "
+      "<h2>A conversation, put down and taken up again</h2>\n<p>An engine read %d tokens of <code>%s</code> once, "
+      "which "
+      "took %.2f s, and saved its cache in %d chunks. For each level a new process fetched them, decoded them into "
+      "fresh "
       "pages, computed only the %d tokens of the question “%s”, and answered.</p>\n",
       c.tokens, escape(c.document).c_str(), c.prefill_seconds, c.chunks, c.question_tokens, escape(c.question).c_str());
 
@@ -130,16 +134,20 @@ std::string conversation_section(const conversation& c) {
   h += "<div class=\"scroll\"><table><tr><th></th><th>bytes</th><th>times<br>smaller</th><th>first<br>token, ms</th>"
        "<th>times<br>sooner</th><th>KL,<br>nats</th><th>top-1</th><th class=\"what\">the answer begins</th></tr>\n";
   for (const resumed& r : c.levels)
-    h += format("<tr class=\"level\"><td>level %d</td><td>%zu</td><td>%.2f</td><td>%.0f</td><td>%.1f</td><td>%.4f</td>"
-                "<td>%.1f %%</td>",
-                r.level, r.bytes, r.ratio, 1e3 * r.first_token_seconds, r.prefill_seconds / r.first_token_seconds, r.kl,
-                100 * r.top1) +
+    h += format(
+             "<tr class=\"level\"><td>level %d</td><td>%zu</td><td>%.2f</td><td>%.0f</td><td>%.1f</td><td>%.4f</td>"
+             "<td>%.1f %%</td>",
+             r.level, r.bytes, r.ratio, 1e3 * r.first_token_seconds, r.prefill_seconds / r.first_token_seconds, r.kl,
+             100 * r.top1) +
          "<td class=\"what\" style=\"white-space:normal\">" + escape(first_sentence(r.answer)) + "</td></tr>\n";
   h += format("<tr><td>exact</td><td>%zu</td><td>1</td><td>%.0f</td><td>1</td><td>0</td><td>100 %%</td>", c.raw_bytes,
               1e3 * sum / double(c.levels.size())) +
        "<td class=\"what\" style=\"white-space:normal\">" + escape(first_sentence(c.exact_answer)) +
        "</td></tr></table></div>\n";
-  return h + format("<p class=\"note\">All cores; the model is in memory on both sides. KL and top-1 compare the predictions of "
-                    "the restored cache with those of the exact one, over the question and the exact answer (%d tokens).</p>\n",
-                    c.levels.front().judged_tokens);
+  return h + format(
+                 "<p class=\"note\">All cores; the model is in memory on both sides. KL and top-1 compare the "
+                 "predictions of "
+                 "the restored cache with those of the exact one, over the question and the exact answer (%d "
+                 "tokens).</p>\n",
+                 c.levels.front().judged_tokens);
 }

@@ -44,12 +44,11 @@ sluice::stream::cost_model cost_of(const facts& f, double seconds_per_token) {
     c.bytes.push_back(f.raw_bytes);
   }
   const auto seconds_per_value = [&](const codec_row& r) { return 2 / r.decode_rate; };  // rates are of f16
-  return sluice::stream::cost_model::make(
-             std::move(all),
-             {.recompute_seconds_per_token = seconds_per_token,
-              .decode_seconds_per_value = seconds_per_value(f.level(f.chosen_level())),
-              .exact_decode_seconds_per_value = seconds_per_value(f.raw())},
-             f.levels)
+  return sluice::stream::cost_model::make(std::move(all),
+                                          {.recompute_seconds_per_token = seconds_per_token,
+                                           .decode_seconds_per_value = seconds_per_value(f.level(f.chosen_level())),
+                                           .exact_decode_seconds_per_value = seconds_per_value(f.raw())},
+                                          f.levels)
       .value();
 }
 
@@ -68,8 +67,7 @@ streaming stream(const facts& f, const conversation& c, const std::string& trace
   using sluice::stream::link_trace;
   const std::pair<const char*, link_trace> links[] = {
       {"4G in a tram (recorded)", read_trace(trace)},
-      {"1 Gbit/s, a tenth of it from 0.2 s on",
-       link_trace::make({{0.2, 125e6, 0.002}, {59.8, 12.5e6, 0.002}}).value()},
+      {"1 Gbit/s, a tenth of it from 0.2 s on", link_trace::make({{0.2, 125e6, 0.002}, {59.8, 12.5e6, 0.002}}).value()},
       {"10 Gbit/s", link_trace::constant(1.25e9, 0.0005)}};
   for (const auto& [name, link] : links) {
     streamed_link& to = out.links.emplace_back();
@@ -87,7 +85,8 @@ streaming stream(const facts& f, const conversation& c, const std::string& trace
         s.bytes = o.bytes;
         s.computed_tokens = int(o.recomputed_tokens);
         for (const sluice::stream::activity& a : o.activities)
-          s.timeline.push_back({a.begin_seconds, a.end_seconds, a.what.level, a.what.what != sluice::stream::action::fetch});
+          s.timeline.push_back(
+              {a.begin_seconds, a.end_seconds, a.what.level, a.what.what != sluice::stream::action::fetch});
       });
   }
   return out;
@@ -95,9 +94,10 @@ streaming stream(const facts& f, const conversation& c, const std::string& trace
 
 void print(const streaming& s) {
   std::printf("\nOVER A LINK, BY PLAN (simulated)\n");
-  std::printf("%d tokens in %d chunks like the sample, %.0f MB of f16, wanted within %.1f s; computing them takes %.1f s%s\n\n",
-              s.tokens, s.chunks, double(s.raw_bytes) / 1e6, s.deadline, s.tokens / s.tokens_per_second,
-              s.measured ? "" : " (assumed)");
+  std::printf(
+      "%d tokens in %d chunks like the sample, %.0f MB of f16, wanted within %.1f s; computing them takes %.1f s%s\n\n",
+      s.tokens, s.chunks, double(s.raw_bytes) / 1e6, s.deadline, s.tokens / s.tokens_per_second,
+      s.measured ? "" : " (assumed)");
   for (const streamed_link& l : s.links) {
     std::printf("%s\n", l.name.c_str());
     for (const streamed& p : l.policies)
@@ -108,9 +108,12 @@ void print(const streaming& s) {
 
 std::string streaming_section(const streaming& s) {
   std::string h = format(
-      "<h2>Over a link, a plan decides what comes and what is computed</h2>\n<p>A context of %d tokens, %d chunks that cost "
-      "what the sample costs (%.0f MB of f16), wanted within %.1f s. Computing it takes %.1f s (%s). Simulated with the "
-      "planner that a real stream uses. Upper bars: what the link carries; lower bars: what the engine computes. The dot is "
+      "<h2>Over a link, a plan decides what comes and what is computed</h2>\n<p>A context of %d tokens, %d chunks that "
+      "cost "
+      "what the sample costs (%.0f MB of f16), wanted within %.1f s. Computing it takes %.1f s (%s). Simulated with "
+      "the "
+      "planner that a real stream uses. Upper bars: what the link carries; lower bars: what the engine computes. The "
+      "dot is "
       "the moment the cache is handed over, the dashed line the deadline.</p>\n",
       s.tokens, s.chunks, double(s.raw_bytes) / 1e6, s.deadline, s.tokens / s.tokens_per_second,
       s.measured ? "prefill speed as measured above" : "prefill speed assumed");
@@ -135,17 +138,19 @@ std::string streaming_section(const streaming& s) {
         const double from = std::min(a.begin, longest), to = std::min(a.end, longest);
         const std::string css = a.compute ? "fill both" : a.level > 3 ? "fill raw" : format("fill l%d", a.level);
         c.rect(x(from), y + (a.compute ? lane + 1 : 0), x(to) - x(from), lane, css,
-               a.compute ? format("computed, %.2f to %.2f s", a.begin, a.end)
+               a.compute     ? format("computed, %.2f to %.2f s", a.begin, a.end)
                : a.level > 3 ? format("raw, %.2f to %.2f s", a.begin, a.end)
                              : format("level %d, %.2f to %.2f s", a.level, a.begin, a.end));
       }
       if (p.seconds <= longest) c.circle(x(p.seconds), y + lane, 5, p.met ? "dot exact" : "dot over");
-      c.text(right + 12, y + lane + 5,
-             format("%.2f s%s, KL %.4f", p.seconds, p.met ? "" : " (late)", p.loss), "start", "label");
+      c.text(right + 12, y + lane + 5, format("%.2f s%s, KL %.4f", p.seconds, p.met ? "" : " (late)", p.loss), "start",
+             "label");
     }
     c.line(x(s.deadline), top - 10, x(s.deadline), bottom, "deadline");
     h += "<figure>" + c.str() + "</figure>\n";
   }
-  return h + "<p class=\"note\">Blues, light to dark: levels 0 to 3; grey above: raw; grey below: computed by the engine. KL: what "
-             "calibration expects, in nats; tokens that are computed or raw lose nothing.</p>\n";
+  return h +
+         "<p class=\"note\">Blues, light to dark: levels 0 to 3; grey above: raw; grey below: computed by the engine. "
+         "KL: what "
+         "calibration expects, in nats; tokens that are computed or raw lose nothing.</p>\n";
 }

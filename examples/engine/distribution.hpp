@@ -26,7 +26,7 @@ class distance_sum {
   }
 
   std::size_t tokens() const noexcept { return tokens_; }
-  double kl() const noexcept { return kl_ / double(tokens_); }              ///< mean, nats, of the other from the reference
+  double kl() const noexcept { return kl_ / double(tokens_); }  ///< mean, nats, of the other from the reference
   double top1() const noexcept { return double(agree_) / double(tokens_); }  ///< share of equal most likely tokens
 
  private:

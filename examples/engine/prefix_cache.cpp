@@ -133,8 +133,8 @@ std::vector<located_chunk> prefix_cache::locate(std::span<const std::int32_t> id
       if (!c.there) continue;
       const auto frame = sluice::stream::open_object(c.head, c.key);
       c.state = frame ? c.index.parse(*frame) : frame.status();
-      if (c.state == sluice::status::ok && (c.index.header().position != c.begin ||
-                                            c.index.header().tokens != std::uint32_t(c.end - c.begin)))
+      if (c.state == sluice::status::ok &&
+          (c.index.header().position != c.begin || c.index.header().tokens != std::uint32_t(c.end - c.begin)))
         c.state = sluice::status::wrong_positions;
       if (c.state == sluice::status::ok && c.index.header().levels_present == 0)
         c.state = sluice::status::level_not_present;

@@ -36,7 +36,7 @@ struct save_report {
 };
 
 struct restore_report {
-  int tokens = 0;                    ///< that the sequence now has room for, restored or missing
+  int tokens = 0;  ///< that the sequence now has room for, restored or missing
   int chunks = 0;
   std::size_t bytes = 0;             ///< read
   std::size_t raw_bytes = 0;         ///< of the same tokens' pages
@@ -47,12 +47,12 @@ struct restore_report {
 
 /// One object of a prefix.
 struct located_chunk {
-  int begin = 0, end = 0;       ///< tokens
+  int begin = 0, end = 0;  ///< tokens
   sluice::digest key{}, exact_key{};
-  bool there = false;           ///< the store gave something under this name
+  bool there = false;                                ///< the store gave something under this name
   sluice::status state = sluice::status::not_found;  ///< of reading the first bytes and of the index in them
-  std::vector<std::byte> head;    ///< as far as it has been read
-  std::uint64_t exact_bytes = 0;  ///< of the exact copy; 0 = there is none, or nobody asked
+  std::vector<std::byte> head;                       ///< as far as it has been read
+  std::uint64_t exact_bytes = 0;                     ///< of the exact copy; 0 = there is none, or nobody asked
   sluice::frame_index index;
 
   /// Bytes of the object up to a level.
@@ -92,8 +92,9 @@ class prefix_cache {
   std::size_t raw_bytes(int tokens, const sequence& seq) const noexcept;
   std::vector<located_chunk> chunks_of(std::span<const std::int32_t> ids) const;
   template <class Codec>
-  std::size_t put_missing(std::span<const located_chunk> chunks, sluice::digest located_chunk::*key, const sequence& seq,
-                          int levels, std::vector<sluice::encoder<Codec>>& encoders, save_report& report);
+  std::size_t put_missing(std::span<const located_chunk> chunks, sluice::digest located_chunk::*key,
+                          const sequence& seq, int levels, std::vector<sluice::encoder<Codec>>& encoders,
+                          save_report& report);
   void decode(std::span<const located_chunk> chunks, std::span<const piece> objects, sequence& seq, int level,
               restore_report& report);
 
@@ -107,7 +108,8 @@ class prefix_cache {
 };
 
 /// Computes the tokens that restore() could not fill.
-inline void compute(model& net, std::span<const std::int32_t> ids, sequence& seq, const std::vector<missing_run>& runs) {
+inline void compute(model& net, std::span<const std::int32_t> ids, sequence& seq,
+                    const std::vector<missing_run>& runs) {
   for (const missing_run& r : runs)
     net.forward(ids.subspan(std::size_t(r.position), std::size_t(r.tokens)), seq, {.position = r.position});
 }

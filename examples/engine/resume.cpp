@@ -75,8 +75,8 @@ come_back at_level(session& s, prefix_cache& prefixes, std::span<const std::int3
 }
 
 // Under a deadline, as a policy plans it.
-come_back by_plan(session& s, prefix_cache& prefixes, store& kept, std::span<const std::int32_t> document, sequence& seq,
-                  const json& saved, const stream_options& options) {
+come_back by_plan(session& s, prefix_cache& prefixes, store& kept, std::span<const std::int32_t> document,
+                  sequence& seq, const json& saved, const stream_options& options) {
   const auto cost = [&](const char* name) {
     const json value = saved.is_object() ? saved.value(name, json()) : json();
     if (!value.is_number() || !(value.get<double>() >= 0))
@@ -103,7 +103,9 @@ come_back by_plan(session& s, prefix_cache& prefixes, store& kept, std::span<con
                  {"chunks_stored", r.stored},
                  {"chunk_levels", levels},
                  {"seconds",
-                  {{"locate", r.locate_seconds}, {"usable", r.locate_seconds + r.report.usable_seconds}, {"stream", r.report.seconds}}}};
+                  {{"locate", r.locate_seconds},
+                   {"usable", r.locate_seconds + r.report.usable_seconds},
+                   {"stream", r.report.seconds}}}};
   return out;
 }
 
@@ -159,7 +161,8 @@ int resume(const arguments& args, store& kept) {
   report.update(r.figures);
   report["seconds"]["question"] = got.first_seconds;
   report["answer"] = text_of(s, got);
-  if (saved.is_object() && saved.contains("prefill_seconds")) report["saved_prefill_seconds"] = saved["prefill_seconds"];
+  if (saved.is_object() && saved.contains("prefill_seconds"))
+    report["saved_prefill_seconds"] = saved["prefill_seconds"];
 
   // The same without sluice, in the same process: what it took, what it answers, and how far the two predictions of the
   // question and of that answer are apart.

@@ -109,13 +109,14 @@ inline sluice::profile load_profile(const arguments& args, const std::string& mo
 /// A forward pass that says how far it is.
 inline forward_options with_progress(progress& bar, const model& net, std::size_t tokens) {
   return {.on_hidden = [&bar, tokens, layers = std::size_t(net.config().layers)](int layer, int position,
-                                                                               std::span<const float>) {
+                                                                                 std::span<const float>) {
     bar.at(std::size_t(position) * layers + std::size_t(layer), tokens * layers);
   }};
 }
 
 /// The document's part of the prompt, cut to --max-tokens.
-inline std::vector<std::int32_t> document_of(const arguments& args, const tokenizer& text, const std::string& document) {
+inline std::vector<std::int32_t> document_of(const arguments& args, const tokenizer& text,
+                                             const std::string& document) {
   std::vector<std::int32_t> ids = make_prompt(text, document, "").document;
   const auto most = std::size_t(args.integer("--max-tokens", 1 << 30, 1, 1 << 30));
   if (ids.size() > most) ids.resize(most);

@@ -30,7 +30,9 @@ class store_of final : public store {
  public:
   explicit store_of(Source& source) : source_(&source) {}
   sluice::result<std::uint64_t> size(std::string_view key) override { return source_->size(key); }
-  sluice::status put(std::string_view key, std::span<const std::byte> bytes) override { return source_->put(key, bytes); }
+  sluice::status put(std::string_view key, std::span<const std::byte> bytes) override {
+    return source_->put(key, bytes);
+  }
   sluice::stream::ticket submit(const sluice::stream::read_request& r) override { return source_->submit(r); }
   std::size_t poll(std::span<sluice::stream::completion> done, double seconds) override {
     return source_->poll(done, seconds);

@@ -29,7 +29,8 @@ sluice::stream::cost_model cost_of(const prefix_cache& prefixes, std::span<const
     sluice::stream::chunk_cost& k = all.emplace_back();
     k.position = c.begin;
     k.tokens = c.end - c.begin;
-    k.values = std::uint64_t(k.tokens) * 2 * std::uint64_t(seq.pool().layers() * seq.pool().kv_heads() * seq.pool().head_dim());
+    k.values = std::uint64_t(k.tokens) * 2 *
+               std::uint64_t(seq.pool().layers() * seq.pool().kv_heads() * seq.pool().head_dim());
     const bool there = c.state == sluice::status::ok;
     for (int l = 0; l < p.passes; ++l) {
       k.bytes.push_back(there ? c.size_at(l) : 0);

@@ -23,7 +23,7 @@ struct machine_costs {
 
 struct stream_options {
   std::string policy = "progressive_cake";           ///< of sluice::stream::policy_names
-  double deadline_seconds = 1;                    ///< until every token of the document is usable
+  double deadline_seconds = 1;                       ///< until every token of the document is usable
   const sluice::stream::link_trace* link = nullptr;  ///< slows the store down to this link; null = as fast as it is
 };
 

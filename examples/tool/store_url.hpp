@@ -16,7 +16,8 @@
 #include <string_view>
 
 /// What store_url() understands, for usage texts.
-inline constexpr char store_urls[] = "DIR | redis://[:PASSWORD@]HOST[:PORT][/DB] | http(s)://HOST/PATH | s3+http(s)://HOST/BUCKET/PATH";
+inline constexpr char store_urls[] =
+    "DIR | redis://[:PASSWORD@]HOST[:PORT][/DB] | http(s)://HOST/PATH | s3+http(s)://HOST/BUCKET/PATH";
 
 /// Opens the store behind a URL and returns f(source), whose type is the source's own. S3 takes keys and region from
 /// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION. Errors: throws usage_error where this build lacks the client.
@@ -34,7 +35,8 @@ auto with_store(const std::string& url, F&& f) {
     }
     if (const std::size_t slash = rest.find('/'); slash != rest.npos) {
       if (slash + 1 < rest.size())
-        o.database = int(arguments::parse("the database of " + url, std::string_view(rest).substr(slash + 1), 0, 1 << 20));
+        o.database =
+            int(arguments::parse("the database of " + url, std::string_view(rest).substr(slash + 1), 0, 1 << 20));
       rest.resize(slash);
     }
     if (const std::size_t colon = rest.rfind(':'); colon != rest.npos) {

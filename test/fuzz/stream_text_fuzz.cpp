@@ -34,7 +34,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (!trace) return 0;
     double total = 0;
     for (const stream::link_segment& s : trace->segments()) {
-      require(std::isfinite(s.seconds) && s.seconds >= 0 && std::isfinite(s.bytes_per_second) && s.bytes_per_second >= 0);
+      require(std::isfinite(s.seconds) && s.seconds >= 0 && std::isfinite(s.bytes_per_second) &&
+              s.bytes_per_second >= 0);
       total += s.seconds;
     }
     require(total > 0);

@@ -207,8 +207,9 @@ TEST_CASE("prefix: other models, profiles and codecs do not find these objects; 
   fixture other({.arch = "llama", .layers = 4, .seed = 6});
   sequence seq2(other.pages);
   CHECK(prefix_cache(other.net, other.prefixes().profile(), f.kept, f.threads).restore(f.ids, seq2, 3).tokens == 0);
-  CHECK_THROWS_WITH(prefix_cache(f.net, sluice::profile::uncalibrated(sluice::model_shape::uniform(2, 2, 16)), f.kept, f.threads),
-                    "the profile is of a model with another shape");
+  CHECK_THROWS_WITH(
+      prefix_cache(f.net, sluice::profile::uncalibrated(sluice::model_shape::uniform(2, 2, 16)), f.kept, f.threads),
+      "the profile is of a model with another shape");
   sluice::stream::file_source below_a_file(f.file.path() + "/store");
   store_of nowhere(below_a_file);
   prefix_cache p(f.net, f.prefixes().profile(), nowhere, f.threads);

@@ -34,7 +34,7 @@ struct outcome {
   double bytes = 0;                                          ///< that passed the link, cancelled ones included
   std::int64_t recomputed_tokens = 0;
   std::uint32_t decisions = 0;
-  std::vector<step> steps;         ///< what was asked for, if kept
+  std::vector<step> steps;           ///< what was asked for, if kept
   std::vector<activity> activities;  ///< what was done and when, decoding left out, if kept
 };
 
