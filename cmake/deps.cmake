@@ -27,7 +27,7 @@ endfunction()
 
 function(sluice_missing out)
   sluice_absent(missing "doctest-dev include/doctest/doctest.h" "libeigen3-dev include/eigen3/Eigen/Core"
-    "nlohmann-json3-dev include/nlohmann/json.hpp" "libbenchmark-dev include/benchmark/benchmark.h"
+    "nlohmann-json3-dev include/nlohmann/json.hpp" "libcli11-dev include/CLI/CLI.hpp" "libbenchmark-dev include/benchmark/benchmark.h"
     "libzstd-dev include/zstd.h")
   find_program(SLUICE_CXX NAMES $ENV{CXX} c++ g++ clang++)
   if(NOT SLUICE_CXX)

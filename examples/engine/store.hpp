@@ -22,6 +22,7 @@ class store {
   virtual std::size_t poll(std::span<sluice::stream::completion> done, double seconds) = 0;
   virtual std::size_t arrived(sluice::stream::ticket t) = 0;
   virtual std::size_t cancel(sluice::stream::ticket t) = 0;
+  virtual std::string_view detail() const = 0;
 };
 
 /// A source as a store. Borrows it.
@@ -39,6 +40,7 @@ class store_of final : public store {
   }
   std::size_t arrived(sluice::stream::ticket t) override { return source_->arrived(t); }
   std::size_t cancel(sluice::stream::ticket t) override { return source_->cancel(t); }
+  std::string_view detail() const override { return source_->detail(); }
 
  private:
   Source* source_;

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 // What an executor is told, what it hands out, and what it tells at the end: plain data.
@@ -37,6 +38,7 @@ struct fault {
   action during = action::none;  ///< fetch (a damaged object too), recompute or patch
   status what = status::ok;
   double seconds = 0;  ///< since the request began
+  std::string detail = {};  ///< the source's words, as in completion::detail
 };
 
 /// What became of one chunk. `state` is ok, degraded (verified, but in part coarser than `level`), or why it holds nothing.

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -29,10 +30,13 @@ using ticket = std::uint64_t;
 /// The end of a read. The first `bytes` bytes of its buffer are what the store sent, also where `state` is not ok.
 /// States: not_found, timed_out, connection_lost, wrong_length (the object ends before the range does, or the answer has
 /// another length than it claims), refused, io_error.
+/// `detail` says in words why it is not ok, where more is known than the state tells: a server's own words, the system's
+/// text of an error. One line, never a secret.
 struct completion {
   ticket which = 0;
   status state = status::ok;
   std::size_t bytes = 0;
+  std::string detail = {};
 };
 
 /// A store of byte objects that is read by ranges.
@@ -43,6 +47,8 @@ struct completion {
 /// - poll(done, seconds): moves bytes; waits up to `seconds` until at least one read ends; returns how many it wrote to `done`.
 /// - arrived(ticket): bytes so far, from the first of the buffer on.
 /// - cancel(ticket): gives the buffer back; no completion follows. Returns what arrived() was.
+/// - detail(): why the last call or completion that was not ok was not, as in completion::detail; empty where the status
+///   says it all. Valid until the next call.
 template <class S>
 concept byte_source = requires(S& s, std::string_view key, const read_request& request, std::span<completion> done,
                                double seconds, ticket t, std::span<const std::byte> bytes) {
@@ -52,6 +58,7 @@ concept byte_source = requires(S& s, std::string_view key, const read_request& r
   { s.arrived(t) } -> std::same_as<std::size_t>;
   { s.cancel(t) } -> std::same_as<std::size_t>;
   { s.put(key, bytes) } -> std::same_as<status>;
+  { s.detail() } -> std::convertible_to<std::string_view>;
 };
 
 /// Reads one range and waits for it, for at most `seconds`. Uses a source that has nothing else in flight.

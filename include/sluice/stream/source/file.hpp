@@ -71,6 +71,7 @@ class file_source {
     }
     return reads_.push(request);
   }
+  std::string_view detail() const noexcept { return {}; }
   std::size_t arrived(ticket t) noexcept { return reads_.arrived(t); }
   std::size_t cancel(ticket t) {
     if (t == open_) close();

@@ -74,6 +74,8 @@ class http_source {
     return s;
   }
 
+  std::string_view detail() const noexcept { return {}; }
+
   ticket submit(const read_request& request) {
     reads_.push_back(std::make_unique<transfer>(make(++last_, request)));
     transfer& t = *reads_.back();

@@ -42,6 +42,7 @@ class mooncake_source {
   }
 
   ticket submit(const read_request& request) { return reads_.push(request); }
+  std::string_view detail() const noexcept { return {}; }
   std::size_t arrived(ticket t) noexcept { return reads_.arrived(t); }
   std::size_t cancel(ticket t) { return reads_.cancel(t); }
 

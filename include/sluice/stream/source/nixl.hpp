@@ -42,6 +42,8 @@ class nixl_source {
     return status::timed_out;
   }
 
+  std::string_view detail() const noexcept { return {}; }
+
   ticket submit(const read_request& request) { return begin(request, NIXL_READ); }
   /// A transfer shows nothing before its end.
   std::size_t arrived(ticket) const noexcept { return 0; }

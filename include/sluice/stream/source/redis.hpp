@@ -46,6 +46,8 @@ class redis_source {
     return command({"SET", key, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}}).state;
   }
 
+  std::string_view detail() const noexcept { return {}; }
+
   ticket submit(const read_request& request) {
     reads_.push_back({++last_, std::string(request.key), request.offset, request.buffer, 0, 0, options_.reconnects});
     if (request.buffer.empty()) finish(reads_.back().which, status::ok);

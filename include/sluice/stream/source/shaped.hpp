@@ -21,6 +21,7 @@ class shaped_source {
 
   result<std::uint64_t> size(std::string_view key) { return source_->size(key); }
   status put(std::string_view key, std::span<const std::byte> bytes) { return source_->put(key, bytes); }
+  std::string_view detail() const { return source_->detail(); }
 
   ticket submit(const read_request& request) {
     if (origin_ < 0) origin_ = seconds();
