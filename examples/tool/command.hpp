@@ -2,9 +2,12 @@
 #pragma once
 
 #include <unistd.h>
+#include <CLI/CLI.hpp>
 #include <charconv>
 #include <cstdio>
 #include <map>
+#include <memory>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <stdexcept>
@@ -21,6 +24,61 @@ struct failure : std::runtime_error {
 };
 inline failure usage_error(const std::string& what) { return failure(2, what); }
 inline failure data_error(const std::string& what) { return failure(1, what); }
+
+/// A program of several commands. Each has a struct of options, a function that describes them to CLI11, and a function
+/// that does the work and returns the exit code: 0 = done, 1 = the data is bad or the work failed, 2 = the call is wrong.
+/// Every command has --help; with --json, its result and its errors are JSON on stdout.
+class program {
+ public:
+  program(std::string name, const std::string& about) : name_(std::move(name)), app_(about, name_) {
+    app_.require_subcommand(1);
+    app_.set_help_flag("-h,--help", "what can be asked");
+    app_.option_defaults()->always_capture_default();
+  }
+  CLI::App& app() { return app_; }
+
+  template <class Options>
+  void add(const char* name, const char* about, void (*describe)(CLI::App&, Options&), int (*work)(const Options&)) {
+    const auto options = std::make_shared<Options>();
+    CLI::App* command = app_.add_subcommand(name, about);
+    describe(*command, *options);
+    command->final_callback([this, options, work] { code_ = work(*options); });
+  }
+
+  int run(int argc, char** argv) {
+    bool as_json = false;
+    for (int i = 1; i < argc; ++i) as_json |= std::string_view(argv[i]) == "--json";
+    const auto report = [&](const std::string& message, int code) {
+      if (as_json) print(json{{"error", message}});
+      std::fprintf(stderr, "%s: %s\n", name_.c_str(), message.c_str());
+      return code;
+    };
+    try {
+      app_.parse(argc, argv);
+      return std::fflush(stdout) == 0 ? code_ : report("output cannot be written", 1);
+    } catch (const CLI::Success& asked) {  // --help, --version
+      return app_.exit(asked);
+    } catch (const CLI::ParseError& wrong) {
+      return report(std::string(wrong.what()) + " (see --help)", 2);
+    } catch (const failure& f) {
+      return report(f.what(), f.code);
+    } catch (const std::bad_alloc&) {
+      return report("out of memory", 1);
+    } catch (const std::exception& e) {
+      return report(e.what(), 1);
+    }
+  }
+
+  /// Writes JSON to stdout, whatever bytes names in it are made of.
+  static void print(const json& facts) {
+    std::printf("%s\n", facts.dump(1, ' ', false, json::error_handler_t::replace).c_str());
+  }
+
+ private:
+  std::string name_;
+  CLI::App app_;
+  int code_ = 0;
+};
 
 /// Options and operands of one call. Options with a value: `--name value` or `--name=value`.
 class arguments {
