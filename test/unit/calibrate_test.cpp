@@ -383,7 +383,9 @@ TEST_CASE("what calibration refuses") {
   CHECK(with([](auto& o) { o.sensitivity_k = {1, 1}; }) == status::invalid_argument);
   CHECK(with([](auto& o) { o.sensitivity_k = o.sensitivity_v = {1}; }) == status::invalid_argument);
   CHECK(with([](auto& o) { o.sensitivity_k = o.sensitivity_v = {0, 0}; }) == status::invalid_argument);
-  CHECK(with([](auto& o) { o.sinks = 63; }) == status::invalid_argument);
+  CHECK(with([](auto& o) { o.sinks = 63; }) == status::too_few_tokens);
+  CHECK(with([](auto& o) { o.sinks = 64; }) == status::too_few_tokens);
+  CHECK(with([](auto& o) { o.sinks = 256; }) == status::invalid_argument);
 
   model_shape other = s.shape;
   other.layers[1].num_kv_heads = 3;
@@ -400,6 +402,10 @@ TEST_CASE("what calibration refuses") {
   c = s.c;
   c.num_heads = 3;
   CHECK(calibrate(s.shape, std::span(&c, 1)).status() == status::invalid_argument);
+  c = s.c;
+  c.cache.num_layers = 1;  // the other one is never seen
+  c.layers = s.c.layers.first(1);
+  CHECK(calibrate(s.shape, std::span(&c, 1)).status() == status::too_few_tokens);
 
   calibrator order(s.shape);
   REQUIRE(order.add(s.c) == status::ok);
@@ -409,6 +415,99 @@ TEST_CASE("what calibration refuses") {
   CHECK(order.finish().status() == status::invalid_argument);
   CHECK(order.add(s.c) == status::invalid_argument);
   CHECK(calibrator().finish().status() == status::invalid_argument);
+}
+
+TEST_CASE("what is wrong with a capture has a name, and what comes out can be loaded") {
+  const auto verdict = [](const auto& change, calibration_options options = {}) {
+    synthetic s(5, 64);
+    change(s);
+    const auto p = calibrate(s.shape, std::span(&s.c, 1), options);
+    if (!p) return p.status();
+    CHECK(profile::parse(p->serialize()).status() == status::ok);
+    return status::ok;
+  };
+  const auto all = [](std::vector<float>& x, float value) { std::fill(x.begin(), x.end(), value); };
+  const auto bare = [](synthetic& s) { s.c.layers = {}; };
+  CHECK(verdict(bare) == status::ok);
+  CHECK(verdict([&](synthetic& s) { all(s.k, 0), all(s.v, 0); }) == status::constant_values);
+  CHECK(verdict([&](synthetic& s) { all(s.k, 0), all(s.v, 3); }) == status::constant_values);
+  calibration_options measured;
+  measured.sensitivity_k = measured.sensitivity_v = {0.1, 0.1};
+  CHECK(verdict([&](synthetic& s) { all(s.k, 0), all(s.v, 0); }, measured) == status::constant_values);
+  CHECK(verdict([&](synthetic& s) { all(s.v, 3), bare(s); }) == status::ok);  // K varies, and that is enough
+  CHECK(verdict([&](synthetic& s) { all(s.k, NAN); }) == status::too_few_tokens);
+  CHECK(verdict([&](synthetic& s) { all(s.v, INFINITY); }) == status::too_few_tokens);
+  for (const float huge : {1e6f, 1e20f, 3e38f})  // a mean beyond f16
+    CHECK(verdict([&](synthetic& s) {
+            for (float& x : s.v) x += huge;
+            bare(s);
+          }) == status::values_out_of_range);
+  for (const float scale : {1e-30f, 1e-6f, 1e3f})
+    CHECK(verdict([&](synthetic& s) {
+            for (float& x : s.k) x *= scale;
+            for (float& x : s.v) x *= scale;
+            bare(s);
+          }) != status::corrupt_profile);
+  // Metrics of an engine that overflowed say nothing, and the rest holds.
+  CHECK(verdict([&](synthetic& s) { s.wo[3] = NAN; }) == status::ok);
+  CHECK(verdict([&](synthetic& s) { all(s.wo, INFINITY), all(s.q2, NAN); }) == status::ok);
+  CHECK(verdict([&](synthetic& s) { all(s.wo, 0), all(s.q2, 0); }) == status::ok);
+  for (const double s : {1e-300, 1e-20, 1e20, 1e75, 1e300}) {
+    measured.sensitivity_k = measured.sensitivity_v = {s, s};
+    const status got = verdict([](synthetic&) {}, measured);
+    CHECK((got == status::ok || got == status::values_out_of_range));
+  }
+
+  // Shapes that no profile can have are refused before anything is measured.
+  const auto shaped = [&](const auto& change) {
+    synthetic s(5, 64);
+    change(s.shape);
+    calibrator c(s.shape);
+    return c.add(s.c);
+  };
+  CHECK(shaped([](model_shape& m) { m.ropes.resize(64, m.ropes[0]); }) == status::ok);
+  CHECK(shaped([](model_shape& m) { m.ropes.resize(65, m.ropes[0]); }) == status::too_large);
+  CHECK(shaped([](model_shape& m) { m.layers.resize(4096); }) == status::ok);  // the others keep nothing
+  CHECK(shaped([](model_shape& m) { m.layers.resize(4097); }) == status::too_large);
+  CHECK(shaped([](model_shape& m) { m.layers[1].num_kv_heads = 4097; }) == status::too_large);
+  CHECK(shaped([](model_shape& m) { m.layers[1].head_dim_v = 16385; }) == status::too_large);
+  CHECK(shaped([](model_shape& m) { m.layers[1].rope_index = 1; }) == status::invalid_argument);
+  CHECK(shaped([](model_shape& m) { m.layers[1].rope_index = -1; }) == status::invalid_argument);
+  CHECK(shaped([](model_shape& m) { m.layers[1].window = -1; }) == status::invalid_argument);
+  CHECK(shaped([](model_shape& m) { m.ropes[0].base = 0; }) == status::invalid_argument);
+  CHECK(shaped([](model_shape& m) { m.ropes.push_back({.factor = NAN}); }) == status::invalid_argument);  // unused
+  CHECK(shaped([](model_shape& m) { m.layers = {{}, {}}; }) == status::invalid_argument);  // nothing to calibrate
+}
+
+TEST_CASE("layers that keep nothing keep their numbers") {
+  synthetic s(6, 700);
+  const auto plain = calibrate(s.shape, std::span(&s.c, 1));
+  REQUIRE(plain.has_value());
+  model_shape hybrid{{{}, s.shape.layers[0], {}, {}, s.shape.layers[1], {}}, s.shape.ropes};
+  const std::int32_t ids[] = {1, 4};
+  capture c = s.c;
+  c.cache.layer_ids = ids;
+  calibration_options options;
+  options.threads = 2;
+  const auto p = calibrate(hybrid, std::span(&c, 1), options);
+  REQUIRE(p.has_value());
+  CHECK(p->shape == hybrid);
+  for (int l = 0; l < 6; ++l)
+    for (const plane which : {plane::key, plane::value})
+      CHECK(p->of(l, which) == (l == 1   ? plain->of(0, which)
+                                : l == 4 ? plain->of(1, which)
+                                         : plane_profile{}));
+  const auto again = profile::parse(p->serialize());
+  REQUIRE(again.has_value());
+  CHECK(again->shape == hybrid);
+  CHECK(again->planes == p->planes);
+  CHECK(calibrate(hybrid, std::span(&s.c, 1)).status() == status::wrong_shape);  // shows layers 0 and 1
+
+  // Sensitivities count layers as the model does.
+  options.sensitivity_k = options.sensitivity_v = {0, 0.02, 0, 0, 0.3, 0};
+  CHECK(calibrate(hybrid, std::span(&c, 1), options).has_value());
+  options.sensitivity_k = options.sensitivity_v = {0.02, 0.3};
+  CHECK(calibrate(hybrid, std::span(&c, 1), options).status() == status::invalid_argument);
 }
 
 TEST_CASE("a real capture" *

@@ -180,7 +180,7 @@ class calibrator {
         for (auto& f : p.folds) f.resize(std::size_t(p.groups()));
       }
     }
-    return detail::valid_shape(shape_) ? status::ok : status::invalid_argument;
+    return streams && detail::valid_shape(shape_) ? status::ok : status::invalid_argument;
   }
 
   const rope* rope_of(int layer) const noexcept {
