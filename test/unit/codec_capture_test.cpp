@@ -182,3 +182,53 @@ TEST_CASE("capture: instruction sets agree") {
     }
   }
 }
+
+TEST_CASE("capture: a hybrid model's cache: types by layer, layers that keep nothing, sliding windows") {
+  const capture c;
+  const std::optional<profile> tuned = calibrated();
+  profile p = tuned ? *tuned : profile::uncalibrated(c.shape);
+  const dtype types[] = {dtype::f16, dtype::bf16, dtype::f32, dtype::e4m3};
+  const std::int64_t tokens = c.view.tokens, window = 64, chunk = 100;
+  std::vector<caches::layer_kind> kept, shown;
+  for (std::size_t l = 0; l < 30; ++l) {
+    if (l == 0 || l == 14 || l == 29) p.shape.layers[l] = {}, p.planes[2 * l] = p.planes[2 * l + 1] = {};
+    if (l % 2 && l != 29) p.shape.layers[l].window = std::int32_t(window);
+    shown.push_back({types[l % 4], types[l / 2 % 4], 0, tokens});
+    kept.push_back(shown.back());
+    if (p.shape.layers[l].window) kept.back().position = tokens - window + 1, kept.back().tokens = window - 1;
+  }
+  REQUIRE(validate(p) == status::ok);
+  const caches::mixed_cache source(p.shape, kept);
+  for (const kv_view& v : source.views())
+    caches::for_each_element(v, [&](plane which, int, std::int64_t t, int h, int d, std::byte* at) {
+      store_element(at, v[which].type,
+                    load_element(c.view.at(which, v.layer_id(0), v.position + t, h, d), dtype::f16));
+    });
+
+  for (const bool exact : {true, false})
+    for (const bool wide : {false, true}) {
+      CAPTURE(exact);
+      CAPTURE(wide);
+      const caches::mixed_cache back(p.shape, wide ? shown : kept, 5);
+      std::uint32_t outside = 0;
+      for (std::int64_t at = 0; at < tokens; at += chunk) {
+        const auto part = source.between(at, std::min(at + chunk, tokens));
+        const auto frame = exact ? caches::encode<codec::exact>(p, part) : caches::encode(p, part);
+        const page_status done = exact ? caches::decode<codec::exact>(p, frame, back.views())
+                                       : caches::decode(p, frame, back.views());
+        CHECK(done.worst == status::ok);
+        CHECK(done.damaged == 0);
+        outside += done.outside;
+      }
+      CHECK((outside > 0) == wide);
+      for (std::size_t i = 0; i < source.views().size(); ++i) {
+        const kv_view& from = source.views()[i];
+        const kv_view to = back.views()[i].slice(back.views()[i].tokens - from.tokens, back.views()[i].tokens);
+        CAPTURE(from.layer_id(0));
+        if (exact)
+          CHECK(caches::elements(from) == caches::elements(to));
+        else
+          CHECK(caches::relative_error(from, to) < 0.1);
+      }
+    }
+}
