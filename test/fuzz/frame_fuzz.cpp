@@ -51,9 +51,8 @@ void decode_hybrid(std::span<const std::byte> frame, std::uint8_t how) {
   require(done.damaged <= done.tiles && done.degraded <= done.tiles && done.outside <= done.tiles);
   if (done.tiles == 0)
     for (const kv_view& v : c.views())
-      caches::for_each_element(v, [&](plane, auto, auto, auto, auto, const std::byte* x) {
-        require(*x == caches::cache::untouched);
-      });
+      caches::for_each_element(
+          v, [&](plane, auto, auto, auto, auto, const std::byte* x) { require(*x == caches::cache::untouched); });
 }
 
 template <class Codec>

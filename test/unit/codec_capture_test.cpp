@@ -201,8 +201,7 @@ TEST_CASE("capture: a hybrid model's cache: types by layer, layers that keep not
   const caches::mixed_cache source(p.shape, kept);
   for (const kv_view& v : source.views())
     caches::for_each_element(v, [&](plane which, int, std::int64_t t, int h, int d, std::byte* at) {
-      store_element(at, v[which].type,
-                    load_element(c.view.at(which, v.layer_id(0), v.position + t, h, d), dtype::f16));
+      store_element(at, v[which].type, load_element(c.view.at(which, v.layer_id(0), v.position + t, h, d), dtype::f16));
     });
 
   for (const bool exact : {true, false})
@@ -214,8 +213,8 @@ TEST_CASE("capture: a hybrid model's cache: types by layer, layers that keep not
       for (std::int64_t at = 0; at < tokens; at += chunk) {
         const auto part = source.between(at, std::min(at + chunk, tokens));
         const auto frame = exact ? caches::encode<codec::exact>(p, part) : caches::encode(p, part);
-        const page_status done = exact ? caches::decode<codec::exact>(p, frame, back.views())
-                                       : caches::decode(p, frame, back.views());
+        const page_status done =
+            exact ? caches::decode<codec::exact>(p, frame, back.views()) : caches::decode(p, frame, back.views());
         CHECK(done.worst == status::ok);
         CHECK(done.damaged == 0);
         outside += done.outside;

@@ -166,7 +166,8 @@ TEST_CASE("layers: a run of the index is a run of one type") {
     return lengths;
   };
   CHECK(runs(source.views()) == std::vector<int>{2, 1, 2, 1});
-  CHECK(runs(source.views().first(2)) == std::vector<int>{6});  // the same encoder; layers that nobody shows split nothing
+  CHECK(runs(source.views().first(2)) ==
+        std::vector<int>{6});  // the same encoder; layers that nobody shows split nothing
   CHECK(runs(source.views().last(1)) == std::vector<int>{6});
   // Nobody can decode what was not shown, of whatever type: it is absent.
   const bytes frame = caches::encode<codec::exact>(p, source.views().first(2));
@@ -316,7 +317,8 @@ TEST_CASE("layers: of a sliding layer frames hold what lies inside of the window
           CHECK(done.worst == status::ok);
           CHECK(done.damaged == 0);
           CHECK(done.degraded == 0);
-          CHECK(std::count(pages.begin(), pages.end(), status::absent) + std::count(pages.begin(), pages.end(), status::ok) ==
+          CHECK(std::count(pages.begin(), pages.end(), status::absent) +
+                    std::count(pages.begin(), pages.end(), status::ok) ==
                 40);
           outside += done.outside;
         }
@@ -345,8 +347,8 @@ TEST_CASE("layers: tokens inside of a window that no frame holds are missing") {
     fill(source, s.shape, 21);
     std::uint32_t outside = 0, damaged = 0, tight_damaged = 0;
     for (std::int64_t at = 0; at < 600; at += 256) {
-      const bytes frame =
-          caches::encode<codec::standard::with_grouping<tile_tokens<64>>>(s.p, source.between(at, std::min<std::int64_t>(at + 256, 600)));
+      const bytes frame = caches::encode<codec::standard::with_grouping<tile_tokens<64>>>(
+          s.p, source.between(at, std::min<std::int64_t>(at + 256, 600)));
       const page_status done = caches::decode(s.p, frame, back.views());
       outside += done.outside;
       damaged += done.damaged;

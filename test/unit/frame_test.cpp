@@ -415,8 +415,10 @@ TEST_CASE("frame: an index of absurd sizes allocates nothing and overflows nothi
   CHECK(verdict(h, {{1, 2, {8, 0}, {16, 0}, {1, 1}, 0}}, 1) == status::corrupt_index);  // a type of nothing
   CHECK(verdict(h, {{1, 2, {8, 8}, {16, 16}, {1, 1}, 1}}, 2) == status::corrupt_index);
   h.layers = 3;
-  CHECK(verdict(h, {{1, 0, {0, 0}, {0, 0}, {0, 0}, 0}, {1, 2, {8, 8}, {16, 16}, {0, 5}, 0}, {1, 0, {0, 0}, {0, 0}, {0, 0}, 0}},
-                2) == status::ok);
+  CHECK(verdict(
+            h,
+            {{1, 0, {0, 0}, {0, 0}, {0, 0}, 0}, {1, 2, {8, 8}, {16, 16}, {0, 5}, 0}, {1, 0, {0, 0}, {0, 0}, {0, 0}, 0}},
+            2) == status::ok);
   CHECK(verdict(h, {{3, 0, {0, 0}, {0, 0}, {0, 0}, 0}}, 0) == status::corrupt_index);
   h.layers = 1;
   CHECK(verdict(h, {{1, 2, {8, 8}, {16, 16}, {1, 1}, 0}}, 1) == status::corrupt_index);
@@ -424,7 +426,8 @@ TEST_CASE("frame: an index of absurd sizes allocates nothing and overflows nothi
   CHECK(verdict(h, {{1, 2, {8, 8}, {0, 16}, {1, 1}, 0}}, 2) == status::corrupt_index);
   CHECK(verdict(h, {{1, 2, {8, 8}, {12, 16}, {1, 1}, 0}}, 2) == status::corrupt_index);
   CHECK(verdict(h, {{1, 2, {8, 0}, {16, 16}, {1, 0}, 0}}, 2) == status::corrupt_index);
-  CHECK(verdict(h, {{0, 2, {8, 8}, {16, 16}, {1, 1}, 0}, {1, 2, {8, 8}, {16, 16}, {1, 1}, 0}}, 2) == status::corrupt_index);
+  CHECK(verdict(h, {{0, 2, {8, 8}, {16, 16}, {1, 1}, 0}, {1, 2, {8, 8}, {16, 16}, {1, 1}, 0}}, 2) ==
+        status::corrupt_index);
   CHECK(verdict(h, {{1, 65535, {65535, 65535}, {65535, 65535}, {1, 1}, 0}}, 2) == status::corrupt_index);
   CHECK(verdict(h, {{1, 4096, {16384, 16384}, {16384, 16384}, {1, 1}, 0}}, 2) == status::corrupt_index);
   h.layers = 4096;

@@ -154,8 +154,9 @@ class calibrator {
   status begin() {
     const calibration_options& o = options_;
     const auto layers = std::size_t(shape_.num_layers());
-    if (layers == 0 || o.passes < 1 || o.passes > max_passes || o.sinks < 0 || o.sinks > max_sinks || o.heads_per_basis < 0 ||
-        !(o.target_kl > 0) || !std::isfinite(o.target_kl) || o.sensitivity_k.size() != o.sensitivity_v.size() ||
+    if (layers == 0 || o.passes < 1 || o.passes > max_passes || o.sinks < 0 || o.sinks > max_sinks ||
+        o.heads_per_basis < 0 || !(o.target_kl > 0) || !std::isfinite(o.target_kl) ||
+        o.sensitivity_k.size() != o.sensitivity_v.size() ||
         (!o.sensitivity_k.empty() && o.sensitivity_k.size() != layers))
       return status::invalid_argument;
     if (layers > std::size_t(max_model_layers) || shape_.ropes.size() > std::size_t(max_ropes))
