@@ -228,6 +228,7 @@ TEST_CASE("frame: what does not belong together is refused by name") {
   v = back.view();
   v.position = 23;
   CHECK(caches::decode(f.made_with, f.frame, v).worst == status::wrong_positions);
+  CHECK(caches::decode(f.made_with, f.frame, back.view().slice(9, 9)).worst == status::wrong_positions);
   v = back.view();
   v.k.element_stride = 0;
   CHECK(caches::decode(f.made_with, f.frame, v).worst == status::invalid_view);

@@ -28,8 +28,8 @@ struct decode_options {
   int level = max_passes;       ///< finest level to decode; above what is present means the finest present
   layer_range layers{};
   std::int64_t position = -1;   ///< where the frame's first token goes; -1 = where it came from. K is rotated to match.
-  /// Where the sequence ends that the views will serve: tells which tokens are outside of a layer's sliding window and may
-  /// be missing. -1 = behind the last position that any view shows; whoever decodes into a part of a cache has to say it.
+  /// Where the sequence ends that the views will serve, so that tokens outside of a layer's sliding window may be missing.
+  /// -1 = behind the last position that any view shows; who decodes into a part of a cache has to say where it is.
   std::int64_t sequence_end = -1;
   /// Out: the worst status of each page of the first view, from the one that holds its first token on; of each token
   /// where the view has no pages. Pages that the frame does not reach are absent. Entries beyond its last are not used.
@@ -42,7 +42,7 @@ struct page_status {
   std::uint32_t tiles = 0;     ///< looked at
   std::uint32_t damaged = 0;   ///< not written, or absent for tokens that the view shows
   std::uint32_t degraded = 0;  ///< written below the level asked for
-  std::uint32_t outside = 0;   ///< without tokens that the view shows and that are outside of the layer's window: no damage
+  std::uint32_t outside = 0;   ///< without tokens that the view shows outside of the layer's window, which is no damage
   explicit operator bool() const noexcept { return worst == status::ok; }
 };
 
@@ -157,7 +157,7 @@ class decoder {
       for (plane p : {plane::key, plane::value})
         for (int i = 0; i < v.num_layers && v[p].present(); ++i)
           if (!writes(v[p].type, v.layer_id(i), p)) return status::unsupported_type;
-      overlaps |= v.position < position_ + h.tokens && position_ < v.position + v.tokens;
+      overlaps |= v.tokens > 0 && v.position < position_ + h.tokens && position_ < v.position + v.tokens;
       if (options.sequence_end < 0) sequence_end_ = detail::max(sequence_end_, v.position + v.tokens);
     }
     if (!overlaps) return status::wrong_positions;

@@ -67,8 +67,8 @@ class encoder {
     return encode({&cache, 1}, out, options);
   }
 
-  /// The same for a model whose layers are shown by several views, which may differ in type and position; the frame covers
-  /// the positions that any view has, and holds of each layer what its view has of them.
+  /// The same for a model whose layers are shown by several views, which may differ in type and position; the frame
+  /// covers the positions that any view has, and holds of each layer what its view has of them.
   result<std::size_t> encode(std::span<const kv_view> cache, std::span<std::byte> out,
                              const encode_options& options = {}) {
     if (const status s = begin(cache, options); s != status::ok) return s;

@@ -117,7 +117,7 @@ class frame_index {
   const shape_run& shape_of(int layer) const noexcept { return runs_[run_of_layer_[std::size_t(layer)]]; }
   /// Element type of K or V of a layer when encoded; of no meaning where the layer has no such plane.
   dtype type(int layer, plane p) const noexcept { return dtype{shape_of(layer).type[int(p)]}; }
-  /// Whether the frame has tokens of K or V of a layer: what no view showed, and what lies outside of a window, it has not.
+  /// Whether the frame has any token of K or V of a layer; it has none where no view showed the layer.
   bool holds(int layer, plane p) const noexcept {
     const std::size_t first = ordinal(0, {layer, p, 0, 0});
     const std::size_t tiles = std::size_t(token_tiles()) * std::size_t(shape_of(layer).groups(int(p)));
@@ -210,8 +210,8 @@ inline status frame_index::parse(std::span<const std::byte> bytes) {
     if (tiles > h.index_size / sizeof(tile_entry)) return status::corrupt_index;
   }
   const std::size_t used = h.shape_runs * sizeof(shape_run) + tiles * h.passes * sizeof(tile_entry);
-  // A frame of layers that all keep nothing says nothing.
-  if (layers != h.layers || tiles == 0 || used > h.index_size || h.index_size - used >= 16) return status::corrupt_index;
+  if (layers != h.layers || used > h.index_size || h.index_size - used >= 16) return status::corrupt_index;
+  if (tiles == 0) return status::corrupt_index;  // layers that all keep nothing
   for (std::size_t i = used; i < h.index_size; ++i)
     if (at[i] != std::byte{0}) return status::corrupt_index;
 

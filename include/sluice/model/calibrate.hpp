@@ -96,7 +96,7 @@ class calibrator {
   explicit calibrator(model_shape shape, calibration_options options = {})
       : shape_(std::move(shape)), options_(std::move(options)), state_(begin()) {}
 
-  /// First sweep. Errors: invalid_argument (options, shape or order), too_large (a shape beyond the limits of a profile),
+  /// First sweep. Errors: invalid_argument (options, shape or order), too_large (a shape beyond a profile's limits),
   /// wrong_shape, unsupported_type, and those of validate(kv_view). After an error the calibrator is done for.
   status add(const capture& c) {
     if (state_ == status::ok && fitted_) state_ = status::invalid_argument;

@@ -21,7 +21,7 @@ namespace sluice {
 inline constexpr int max_passes = 6;
 inline constexpr int max_group_width = 1024;
 
-/// Limits of a model: layers, rotary embeddings, heads of a layer, elements of a head, sinks, streams of all layers together.
+/// Limits of a model: layers, rotary embeddings, heads of a layer, elements of a head, sinks, streams of all layers.
 inline constexpr int max_model_layers = 4096;
 inline constexpr int max_ropes = 64;
 inline constexpr int max_kv_heads = 4096;
