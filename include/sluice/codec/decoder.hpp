@@ -28,7 +28,7 @@ struct decode_options {
   int level = max_passes;       ///< finest level to decode; above what is present means the finest present
   layer_range layers{};
   std::int64_t position = -1;   ///< where the frame's first token goes; -1 = where it came from. K is rotated to match.
-  /// Where the sequence ends that the views will serve, so that tokens outside of a layer's sliding window may be missing.
+  /// Where the sequence ends that the views will serve: tokens outside of a layer's sliding window may be missing.
   /// -1 = behind the last position that any view shows; who decodes into a part of a cache has to say where it is.
   std::int64_t sequence_end = -1;
   /// Out: the worst status of each page of the first view, from the one that holds its first token on; of each token
