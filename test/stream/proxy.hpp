@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -38,6 +39,12 @@ class proxy {
     connections_ = 0;
   }
   int connections() const { return connections_; }
+  /// So much passes in either direction of a connection; the system's buffers hide little of it.
+  void throttle(double bytes_per_second) {
+    const int little = 32 << 10;
+    ::setsockopt(listener_, SOL_SOCKET, SO_RCVBUF, &little, sizeof little);
+    rate_ = bytes_per_second;
+  }
 
   // --- rules ---
   static rule honest() {
@@ -72,6 +79,7 @@ class proxy {
     int client, server;
     std::size_t passed = 0;
     int number = 0;
+    double up_at = 0, down_at = 0;  // when more may pass
     bool stalled = false, closed = false;
     void close() {
       if (client >= 0) ::close(client);
@@ -85,17 +93,17 @@ class proxy {
     while (!end_) {
       std::vector<pollfd> fds{{listener_, POLLIN, 0}};
       for (const link& l : links_) {
-        fds.push_back({l.client, POLLIN, 0});
-        fds.push_back({l.stalled ? -1 : l.server, POLLIN, 0});
+        fds.push_back({now() < l.up_at ? -1 : l.client, POLLIN, 0});
+        fds.push_back({l.stalled || now() < l.down_at ? -1 : l.server, POLLIN, 0});
       }
-      if (::poll(fds.data(), nfds_t(fds.size()), 20) <= 0) continue;
+      if (::poll(fds.data(), nfds_t(fds.size()), rate_ > 0 ? 2 : 20) <= 0) continue;
       for (std::size_t i = 0; i < links_.size(); ++i) {
         if (fds[1 + 2 * i].revents) up(links_[i]);
         if (!links_[i].closed && fds[2 + 2 * i].revents) down(links_[i]);
       }
       if (fds[0].revents) {
         const int client = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
-        if (client >= 0) links_.push_back({client, servers::connect_to(server_), 0, connections_++});
+        if (client >= 0) links_.push_back({client, servers::connect_to(server_), 0, connections_++, 0, 0});
         if (!links_.empty() && links_.back().server < 0) links_.back().close();
       }
       std::erase_if(links_, [](const link& l) { return l.closed; });
@@ -114,18 +122,25 @@ class proxy {
     }
     return true;
   }
+  static double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
+  double next(std::size_t bytes) const { return rate_ > 0 ? now() + double(bytes) / rate_ : 0; }
+  std::size_t piece() const { return rate_ > 0 ? std::size_t{8} << 10 : std::size_t{64} << 10; }
   void up(link& l) {
-    std::string s(1 << 16, 0);
+    std::string s(piece(), 0);
     const ssize_t n = ::recv(l.client, s.data(), s.size(), MSG_DONTWAIT);
     if (n <= 0) return l.close();
     s.resize(std::size_t(n));
+    l.up_at = next(s.size());
     if (!send_all(l.server, s)) l.close();
   }
   void down(link& l) {
-    std::string s(1 << 16, 0);
+    std::string s(piece(), 0);
     const ssize_t n = ::recv(l.server, s.data(), s.size(), MSG_DONTWAIT);
     if (n <= 0) return l.close();
     s.resize(std::size_t(n));
+    l.down_at = next(s.size());
     const std::size_t before = l.passed;
     l.passed += s.size();
     verdict v = verdict::pass;
@@ -145,6 +160,7 @@ class proxy {
   int server_, port_ = 0, listener_;
   std::atomic<bool> end_{false};
   std::atomic<int> connections_{0};
+  std::atomic<double> rate_{0};
   std::mutex mutex_;
   rule rule_ = honest();
   std::vector<link> links_;
