@@ -412,6 +412,7 @@ class http_source {
         settle(t, CURLE_OPERATION_TIMEDOUT);
       }
     }
+    start_waiting();  // what was sent elsewhere, and what takes the place of what has ended
   }
   void start_waiting() {
     int under_way = 0;
