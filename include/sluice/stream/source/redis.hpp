@@ -3,6 +3,7 @@
 
 #include <sluice/stream/source.hpp>
 #include <sluice/stream/source/connection.hpp>
+#include <sluice/stream/source/url.hpp>
 
 #include <chrono>
 #include <cstring>
@@ -37,6 +38,19 @@ struct redis_options {
   std::size_t bytes_in_flight = 8 << 20;  ///< asked for and not yet here; bounds what a cancelled read wastes
 };
 
+/// The server that a URL of kind redis names.
+inline redis_options redis_options_of(const store_url& u) {
+  redis_options o;
+  o.host = u.host;
+  o.port = u.port;
+  o.unix_socket = u.unix_socket;
+  o.database = u.database;
+  o.user = u.user;
+  o.password = u.password;
+  o.tls = u.tls;
+  return o;
+}
+
 /// Objects as string values of one Redis server (no cluster), read by pipelined GETRANGE over one connection and written
 /// by SET. GETRANGE answers a missing key and a range behind the end alike: both are not_found.
 /// Reads, size() and put() survive lost connections; a server that is busy (LOADING, BUSY, TRYAGAIN, MASTERDOWN) is asked
@@ -54,10 +68,12 @@ class redis_source {
   redis_source& operator=(const redis_source&) = delete;
 
   result<std::uint64_t> size(std::string_view key) {
-    const status s = command({"STRLEN", key}, {});
+    status s = command({"STRLEN", key}, {});
+    const std::uint64_t bytes = std::uint64_t(command_.number);
+    if (s == status::ok && bytes == 0) s = command({"EXISTS", key}, {});  // STRLEN of a missing key is 0 as well
     if (s != status::ok) return s;
-    if (command_.number <= 0) return detail_.clear(), status::not_found;
-    return std::uint64_t(command_.number);
+    if (bytes == 0 && command_.number == 0) return detail_.clear(), status::not_found;
+    return bytes;
   }
   status put(std::string_view key, std::span<const std::byte> bytes) {
     if (bytes.size() > options_.max_value_bytes) {
