@@ -41,6 +41,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   // A marked password stays inside, wherever it stands.
   const std::string mark = "xSECRETx";
+  if (holds(text, mark)) return 0;
   for (const std::string& url : {"redis://" + text + ":" + mark + "@h/", "http://u:" + mark + text + "@h/" + text,
                                  "redis:" + mark + text + "@h", "unix://:" + mark + "@/s?" + text}) {
     std::string words;

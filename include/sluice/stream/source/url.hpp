@@ -172,10 +172,10 @@ inline std::string redacted(std::string_view text) {
   if (!looks_like_url(text)) return std::string(text);
   const result<url> u = parse_url(text);
   std::string out;
-  // A slash in a password that should have been encoded makes the rest of it a path, with an @ in it.
-  const bool sure =
-      u && (u->path.find('@') == u->path.npos || (u->has_authority && !u->has_user && u->port == 0 &&
-                                                  (u->scheme.starts_with("http") || u->scheme.starts_with("s3"))));
+  // A slash in a password that should have been encoded makes the rest of it a path (? a query), with an @ in it.
+  const bool sure = u && ((u->path + u->query + u->fragment).find('@') == std::string::npos ||
+                          (u->has_authority && !u->has_user && u->port == 0 &&
+                           (u->scheme.starts_with("http") || u->scheme.starts_with("s3"))));
   if (!sure) {
     const std::size_t at = text.rfind('@'), colon = text.find(':');
     const std::string_view rest = text.substr(at == text.npos ? colon + 1 : at);
