@@ -494,7 +494,7 @@ TEST_CASE("a stopped server is waited for, twice; what it keeps is not lost") {
   std::vector<std::byte> buffer(value.size());
   CHECK(read(s, {"a", 0, buffer}, 20) == status::timed_out);
   CHECK_FALSE(s.detail().empty());
-  o.timeout_seconds = 0.2;
+  o.total_seconds = 0.2;
   redis_source in_a_hurry(o);
   CHECK(in_a_hurry.size("a").status() == status::timed_out);
   CHECK(in_a_hurry.detail().find("no answer within 0.2 s") != std::string_view::npos);
@@ -503,7 +503,7 @@ TEST_CASE("a stopped server is waited for, twice; what it keeps is not lost") {
   CHECK(read_object(s, "a", 5).value() == value);
 
   // Stopped for longer than one stall and shorter than two: nobody notices.
-  o.timeout_seconds = 0;
+  o.total_seconds = 0;
   o.stall_seconds = 2;
   redis_source again(o);
   ::kill(server.process.pid(), SIGSTOP);

@@ -28,8 +28,8 @@ struct redis_options {
   std::string ca_file = {};  ///< who may have signed it, PEM; empty: whom the system or SSL_CERT_FILE trusts
   std::string certificate_file = {}, key_file = {};  ///< our own certificate, PEM, for servers that want one
   double connect_seconds = 5;     ///< to be connected; a name is looked up with the system's own patience
-  double stall_seconds = 5;       ///< a connection on which nothing moves for so long is lost
-  double timeout_seconds = 0;     ///< of a size() or put() with all its retries; 0: as long as bytes flow
+  double stall_seconds = 10;      ///< a connection on which nothing moves for so long is lost
+  double total_seconds = 0;       ///< of a size() or put() with all its retries; 0: as long as bytes flow
   int retries = 4;                ///< lost connections in a row, without a byte of progress, that are survived
   double retry_budget = 32;       ///< of all calls together; an answer gives a tenth back
   double backoff_seconds = 0.05;  ///< before the second retry in a row; doubles, up to 1 s
@@ -483,7 +483,7 @@ class redis_source {
   }
 
   status command(std::initializer_list<std::string_view> list, std::span<const char> value) {
-    const double limit = now() + (options_.timeout_seconds > 0 ? options_.timeout_seconds : 1e9);
+    const double limit = now() + (options_.total_seconds > 0 ? options_.total_seconds : 1e9);
     command_ = {};
     command_.open = true;
     const bool set = list.begin()[0] == "SET";
@@ -494,7 +494,7 @@ class redis_source {
     while (command_.open && now() < limit) pump(limit);
     if (command_.open) {
       char seconds[32];
-      std::snprintf(seconds, sizeof seconds, "%.3g", options_.timeout_seconds);
+      std::snprintf(seconds, sizeof seconds, "%.3g", options_.total_seconds);
       detail_ =
           link_.where().words() + ": no answer within " + seconds + " s" + (detail_.empty() ? "" : "; " + detail_);
       settle_command(status::timed_out);
