@@ -258,7 +258,7 @@ TEST_CASE("TLS: whom to trust, and what is wrong where nobody is") {
                                     clients,           "--requirepass",
                                     "tls-secret"};
   };
-  const int port = servers::free_port(), strict_port = servers::free_port();
+  const int port = servers::free_port();
   const servers::server open_to_all(servers::redis_command(d, port, with_tls(port, "no")), port);
   if (!open_to_all.up()) {
     MESSAGE("skipped: this redis-server has no TLS");
@@ -290,6 +290,7 @@ TEST_CASE("TLS: whom to trust, and what is wrong where nobody is") {
 
   o.host = "localhost";
   o.ca_file = d + "/ca.crt";
+  const int strict_port = servers::free_port();
   const servers::server strict(servers::redis_command(d, strict_port, with_tls(strict_port, "yes")), strict_port);
   REQUIRE(strict.up());
   o.port = strict_port;
