@@ -366,9 +366,9 @@ TEST_CASE("passwords work whatever they are made of, and are never told") {
   const std::string b64 = "dXNlcjpwQHNz";  // how user:p@ss begins
   CHECK_FALSE(says(echo.detail(), b64));
   std::vector<std::string> secrets{password};
-  CHECK(detail::without("say " + password + "!", secrets) == "say ***!");
-  CHECK(detail::one_line("a\nb\tc") == "a b c");
-  CHECK(detail::one_line(std::string(299, 'x') + "\xc3\xa9").size() == 299);
+  CHECK(detail::one_line_without(secrets, "say\n" + password + "!") == "say ***!");
+  CHECK(detail::one_line_without(secrets, std::string(290, 'x') + password).find(password.substr(0, 3)) ==
+        std::string::npos);
   CHECK(detail::words_of("<Error><Code>SlowDown</Code><Message>a &lt;b&gt; &amp;lt;</Message></Error>") ==
         "SlowDown: a <b> &lt;");
 }

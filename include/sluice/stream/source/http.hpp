@@ -22,7 +22,6 @@
 #include <optional>
 #include <random>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -329,7 +328,7 @@ class http_source {
   }
   void fail(transfer& t, status s, const std::string& words) {
     t.state = s;
-    t.detail = detail::one_line(detail::without(words, secrets_));
+    t.detail = detail::one_line_without(secrets_, words);
   }
   // Looks at what an answer says about itself before its first byte is taken.
   static status check(transfer& t) {
@@ -523,7 +522,7 @@ class http_source {
     std::string text = t.error[0] ? t.error : ::curl_easy_strerror(end);
     long number = 0;
     if (end == CURLE_COULDNT_CONNECT && ::curl_easy_getinfo(t.handle, CURLINFO_OS_ERRNO, &number) == CURLE_OK && number)
-      text += ": " + std::generic_category().message(int(number));
+      text += ": " + detail::errno_words(int(number));
     fail(t, s, text);
     return again;
   }
