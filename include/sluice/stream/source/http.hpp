@@ -95,6 +95,10 @@ class http_source {
 
   status put(std::string_view key, std::span<const std::byte> bytes) {
     detail_.clear();
+    if (options_.s3 && bytes.size() > std::uint64_t{5} << 30) {
+      detail_ = "S3 takes at most 5 GiB in one put";
+      return status::too_large;
+    }
     transfer& t = add(0, verb::put, {key, 0, {}});
     t.body = bytes;
     const status s = wait(t);
