@@ -411,6 +411,7 @@ class redis_source {
       text.remove_prefix(negative);
       if (text.empty() || text.size() > 18 || text.find_first_not_of("0123456789") != text.npos) return nonsense();
       for (const char c : text) number = 10 * number + (c - '0');
+      if (negative && type == ':') return nonsense();  // lengths and counts
       if (negative) number = -number;
     }
     if (o.what == kind::piece) {
