@@ -19,7 +19,7 @@
 inline constexpr const char* store_urls = sluice::stream::store_url_forms;
 
 /// Opens the store behind a URL and returns f(source), whose type is the source's own. S3 takes keys, region and endpoint
-/// from the environment, as Amazon's tools do; AWS_CA_BUNDLE or CURL_CA_BUNDLE name certificates to trust beside it. Print
+/// from the environment, as Amazon's tools do; AWS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE name certificates to trust. Print
 /// sluice::stream::redacted(url), never the URL. Errors: throws usage_error for what is no store, or none that this build has
 /// the client for.
 template <class F>
@@ -35,23 +35,10 @@ auto with_store(const std::string& url, F&& f) {
   }
   if (store->kind == store_kind::redis) {
 #ifdef SLUICE_WITH_REDIS
-    redis_source source([&](const auto& s) {
-      if constexpr (requires { redis_options_of(s); }) {
-        return redis_options_of(s);
-      } else {
-        if (s.tls || !s.unix_socket.empty() || !s.user.empty())
-          throw wrong("this build's Redis client knows neither users, TLS nor Unix sockets");
-        redis_options o;
-        o.host = s.host;
-        o.port = s.port;
-        o.database = s.database;
-        o.password = s.password;
-        return o;
-      }
-    }(*store));
+    redis_source source(redis_options_of(*store));
     return f(source);
 #else
-    throw wrong("built without hiredis");
+    throw wrong("built without the Redis client");
 #endif
   }
 #ifdef SLUICE_WITH_HTTP
@@ -62,7 +49,7 @@ auto with_store(const std::string& url, F&& f) {
   o.url = *address;
   o.user = store->user;
   o.password = store->password;
-  for (const char* name : {"AWS_CA_BUNDLE", "CURL_CA_BUNDLE"})
+  for (const char* name : {"AWS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"})
     if (const char* file = std::getenv(name); file && o.ca_file.empty()) o.ca_file = file;
   http_source source(o);
   return f(source);

@@ -56,7 +56,6 @@ redis_options quick(int port) {
 http_options quick(int port, const std::string& place) {
   http_options o;
   o.url = stores::url(port, place);
-  o.timeout_seconds = 1;
   o.stall_seconds = 1;
   o.retries = 1;
   o.backoff_seconds = 0.01;

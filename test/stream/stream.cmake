@@ -15,6 +15,10 @@ foreach(source IN LISTS stream_tests)
   add_executable(sluice_stream_${name} "${source}")
   target_link_libraries(sluice_stream_${name} PRIVATE sluice_test)
   target_include_directories(sluice_stream_${name} PRIVATE "${CMAKE_CURRENT_LIST_DIR}")
+  # Where cmake/deps.cmake puts moto, and where commands and models are, if they are.
+  target_compile_definitions(sluice_stream_${name} PRIVATE "SLUICE_MOTO=\"${PROJECT_BINARY_DIR}/moto/bin/moto_server\""
+    "SLUICE_BIN=\"${CMAKE_RUNTIME_OUTPUT_DIRECTORY}\""
+    "SLUICE_MODELS=\"${PROJECT_BINARY_DIR}/models\"")
   add_test(NAME stream.${name} COMMAND sluice_stream_${name})
   set_tests_properties(stream.${name} PROPERTIES LABELS stream TIMEOUT 300 SKIP_RETURN_CODE 77)
 endforeach()

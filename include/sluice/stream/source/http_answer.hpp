@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/status.hpp>
+#include <sluice/stream/source/words.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -65,25 +66,14 @@ inline std::string words_of(std::string_view body) {
   return words;
 }
 
-/// Text in which *** stands for each of these secrets, and for user and password as basic authentication sends them.
-inline std::string without(std::string text, std::span<const std::string> secrets) {
+/// Text as one line of at most 300 bytes, in which *** stands for each of these secrets, and for user and password as basic
+/// authentication sends them.
+inline std::string one_line_without(std::span<const std::string> secrets, std::string text) {
   for (const std::string& secret : secrets)
     for (std::size_t at = 0; (at = text.find(secret, at)) != text.npos; at += 3) text.replace(at, secret.size(), "***");
   for (std::size_t at = 0; (at = text.find("Basic ", at)) != text.npos; at += 9)
     text.replace(at + 6, std::min(text.find_first_of(" \"',;<", at + 6), text.size()) - at - 6, "***");
-  return text;
-}
-
-/// Text without control characters, cut to 300 bytes at a code point.
-inline std::string one_line(std::string text) {
-  for (char& c : text)
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  if (text.size() > 300) {
-    std::size_t end = 300;
-    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;
-    text.resize(end);
-  }
-  return text;
+  return one_line(text);
 }
 
 }  // namespace sluice::detail
