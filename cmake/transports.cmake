@@ -3,8 +3,9 @@
 # (libcurl 7.85 or newer). They define SLUICE_WITH_REDIS, SLUICE_WITH_TLS and SLUICE_WITH_HTTP for programs that take what
 # there is. A library that is missing, or that the source does not compile or link with, leaves its part out.
 
-# Whether HEADER and a main() around STATEMENT compile and link with DEFINITION and the libraries that follow.
 cmake_policy(SET CMP0067 NEW)  # checks take the language standard that is set
+
+# Whether HEADER and a main() around STATEMENT compile and link with DEFINITION and the libraries that follow.
 function(sluice_source_works out header statement definition)
   include(CheckCXXSourceCompiles)
   set(CMAKE_REQUIRED_QUIET ON)

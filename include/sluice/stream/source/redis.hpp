@@ -32,7 +32,7 @@ struct redis_options {
   double total_seconds = 0;       ///< of a size() or put() with all its retries; 0: as long as bytes flow
   int retries = 4;                ///< lost connections in a row, without a byte of progress, that are survived
   double retry_budget = 32;       ///< of all calls together; an answer gives a tenth back
-  double backoff_seconds = 0.05;  ///< before the second retry in a row; doubles, up to 1 s
+  double backoff_seconds = 0.05;  ///< before a retry; doubles, up to 1 s, and up to half of it is left out
   std::uint64_t max_value_bytes = std::uint64_t{512} << 20;  ///< what a string of the server holds (proto-max-bulk-len)
   std::size_t piece_bytes = 1 << 20;                         ///< a range is asked for in pieces of this size
   std::size_t bytes_in_flight = 8 << 20;  ///< asked for and not yet here; bounds what a cancelled read wastes
@@ -212,7 +212,7 @@ class redis_source {
     // A connection that has worked is replaced at once; else with growing pauses, of random length so that many clients
     // of a server that comes back do not come back together.
     double pause = was_open && tries_ == 0 && what != after::retry_busy ? 0 : options_.backoff_seconds;
-    for (int i = 1; i < tries_ && pause < 1; ++i) pause *= 2;
+    for (int i = 0; i < tries_ && pause < 1; ++i) pause *= 2;
     random_ = random_ * 6364136223846793005u + 1442695040888963407u;
     retry_at_ = now() + (pause < 1 ? pause : 1) * (0.5 + double(random_ >> 33) / 4294967296.0);
     ++tries_;
@@ -411,6 +411,7 @@ class redis_source {
       text.remove_prefix(negative);
       if (text.empty() || text.size() > 18 || text.find_first_not_of("0123456789") != text.npos) return nonsense();
       for (const char c : text) number = 10 * number + (c - '0');
+      if (negative && type == ':') return nonsense();  // lengths and counts
       if (negative) number = -number;
     }
     if (o.what == kind::piece) {
