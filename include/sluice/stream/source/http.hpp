@@ -180,7 +180,7 @@ class http_source {
     std::size_t skip = 0;              // to leave out of an answer that begins before the range
     std::size_t progress = 0;          // bytes when the last try began
     std::uint64_t total = UINT64_MAX;  // of the object
-    int retries = 0, redirects = 0, tries = 0;
+    int retries = 0, redirects = 0, tries = 1;
     double began = 0, retry_at = 0;
     double silent = 0;        // seconds without a byte in either direction
     std::int64_t moved = -1;  // bytes in either direction
@@ -251,7 +251,6 @@ class http_source {
     t.checked = false;
     t.words.clear();
     t.error[0] = 0;
-    ++t.tries;
     ::curl_easy_setopt(h, CURLOPT_URL, (address(t.to) + t.to.path).c_str());
     ::curl_easy_setopt(h, CURLOPT_PATH_AS_IS, 1L);
     ::curl_easy_setopt(h, CURLOPT_PRIVATE, &t);
@@ -403,11 +402,11 @@ class http_source {
       settle(*t, m->data.result);
     }
     // Silence counts while somebody listens: a caller may stay away for long.
-    const double passed = std::min(now() - std::exchange(pumped_, now()), 1.0);
+    const double at = now(), passed = std::min(at - std::exchange(pumped_, at), 1.0);
     for (std::size_t i = transfers_.size(); i-- > 0;) {
       transfer& t = *transfers_[i];
       if (t.ended) continue;
-      if (options_.total_seconds > 0 && now() - t.began > options_.total_seconds) {
+      if (options_.total_seconds > 0 && at - t.began > options_.total_seconds) {
         fail(t, status::timed_out, "not done within " + std::to_string(options_.total_seconds).substr(0, 5) + " s");
         finish(t, t.state);
       } else if (t.handle && silence(t, passed) > options_.stall_seconds) {
@@ -476,6 +475,7 @@ class http_source {
     if (t.bytes > t.progress) t.retries = options_.retries;
     if (!again || t.retries == 0 || budget_ < 1) return finish(t, t.state);
     const int before = options_.retries - t.retries--;
+    ++t.tries;
     budget_ -= 1;
     curl_off_t asked = 0;
     ::curl_easy_getinfo(t.handle, CURLINFO_RETRY_AFTER, &asked);
