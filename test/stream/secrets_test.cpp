@@ -3,6 +3,7 @@
 // that let in, that refuse, that do not answer, and with URLs that make no sense.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
+#include <sluice/stream/object.hpp>
 #include <sluice/stream/source/url.hpp>
 #include <stream/servers.hpp>
 
@@ -73,7 +74,7 @@ struct stores {
                       web_port};
   servers::server redis{
       servers::redis_command(folder.path, redis_port,
-                             {"--user", "default off", "--user", "me on >" + escaped(password) + " ~* +@all"}),
+                             {"--user", "default", "off", "--user", "me", "on", hashed(password), "~*", "+@all"}),
       redis_port};
 
   std::string at_web(const std::string& secret, const std::string& place = "/locked") const {
@@ -82,9 +83,9 @@ struct stores {
   std::string at_redis(const std::string& secret) const {
     return "redis://me:" + sluice::stream::percent_encode(secret) + "@127.0.0.1:" + std::to_string(redis_port) + "/";
   }
-  static std::string escaped(std::string s) {
-    for (std::size_t at = 0; (at = s.find(' ', at)) != s.npos; at += 4) s.replace(at, 1, "\\x20");
-    return s;
+  // ACLs hold no spaces, but hashes of passwords.
+  static std::string hashed(const std::string& secret) {
+    return "#" + sluice::stream::to_hex(sluice::sha256().add(std::as_bytes(std::span(secret))).finish());
   }
 };
 
