@@ -61,7 +61,7 @@ struct plane_profile {
 
 /// Everything encoder and decoder share about a model before any context arrives; made by calibrate(), or uncalibrated().
 struct profile {
-  model_shape shape;
+  model_shape shape;                 ///< layers without KV have their number and two planes of width 0
   std::int32_t passes = 4;           ///< base + refinements; levels are 0 .. passes-1
   std::int32_t sinks = 4;            ///< tokens at the start of a sequence that are kept exact
   std::vector<plane_profile> planes; ///< [2 * layer + plane]
@@ -168,9 +168,11 @@ inline std::uint64_t checksum64(std::span<const std::byte> b) noexcept {
 inline bool finite_f16(std::uint16_t h) noexcept { return (h & 0x7c00u) != 0x7c00u; }
 
 inline bool valid_layer(const layer_shape& l, std::span<const rope> ropes) noexcept {
+  if (l.absent()) return l == layer_shape{};
   if (l.num_kv_heads < 1 || l.num_kv_heads > max_kv_heads || l.head_dim_k < 0 || l.head_dim_k > max_head_dim ||
       l.head_dim_v < 0 || l.head_dim_v > max_head_dim || l.window < 0 || l.rope_index < 0)
     return false;
+  if (l.head_dim_k == 0 && l.head_dim_v == 0) return false;
   if (ropes.empty()) return l.rope_index == 0;
   if (std::size_t(l.rope_index) >= ropes.size()) return false;
   return l.head_dim_k == 0 || validate(ropes[std::size_t(l.rope_index)], l.head_dim_k) == status::ok;
@@ -178,7 +180,7 @@ inline bool valid_layer(const layer_shape& l, std::span<const rope> ropes) noexc
 
 // Width and grouping of a plane; `l` has sizes within the limits or the answer is false.
 inline bool valid_plane_shape(const layer_shape& l, plane which, const plane_profile& q) noexcept {
-  if (l.num_kv_heads < 1 || l.num_kv_heads > max_kv_heads) return false;
+  if (l.num_kv_heads < 0 || l.num_kv_heads > max_kv_heads) return false;
   const int dim = l.head_dim(which);
   if (dim < 0 || dim > max_head_dim || q.width != l.num_kv_heads * dim) return false;
   if (dim == 0) return q.group_width == 0;
