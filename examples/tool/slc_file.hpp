@@ -74,6 +74,15 @@ class slc_file {
     return end;
   }
 
+  int layers() const noexcept { return frames_.front().index.header().layers; }
+  /// Whether any frame has tokens of K or V of a layer.
+  bool holds(int layer, sluice::plane which) const noexcept { return first_with(layer, which); }
+  /// Element type of K or V of a layer in the first frame that has tokens of it.
+  sluice::dtype type(int layer, sluice::plane which) const noexcept {
+    const frame* f = first_with(layer, which);
+    return f ? f->index.type(layer, which) : sluice::dtype::f16;
+  }
+
   /// The positions that a layer has tokens at.
   struct extent {
     std::int64_t begin = 0, end = 0, tokens = 0;
@@ -99,6 +108,12 @@ class slc_file {
   }
 
  private:
+  const frame* first_with(int layer, sluice::plane which) const noexcept {
+    for (const frame& f : frames_)
+      if (layer < f.index.header().layers && f.index.holds(layer, which)) return &f;
+    return nullptr;
+  }
+
   std::vector<std::byte> bytes_;
   std::vector<frame> frames_;
   sluice::status trouble_ = sluice::status::ok;
