@@ -60,8 +60,8 @@ struct capture_layout {
                                   const sluice::model_shape* model = nullptr);
 };
 
-/// Furthest position of a capture's first token.
-inline constexpr std::int64_t max_capture_position = std::int64_t{1} << 40;
+/// Furthest position of a capture's first token, and most tokens.
+inline constexpr std::int64_t max_capture_position = std::int64_t{1} << 40, max_capture_tokens = std::int64_t{1} << 26;
 
 inline std::optional<sluice::dtype> type_of(safetensors::dtype t) noexcept {
   switch (t) {
@@ -292,7 +292,7 @@ inline std::optional<std::string> capture_layout::read(const safetensors::metada
         return which + t->name + " is of type " + std::string(name_of(t->type)) + ", which no cache is of";
       if (t->shape[0] != at.k->shape[0] || t->shape[1] != at.k->shape[1])
         return which + "k and v disagree on tokens or heads";
-      if (t->shape[0] < 0 || t->shape[0] > sluice::max_frame_tokens || t->shape[1] < 1 ||
+      if (t->shape[0] < 0 || t->shape[0] > max_capture_tokens || t->shape[1] < 1 ||
           t->shape[1] > sluice::max_kv_heads || t->shape[2] < 1 || t->shape[2] > sluice::max_head_dim)
         return which + "sizes of " + t->name + " are absurd";
     }

@@ -249,7 +249,7 @@ int decode(const decode_arguments& a) {
                        std::to_string(f.index.header().layers) + " layers here, " + std::to_string(num_layers) +
                        " in the profile");
   const std::int64_t start = file.first_position(), end = file.end_position();
-  if (end <= start || end - start > std::int64_t{1} << 26) throw data_error(a.in + ": positions of the frames are absurd");
+  if (end <= start || end - start > max_capture_tokens) throw data_error(a.in + ": positions of the frames are absurd");
   const std::vector<decoded_layer> layers = make_room(file, profile.shape, options.layers);
   if (layers.empty()) throw data_error(a.in + ": holds nothing of the layers asked for");
   options.sequence_end = end;
