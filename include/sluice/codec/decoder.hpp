@@ -194,7 +194,7 @@ class decoder {
     const int needed = first_needed(layer, tile);
     const auto lacks = [&](int first, int last) {
       bool outside = false, missing = false;
-      for (const auto [from, to] : {std::pair{0, first}, std::pair{last, tokens}}) {
+      for (const auto& [from, to] : {std::pair{0, first}, std::pair{last, tokens}}) {
         outside |= !within(view, tile, from, detail::min(to, needed)).empty();
         if (within(view, tile, detail::max(from, needed), to).empty()) continue;
         missing = true;
