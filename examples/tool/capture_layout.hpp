@@ -168,6 +168,7 @@ inline std::optional<std::string> read_rope(const safetensors::metadata& meta, i
   if (auto e = m.read("rope_base", base, 0.0, 1e30)) return e;
   if (auto e = m.read("rope_pairing", r.pairing, pairings)) return e;
   if (!m.find("rope_pairing") && base == 0) r.pairing = rope_pairing::none;
+  if (base > 0 && base < 1) return where + "a rope_base below 1 is none";
   if (base > 0) r.base = base;
   if (r.pairing != rope_pairing::none && base == 0)
     return where + (based ? "rope_base 0 means no rotary embedding, rope_pairing says there is one"
