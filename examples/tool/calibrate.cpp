@@ -122,17 +122,14 @@ std::string complaint(const std::vector<std::string>& paths, int sinks) {
     if (s.finite < 2)
       return name + ": only " + std::to_string(s.finite) + " of " + std::to_string(s.tokens) +
              " tokens are without a NaN or an infinity";
+    if (const float most = std::max(-s.low, s.high); most > 65504) {
+      char text[32];
+      std::snprintf(text, sizeof text, "%.3g", double(most));
+      return name + " holds values up to " + text + "; a profile knows values up to 65504";
+    }
     constant &= s.low == s.high;
   }
   return constant ? "all values of each k and v are the same: there is nothing to learn" : "";
-}
-
-// The first plane that a loader would refuse; every other part of a profile follows from the shape.
-std::string refused_plane(const sluice::profile& p) {
-  for (std::size_t i = 0; i < p.planes.size(); ++i)
-    if (!sluice::detail::valid_plane(p.planes[i]))
-      return std::string(i % 2 ? "v." : "k.") + std::to_string(i / 2) + " has values beyond what a profile can hold";
-  return "its shape is beyond the limits of a profile";
 }
 
 sluice::profile make_profile(const calibrate_arguments& a, const sluice::model_shape& shape, std::int64_t& tokens) {
@@ -143,7 +140,7 @@ sluice::profile make_profile(const calibrate_arguments& a, const sluice::model_s
   if (!a.sensitivity.empty()) read_sensitivities(a.sensitivity, shape, o);
   const auto refuse = [&](const std::string& path, sluice::status s) {
     const std::string why = complaint(a.captures, o.sinks);
-    throw data_error(path + ": cannot be calibrated on: " + (why.empty() ? sluice::to_string(s) : why));
+    throw data_error(path + ": no profile can be made of it: " + (why.empty() ? sluice::to_string(s) : why));
   };
   std::string all = a.captures[0];
   for (std::size_t i = 1; i < a.captures.size(); ++i) all += ", " + a.captures[i];
@@ -186,7 +183,8 @@ int calibrate(const calibrate_arguments& a) {
   const auto bytes = profile.serialize();
   // What the loader refuses is not written.
   if (const auto again = sluice::profile::parse(bytes); !again)
-    throw data_error(a.captures[0] + ": no profile can be made of it: " + refused_plane(profile));
+    throw data_error(a.captures[0] + ": its shape or its values are beyond what a profile holds (" +
+                     sluice::to_string(again.status()) + ")");
   output_file file(a.out);
   file.write(bytes);
   if (!file.commit()) throw data_error(file.error());

@@ -90,6 +90,7 @@ foreach(name plain moved)
   sluice(0 decode -p tuned.profile ${name}.slc -o b.safetensors)
   compare(${name} b 0.12)
 endforeach()
+sluice(0 info moved.slc --json)
 json_is(position 512)
 if(bytes_moved GREATER bytes_plain)  # which also holds the first tokens, exact
   message(FATAL_ERROR "keys at 512: ${bytes_moved} bytes, at 0 ${bytes_plain}")
