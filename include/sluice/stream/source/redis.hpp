@@ -3,6 +3,7 @@
 
 #include <sluice/stream/source.hpp>
 #include <sluice/stream/source/connection.hpp>
+#include <sluice/stream/source/url.hpp>
 
 #include <chrono>
 #include <cstring>
@@ -27,8 +28,8 @@ struct redis_options {
   std::string ca_file = {};  ///< who may have signed it, PEM; empty: whom the system or SSL_CERT_FILE trusts
   std::string certificate_file = {}, key_file = {};  ///< our own certificate, PEM, for servers that want one
   double connect_seconds = 5;     ///< to be connected; a name is looked up with the system's own patience
-  double stall_seconds = 5;       ///< a connection on which nothing moves for so long is lost
-  double timeout_seconds = 0;     ///< of a size() or put() with all its retries; 0: as long as bytes flow
+  double stall_seconds = 10;      ///< a connection on which nothing moves for so long is lost
+  double total_seconds = 0;       ///< of a size() or put() with all its retries; 0: as long as bytes flow
   int retries = 4;                ///< lost connections in a row, without a byte of progress, that are survived
   double retry_budget = 32;       ///< of all calls together; an answer gives a tenth back
   double backoff_seconds = 0.05;  ///< before the second retry in a row; doubles, up to 1 s
@@ -36,6 +37,19 @@ struct redis_options {
   std::size_t piece_bytes = 1 << 20;                         ///< a range is asked for in pieces of this size
   std::size_t bytes_in_flight = 8 << 20;  ///< asked for and not yet here; bounds what a cancelled read wastes
 };
+
+/// The server that a URL of kind redis names.
+inline redis_options redis_options_of(const store_url& u) {
+  redis_options o;
+  o.host = u.host;
+  o.port = u.port;
+  o.unix_socket = u.unix_socket;
+  o.database = u.database;
+  o.user = u.user;
+  o.password = u.password;
+  o.tls = u.tls;
+  return o;
+}
 
 /// Objects as string values of one Redis server (no cluster), read by pipelined GETRANGE over one connection and written
 /// by SET. GETRANGE answers a missing key and a range behind the end alike: both are not_found.
@@ -54,10 +68,12 @@ class redis_source {
   redis_source& operator=(const redis_source&) = delete;
 
   result<std::uint64_t> size(std::string_view key) {
-    const status s = command({"STRLEN", key}, {});
+    status s = command({"STRLEN", key}, {});
+    const std::uint64_t bytes = std::uint64_t(command_.number);
+    if (s == status::ok && bytes == 0) s = command({"EXISTS", key}, {});  // STRLEN of a missing key is 0 as well
     if (s != status::ok) return s;
-    if (command_.number <= 0) return detail_.clear(), status::not_found;
-    return std::uint64_t(command_.number);
+    if (bytes == 0 && command_.number == 0) return detail_.clear(), status::not_found;
+    return bytes;
   }
   status put(std::string_view key, std::span<const std::byte> bytes) {
     if (bytes.size() > options_.max_value_bytes) {
@@ -467,7 +483,7 @@ class redis_source {
   }
 
   status command(std::initializer_list<std::string_view> list, std::span<const char> value) {
-    const double limit = now() + (options_.timeout_seconds > 0 ? options_.timeout_seconds : 1e9);
+    const double limit = now() + (options_.total_seconds > 0 ? options_.total_seconds : 1e9);
     command_ = {};
     command_.open = true;
     const bool set = list.begin()[0] == "SET";
@@ -478,7 +494,7 @@ class redis_source {
     while (command_.open && now() < limit) pump(limit);
     if (command_.open) {
       char seconds[32];
-      std::snprintf(seconds, sizeof seconds, "%.3g", options_.timeout_seconds);
+      std::snprintf(seconds, sizeof seconds, "%.3g", options_.total_seconds);
       detail_ =
           link_.where().words() + ": no answer within " + seconds + " s" + (detail_.empty() ? "" : "; " + detail_);
       settle_command(status::timed_out);
