@@ -22,7 +22,8 @@ struct calibrate_arguments {
 };
 
 void describe_calibrate(CLI::App& c, calibrate_arguments& a) {
-  c.add_option("CAPTURE", a.captures, "safetensors files, see below; 8 x 1,024 tokens of what the model will read, or more")
+  c.add_option("CAPTURE", a.captures,
+               "safetensors files, see below; 8 x 1,024 tokens of what the model will read, or more")
       ->required();
   c.add_option("-o,--output", a.out, "the profile to write")->required();
   c.add_option("--sensitivity", a.sensitivity,
@@ -32,11 +33,14 @@ void describe_calibrate(CLI::App& c, calibrate_arguments& a) {
   c.add_option("--target-kl", a.target_kl, "nats of KL divergence at level 1")->check(CLI::Range(1e-9, 10.0));
   c.add_option("--threads", a.threads, "changes the time it takes, not the profile")->check(CLI::Range(1, 256));
   c.add_option("--name", a.name, "of the model, for people; without, that in the first capture's metadata (model)");
-  c.add_flag("--shape-only", a.shape_only, "a profile without calibration, of the first capture's shape: twice the bytes, at once");
+  c.add_flag("--shape-only", a.shape_only,
+             "a profile without calibration, of the first capture's shape: twice the bytes, at once");
   c.add_flag("--json", a.as_json, "the result as JSON");
   static const std::string notes = std::string(capture_form) +
-      "\nFor the weights of errors, where they are: q2.{layer} F32 [kv_heads, head_dim] (mean square of un-rotated queries),\n"
-      "wo.{layer} F32 [kv_heads, head_dim, head_dim] (sum of Wo^T Wo), q.{layer} F16 [tokens, heads, head_dim] (last queries).";
+                                   "\nFor the weights of errors, where they are: q2.{layer} F32 [kv_heads, head_dim] "
+                                   "(mean square of un-rotated queries),\n"
+                                   "wo.{layer} F32 [kv_heads, head_dim, head_dim] (sum of Wo^T Wo), q.{layer} F16 "
+                                   "[tokens, heads, head_dim] (last queries).";
   c.footer(notes);
 }
 
@@ -70,15 +74,17 @@ std::string list_of(const std::vector<std::string>& words) {
 void warn(const capture_file& file, const std::string& path) {
   std::vector<std::string> silent;
   for (std::size_t l = 0; l < file.layout().layers.size(); ++l)
-    if (const capture_layout::layer& at = file.layout().layers[l]; at.k && !at.says_rope) silent.push_back(std::to_string(l));
+    if (const capture_layout::layer& at = file.layout().layers[l]; at.k && !at.says_rope)
+      silent.push_back(std::to_string(l));
   if (!silent.empty())
-    std::fprintf(stderr,
-                 "sluice: warning: %s: says nothing about the rotary embedding of layers%s; they are taken to have none, which "
-                 "costs bytes and quality if they have (metadata rope_base and others, see --help)\n",
-                 path.c_str(), list_of(silent).c_str());
+    std::fprintf(
+        stderr,
+        "sluice: warning: %s: says nothing about the rotary embedding of layers%s; they are taken to have none, which "
+        "costs bytes and quality if they have (metadata rope_base and others, see --help)\n",
+        path.c_str(), list_of(silent).c_str());
   if (!file.ignored().empty())
-    std::fprintf(stderr, "sluice: warning: %s: not of the form that calibration takes, and left aside:%s\n", path.c_str(),
-                 list_of(file.ignored()).c_str());
+    std::fprintf(stderr, "sluice: warning: %s: not of the form that calibration takes, and left aside:%s\n",
+                 path.c_str(), list_of(file.ignored()).c_str());
 }
 
 // Why no profile could be made of captures, where their values tell; empty where they do not.
@@ -157,7 +163,8 @@ sluice::profile make_profile(const calibrate_arguments& a, const sluice::model_s
       for (const sluice::capture& x : file.captures()) {
         for (const sluice::plane p : {sluice::plane::key, sluice::plane::value})
           if (x.cache[p].present() && x.cache[p].type == sluice::dtype::bytes)
-            throw data_error(path + ": " + (p == sluice::plane::key ? "k." : "v.") + std::to_string(x.cache.layer_id(0)) +
+            throw data_error(path + ": " + (p == sluice::plane::key ? "k." : "v.") +
+                             std::to_string(x.cache.layer_id(0)) +
                              " is opaque bytes (U8), which cannot be calibrated on");
         if (const sluice::status s = pass ? c.measure(x) : c.add(x); s != sluice::status::ok) refuse(all, s);
       }
@@ -195,9 +202,14 @@ int calibrate(const calibrate_arguments& a) {
   char id[17];
   std::snprintf(id, sizeof id, "%016llx", static_cast<unsigned long long>(profile.fingerprint()));
   if (a.as_json) {
-    program::print({{"profile", a.out}, {"model", profile.name.data()}, {"fingerprint", id},
-                    {"layers", profile.shape.num_layers()}, {"calibrated", profile.calibrated()}, {"tokens", tokens},
-                    {"bytes", bytes.size()}, {"expected_loss", loss}});
+    program::print({{"profile", a.out},
+                    {"model", profile.name.data()},
+                    {"fingerprint", id},
+                    {"layers", profile.shape.num_layers()},
+                    {"calibrated", profile.calibrated()},
+                    {"tokens", tokens},
+                    {"bytes", bytes.size()},
+                    {"expected_loss", loss}});
     return 0;
   }
   std::printf("%s: %s, %d layers, fingerprint %s, %.2f MB\n", a.out.c_str(), profile.name.data(),
@@ -215,6 +227,6 @@ int calibrate(const calibrate_arguments& a) {
 }  // namespace
 
 void add_calibrate(program& p) {
-  p.add<calibrate_arguments>("calibrate", "Makes the profile of a model from captures of its cache.", describe_calibrate,
-                             calibrate);
+  p.add<calibrate_arguments>("calibrate", "Makes the profile of a model from captures of its cache.",
+                             describe_calibrate, calibrate);
 }

@@ -103,8 +103,9 @@ class capture_file {
     known.q2 = floats("q2", h * dk);
     known.wo = floats("wo", h * dv * dv);
     if (const safetensors::tensor* q = file_.find("q." + std::to_string(l))) {
-      if (q->type == safetensors::dtype::f16 && q->shape.size() == 3 && q->shape[2] == s.head_dim_k && q->shape[0] > 0 &&
-          q->shape[0] <= at.tokens && q->shape[1] > 0 && q->shape[1] % s.num_kv_heads == 0 && q->shape[1] <= 1 << 20) {
+      if (q->type == safetensors::dtype::f16 && q->shape.size() == 3 && q->shape[2] == s.head_dim_k &&
+          q->shape[0] > 0 && q->shape[0] <= at.tokens && q->shape[1] > 0 && q->shape[1] % s.num_kv_heads == 0 &&
+          q->shape[1] <= 1 << 20) {
         queries = q;
         known.queries = reinterpret_cast<const sluice::f16*>(file_.bytes(*q).data());
       } else {

@@ -88,9 +88,9 @@ inline safetensors::dtype type_of(sluice::dtype t) noexcept {
 
 namespace capture_detail {
 
-inline constexpr std::string_view rope_keys[] = {
-    "rope_base",     "rope_pairing",  "rope_dims",      "rope_scaling",          "rope_factor",
-    "rope_low_freq", "rope_high_freq", "rope_original_context", "rope_attention_factor"};
+inline constexpr std::string_view rope_keys[] = {"rope_base",      "rope_pairing",          "rope_dims",
+                                                 "rope_scaling",   "rope_factor",           "rope_low_freq",
+                                                 "rope_high_freq", "rope_original_context", "rope_attention_factor"};
 inline constexpr std::string_view pairings[] = {"none", "half", "interleaved"};  // by rope_pairing
 inline constexpr std::string_view scalings[] = {"none", "linear", "ntk",         // by rope_scaling
                                                 "yarn", "llama3", "yarn_untruncated"};
@@ -206,7 +206,8 @@ inline std::optional<std::string> check_rope_keys(const safetensors::metadata& m
     const std::size_t dot = key.find('.');
     if (std::find(std::begin(rope_keys), std::end(rope_keys), key.substr(0, dot)) == std::end(rope_keys) ||
         (dot != key.npos && !layer_number(key.substr(dot + 1))))
-      return "metadata " + m->first + " is not known; there are rope_base, rope_pairing, rope_dims, rope_scaling, "
+      return "metadata " + m->first +
+             " is not known; there are rope_base, rope_pairing, rope_dims, rope_scaling, "
              "rope_factor, rope_low_freq, rope_high_freq, rope_original_context and rope_attention_factor, each also "
              "with .{layer}";
   }
@@ -277,7 +278,8 @@ inline std::optional<std::string> capture_layout::read(const safetensors::metada
   if (const auto said = meta.find("position"); said != meta.end()) {
     const auto p = number<std::int64_t>(said->second);
     if (!p || *p < 0 || *p > max_capture_position)
-      return "metadata position: \"" + said->second + "\" is no number from 0 to " + std::to_string(max_capture_position);
+      return "metadata position: \"" + said->second + "\" is no number from 0 to " +
+             std::to_string(max_capture_position);
     position = *p;
   }
 

@@ -15,9 +15,7 @@
 
 namespace {
 
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 void say(bool as_json, const json& facts, const std::string& line) {
   if (as_json)
@@ -45,7 +43,8 @@ void describe_encode(CLI::App& c, encode_arguments& a) {
   c.add_option("-o,--output", a.out, "the .slc file to write")->required();
   c.add_option("-p,--profile", a.profile, "profile of the model, made by sluice calibrate")->required();
   c.add_option("--codec", a.codec, "standard, exact, raw, fixed4, plain8 or plain4");
-  c.add_option("--chunk-tokens", a.chunk_tokens, "tokens of a frame")->check(CLI::Range(1, int(sluice::max_frame_tokens)));
+  c.add_option("--chunk-tokens", a.chunk_tokens, "tokens of a frame")
+      ->check(CLI::Range(1, int(sluice::max_frame_tokens)));
   c.add_option("--levels", a.levels, "passes to make, from the base on; the codec may have fewer")
       ->check(CLI::Range(1, sluice::max_passes));
   c.add_flag("--json", a.as_json, "the result as JSON");
@@ -56,7 +55,8 @@ bool same_rotation(const sluice::rope& a, const sluice::rope& b, int head_dim) {
   const int dims = sluice::rotary_dims(a, head_dim);
   if (dims != sluice::rotary_dims(b, head_dim)) return false;
   if (dims == 0) return true;
-  if (a.pairing != b.pairing || std::abs(a.attention_factor - b.attention_factor) > 1e-6 * a.attention_factor) return false;
+  if (a.pairing != b.pairing || std::abs(a.attention_factor - b.attention_factor) > 1e-6 * a.attention_factor)
+    return false;
   std::vector<double> x(std::size_t(dims / 2)), y(x.size());
   sluice::rope_frequencies(a, head_dim, x);
   sluice::rope_frequencies(b, head_dim, y);
@@ -152,8 +152,13 @@ int encode(const encode_arguments& a) {
   if (!result.commit()) throw data_error(result.error());
   const double ratio = double(raw) / double(coded);
   say(a.as_json,
-      {{"output", a.out}, {"position", begin}, {"tokens", end - begin}, {"raw_bytes", raw}, {"bytes", coded},
-       {"ratio", ratio}, {"seconds", time}},
+      {{"output", a.out},
+       {"position", begin},
+       {"tokens", end - begin},
+       {"raw_bytes", raw},
+       {"bytes", coded},
+       {"ratio", ratio},
+       {"seconds", time}},
       format("%s: %zu bytes for %zu, all levels: %.2f times smaller; %.2f GB/s", a.out.c_str(), coded, raw, ratio,
              double(raw) / time / 1e9));
   return 0;
@@ -216,7 +221,8 @@ std::vector<decoded_layer> make_room(const slc_file& file, const sluice::model_s
     v.num_layers = 1;
     v.num_kv_heads = s.num_kv_heads;
     v.position = start;
-    if (s.window && held.contiguous() && held.end == end && held.tokens >= std::min<std::int64_t>(s.window - 1, end - start))
+    if (s.window && held.contiguous() && held.end == end &&
+        held.tokens >= std::min<std::int64_t>(s.window - 1, end - start))
       v.position = held.begin;
     v.tokens = v.capacity = end - v.position;
     for (sluice::plane p : {sluice::plane::key, sluice::plane::value}) {
@@ -273,11 +279,17 @@ int decode(const decode_arguments& a) {
         s = decoder.decode(f.bytes, views, options);
         time += seconds() - begin;
         if (s.tiles == 0 && s.worst != sluice::status::ok)
-          throw data_error(a.in + ": frame at position " + std::to_string(h.position) + ": " + sluice::to_string(s.worst));
+          throw data_error(a.in + ": frame at position " + std::to_string(h.position) + ": " +
+                           sluice::to_string(s.worst));
       }
       if (s.worst != sluice::status::ok) worst = s.worst, ++damaged;
-      frames.push_back({{"position", h.position}, {"tokens", h.tokens}, {"status", sluice::to_string(s.worst)},
-                        {"tiles", s.tiles}, {"damaged", s.damaged}, {"degraded", s.degraded}, {"outside", s.outside}});
+      frames.push_back({{"position", h.position},
+                        {"tokens", h.tokens},
+                        {"status", sluice::to_string(s.worst)},
+                        {"tiles", s.tiles},
+                        {"damaged", s.damaged},
+                        {"degraded", s.degraded},
+                        {"outside", s.outside}});
       bar.at(++done, file.frames().size());
     }
   };
@@ -287,8 +299,10 @@ int decode(const decode_arguments& a) {
   // The position of the longest layer, as a capture says it.
   std::int64_t position = end;
   for (const decoded_layer& d : layers) position = std::min(position, d.view.position);
-  safetensors::metadata meta{{"model", profile.name.data()}, {"layers", std::to_string(num_layers)},
-                             {"tokens", std::to_string(end - position)}, {"position", std::to_string(position)}};
+  safetensors::metadata meta{{"model", profile.name.data()},
+                             {"layers", std::to_string(num_layers)},
+                             {"tokens", std::to_string(end - position)},
+                             {"position", std::to_string(position)}};
   for (const decoded_layer& d : layers)
     write_layer_metadata(meta, d.id, profile.shape.layers[std::size_t(d.id)], profile.shape.ropes);
   safetensors::writer writer(meta);
@@ -297,19 +311,25 @@ int decode(const decode_arguments& a) {
     for (sluice::plane p : {sluice::plane::key, sluice::plane::value}) {
       if (!d.view[p].present()) continue;
       raw += d.data[int(p)].size();
-      if (auto wrong = writer.add((p == sluice::plane::key ? "k." : "v.") + std::to_string(d.id), type_of(d.view[p].type),
-                                  {d.view.tokens, d.view.num_kv_heads, d.view[p].head_dim}, d.data[int(p)]))
+      if (auto wrong =
+              writer.add((p == sluice::plane::key ? "k." : "v.") + std::to_string(d.id), type_of(d.view[p].type),
+                         {d.view.tokens, d.view.num_kv_heads, d.view[p].head_dim}, d.data[int(p)]))
         throw data_error(wrong.message());
     }
   if (auto wrong = writer.save(a.out)) throw data_error(wrong.message());
   say(a.as_json,
-      {{"output", a.out}, {"status", sluice::to_string(worst)}, {"position", position}, {"tokens", end - position},
-       {"raw_bytes", raw}, {"seconds", time}, {"frames", frames}},
+      {{"output", a.out},
+       {"status", sluice::to_string(worst)},
+       {"position", position},
+       {"tokens", end - position},
+       {"raw_bytes", raw},
+       {"seconds", time},
+       {"frames", frames}},
       format("%s: %lld tokens, %s; %.2f GB/s", a.out.c_str(), static_cast<long long>(end - position),
              sluice::to_string(worst), double(raw) / time / 1e9));
   if (damaged) {
-    std::fprintf(stderr, "sluice: %s: %zu of %zu frames are not whole (%s); what is missing was left zero\n", a.in.c_str(),
-                 damaged, file.frames().size(), sluice::to_string(worst));
+    std::fprintf(stderr, "sluice: %s: %zu of %zu frames are not whole (%s); what is missing was left zero\n",
+                 a.in.c_str(), damaged, file.frames().size(), sluice::to_string(worst));
     return 1;
   }
   return 0;

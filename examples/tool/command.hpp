@@ -62,7 +62,8 @@ class program {
       return std::cout.flush() ? code : report("output cannot be written", 1);
     } catch (const CLI::ParseError& wrong) {
       bool known = argc < 2 || argv[1][0] == '-';
-      for (const CLI::App* c : app_.get_subcommands([](CLI::App*) { return true; })) known = known || c->get_name() == argv[1];
+      for (const CLI::App* c : app_.get_subcommands([](CLI::App*) { return true; }))
+        known = known || c->get_name() == argv[1];
       if (!known) return report("there is no command " + std::string(argv[1]) + " (see --help)", 2);
       return report(std::string(wrong.what()) + " (see --help)", 2);
     } catch (const failure& f) {

@@ -51,8 +51,8 @@ std::string types_of(const slc_file& file, plane which) {
 struct accounting {
   std::vector<std::size_t> pass;
   std::vector<std::array<std::size_t, 2>> layer;
-  std::size_t headers = 0, tile_heads = 0, states = 0, padding = 0;              // overhead
-  std::size_t streams = 0, exact = 0, exceptions = 0, deltas = 0, side = 0;      // payload
+  std::size_t headers = 0, tile_heads = 0, states = 0, padding = 0;          // overhead
+  std::size_t streams = 0, exact = 0, exceptions = 0, deltas = 0, side = 0;  // payload
   std::size_t raw = 0, values = 0, damaged = 0, missing = 0, tiles = 0;
   std::size_t total = 0;
   std::size_t overhead() const { return headers + tile_heads + states + padding; }
@@ -77,7 +77,8 @@ void count_tile(std::span<const std::uint8_t> bytes, int pass, int tokens, int w
     a.deltas += deltas;
     a.side += side;
     a.tile_heads += sizeof(tile_head);
-    used = sizeof(tile_head) + base.exact_index.size() + base.exact_rows.size() + base.exceptions.size() + deltas + side;
+    used =
+        sizeof(tile_head) + base.exact_index.size() + base.exact_rows.size() + base.exceptions.size() + deltas + side;
   } else {
     refinement_tile r;
     if (parse_refinement(bytes, base.rows(), width, r) != sluice::status::ok) {
@@ -133,8 +134,8 @@ accounting count(slc_file& file) {
                 if (pass == 0) break;
                 continue;
               }
-              count_tile({at, std::size_t(r.size())}, pass, index.tokens_of(tile), width, std::size_t(width) * element, rans,
-                         base, a);
+              count_tile({at, std::size_t(r.size())}, pass, index.tokens_of(tile), width, std::size_t(width) * element,
+                         rans, base, a);
             }
           }
       }
@@ -158,9 +159,14 @@ int verify(const verify_arguments& a) {
   const accounting c = count(file);
   const bool whole = file.trouble() == sluice::status::ok && !c.damaged && !c.missing;
   if (a.as_json) {
-    program::print({{"file", in}, {"ok", whole}, {"frames", file.frames().size()}, {"tiles", c.tiles},
-                    {"damaged_tiles", c.damaged}, {"missing_tiles", c.missing},
-                    {"status", sluice::to_string(file.trouble())}, {"whole_bytes", file.stopped_at()}});
+    program::print({{"file", in},
+                    {"ok", whole},
+                    {"frames", file.frames().size()},
+                    {"tiles", c.tiles},
+                    {"damaged_tiles", c.damaged},
+                    {"missing_tiles", c.missing},
+                    {"status", sluice::to_string(file.trouble())},
+                    {"whole_bytes", file.stopped_at()}});
   } else if (whole) {
     std::printf("%s: whole: %zu frames, %zu tiles\n", in.c_str(), file.frames().size(), c.tiles);
   } else {
@@ -208,7 +214,9 @@ int info(const info_arguments& a) {
     vals += l[1];
   }
   for (std::size_t j = 0; j < size_at.size(); ++j)
-    levels.push_back({{"level", j}, {"present", j < h.levels_present}, {"bytes", size_at[j]},
+    levels.push_back({{"level", j},
+                      {"present", j < h.levels_present},
+                      {"bytes", size_at[j]},
                       {"bits_per_value", 8 * double(size_at[j]) / values},
                       {"ratio", double(c.raw) / double(std::max<std::size_t>(size_at[j], 1))}});
   for (std::size_t j = 0; j < ideal.size(); ++j) {
@@ -232,10 +240,18 @@ int info(const info_arguments& a) {
                     {"k_bytes", keys},
                     {"v_bytes", vals},
                     {"layers", layers},
-                    {"overhead", {{"headers_and_index", c.headers}, {"tile_heads", c.tile_heads}, {"coder_states", c.states},
-                                  {"padding", c.padding}, {"total", c.overhead()}}},
-                    {"payload", {{"streams", c.streams}, {"exact_tokens", c.exact}, {"exceptions", c.exceptions},
-                                 {"class_deltas", c.deltas}, {"side_information", c.side}}},
+                    {"overhead",
+                     {{"headers_and_index", c.headers},
+                      {"tile_heads", c.tile_heads},
+                      {"coder_states", c.states},
+                      {"padding", c.padding},
+                      {"total", c.overhead()}}},
+                    {"payload",
+                     {{"streams", c.streams},
+                      {"exact_tokens", c.exact},
+                      {"exceptions", c.exceptions},
+                      {"class_deltas", c.deltas},
+                      {"side_information", c.side}}},
                     {"damaged_tiles", c.damaged},
                     {"missing_tiles", c.missing},
                     {"status", sluice::to_string(file.trouble())}});
@@ -255,10 +271,11 @@ int info(const info_arguments& a) {
     std::printf("%s\n", j < h.levels_present ? "" : "   not here");
   }
   std::printf("\nK %zu bytes, V %zu bytes\n", keys, vals);
-  std::printf("payload: streams %zu, exact tokens %zu, exceptions %zu, class deltas %zu, side information %zu\n", c.streams,
-              c.exact, c.exceptions, c.deltas, c.side);
+  std::printf("payload: streams %zu, exact tokens %zu, exceptions %zu, class deltas %zu, side information %zu\n",
+              c.streams, c.exact, c.exceptions, c.deltas, c.side);
   std::printf("overhead: headers and index %zu, tile heads %zu, coder states %zu, padding %zu: %.2f %%\n", c.headers,
-              c.tile_heads, c.states, c.padding, 100 * double(c.overhead()) / double(std::max<std::size_t>(c.total, 1)));
+              c.tile_heads, c.states, c.padding,
+              100 * double(c.overhead()) / double(std::max<std::size_t>(c.total, 1)));
   std::printf("\nlayer          K          V\n");
   for (std::size_t l = 0; l < c.layer.size(); ++l) std::printf("%5zu %10zu %10zu\n", l, c.layer[l][0], c.layer[l][1]);
   if (c.damaged || c.missing || file.trouble() != sluice::status::ok)

@@ -4,10 +4,8 @@
 #include <commands.hpp>
 #include <sluice/version.hpp>
 
+#include <string>
 #include <string_view>
-
-#define SLUICE_TEXT(x) #x
-#define SLUICE_NUMBER(x) SLUICE_TEXT(x)
 
 int main(int argc, char** argv) {
   program p("sluice", "sluice compresses the KV cache of language models.");
@@ -16,10 +14,12 @@ int main(int argc, char** argv) {
   add_inspect(p);
   add_transfer(p);
   add_simulate(p);
-  p.app().set_version_flag("--version", "sluice " SLUICE_NUMBER(SLUICE_VERSION_MAJOR) "." SLUICE_NUMBER(
-                                            SLUICE_VERSION_MINOR) "." SLUICE_NUMBER(SLUICE_VERSION_PATCH)
-                                        ", format " SLUICE_NUMBER(SLUICE_FORMAT_VERSION_MAJOR) "." SLUICE_NUMBER(
-                                            SLUICE_FORMAT_VERSION_MINOR));
+  const auto number = [](int major, int minor) { return std::to_string(major) + "." + std::to_string(minor); };
+  p.app().set_version_flag("--version",
+                           "sluice " + number(SLUICE_VERSION_MAJOR, SLUICE_VERSION_MINOR) + "." +
+                               std::to_string(SLUICE_VERSION_PATCH) + ", format " +
+                               number(SLUICE_FORMAT_VERSION_MAJOR, SLUICE_FORMAT_VERSION_MINOR),
+                           "version of the command and of the format that it writes");
   p.app().footer(
       "sluice COMMAND --help tells all of a command; every command takes --json.\n"
       "Exit codes: 0 done, 1 bad data or the work failed, 2 wrong call.");

@@ -30,7 +30,8 @@ class slc_file {
       const int all = index.tokens_of(key.tile);
       if (r.end > bytes.size() || r.size() < sizeof(sluice::detail::tile_head)) return {0, all};
       const std::byte* at = bytes.data() + r.begin;
-      if (sluice::checksum(at, std::size_t(r.size()), std::uint32_t(ordinal)) != index.checksum_of(ordinal)) return {0, all};
+      if (sluice::checksum(at, std::size_t(r.size()), std::uint32_t(ordinal)) != index.checksum_of(ordinal))
+        return {0, all};
       sluice::detail::tile_head h;
       std::memcpy(&h, at, sizeof h);
       return h.first + h.count <= all ? std::pair<int, int>(h.first, h.first + h.count) : std::pair<int, int>(0, all);

@@ -50,8 +50,8 @@ failure store_error(const std::string& url, const std::string& key, status s, st
                        : s == status::connection_lost ? "; is the address right, and does the store run?"
                        : s == status::timed_out       ? "; --patience waits longer"
                                                       : "";
-  return data_error(redacted(url) + ": " + key + ": " + to_string(s) + (detail.empty() ? "" : ": ") + std::string(detail) +
-                    advice);
+  return data_error(redacted(url) + ": " + key + ": " + to_string(s) + (detail.empty() ? "" : ": ") +
+                    std::string(detail) + advice);
 }
 
 std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
@@ -131,8 +131,10 @@ struct put_arguments {
 };
 
 constexpr char store_notes[] =
-    "Chunks are named by a hash of model, salt, codec, profile and all tokens up to their end: whoever has the same finds\n"
-    "them, and only then. Whatever changes a cache has to be among these; a name alone does not tell two adapters or two\n"
+    "Chunks are named by a hash of model, salt, codec, profile and all tokens up to their end: whoever has the same "
+    "finds\n"
+    "them, and only then. Whatever changes a cache has to be among these; a name alone does not tell two adapters or "
+    "two\n"
     "images apart.\n"
     "S3 takes AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_REGION from the environment.";
 
@@ -142,10 +144,12 @@ void describe_store(CLI::App& c, Arguments& a) {
   c.add_option("--model", a.model,
                "which weights: a name, or better a hash (64 hexadecimal digits are taken as the bytes they stand for)")
       ->required();
-  c.add_option("--ids", a.ids, "safetensors file with the token ids of the whole text: ids [tokens] I32, from position 0 on")
+  c.add_option("--ids", a.ids,
+               "safetensors file with the token ids of the whole text: ids [tokens] I32, from position 0 on")
       ->required();
   c.add_option("--store", a.store, std::string("where: ") + store_urls)->required();
-  c.add_option("--salt", a.salt, "text that keeps chunks apart where model and tokens are equal: adapter, tenant, image hash");
+  c.add_option("--salt", a.salt,
+               "text that keeps chunks apart where model and tokens are equal: adapter, tenant, image hash");
   c.add_option("--patience", a.patience_seconds, "gives up after so many seconds without a byte")
       ->check(CLI::Range(0.001, 1e6));
   c.add_flag("--json", a.as_json, "the result as JSON");
@@ -201,8 +205,8 @@ int put(const put_arguments& a) {
     if (a.as_json)
       program::print({{"store", redacted(a.store)}, {"tokens", next}, {"bytes", bytes}, {"chunks", chunks}});
     else
-      std::printf("%s: %zu chunks, %lld tokens, %zu bytes, read back as sent\n", redacted(a.store).c_str(), chunks.size(),
-                  static_cast<long long>(next), bytes);
+      std::printf("%s: %zu chunks, %lld tokens, %zu bytes, read back as sent\n", redacted(a.store).c_str(),
+                  chunks.size(), static_cast<long long>(next), bytes);
     return 0;
   });
 }
@@ -227,10 +231,10 @@ void describe_get(CLI::App& c, get_arguments& a) {
 
 // Nothing under the first key: something of what it is made of differs.
 failure nothing_stored(const get_arguments& a, const profile& p, const std::string& key, std::string_view detail) {
-  return data_error(redacted(a.store) + ": " + key + ": no such key" + (detail.empty() ? "" : ": ") + std::string(detail) +
-                    ": nothing is stored for these tokens with --model " + a.model + ", --salt \"" + a.salt +
-                    "\", the profile " + a.profile + " (" + p.name.data() + "), --codec " + a.codec +
-                    " and --chunk-tokens " + std::to_string(a.chunk_tokens) +
+  return data_error(redacted(a.store) + ": " + key + ": no such key" + (detail.empty() ? "" : ": ") +
+                    std::string(detail) + ": nothing is stored for these tokens with --model " + a.model +
+                    ", --salt \"" + a.salt + "\", the profile " + a.profile + " (" + p.name.data() + "), --codec " +
+                    a.codec + " and --chunk-tokens " + std::to_string(a.chunk_tokens) +
                     "; all of them must be as they were at sluice put (sluice info tells codec and tokens of a frame)");
 }
 
@@ -278,8 +282,14 @@ int get(const get_arguments& a) {
     if (t == 0) throw store_error(a.store, at, end, detail);
     if (!file.commit()) throw data_error(file.error());
     if (a.as_json)
-      program::print({{"store", redacted(a.store)}, {"output", a.out}, {"tokens", t}, {"of", ids.size()}, {"bytes", bytes},
-                      {"status", to_string(end)}, {"detail", detail}, {"chunks", chunks}});
+      program::print({{"store", redacted(a.store)},
+                      {"output", a.out},
+                      {"tokens", t},
+                      {"of", ids.size()},
+                      {"bytes", bytes},
+                      {"status", to_string(end)},
+                      {"detail", detail},
+                      {"chunks", chunks}});
     else
       std::printf("%s: %zu of %zu tokens, %zu bytes, verified\n", a.out.c_str(), t, ids.size(), bytes);
     if (end == status::ok || end == status::not_found) return 0;
@@ -291,6 +301,7 @@ int get(const get_arguments& a) {
 }  // namespace
 
 void add_transfer(program& p) {
-  p.add<put_arguments>("put", "Stores the frames of a .slc file as chunks that others find by their tokens.", describe_put, put);
+  p.add<put_arguments>("put", "Stores the frames of a .slc file as chunks that others find by their tokens.",
+                       describe_put, put);
   p.add<get_arguments>("get", "Fetches the chunks of a text from a store, as a .slc file.", describe_get, get);
 }

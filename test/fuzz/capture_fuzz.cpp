@@ -60,7 +60,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     return 0;
   }
   require(layout.layers.size() == layout.shape.layers.size() && layout.position >= 0 && layout.tokens >= 0);
-  safetensors::metadata again{{"layers", std::to_string(layout.layers.size())}, {"position", std::to_string(layout.position)}};
+  safetensors::metadata again{{"layers", std::to_string(layout.layers.size())},
+                              {"position", std::to_string(layout.position)}};
   std::size_t present = 0;
   for (std::size_t l = 0; l < layout.layers.size(); ++l) {
     const capture_layout::layer& at = layout.layers[l];
@@ -70,7 +71,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (!at.k) continue;
     ++present;
     require(at.k->shape[0] == at.tokens && at.k->shape[1] == s.num_kv_heads && at.k->shape[2] == s.head_dim_k);
-    require(!at.v || (at.v->shape[0] == at.tokens && at.v->shape[1] == s.num_kv_heads && at.v->shape[2] == s.head_dim_v));
+    require(!at.v ||
+            (at.v->shape[0] == at.tokens && at.v->shape[1] == s.num_kv_heads && at.v->shape[2] == s.head_dim_v));
     require(at.position >= layout.position && at.position + at.tokens == layout.position + layout.tokens);
     require(at.tokens == layout.tokens || s.window > 0);
     write_layer_metadata(again, int(l), s, layout.shape.ropes);

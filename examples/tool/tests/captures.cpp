@@ -123,7 +123,8 @@ void make(const sample& s, const std::string& folder) {
   const auto save = [&](const std::string& name, const capture& c) { c.save(folder + "/" + name + ".safetensors"); };
   const auto with_rope = [&] {
     capture c{s};
-    for (const char* key : {"rope_base.0", "rope_base.1", "rope_base.2", "rope_base.3", "rope_base.4"}) c.say(key, "100000");
+    for (const char* key : {"rope_base.0", "rope_base.1", "rope_base.2", "rope_base.3", "rope_base.4"})
+      c.say(key, "100000");
     return c;
   };
   const auto four = [&](capture c) { return c.layer(0, 0).layer(1, 1).layer(2, 2).layer(3, 3); };
@@ -132,11 +133,20 @@ void make(const sample& s, const std::string& folder) {
   save("plain", four(with_rope()));
   save("hole", with_rope().layer(0, 0).layer(1, 1).layer(3, 3));
   save("first_absent", with_rope().say("layers", "6").layer(3, 3).layer(4, 0));
-  save("types", with_rope().layer(0, 0, dtype::f16, dtype::bf16).layer(1, 1, dtype::f16, dtype::f16)
-                    .layer(2, 2, dtype::f32, dtype::f8_e4m3).layer(3, 3, dtype::bf16, dtype::f8_e5m2));
-  save("sliding", with_rope().say("window.1", "64").say("window.3", "64").layer(0, 0).layer(1, 1, dtype::f16, dtype::f16, 63)
-                      .layer(2, 2).layer(3, 3, dtype::f16, dtype::bf16, 100));
-  save("sliding_all", with_rope().say("window", "64").layer(0, 0, dtype::f16, dtype::f16, 63).layer(2, 2, dtype::f16, dtype::f16, 80));
+  save("types", with_rope()
+                    .layer(0, 0, dtype::f16, dtype::bf16)
+                    .layer(1, 1, dtype::f16, dtype::f16)
+                    .layer(2, 2, dtype::f32, dtype::f8_e4m3)
+                    .layer(3, 3, dtype::bf16, dtype::f8_e5m2));
+  save("sliding", with_rope()
+                      .say("window.1", "64")
+                      .say("window.3", "64")
+                      .layer(0, 0)
+                      .layer(1, 1, dtype::f16, dtype::f16, 63)
+                      .layer(2, 2)
+                      .layer(3, 3, dtype::f16, dtype::bf16, 100));
+  save("sliding_all",
+       with_rope().say("window", "64").layer(0, 0, dtype::f16, dtype::f16, 63).layer(2, 2, dtype::f16, dtype::f16, 80));
   {
     capture c = with_rope().say("position", "512");
     for (int l = 0; l < 4; ++l) c.layer(l, l, dtype::f16, dtype::f16, tokens, 512);
@@ -207,15 +217,20 @@ void make(const sample& s, const std::string& folder) {
     turned(std::string("rope_") + name, r,
            {{"rope_base", "1e5"}, {"rope_scaling", name}, {"rope_factor", "8"}, {"rope_original_context", "64"}});
   }
-  turned("rope_of_one_layer", sample_rope(), {{"rope_base", "5"}, {"rope_base.0", "1e5"}, {"rope_base.1", "1e5"},
-                                              {"rope_base.2", "1e5"}, {"rope_base.3", "100000.0"}});
+  turned("rope_of_one_layer", sample_rope(),
+         {{"rope_base", "5"},
+          {"rope_base.0", "1e5"},
+          {"rope_base.1", "1e5"},
+          {"rope_base.2", "1e5"},
+          {"rope_base.3", "100000.0"}});
 
   // What is refused, or warned of.
   save("silent", four(capture{s}));
   save("no_window", with_rope().layer(0, 0).layer(1, 1, dtype::f16, dtype::f16, 63));
   save("short_window", with_rope().say("window", "65").layer(0, 0).layer(1, 1, dtype::f16, dtype::f16, 63));
   save("v_only", with_rope().layer(0, 0).add("v.1", dtype::f16, {tokens, heads, head_dim}, s.v[1]));
-  save("disagree", with_rope().add("k.0", dtype::f16, {tokens, heads, head_dim}, s.k[0])
+  save("disagree", with_rope()
+                       .add("k.0", dtype::f16, {tokens, heads, head_dim}, s.k[0])
                        .add("v.0", dtype::f16, {tokens, 1, width}, s.v[0]));
   save("zeros_in_front", with_rope().layer(0, 0).add("k.01", dtype::f16, {tokens, heads, head_dim}, s.k[1]));
   save("layer_9999", with_rope().layer(0, 0).layer(9999, 1));
@@ -234,7 +249,8 @@ void make(const sample& s, const std::string& folder) {
   // What no profile can be made of.
   const std::vector<std::int64_t> shape{tokens, heads, head_dim};
   const std::vector<float> same(std::size_t(tokens * width), 0.5f);
-  save("constant", capture{s}.say("rope_base", "0").add("k.0", dtype::f16, shape, same).add("v.0", dtype::f16, shape, same));
+  save("constant",
+       capture{s}.say("rope_base", "0").add("k.0", dtype::f16, shape, same).add("v.0", dtype::f16, shape, same));
   const std::vector<float> nan(std::size_t(tokens * width), std::numeric_limits<float>::quiet_NaN());
   save("nan", with_rope().layer(0, 0).add("k.1", dtype::f16, shape, s.k[1]).add("v.1", dtype::f16, shape, nan));
   std::vector<float> huge = s.v[0];
@@ -274,7 +290,9 @@ void turned_back(const sample& s, const std::string& path, const std::string& pr
 int compare(const std::string& a, const std::string& b, double most) {
   const safetensors::file x = open(a), y = open(b);
   int planes = 0, others = 0;
-  const auto is_plane = [](const safetensors::tensor& t) { return t.name.starts_with("k.") || t.name.starts_with("v."); };
+  const auto is_plane = [](const safetensors::tensor& t) {
+    return t.name.starts_with("k.") || t.name.starts_with("v.");
+  };
   for (const safetensors::tensor& t : y.tensors()) others += is_plane(t);
   for (const safetensors::tensor& t : x.tensors()) {
     if (!is_plane(t)) continue;
@@ -282,7 +300,8 @@ int compare(const std::string& a, const std::string& b, double most) {
     const safetensors::tensor& u = tensor_of(y, t.name);
     if (t.type != u.type || t.shape != u.shape) fail(t.name + " has another type or shape");
     if (most == 0) {
-      if (x.bytes(t).size() && std::memcmp(x.bytes(t).data(), y.bytes(u).data(), x.bytes(t).size())) fail(t.name + " differs");
+      if (x.bytes(t).size() && std::memcmp(x.bytes(t).data(), y.bytes(u).data(), x.bytes(t).size()))
+        fail(t.name + " differs");
       continue;
     }
     const std::vector<float> p = floats_of(x, t), q = floats_of(y, u);
@@ -299,6 +318,7 @@ int compare(const std::string& a, const std::string& b, double most) {
 int main(int argc, char** argv) {
   if (argc == 4 && !std::strcmp(argv[1], "make")) return make(sample(argv[2]), argv[3]), 0;
   if (argc == 5 && !std::strcmp(argv[1], "turned_back")) return turned_back(sample(argv[2]), argv[3], argv[4]), 0;
-  if (argc >= 4 && !std::strcmp(argv[1], "compare")) return compare(argv[2], argv[3], argc > 4 ? std::atof(argv[4]) : 0);
+  if (argc >= 4 && !std::strcmp(argv[1], "compare"))
+    return compare(argv[2], argv[3], argc > 4 ? std::atof(argv[4]) : 0);
   return 2;
 }
