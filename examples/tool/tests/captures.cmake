@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # cmake -DTOOL=sluice -DCAPTURES=captures -DDATA=test/data -DSCRATCH=dir -P captures.cmake: captures of every kind come out
 # of the command as they went in, and wrong ones are refused in words.
+cmake_minimum_required(VERSION 3.25)
 file(REMOVE_RECURSE "${SCRATCH}")
 file(MAKE_DIRECTORY "${SCRATCH}")
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # cmake -DTOOL=sluice -DCAPTURES=captures -DDATA=test/data -DSCRATCH=dir -P cli.cmake: every command and option is explained,
 # wrong calls are told from bad data, names of any bytes leave JSON valid, and what could not be written is not a success.
+cmake_minimum_required(VERSION 3.25)
 file(REMOVE_RECURSE "${SCRATCH}")
 file(MAKE_DIRECTORY "${SCRATCH}")
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
@@ -45,13 +46,16 @@ foreach(line "calibrate: CAPTURE -o --output --sensitivity --heads-per-basis --t
     expect(out "[\n ,]${option}[ ,\n]")
   endforeach()
   # No option without words, none that is not listed above.
-  string(REGEX MATCHALL "\n  -[^\n]*\n[^\n]*" rows "${out}")
+  foreach(mark "\\[" "\\]" ";")  # which lists of CMake are made of
+    string(REGEX REPLACE "${mark}" " " out "${out}")
+  endforeach()
+  string(REPLACE "\n  -" ";-" rows "${out}")
+  list(POP_FRONT rows)
   foreach(row IN LISTS rows)
-    if(NOT row MATCHES "^\n  -[^\n]*(  |\n +)[a-zA-Z8-9S0]")
-      message(FATAL_ERROR "no words for ${row}")
+    string(REGEX MATCH "--[a-z-]+" name "${row}")
+    if(NOT row MATCHES "^-[^\n]*(  |\n +)[^ \n]")
+      message(FATAL_ERROR "no words for ${command} ${name}: ${row}")
     endif()
-    string(REGEX MATCHALL "--[a-z-]+" names "${row}")
-    list(GET names 0 name)
     if(NOT name STREQUAL "--help" AND NOT name IN_LIST options)
       message(FATAL_ERROR "${command} ${name} is not in this test")
     endif()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # cmake -DTOOL=sluice -DDATA=test/data -DSCRATCH=dir -P put_get.cmake: what is put into a store comes out again, and what
 # is damaged, missing or of another model does not.
+cmake_minimum_required(VERSION 3.25)
 file(REMOVE_RECURSE "${SCRATCH}")
 file(MAKE_DIRECTORY "${SCRATCH}")
 
