@@ -86,6 +86,20 @@ void check_ropes(const capture_file& file, const std::string& path, const sluice
          "; that of the profile is taken, and costs bytes and quality if it is wrong");
 }
 
+// A decoder judges by the profile's windows whether tokens are missing: a layer must not be shorter than these allow.
+void check_windows(const capture_file& file, const std::string& path, const sluice::profile& profile) {
+  for (int l = 0; l < std::min(file.shape().num_layers(), profile.shape.num_layers()); ++l) {
+    const capture_layout::layer& at = file.layout().layers[std::size_t(l)];
+    const int window = profile.shape.layers[std::size_t(l)].window;
+    if (!at.k || at.tokens == file.tokens()) continue;
+    if (window == 0 || at.tokens < std::min<std::int64_t>(window - 1, file.tokens()))
+      throw data_error(path + ": layer " + std::to_string(l) + ": holds " + std::to_string(at.tokens) + " of " +
+                       std::to_string(file.tokens()) + " tokens, and the window of the profile is " +
+                       (window ? std::to_string(window) : "all of them") +
+                       "; the captures that the profile is made of have to name it");
+  }
+}
+
 // Why an encoder refused, where a status alone does not say.
 std::string refusal(const capture_file& file, const sluice::profile& profile, sluice::status s) {
   const std::string why = sluice::to_string(s);
@@ -115,6 +129,7 @@ int encode(const encode_arguments& a) {
   capture_file file;
   if (const auto wrong = file.open(a.in, &profile.shape)) throw data_error(*wrong);
   if (file.tokens() == 0) throw data_error(a.in + ": holds no tokens");
+  check_windows(file, a.in, profile);
   const std::vector<sluice::kv_view> views = file.views();
   const std::int64_t begin = file.position(), end = begin + file.tokens();
 
