@@ -2,61 +2,152 @@
 // encode, decode, truncate: between captures and .slc files.
 
 #include <capture_file.hpp>
-#include <command.hpp>
+#include <commands.hpp>
+#include <input_file.hpp>
 #include <output_file.hpp>
 #include <slc_file.hpp>
 #include <sluice/sluice.hpp>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 
 namespace {
 
-sluice::profile load_profile(const arguments& a) {
-  const std::string path = a.required("-p");
-  sluice::result<sluice::profile> p = sluice::profile::load(path.c_str());
-  if (!p) throw data_error(path + ": " + sluice::to_string(p.status()));
-  return std::move(*p);
-}
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-void say(const arguments& a, const json& facts, const std::string& line) {
-  std::printf("%s\n", a.has("--json") ? facts.dump(1).c_str() : line.c_str());
+void say(bool as_json, const json& facts, const std::string& line) {
+  if (as_json)
+    program::print(facts);
+  else
+    std::printf("%s\n", line.c_str());
 }
 
 std::string format(const char* pattern, auto... args) {
-  char text[512];
-  std::snprintf(text, sizeof text, pattern, args...);
+  std::string text(std::size_t(std::snprintf(nullptr, 0, pattern, args...)), '\0');
+  std::snprintf(text.data(), text.size() + 1, pattern, args...);
   return text;
 }
 
-}  // namespace
+void warn(const std::string& what) { std::fprintf(stderr, "sluice: warning: %s\n", what.c_str()); }
 
-int encode_command(int argc, char** argv) {
-  const arguments a(argc, argv, {"-p", "--codec", "--chunk-tokens", "--levels", "-o"}, {"--json"});
-  const std::string in = a.operand("a capture"), out = a.required("-o");
-  const sluice::profile profile = load_profile(a);
-  const long chunk = a.integer("--chunk-tokens", 256, 1, sluice::max_frame_tokens);
-  const sluice::encode_options options{int(a.integer("--levels", sluice::max_passes, 1, sluice::max_passes))};
+struct encode_arguments {
+  std::string in, out, profile, codec = "standard";
+  int chunk_tokens = 256, levels = sluice::max_passes;
+  bool as_json = false;
+};
+
+void describe_encode(CLI::App& c, encode_arguments& a) {
+  c.add_option("CAPTURE", a.in, "safetensors file, see below")->required();
+  c.add_option("-o,--output", a.out, "the .slc file to write")->required();
+  c.add_option("-p,--profile", a.profile, "profile of the model, made by sluice calibrate")->required();
+  c.add_option("--codec", a.codec, "standard, exact, raw, fixed4, plain8 or plain4");
+  c.add_option("--chunk-tokens", a.chunk_tokens, "tokens of a frame")
+      ->check(CLI::Range(1, int(sluice::max_frame_tokens)));
+  c.add_option("--levels", a.levels, "passes to make, from the base on; the codec may have fewer")
+      ->check(CLI::Range(1, sluice::max_passes));
+  c.add_flag("--json", a.as_json, "the result as JSON");
+  c.footer(capture_form);
+}
+
+bool same_rotation(const sluice::rope& a, const sluice::rope& b, int head_dim) {
+  const int dims = sluice::rotary_dims(a, head_dim);
+  if (dims != sluice::rotary_dims(b, head_dim)) return false;
+  if (dims == 0) return true;
+  if (a.pairing != b.pairing || std::abs(a.attention_factor - b.attention_factor) > 1e-6 * a.attention_factor)
+    return false;
+  std::vector<double> x(std::size_t(dims / 2)), y(x.size());
+  sluice::rope_frequencies(a, head_dim, x);
+  sluice::rope_frequencies(b, head_dim, y);
+  for (std::size_t i = 0; i < x.size(); ++i)
+    if (std::abs(x[i] - y[i]) > 1e-6 * x[i]) return false;
+  return true;
+}
+
+// Keys are coded with the rotation of the profile undone: says where the capture names another, or none.
+void check_ropes(const capture_file& file, const std::string& path, const sluice::profile& profile) {
+  std::string silent, other;
+  for (int l = 0; l < std::min(file.shape().num_layers(), profile.shape.num_layers()); ++l) {
+    const capture_layout::layer& at = file.layout().layers[std::size_t(l)];
+    const sluice::layer_shape &s = file.shape().layers[std::size_t(l)], &t = profile.shape.layers[std::size_t(l)];
+    if (!at.k || profile.shape.ropes.empty()) continue;
+    if (!at.says_rope)
+      silent += " " + std::to_string(l);
+    else if (!same_rotation(file.shape().ropes[std::size_t(s.rope_index)],
+                            profile.shape.ropes[std::size_t(t.rope_index)], s.head_dim_k))
+      other += " " + std::to_string(l);
+  }
+  if (!silent.empty())
+    warn(path + ": says nothing about the rotary embedding (rope_base, see --help) of layers" + silent +
+         "; that of the profile is taken");
+  if (!other.empty())
+    warn(path + ": names another rotary embedding than the profile has, in layers" + other +
+         "; that of the profile is taken, and costs bytes and quality if it is wrong");
+}
+
+// A decoder judges by the profile's windows whether tokens are missing: a layer must not be shorter than these allow.
+void check_windows(const capture_file& file, const std::string& path, const sluice::profile& profile) {
+  for (int l = 0; l < std::min(file.shape().num_layers(), profile.shape.num_layers()); ++l) {
+    const capture_layout::layer& at = file.layout().layers[std::size_t(l)];
+    const int window = profile.shape.layers[std::size_t(l)].window;
+    if (!at.k || at.tokens == file.tokens()) continue;
+    if (window == 0 || at.tokens < std::min<std::int64_t>(window - 1, file.tokens()))
+      throw data_error(path + ": layer " + std::to_string(l) + ": holds " + std::to_string(at.tokens) + " of " +
+                       std::to_string(file.tokens()) + " tokens, and the window of the profile is " +
+                       (window ? std::to_string(window) : "all of them") +
+                       "; the captures that the profile is made of have to name it");
+  }
+}
+
+// Why an encoder refused, where a status alone does not say.
+std::string refusal(const capture_file& file, const sluice::profile& profile, sluice::status s) {
+  const std::string why = sluice::to_string(s);
+  const sluice::model_shape &have = file.shape(), &want = profile.shape;
+  const auto name = [](int l) { return "layer " + std::to_string(l) + ": "; };
+  for (int l = 0; l < have.num_layers(); ++l) {
+    const capture_layout::layer& at = file.layout().layers[std::size_t(l)];
+    if (!at.k) continue;
+    if (s == sluice::status::unsupported_type)
+      for (const safetensors::tensor* t : {at.k, at.v})
+        if (t && t->type == safetensors::dtype::u8)
+          return why + ": " + t->name + " is opaque bytes, which only the codecs exact and raw take";
+    if (s != sluice::status::wrong_shape) continue;
+    if (l >= want.num_layers())
+      return why + ": " + name(l) + "the profile has " + std::to_string(want.num_layers()) + " layers";
+    const sluice::layer_shape &x = have.layers[std::size_t(l)], &y = want.layers[std::size_t(l)];
+    if (x.num_kv_heads != y.num_kv_heads || x.head_dim_k != y.head_dim_k || x.head_dim_v != y.head_dim_v)
+      return why + ": " + name(l) +
+             format("%d heads of %d and %d here, %d of %d and %d in the profile", x.num_kv_heads, x.head_dim_k,
+                    x.head_dim_v, y.num_kv_heads, y.head_dim_k, y.head_dim_v);
+  }
+  return why;
+}
+
+int encode(const encode_arguments& a) {
+  const sluice::profile profile = load_profile(a.profile);
   capture_file file;
-  if (const auto wrong = file.open(in)) throw data_error(*wrong);
+  if (const auto wrong = file.open(a.in, &profile.shape)) throw data_error(*wrong);
+  if (file.tokens() == 0) throw data_error(a.in + ": holds no tokens");
+  check_windows(file, a.in, profile);
   const std::vector<sluice::kv_view> views = file.views();
-  const std::int64_t tokens = file.tokens();
+  const std::int64_t begin = file.position(), end = begin + file.tokens();
 
-  output_file result(out);
+  output_file result(a.out);
   std::size_t raw = 0, coded = 0;
   double time = 0;
   const auto run = [&]<class Codec>() {
+    if (Codec::transform::decorrelates) check_ropes(file, a.in, profile);
     sluice::encoder<Codec> encoder(profile);
     std::vector<std::byte> buffer;
     progress bar("encoding");
-    for (std::int64_t t = 0; t < tokens; t += chunk) {
+    for (std::int64_t t = begin; t < end; t += a.chunk_tokens) {
       std::vector<sluice::kv_view> part;
-      for (const sluice::kv_view& v : views)
-        if (t < v.tokens) part.push_back(v.slice(t, std::min<std::int64_t>(t + chunk, v.tokens)));
+      for (const sluice::kv_view& v : views) {
+        const std::int64_t from = std::max<std::int64_t>(t - v.position, 0);
+        const std::int64_t to = std::min(t + a.chunk_tokens - v.position, v.tokens);
+        if (from < to) part.push_back(v.slice(from, to));
+      }
       for (const sluice::kv_view& v : part)
         for (sluice::plane p : {sluice::plane::key, sluice::plane::value})
           if (v[p].present())
@@ -64,76 +155,125 @@ int encode_command(int argc, char** argv) {
                    std::size_t(v[p].head_dim) * std::size_t(sluice::size_of(v[p].type));
       buffer.resize(encoder.max_size(part));
       const double start = seconds();
-      const sluice::result<std::size_t> n = encoder.encode(part, buffer, options);
+      const sluice::result<std::size_t> n = encoder.encode(part, buffer, {a.levels});
       time += seconds() - start;
-      if (!n) throw data_error(in + ": " + sluice::to_string(n.status()));
+      if (!n) throw data_error(a.in + ": " + refusal(file, profile, n.status()));
       result.write(std::span(buffer).first(*n));
       coded += *n;
-      bar.at(std::size_t(t + chunk), std::size_t(tokens));
+      bar.at(std::size_t(std::min(t + a.chunk_tokens, end) - begin), std::size_t(end - begin));
     }
   };
-  if (tokens == 0) throw data_error(in + ": holds no tokens");
-  if (!sluice::codec::with_preset(a.text("--codec", "standard").c_str(), run))
-    throw usage_error("no codec is called " + a.text("--codec"));
+  if (!sluice::codec::with_preset(a.codec.c_str(), run)) throw usage_error("no codec is called " + a.codec);
   if (!result.commit()) throw data_error(result.error());
   const double ratio = double(raw) / double(coded);
-  say(a, {{"output", out}, {"tokens", tokens}, {"raw_bytes", raw}, {"bytes", coded}, {"ratio", ratio}, {"seconds", time}},
-      format("%s: %zu bytes for %zu, all levels: %.2f times smaller; %.2f GB/s", out.c_str(), coded, raw, ratio,
+  say(a.as_json,
+      {{"output", a.out},
+       {"position", begin},
+       {"tokens", end - begin},
+       {"raw_bytes", raw},
+       {"bytes", coded},
+       {"ratio", ratio},
+       {"seconds", time}},
+      format("%s: %zu bytes for %zu, all levels: %.2f times smaller; %.2f GB/s", a.out.c_str(), coded, raw, ratio,
              double(raw) / time / 1e9));
   return 0;
 }
 
-int decode_command(int argc, char** argv) {
-  const arguments a(argc, argv, {"-p", "--level", "--layers", "-o"}, {"--json"});
-  const std::string in = a.operand("a .slc file"), out = a.required("-o");
-  const sluice::profile profile = load_profile(a);
-  sluice::decode_options options;
-  options.level = int(a.integer("--level", sluice::max_passes, 0, sluice::max_passes));
-  const int layers = profile.shape.num_layers();
-  options.layers = {0, layers};
-  if (a.has("--layers")) {
-    const std::string range = a.text("--layers");
-    const std::size_t colon = range.find(':');
-    if (colon == std::string::npos) throw usage_error("--layers takes A:B, layers A to B-1");
-    options.layers.begin = int(colon ? arguments::parse("--layers", range.substr(0, colon), 0, layers) : 0);
-    options.layers.end =
-        int(colon + 1 < range.size() ? arguments::parse("--layers", range.substr(colon + 1), 0, layers) : layers);
-    if (options.layers.begin >= options.layers.end) throw usage_error("--layers A:B needs A below B");
-  }
-  slc_file file;
-  if (const auto wrong = file.open(in)) throw data_error(*wrong);
-  const sluice::frame_header& h = file.frames()[0].index.header();
-  if (profile.shape.num_layers() != h.layers) throw data_error(in + ": " + sluice::to_string(sluice::status::wrong_shape));
+struct decode_arguments {
+  std::string in, out, profile, layers;
+  int level = sluice::max_passes;
+  bool as_json = false;
+};
 
-  // One dense tensor per layer and plane, in the type the cache had.
-  const std::int64_t start = file.first_position(), tokens = file.end_position() - start;
-  if (tokens < 0 || tokens > std::int64_t{1} << 26) throw data_error(in + ": positions of the frames are absurd");
-  std::vector<std::vector<std::byte>> data(2 * std::size_t(layers));
-  std::vector<sluice::kv_view> views;
-  std::vector<std::int32_t> ids(std::size_t(layers), 0);
-  for (int l = options.layers.begin; l < options.layers.end; ++l) {
-    const sluice::layer_shape& s = profile.shape.layers[std::size_t(l)];
-    sluice::kv_view v;
+void describe_decode(CLI::App& c, decode_arguments& a) {
+  c.add_option("SLC", a.in, "a .slc file")->required();
+  c.add_option("-o,--output", a.out, "the capture (safetensors) to write, in the types that the cache had")->required();
+  c.add_option("-p,--profile", a.profile, "the profile that it was made with")->required();
+  c.add_option("--level", a.level, "finest level to decode; above what is there means the finest that is")
+      ->check(CLI::Range(0, sluice::max_passes));
+  c.add_option("--layers", a.layers, "A:B = layers A to B - 1 only; either may be left out");
+  c.add_flag("--json", a.as_json, "the result as JSON");
+}
+
+// A:B within [0, layers).
+sluice::decode_options::layer_range parse_layers(const std::string& text, int layers) {
+  sluice::decode_options::layer_range r{0, layers};
+  if (text.empty()) return r;
+  const std::size_t colon = text.find(':');
+  if (colon == text.npos) throw usage_error("--layers takes A:B, layers A to B - 1");
+  const auto number = [&](const std::string& s, int otherwise) {
+    if (s.empty()) return otherwise;
+    const std::optional<int> n = capture_detail::layer_number(s);
+    if (!n || *n > layers) throw usage_error("--layers takes numbers from 0 to " + std::to_string(layers));
+    return *n;
+  };
+  r.begin = number(text.substr(0, colon), 0);
+  r.end = number(text.substr(colon + 1), layers);
+  if (r.begin >= r.end) throw usage_error("--layers A:B needs A below B");
+  return r;
+}
+
+// Where the tokens of one layer are decoded to.
+struct decoded_layer {
+  std::int32_t id = 0;
+  std::vector<std::byte> data[2];
+  sluice::kv_view view;
+};
+
+// One dense tensor per layer and plane, in the type the cache had, for the layers that the frames hold. Of a layer with a
+// window only the tokens that are there, if no others are needed.
+std::vector<decoded_layer> make_room(const slc_file& file, const sluice::model_shape& shape,
+                                     sluice::decode_options::layer_range range) {
+  const std::int64_t start = file.first_position(), end = file.end_position();
+  std::vector<decoded_layer> layers;
+  for (int l = range.begin; l < range.end; ++l) {
+    const sluice::layer_shape& s = shape.layers[std::size_t(l)];
+    const slc_file::extent held = file.held(l);
+    if (held.tokens == 0) continue;
+    decoded_layer& d = layers.emplace_back();
+    d.id = l;
+    sluice::kv_view& v = d.view;
     v.num_layers = 1;
     v.num_kv_heads = s.num_kv_heads;
-    ids[std::size_t(l)] = l;
-    v.layer_ids = &ids[std::size_t(l)];
-    v.tokens = v.capacity = tokens;
     v.position = start;
+    if (s.window && held.contiguous() && held.end == end &&
+        held.tokens >= std::min<std::int64_t>(s.window - 1, end - start))
+      v.position = held.begin;
+    v.tokens = v.capacity = end - v.position;
     for (sluice::plane p : {sluice::plane::key, sluice::plane::value}) {
       if (!s.head_dim(p)) continue;
       sluice::plane_view& q = p == sluice::plane::key ? v.k : v.v;
-      q.type = file.frames()[0].index.type(l, p);
+      q.type = file.type(l, p);
       q.head_dim = s.head_dim(p);
       q.element_stride = sluice::size_of(q.type);
       q.head_stride = q.element_stride * q.head_dim;
       q.token_stride = q.head_stride * s.num_kv_heads;
-      auto& bytes = data[2 * std::size_t(l) + std::size_t(p)];
-      bytes.resize(std::size_t(q.token_stride) * std::size_t(tokens));
+      auto& bytes = d.data[int(p)];
+      bytes.resize(std::size_t(q.token_stride) * std::size_t(v.tokens));
       q.base = bytes.data();
     }
-    views.push_back(v);
   }
+  for (decoded_layer& d : layers) d.view.layer_ids = &d.id;
+  return layers;
+}
+
+int decode(const decode_arguments& a) {
+  const sluice::profile profile = load_profile(a.profile);
+  const int num_layers = profile.shape.num_layers();
+  sluice::decode_options options;
+  options.level = a.level;
+  options.layers = parse_layers(a.layers, num_layers);
+  slc_file file(a.in);
+  for (const slc_file::frame& f : file.frames())
+    if (f.index.header().layers != num_layers)
+      throw data_error(a.in + ": " + sluice::to_string(sluice::status::wrong_shape) + ": " +
+                       std::to_string(f.index.header().layers) + " layers here, " + std::to_string(num_layers) +
+                       " in the profile");
+  const std::int64_t start = file.first_position(), end = file.end_position();
+  if (end <= start || end - start > max_capture_tokens) throw data_error(a.in + ": positions of the frames are absurd");
+  const std::vector<decoded_layer> layers = make_room(file, profile.shape, options.layers);
+  if (layers.empty()) throw data_error(a.in + ": holds nothing of the layers asked for");
+  options.sequence_end = end;
 
   json frames = json::array();
   sluice::status worst = file.trouble();
@@ -144,76 +284,107 @@ int decode_command(int argc, char** argv) {
     progress bar("decoding");
     std::size_t done = 0;
     for (slc_file::frame& f : file.frames()) {
-      const double begin = seconds();
-      const sluice::page_status s = decoder.decode(f.bytes, views, options);
-      time += seconds() - begin;
+      const sluice::frame_header& h = f.index.header();
+      std::vector<sluice::kv_view> views;  // that see anything of this frame
+      for (const decoded_layer& d : layers)
+        if (d.view.position < h.position + h.tokens) views.push_back(d.view);
+      sluice::page_status s;
+      if (!views.empty()) {
+        const double begin = seconds();
+        s = decoder.decode(f.bytes, views, options);
+        time += seconds() - begin;
+        if (s.tiles == 0 && s.worst != sluice::status::ok)
+          throw data_error(a.in + ": frame at position " + std::to_string(h.position) + ": " +
+                           sluice::to_string(s.worst));
+      }
       if (s.worst != sluice::status::ok) worst = s.worst, ++damaged;
-      frames.push_back({{"position", f.index.header().position}, {"tokens", f.index.header().tokens},
-                        {"status", sluice::to_string(s.worst)}, {"tiles", s.tiles}, {"damaged", s.damaged},
-                        {"degraded", s.degraded}});
-      if (s.tiles == 0) throw data_error(in + ": frame at position " + std::to_string(f.index.header().position) + ": " +
-                                         sluice::to_string(s.worst));
+      frames.push_back({{"position", h.position},
+                        {"tokens", h.tokens},
+                        {"status", sluice::to_string(s.worst)},
+                        {"tiles", s.tiles},
+                        {"damaged", s.damaged},
+                        {"degraded", s.degraded},
+                        {"outside", s.outside}});
       bar.at(++done, file.frames().size());
     }
   };
-  if (!sluice::codec::with_codec(h.codec, run)) throw data_error(in + ": " + sluice::to_string(sluice::status::wrong_codec));
+  if (!sluice::codec::with_codec(file.frames()[0].index.header().codec, run))
+    throw data_error(a.in + ": " + sluice::to_string(sluice::status::wrong_codec));
 
-  safetensors::metadata meta{{"model", profile.name.data()}, {"layers", std::to_string(layers)},
-                             {"tokens", std::to_string(tokens)}, {"position", std::to_string(start)}};
-  for (int l = 0; l < layers; ++l) {
-    const sluice::layer_shape& s = profile.shape.layers[std::size_t(l)];
-    const std::string at = std::to_string(l);
-    if (!profile.shape.ropes.empty()) {
-      const sluice::rope& r = profile.shape.ropes[std::size_t(s.rope_index)];
-      meta["rope_base." + at] = format("%.17g", r.pairing == sluice::rope_pairing::none ? 0.0 : r.base);
-    }
-    meta["window." + at] = std::to_string(s.window);
-  }
+  // The position of the longest layer, as a capture says it.
+  std::int64_t position = end;
+  for (const decoded_layer& d : layers) position = std::min(position, d.view.position);
+  safetensors::metadata meta{{"model", profile.name.data()},
+                             {"layers", std::to_string(num_layers)},
+                             {"tokens", std::to_string(end - position)},
+                             {"position", std::to_string(position)}};
+  for (const decoded_layer& d : layers)
+    write_layer_metadata(meta, d.id, profile.shape.layers[std::size_t(d.id)], profile.shape.ropes);
   safetensors::writer writer(meta);
   std::size_t raw = 0;
-  for (int l = options.layers.begin; l < options.layers.end; ++l) {
-    const sluice::layer_shape& s = profile.shape.layers[std::size_t(l)];
+  for (const decoded_layer& d : layers)
     for (sluice::plane p : {sluice::plane::key, sluice::plane::value}) {
-      if (!s.head_dim(p)) continue;
-      const auto& bytes = data[2 * std::size_t(l) + std::size_t(p)];
-      raw += bytes.size();
-      if (auto wrong = writer.add((p == sluice::plane::key ? "k." : "v.") + std::to_string(l),
-                                  capture_file::type_of(file.frames()[0].index.type(l, p)),
-                                  {tokens, s.num_kv_heads, s.head_dim(p)}, bytes))
+      if (!d.view[p].present()) continue;
+      raw += d.data[int(p)].size();
+      if (auto wrong =
+              writer.add((p == sluice::plane::key ? "k." : "v.") + std::to_string(d.id), type_of(d.view[p].type),
+                         {d.view.tokens, d.view.num_kv_heads, d.view[p].head_dim}, d.data[int(p)]))
         throw data_error(wrong.message());
     }
-  }
-  if (auto wrong = writer.save(out)) throw data_error(wrong.message());
-  say(a, {{"output", out}, {"status", sluice::to_string(worst)}, {"raw_bytes", raw}, {"seconds", time}, {"frames", frames}},
-      format("%s: %lld tokens, %s; %.2f GB/s", out.c_str(), static_cast<long long>(tokens), sluice::to_string(worst),
-             double(raw) / time / 1e9));
+  if (auto wrong = writer.save(a.out)) throw data_error(wrong.message());
+  say(a.as_json,
+      {{"output", a.out},
+       {"status", sluice::to_string(worst)},
+       {"position", position},
+       {"tokens", end - position},
+       {"raw_bytes", raw},
+       {"seconds", time},
+       {"frames", frames}},
+      format("%s: %lld tokens, %s; %.2f GB/s", a.out.c_str(), static_cast<long long>(end - position),
+             sluice::to_string(worst), double(raw) / time / 1e9));
   if (damaged) {
-    std::fprintf(stderr, "sluice: %s: %zu of %zu frames are not whole; what is missing was left zero\n", in.c_str(), damaged,
-                 file.frames().size());
+    std::fprintf(stderr, "sluice: %s: %zu of %zu frames are not whole (%s); what is missing was left zero\n",
+                 a.in.c_str(), damaged, file.frames().size(), sluice::to_string(worst));
     return 1;
   }
   return 0;
 }
 
-int truncate_command(int argc, char** argv) {
-  const arguments a(argc, argv, {"--level", "-o"}, {"--json"});
-  const std::string in = a.operand("a .slc file"), out = a.required("-o");
-  a.required("--level");
-  const int level = int(a.integer("--level", 0, 0, sluice::max_passes - 1));
-  slc_file file;
-  if (const auto wrong = file.open(in)) throw data_error(*wrong);
+struct truncate_arguments {
+  std::string in, out;
+  int level = 0;
+  bool as_json = false;
+};
+
+void describe_truncate(CLI::App& c, truncate_arguments& a) {
+  c.add_option("SLC", a.in, "a .slc file")->required();
+  c.add_option("-o,--output", a.out, "the .slc file to write")->required();
+  c.add_option("--level", a.level, "finest level to keep")->required()->check(CLI::Range(0, sluice::max_passes - 1));
+  c.add_flag("--json", a.as_json, "the result as JSON");
+}
+
+int truncate(const truncate_arguments& a) {
+  slc_file file(a.in);
   if (file.trouble() != sluice::status::ok)
-    throw data_error(in + ": byte " + std::to_string(file.stopped_at()) + ": " + sluice::to_string(file.trouble()));
-  output_file result(out);
+    throw data_error(a.in + ": byte " + std::to_string(file.stopped_at()) + ": " + sluice::to_string(file.trouble()));
+  output_file result(a.out);
   std::size_t size = 0;
   for (slc_file::frame& f : file.frames()) {
-    const sluice::result<std::size_t> n = sluice::truncate(f.bytes, level);
-    if (!n) throw data_error(in + ": " + sluice::to_string(n.status()));
+    const sluice::result<std::size_t> n = sluice::truncate(f.bytes, a.level);
+    if (!n) throw data_error(a.in + ": " + sluice::to_string(n.status()));
     result.write(f.bytes.first(*n));
     size += *n;
   }
   if (!result.commit()) throw data_error(result.error());
-  say(a, {{"output", out}, {"level", level}, {"bytes", size}, {"from_bytes", file.size()}},
-      format("%s: level %d, %zu bytes of %zu", out.c_str(), level, size, file.size()));
+  say(a.as_json, {{"output", a.out}, {"level", a.level}, {"bytes", size}, {"from_bytes", file.size()}},
+      format("%s: level %d, %zu bytes of %zu", a.out.c_str(), a.level, size, file.size()));
   return 0;
+}
+
+}  // namespace
+
+void add_code(program& p) {
+  p.add<encode_arguments>("encode", "Compresses a capture into a .slc file.", describe_encode, encode);
+  p.add<decode_arguments>("decode", "Makes a capture of a .slc file again.", describe_decode, decode);
+  p.add<truncate_arguments>("truncate", "Cuts a .slc file down to a coarser level.", describe_truncate, truncate);
 }

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <charconv>
 #include <cstdio>
+#include <iostream>
 #include <map>
 #include <memory>
 #include <new>
@@ -57,8 +58,13 @@ class program {
       app_.parse(argc, argv);
       return std::fflush(stdout) == 0 ? code_ : report("output cannot be written", 1);
     } catch (const CLI::Success& asked) {  // --help, --version
-      return app_.exit(asked);
+      const int code = app_.exit(asked);
+      return std::cout.flush() ? code : report("output cannot be written", 1);
     } catch (const CLI::ParseError& wrong) {
+      bool known = argc < 2 || argv[1][0] == '-';
+      for (const CLI::App* c : app_.get_subcommands([](CLI::App*) { return true; }))
+        known = known || c->get_name() == argv[1];
+      if (!known) return report("there is no command " + std::string(argv[1]) + " (see --help)", 2);
       return report(std::string(wrong.what()) + " (see --help)", 2);
     } catch (const failure& f) {
       return report(f.what(), f.code);
@@ -157,13 +163,3 @@ class progress {
   std::string what_;
   bool shown_, drawn_ = false;
 };
-
-int calibrate_command(int argc, char** argv);
-int encode_command(int argc, char** argv);
-int decode_command(int argc, char** argv);
-int truncate_command(int argc, char** argv);
-int info_command(int argc, char** argv);
-int verify_command(int argc, char** argv);
-int put_command(int argc, char** argv);
-int get_command(int argc, char** argv);
-int simulate_command(int argc, char** argv);

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // info and verify: what a .slc file holds, without decoding values.
 
-#include <command.hpp>
+#include <commands.hpp>
 #include <ideal.hpp>
+#include <input_file.hpp>
 #include <slc_file.hpp>
 #include <sluice/sluice.hpp>
 
+#include <algorithm>
 #include <cstdio>
 
 namespace {
@@ -31,12 +33,26 @@ const char* codec_name(const sluice::codec_id& id) {
   return name;
 }
 
+// Element types of K or V of all layers, such as f16 or f16+bf16; - where no layer has any.
+std::string types_of(const slc_file& file, plane which) {
+  std::string all;
+  std::vector<sluice::dtype> seen;
+  for (int l = 0; l < file.layers(); ++l) {
+    if (!file.holds(l, which)) continue;
+    const sluice::dtype t = file.type(l, which);
+    if (std::find(seen.begin(), seen.end(), t) != seen.end()) continue;
+    seen.push_back(t);
+    all += (all.empty() ? "" : "+") + std::string(sluice::to_string(t));
+  }
+  return all.empty() ? "-" : all;
+}
+
 // Bytes of a file by what they are for.
 struct accounting {
   std::vector<std::size_t> pass;
   std::vector<std::array<std::size_t, 2>> layer;
-  std::size_t headers = 0, tile_heads = 0, states = 0, padding = 0;              // overhead
-  std::size_t streams = 0, exact = 0, exceptions = 0, deltas = 0, side = 0;      // payload
+  std::size_t headers = 0, tile_heads = 0, states = 0, padding = 0;          // overhead
+  std::size_t streams = 0, exact = 0, exceptions = 0, deltas = 0, side = 0;  // payload
   std::size_t raw = 0, values = 0, damaged = 0, missing = 0, tiles = 0;
   std::size_t total = 0;
   std::size_t overhead() const { return headers + tile_heads + states + padding; }
@@ -61,7 +77,8 @@ void count_tile(std::span<const std::uint8_t> bytes, int pass, int tokens, int w
     a.deltas += deltas;
     a.side += side;
     a.tile_heads += sizeof(tile_head);
-    used = sizeof(tile_head) + base.exact_index.size() + base.exact_rows.size() + base.exceptions.size() + deltas + side;
+    used =
+        sizeof(tile_head) + base.exact_index.size() + base.exact_rows.size() + base.exceptions.size() + deltas + side;
   } else {
     refinement_tile r;
     if (parse_refinement(bytes, base.rows(), width, r) != sluice::status::ok) {
@@ -94,11 +111,12 @@ accounting count(slc_file& file) {
         const sluice::shape_run& s = index.shape_of(layer);
         const int p = int(which);
         const std::size_t element = std::size_t(sluice::size_of(index.type(layer, which)));
-        a.raw += std::size_t(h.tokens) * std::size_t(s.width(p)) * element;
-        a.values += std::size_t(h.tokens) * std::size_t(s.width(p));
         for (int tile = 0; tile < index.token_tiles(); ++tile)
           for (int g = 0; g < s.groups(p); ++g) {
             const int width = std::min<int>(s.group_width[p], s.width(p) - g * s.group_width[p]);
+            const auto [first, last] = f.covered({layer, which, tile, g});  // not what a sliding window has left behind
+            a.values += std::size_t(last - first) * std::size_t(width);
+            a.raw += std::size_t(last - first) * std::size_t(width) * element;
             sluice::detail::base_tile base;
             for (int pass = 0; pass < h.levels_present; ++pass) {
               const std::size_t ordinal = index.ordinal(pass, {layer, which, tile, g});
@@ -116,8 +134,8 @@ accounting count(slc_file& file) {
                 if (pass == 0) break;
                 continue;
               }
-              count_tile({at, std::size_t(r.size())}, pass, index.tokens_of(tile), width, std::size_t(width) * element, rans,
-                         base, a);
+              count_tile({at, std::size_t(r.size())}, pass, index.tokens_of(tile), width, std::size_t(width) * element,
+                         rans, base, a);
             }
           }
       }
@@ -125,21 +143,30 @@ accounting count(slc_file& file) {
   return a;
 }
 
-}  // namespace
+struct verify_arguments {
+  std::string in;
+  bool as_json = false;
+};
 
-int verify_command(int argc, char** argv) {
-  const arguments a(argc, argv, {}, {"--json"});
-  const std::string in = a.operand("a .slc file");
-  slc_file file;
-  if (const auto wrong = file.open(in)) throw data_error(*wrong);
+void describe_verify(CLI::App& c, verify_arguments& a) {
+  c.add_option("SLC", a.in, "a .slc file")->required();
+  c.add_flag("--json", a.as_json, "the result as JSON");
+}
+
+int verify(const verify_arguments& a) {
+  const std::string& in = a.in;
+  slc_file file(in);
   const accounting c = count(file);
   const bool whole = file.trouble() == sluice::status::ok && !c.damaged && !c.missing;
-  if (a.has("--json")) {
-    std::printf("%s\n", json{{"file", in}, {"ok", whole}, {"frames", file.frames().size()}, {"tiles", c.tiles},
-                             {"damaged_tiles", c.damaged}, {"missing_tiles", c.missing},
-                             {"status", sluice::to_string(file.trouble())}, {"whole_bytes", file.stopped_at()}}
-                            .dump(1)
-                            .c_str());
+  if (a.as_json) {
+    program::print({{"file", in},
+                    {"ok", whole},
+                    {"frames", file.frames().size()},
+                    {"tiles", c.tiles},
+                    {"damaged_tiles", c.damaged},
+                    {"missing_tiles", c.missing},
+                    {"status", sluice::to_string(file.trouble())},
+                    {"whole_bytes", file.stopped_at()}});
   } else if (whole) {
     std::printf("%s: whole: %zu frames, %zu tiles\n", in.c_str(), file.frames().size(), c.tiles);
   } else {
@@ -151,11 +178,20 @@ int verify_command(int argc, char** argv) {
   return whole ? 0 : 1;
 }
 
-int info_command(int argc, char** argv) {
-  const arguments a(argc, argv, {"-p"}, {"--json"});
-  const std::string in = a.operand("a .slc file");
-  slc_file file;
-  if (const auto wrong = file.open(in)) throw data_error(*wrong);
+struct info_arguments {
+  std::string in, profile;
+  bool as_json = false;
+};
+
+void describe_info(CLI::App& c, info_arguments& a) {
+  c.add_option("SLC", a.in, "a .slc file")->required();
+  c.add_option("-p,--profile", a.profile, "its profile: tells how far above an ideal coder each level is");
+  c.add_flag("--json", a.as_json, "the result as JSON");
+}
+
+int info(const info_arguments& a) {
+  const std::string& in = a.in;
+  slc_file file(in);
   const accounting c = count(file);
   const sluice::frame_header& h = file.frames()[0].index.header();
   const double values = double(std::max<std::size_t>(c.values, 1));
@@ -165,10 +201,8 @@ int info_command(int argc, char** argv) {
       size_at[std::size_t(j)] += std::size_t(f.index.size_at(j));
 
   std::vector<double> ideal;
-  if (a.has("-p")) {
-    const sluice::result<sluice::profile> p = sluice::profile::load(a.text("-p").c_str());
-    if (!p) throw data_error(a.text("-p") + ": " + sluice::to_string(p.status()));
-    ideal = ideal_bytes(file, *p);
+  if (!a.profile.empty()) {
+    ideal = ideal_bytes(file, load_profile(a.profile));
     if (ideal.empty()) throw data_error(in + ": not a whole file of the standard codec made with this profile");
   }
 
@@ -180,46 +214,53 @@ int info_command(int argc, char** argv) {
     vals += l[1];
   }
   for (std::size_t j = 0; j < size_at.size(); ++j)
-    levels.push_back({{"level", j}, {"present", j < h.levels_present}, {"bytes", size_at[j]},
+    levels.push_back({{"level", j},
+                      {"present", j < h.levels_present},
+                      {"bytes", size_at[j]},
                       {"bits_per_value", 8 * double(size_at[j]) / values},
                       {"ratio", double(c.raw) / double(std::max<std::size_t>(size_at[j], 1))}});
   for (std::size_t j = 0; j < ideal.size(); ++j) {
     levels[j]["ideal_bytes"] = ideal[j];
     levels[j]["overhead"] = double(size_at[j]) / ideal[j] - 1;
   }
-  if (a.has("--json")) {
-    std::printf("%s\n",
-                json{{"file", in},
-                     {"bytes", file.size()},
-                     {"raw_bytes", c.raw},
-                     {"ratio", double(c.raw) / double(std::max<std::size_t>(file.size(), 1))},
-                     {"bits_per_value", 8 * double(file.size()) / values},
-                     {"frames", file.frames().size()},
-                     {"tokens", file.end_position() - file.first_position()},
-                     {"position", file.first_position()},
-                     {"codec", codec_name(h.codec)},
-                     {"entropy", entropy_name(h.codec.entropy)},
-                     {"types", {sluice::to_string(file.frames()[0].index.type(0, plane::key)), sluice::to_string(file.frames()[0].index.type(0, plane::value))}},
-                     {"levels_present", h.levels_present},
-                     {"levels", levels},
-                     {"k_bytes", keys},
-                     {"v_bytes", vals},
-                     {"layers", layers},
-                     {"overhead", {{"headers_and_index", c.headers}, {"tile_heads", c.tile_heads}, {"coder_states", c.states},
-                                   {"padding", c.padding}, {"total", c.overhead()}}},
-                     {"payload", {{"streams", c.streams}, {"exact_tokens", c.exact}, {"exceptions", c.exceptions},
-                                  {"class_deltas", c.deltas}, {"side_information", c.side}}},
-                     {"damaged_tiles", c.damaged},
-                     {"missing_tiles", c.missing},
-                     {"status", sluice::to_string(file.trouble())}}
-                    .dump(1)
-                    .c_str());
+  if (a.as_json) {
+    program::print({{"file", in},
+                    {"bytes", file.size()},
+                    {"raw_bytes", c.raw},
+                    {"ratio", double(c.raw) / double(std::max<std::size_t>(file.size(), 1))},
+                    {"bits_per_value", 8 * double(file.size()) / values},
+                    {"frames", file.frames().size()},
+                    {"tokens", file.end_position() - file.first_position()},
+                    {"position", file.first_position()},
+                    {"codec", codec_name(h.codec)},
+                    {"entropy", entropy_name(h.codec.entropy)},
+                    {"types", {types_of(file, plane::key), types_of(file, plane::value)}},
+                    {"levels_present", h.levels_present},
+                    {"levels", levels},
+                    {"k_bytes", keys},
+                    {"v_bytes", vals},
+                    {"layers", layers},
+                    {"overhead",
+                     {{"headers_and_index", c.headers},
+                      {"tile_heads", c.tile_heads},
+                      {"coder_states", c.states},
+                      {"padding", c.padding},
+                      {"total", c.overhead()}}},
+                    {"payload",
+                     {{"streams", c.streams},
+                      {"exact_tokens", c.exact},
+                      {"exceptions", c.exceptions},
+                      {"class_deltas", c.deltas},
+                      {"side_information", c.side}}},
+                    {"damaged_tiles", c.damaged},
+                    {"missing_tiles", c.missing},
+                    {"status", sluice::to_string(file.trouble())}});
     return 0;
   }
   std::printf("%s: %s, %zu frames, tokens %lld to %lld, %d layers, %s/%s\n", in.c_str(), codec_name(h.codec),
               file.frames().size(), static_cast<long long>(file.first_position()),
-              static_cast<long long>(file.end_position()), h.layers, sluice::to_string(file.frames()[0].index.type(0, plane::key)),
-              sluice::to_string(file.frames()[0].index.type(0, plane::value)));
+              static_cast<long long>(file.end_position()), h.layers, types_of(file, plane::key).c_str(),
+              types_of(file, plane::value).c_str());
   std::printf("%zu bytes for %zu: %.2f times smaller, %.3f bits per value\n\n", file.size(), c.raw,
               double(c.raw) / double(file.size()), 8 * double(file.size()) / values);
   std::printf("level      bytes   bits/value    ratio%s\n", ideal.empty() ? "" : "   above an ideal coder");
@@ -230,13 +271,21 @@ int info_command(int argc, char** argv) {
     std::printf("%s\n", j < h.levels_present ? "" : "   not here");
   }
   std::printf("\nK %zu bytes, V %zu bytes\n", keys, vals);
-  std::printf("payload: streams %zu, exact tokens %zu, exceptions %zu, class deltas %zu, side information %zu\n", c.streams,
-              c.exact, c.exceptions, c.deltas, c.side);
+  std::printf("payload: streams %zu, exact tokens %zu, exceptions %zu, class deltas %zu, side information %zu\n",
+              c.streams, c.exact, c.exceptions, c.deltas, c.side);
   std::printf("overhead: headers and index %zu, tile heads %zu, coder states %zu, padding %zu: %.2f %%\n", c.headers,
-              c.tile_heads, c.states, c.padding, 100 * double(c.overhead()) / double(std::max<std::size_t>(c.total, 1)));
+              c.tile_heads, c.states, c.padding,
+              100 * double(c.overhead()) / double(std::max<std::size_t>(c.total, 1)));
   std::printf("\nlayer          K          V\n");
   for (std::size_t l = 0; l < c.layer.size(); ++l) std::printf("%5zu %10zu %10zu\n", l, c.layer[l][0], c.layer[l][1]);
   if (c.damaged || c.missing || file.trouble() != sluice::status::ok)
     std::printf("\n%zu tiles damaged, %zu missing, %s\n", c.damaged, c.missing, sluice::to_string(file.trouble()));
   return 0;
+}
+
+}  // namespace
+
+void add_inspect(program& p) {
+  p.add<info_arguments>("info", "Tells what a .slc file holds: bytes by level, layer, K and V.", describe_info, info);
+  p.add<verify_arguments>("verify", "Checks that a .slc file is whole.", describe_verify, verify);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // simulate: what planner policies would make of link and request traces.
 
+#include <commands.hpp>
 #include <simulation.hpp>
 
 #include <cstdio>
@@ -9,62 +10,65 @@ namespace {
 
 using namespace sluice::stream;
 
-std::vector<std::string> split(const std::string& s) {
-  std::vector<std::string> parts(1);
-  for (char c : s)
-    if (c == ',')
-      parts.emplace_back();
-    else
-      parts.back() += c;
-  return parts;
-}
-
-double parse_real(const std::string& name, const std::string& s, double low, double high) {
-  double x = 0;
-  const auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), x);
-  if (error != std::errc{} || end != s.data() + s.size() || !(x >= low) || !(x <= high))
-    throw usage_error(name + " must be numbers from " + std::to_string(low) + " to " + std::to_string(high));
-  return x;
-}
-
 std::string names_of_shapes() {
   std::string all;
   for (const streamed_model& m : streamed_models) all += std::string(all.empty() ? "" : ", ") + m.name;
   return all;
 }
 
-}  // namespace
+std::string policies_there_are() {
+  std::string all = "oracle";
+  for (const std::string_view name : policy_names) all += ", " + std::string(name);
+  return all;
+}
 
-int simulate_command(int argc, char** argv) {
-  const arguments args(argc, argv,
-                       {"--links", "--requests", "--shape", "--policies", "--deadlines", "--kv-share", "--context"},
-                       {"--json"});
-  if (!args.operands.empty()) throw usage_error("unexpected " + args.operands[0]);
-  const std::string shape = args.text("--shape", "Llama-3.1-8B");
-  const streamed_model* m = find_streamed_model(shape);
-  if (!m) throw usage_error("there is no shape " + shape + "; there are " + names_of_shapes());
-  std::vector<std::string> policies(std::begin(policy_names), std::end(policy_names));
-  if (!args.has("--requests")) policies.push_back("oracle");
-  if (args.has("--policies")) policies = split(args.text("--policies"));
-  for (const std::string& p : policies)
-    if (!(p == "oracle" && !args.has("--requests")) && !with_policy(p, [](auto) {}))
-      throw usage_error(p == "oracle" ? "the oracle needs a link for itself: leave --requests away"
-                                      : "there is no policy " + p);
+struct simulate_arguments {
+  std::string links, requests, shape = "Llama-3.1-8B";
+  std::vector<std::string> policies;
   std::vector<double> deadlines = {0.25, 0.5, 1, 2};
-  if (args.has("--deadlines")) {
-    deadlines.clear();
-    for (const std::string& d : split(args.text("--deadlines")))
-      deadlines.push_back(parse_real("--deadlines", d, 0, 1e6));
+  double kv_share = 0.25;
+  int context = 0;
+  bool as_json = false;
+};
+
+void describe_simulate(CLI::App& c, simulate_arguments& a) {
+  c.add_option("--links", a.links,
+               "folder of link traces GROUP_NAME.csv (duration_s,bandwidth_bps,latency_s); without, made-up links");
+  c.add_option("--requests", a.requests,
+               "JSON lines {timestamp, input_length, hash_ids} of requests that share a link");
+  c.add_option("--shape", a.shape, "model and machine: " + names_of_shapes());
+  c.add_option("--policies", a.policies, "planner policies, parted by commas: " + policies_there_are() + " (all)")
+      ->delimiter(',');
+  c.add_option("--deadlines", a.deadlines, "seconds, parted by commas")->delimiter(',')->check(CLI::Range(0.0, 1e6));
+  c.add_option("--kv-share", a.kv_share,
+               "mean of each group of links, in parts of the rate at which the engine makes cache")
+      ->check(CLI::Range(1e-9, 1e9));
+  c.add_option("--context", a.context, "tokens of a request without --requests; 0 = those of the shape")
+      ->check(CLI::Range(0, 1 << 24));
+  c.add_flag("--json", a.as_json, "the result as JSON");
+}
+
+int simulate_links(const simulate_arguments& args) {
+  const streamed_model* m = find_streamed_model(args.shape);
+  if (!m) throw usage_error("there is no shape " + args.shape + "; there are " + names_of_shapes());
+  std::vector<std::string> policies = args.policies;
+  if (policies.empty()) {
+    policies.assign(std::begin(policy_names), std::end(policy_names));
+    if (args.requests.empty()) policies.push_back("oracle");
   }
-  const double share = parse_real("--kv-share", args.text("--kv-share", "0.25"), 1e-9, 1e9);
-  const int context = int(args.integer("--context", m->context_tokens, 1, 1 << 24));
+  for (const std::string& p : policies)
+    if (!(p == "oracle" && args.requests.empty()) && !with_policy(p, [](auto) {}))
+      throw usage_error(p == "oracle" ? "the oracle needs a link for itself: leave --requests away"
+                                      : "there is no policy " + p + "; there are " + policies_there_are());
+  const double share = args.kv_share;
+  const int context = args.context ? args.context : m->context_tokens;
   const level_curve curve = measured_curve(m->curve);
   const double kv_rate = kv_rate_bytes_per_second(*m, context);
 
-  std::vector<named_link> links = args.has("--links") ? load_links(args.text("--links")) : made_up_links();
+  std::vector<named_link> links = args.links.empty() ? made_up_links() : load_links(args.links);
   const auto factors = scale_groups(links, share * kv_rate);
   std::vector<traced_request> traced;
-  if (args.has("--requests")) traced = load_requests(args.text("--requests"));
+  if (!args.requests.empty()) traced = load_requests(args.requests);
 
   json report = {{"shape", m->name},        {"config", m->config},       {"kv_rate_bytes_per_s", kv_rate},
                  {"kv_share", share},       {"context_tokens", context}, {"links", links.size()},
@@ -72,7 +76,7 @@ int simulate_command(int argc, char** argv) {
   ::progress bar("simulating");
   std::size_t done = 0;
   constexpr int offsets = 3;
-  for (double deadline : deadlines)
+  for (double deadline : args.deadlines)
     for (const std::string& name : policies) {
       outcome_sums sums;
       for (const named_link& l : links) {
@@ -90,14 +94,14 @@ int simulate_command(int argc, char** argv) {
             requests.push_back({traced[i].arrival_seconds, deadline, &costs[i]});
           for (const outcome& o : run_policy(name, requests, l.trace)) sums.add(o);
         }
-        bar.at(++done, deadlines.size() * policies.size() * links.size());
+        bar.at(++done, args.deadlines.size() * policies.size() * links.size());
       }
       json row = {{"deadline_s", deadline}, {"policy", name}};
       row.update(sums.to_json());
       report["results"].push_back(row);
     }
-  if (args.has("--json")) {
-    std::printf("%s\n", report.dump(1).c_str());
+  if (args.as_json) {
+    program::print(report);
     return 0;
   }
   std::printf(
@@ -114,4 +118,11 @@ int simulate_command(int argc, char** argv) {
                 seconds(r["ttft_p50_s"]).c_str(), seconds(r["ttft_p99_s"]).c_str(), r["mean_loss_nats"].get<double>(),
                 r["mean_bytes"].get<double>() / 1e6, r["mean_recomputed_tokens"].get<double>());
   return 0;
+}
+
+}  // namespace
+
+void add_simulate(program& p) {
+  p.add<simulate_arguments>("simulate", "Tells what planner policies make of recorded or made-up links.",
+                            describe_simulate, simulate_links);
 }

@@ -4,6 +4,7 @@
 // What `sluice simulate` and the streaming benchmark share: traces from files, requests, sums over outcomes.
 
 #include <command.hpp>
+#include <input_file.hpp>
 #include <model_shapes.hpp>
 #include <sluice/stream/policies.hpp>
 #include <sluice/stream/policy/oracle.hpp>
@@ -11,7 +12,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <string>
@@ -25,10 +25,8 @@ struct named_link {
 };
 
 inline std::string read_text(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(in), {}};
-  if (!in.good() && !in.eof()) throw data_error(path.string() + ": cannot be read");
-  return text;
+  const std::vector<std::byte> bytes = read_file(path.string());
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 /// Every .csv of a folder, by name. Throws data_error with file, line and reason.
@@ -96,7 +94,6 @@ struct traced_request {
 
 /// Reads JSON lines {timestamp (ms), input_length, hash_ids}, not trusted. Throws data_error with file, line and reason.
 inline std::vector<traced_request> load_requests(const std::string& path, std::size_t most = 1'000'000) {
-  if (!std::filesystem::is_regular_file(path)) throw data_error(path + ": cannot be read");
   const std::string text = read_text(path);
   std::vector<traced_request> requests;
   std::unordered_set<std::int64_t> seen;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <input_file.hpp>
 #include <sluice/format/frame.hpp>
+#include <sluice/format/tile.hpp>
 #include <sluice/status.hpp>
 
-#include <cstdio>
-#include <memory>
-#include <optional>
+#include <algorithm>
+#include <cstring>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 /// A .slc file: frames one after the other, each a run of tokens.
@@ -18,16 +20,28 @@ class slc_file {
     sluice::frame_index index;
     std::span<std::byte> bytes;  ///< of this frame; shorter than index.size() where the file was cut
     std::size_t offset = 0;
+
+    /// Tokens that one tile covers, [begin, end) within its token tile; none where the layer was not there for it. What
+    /// is damaged or cut off counts as covering all.
+    std::pair<int, int> covered(const sluice::tile_key& key) const {
+      const std::size_t ordinal = index.ordinal(0, key);
+      const sluice::byte_range r = index.range(ordinal);
+      if (r.size() == 0) return {0, 0};
+      const int all = index.tokens_of(key.tile);
+      if (r.end > bytes.size() || r.size() < sizeof(sluice::detail::tile_head)) return {0, all};
+      const std::byte* at = bytes.data() + r.begin;
+      if (sluice::checksum(at, std::size_t(r.size()), std::uint32_t(ordinal)) != index.checksum_of(ordinal))
+        return {0, all};
+      sluice::detail::tile_head h;
+      std::memcpy(&h, at, sizeof h);
+      return h.first + h.count <= all ? std::pair<int, int>(h.first, h.first + h.count) : std::pair<int, int>(0, all);
+    }
   };
 
-  /// Reads a file and finds its frames. What stands before damage is kept; `trouble()` says why reading stopped.
-  std::optional<std::string> open(const std::string& path) {
-    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> in(std::fopen(path.c_str(), "rb"), &std::fclose);
-    if (!in) return path + ": cannot be opened";
-    std::byte buffer[1 << 16];
-    for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, in.get())) > 0;)
-      bytes_.insert(bytes_.end(), buffer, buffer + n);
-    if (std::ferror(in.get())) return path + ": cannot be read";
+  /// Reads a file and finds its frames. What stands before damage is kept; `trouble()` says why reading stopped. Throws
+  /// data_error where the file cannot be read or holds no frame.
+  explicit slc_file(const std::string& path) {
+    bytes_ = read_file(path);
     std::size_t at = 0;
     while (at < bytes_.size()) {
       frame f;
@@ -46,9 +60,7 @@ class slc_file {
     }
     stopped_ = at;
     if (bytes_.empty()) trouble_ = sluice::status::truncated;
-    if (frames_.empty())
-      return path + ": " + sluice::to_string(trouble_);
-    return std::nullopt;
+    if (frames_.empty()) throw data_error(path + ": " + sluice::to_string(trouble_));
   }
 
   std::span<frame> frames() noexcept { return frames_; }
@@ -63,7 +75,46 @@ class slc_file {
     return end;
   }
 
+  int layers() const noexcept { return frames_.front().index.header().layers; }
+  /// Whether any frame has tokens of K or V of a layer.
+  bool holds(int layer, sluice::plane which) const noexcept { return first_with(layer, which); }
+  /// Element type of K or V of a layer in the first frame that has tokens of it.
+  sluice::dtype type(int layer, sluice::plane which) const noexcept {
+    const frame* f = first_with(layer, which);
+    return f ? f->index.type(layer, which) : sluice::dtype::f16;
+  }
+
+  /// The positions that a layer has tokens at.
+  struct extent {
+    std::int64_t begin = 0, end = 0, tokens = 0;
+    bool contiguous() const noexcept { return tokens == end - begin; }
+  };
+  extent held(int layer) const {
+    extent e;
+    for (const frame& f : frames_) {
+      const sluice::frame_header& h = f.index.header();
+      if (layer >= h.layers) continue;
+      const sluice::plane which = f.index.shape_of(layer).groups(0) ? sluice::plane::key : sluice::plane::value;
+      if (f.index.shape_of(layer).groups(int(which)) == 0) continue;
+      for (int tile = 0; tile < f.index.token_tiles(); ++tile) {
+        const auto [first, last] = f.covered({layer, which, tile, 0});
+        if (first == last) continue;
+        const std::int64_t start = h.position + std::int64_t{tile} * h.tile_tokens;
+        e.begin = e.tokens ? std::min(e.begin, start + first) : start + first;
+        e.end = std::max(e.end, start + last);
+        e.tokens += last - first;
+      }
+    }
+    return e;
+  }
+
  private:
+  const frame* first_with(int layer, sluice::plane which) const noexcept {
+    for (const frame& f : frames_)
+      if (layer < f.index.header().layers && f.index.holds(layer, which)) return &f;
+    return nullptr;
+  }
+
   std::vector<std::byte> bytes_;
   std::vector<frame> frames_;
   sluice::status trouble_ = sluice::status::ok;

@@ -111,6 +111,7 @@ class server {
     return s >= 0;
   }
   int port() const { return port_; }
+  pid_t pid() const { return pid_; }
 
  private:
   pid_t pid_ = -1;
@@ -139,7 +140,8 @@ inline std::vector<std::string> redis_command(const std::string& folder, int por
   return c;
 }
 
-/// A web server that keeps objects under /objects/ (GET with ranges, PUT) and has a few places that misbehave.
+/// A web server that keeps objects under /objects/ (GET with ranges, PUT), and under /locked/ for those in the folder's file
+/// `users`, and has a few places that misbehave.
 inline std::vector<std::string> nginx_command(const std::string& folder, int port) {
   std::filesystem::create_directories(folder + "/www/objects");
   std::ofstream(folder + "/nginx.conf") << "daemon off; master_process off; pid " << folder << "/nginx.pid; error_log "
@@ -160,6 +162,9 @@ inline std::vector<std::string> nginx_command(const std::string& folder, int por
     location /noranges/ { alias )" << folder
                                         << R"(/www/objects/; max_ranges 0; }
     location /full/ { return 507; }
+    location /locked/ { auth_basic locked; auth_basic_user_file )"
+                                        << folder << R"(/users; alias )" << folder
+                                        << R"(/www/objects/; dav_methods PUT; }
   }
 }
 )";

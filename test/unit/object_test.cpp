@@ -6,6 +6,7 @@
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 using namespace sluice;
@@ -49,6 +50,71 @@ TEST_CASE("object: a key follows from the model, the codec and every token befor
   chunk_keys split(model, 7, id);
   split.next(std::span(a).first(2));
   CHECK(split.next(std::span(a).subspan(2)) != first);
+}
+
+TEST_CASE("object: a salt and contents are part of the key, and nothing runs together") {
+  const auto bytes = [](std::string_view s) { return std::as_bytes(std::span(s)); };
+  const codec_id id{0, 1, 1, 0, 1};
+  const std::vector<std::int32_t> a{1, 2, 3}, b{4, 5};
+  const auto hash_of = [&](std::string_view s) { return sha256().add(bytes(s)).finish(); };
+  const content cat{1, 3, hash_of("cat")}, dog{1, 3, hash_of("dog")}, later{4, 5, hash_of("cat")};
+
+  // Keys of the second of two chunks, and of the first.
+  using contents = std::vector<content>;
+  const auto keys = [&](std::string_view model, std::string_view salt, const contents& c) {
+    chunk_keys k(bytes(model), 7, id, bytes(salt));
+    const digest first = k.next(a, c);
+    CHECK(k.peek(b, c) == k.peek(b, c));
+    return std::pair(to_hex(first), to_hex(k.next(b, c)));
+  };
+
+  // Pinned: without a salt and contents as they were before either existed; FORMAT.md section 11.
+  const auto plain = keys("model", "", {});
+  CHECK(plain.first == "57d6a9d84a88f58859bbabbbeb6b4748bfe6eee89ff5b94237fe78f6feb0436f");
+  CHECK(plain.second == "7be6b7dc49f36571fe69bc3581e316cbdcf7e7b9e910e0ef0a267e7e52ce5bcd");
+  CHECK(keys("model", "tenant", {}).first == "6f5e6e66323b89ed3779382e6bdc02d26e46e33deb1796cff614323b88edd18b");
+  CHECK(keys("model", "", {cat}).first == "3d91ec5d733886978987ea7b5e527d970411fe63b153f2c00bc34435c42f048b");
+  CHECK(keys("model", "tenant", {cat, later}).second ==
+        "31c04eccd2e9f872031cf25443a0c24ff710a4f343cecdd07cd572038a70a62b");
+
+  // Each input changes every key from where it stands on; what moves from one input to the next is not the same.
+  const std::vector<std::pair<std::string, std::string>> all{
+      plain,
+      keys("model", "tenant", {}),
+      keys("model", "tenanu", {}),
+      keys("model", "tenant ", {}),
+      keys("modelt", "enant", {}),
+      keys("modeltenant", "", {}),
+      keys("model", std::string_view("\0", 1), {}),
+      keys("model", std::string_view("\0\0", 2), {}),
+      keys("model", "", {cat}),
+      keys("model", "", {dog}),
+      keys("model", "tenant", {cat}),
+      keys("model", "", {cat, dog}),
+      keys("model", "", {dog, cat}),
+      keys("model", "", {cat, cat}),
+      keys("model", "", {{0, 3, cat.hash}}),
+      keys("model", "", {{1, 2, cat.hash}}),
+      keys("model", "", {{1, 4, cat.hash}}),
+      keys("model", "", {{-1, 3, cat.hash}}),
+  };
+  for (std::size_t i = 0; i < all.size(); ++i)
+    for (std::size_t j = 0; j < i; ++j) {
+      CAPTURE(i);
+      CAPTURE(j);
+      CHECK(all[i].first != all[j].first);
+      CHECK(all[i].second != all[j].second);
+    }
+
+  // A content that begins in a later chunk leaves those before it alone.
+  CHECK(keys("model", "", {later}).first == plain.first);
+  CHECK(keys("model", "", {later}).second != plain.second);
+  CHECK(keys("model", "", {cat, later}).first == keys("model", "", {cat}).first);
+  CHECK(keys("model", "", {cat, later}).second != keys("model", "", {cat}).second);
+
+  // Neither a salt nor contents can be written as tokens or as a codec.
+  chunk_keys four(bytes("model"), 7, id);
+  CHECK(to_hex(four.peek(std::vector<std::int32_t>{1, 2, 3, 1})) != keys("model", "", {cat}).first);
 }
 
 TEST_CASE("object: every corruption of a header and every foreign key is found") {

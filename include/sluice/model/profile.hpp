@@ -73,9 +73,13 @@ struct profile {
   }
   plane_profile& of(int layer, plane p) noexcept { return planes[2 * std::size_t(layer) + std::size_t(p)]; }
 
+  /// Keeps 63 bytes at most, of UTF-8 whole characters.
   void set_name(const char* s) noexcept {
     name = {};
-    for (std::size_t i = 0; i + 1 < name.size() && s[i]; ++i) name[i] = s[i];
+    std::size_t n = 0;
+    while (n + 1 < name.size() && s[n]) ++n;
+    for (int i = 0; i < 3 && n > 0 && (static_cast<unsigned char>(s[n]) & 0xC0) == 0x80; ++i) --n;
+    for (std::size_t i = 0; i < n; ++i) name[i] = s[i];
   }
 
   /// Whether bases and classes come from calibration; without, they are carried in every tile at about twice the bytes.

@@ -14,40 +14,69 @@
 
 // What a store keeps: one object per chunk, under a name that follows from the model, the codec and every token up to the
 // chunk's last. Whoever computed the same prefix finds it; nobody else does.
+//
+// The rule that keeps a shared store safe: a cache is restored for whoever computes the same key, and nothing in the bytes
+// can tell that it belongs to other weights. All that changes a cache has to go into its key:
+//
+//   model     the weights as they are served (a hash of the file: two quantisations are two models), the arithmetic and the
+//             type of the cache where they change it, and the tokenizer, whose ids the tokens are. A name is no identity.
+//   salt      what is laid over the weights for some callers (LoRA and other adapters, a steering vector), and what is to
+//             be kept apart though it is equal (a tenant: who can measure a hit learns what others have asked).
+//   contents  what stands behind placeholder tokens: images, audio, embeddings.
 
 namespace sluice::stream {
+
+/// Something that is no text in a sequence, such as an image: the token ids of positions [begin, end) are placeholders,
+/// the cache follows from what `hash` is of (the pixels or embeddings that the model is given, after preprocessing).
+struct content {
+  std::int64_t begin = 0, end = 0;
+  digest hash{};
+};
 
 /// Names of the chunks of one token sequence, one after the other: each is the hash of the one before and the tokens since.
 class chunk_keys {
  public:
-  /// `model` identifies the weights, the engine's choice (such as a hash of the file); `fingerprint` is the profile's, 0
-  /// for codecs that need none.
-  chunk_keys(std::span<const std::byte> model, std::uint64_t fingerprint, const codec_id& codec) noexcept {
+  /// `model` identifies the weights and all else that a cache follows from, see above; `fingerprint` is the profile's, 0
+  /// for codecs that need none. No two pairs of model and salt share a key; without a salt, keys are as they were before
+  /// there was one.
+  chunk_keys(std::span<const std::byte> model, std::uint64_t fingerprint, const codec_id& codec,
+             std::span<const std::byte> salt = {}) noexcept {
     constexpr char domain[] = "sluice object 1";
     const std::uint8_t policies[] = {codec.predictor, codec.transform, codec.quantizer, codec.bit_widths,
                                      codec.entropy};
-    key_ = sha256()
-               .add(std::as_bytes(std::span(domain)))
-               .add(model.size())
-               .add(model)
-               .add(fingerprint)
-               .add(std::as_bytes(std::span(policies)))
-               .finish();
+    sha256 h;
+    h.add(std::as_bytes(std::span(domain)));
+    h.add(model.size()).add(model).add(fingerprint).add(std::as_bytes(std::span(policies)));
+    if (!salt.empty()) h.add(salt.size()).add(salt);
+    key_ = h.finish();
   }
 
-  /// The name of the chunk that holds these tokens, after all chunks passed so far. Does not move on.
-  digest peek(std::span<const std::int32_t> tokens) const noexcept {
+  /// The name of the chunk that holds these tokens, after all chunks passed so far. Does not move on. `contents` are the
+  /// whole sequence's, by rising `begin`, the same list for every chunk: each counts from the chunk that it begins in on.
+  /// A list in another order or cut otherwise gives other keys, never another content's.
+  digest peek(std::span<const std::int32_t> tokens, std::span<const content> contents = {}) const noexcept {
     sha256 h;
     h.add(key_).add(tokens.size());
     for (const std::int32_t t : tokens) h.add(std::uint64_t(std::uint32_t(t)));
+    const std::int64_t end = position_ + std::int64_t(tokens.size());
+    std::uint64_t begun = 0;
+    for (const content& c : contents) begun += c.begin < end;
+    if (begun > 0) h.add(begun);
+    for (const content& c : contents)
+      if (c.begin < end) h.add(std::uint64_t(c.begin)).add(std::uint64_t(c.end)).add(c.hash);
     return h.finish();
   }
 
   /// The same, and moves past the chunk.
-  digest next(std::span<const std::int32_t> tokens) noexcept { return key_ = peek(tokens); }
+  digest next(std::span<const std::int32_t> tokens, std::span<const content> contents = {}) noexcept {
+    key_ = peek(tokens, contents);
+    position_ += std::int64_t(tokens.size());
+    return key_;
+  }
 
  private:
   digest key_{};
+  std::int64_t position_ = 0;  // of the next chunk's first token
 };
 
 /// The 64 hexadecimal digits that a key is written as.

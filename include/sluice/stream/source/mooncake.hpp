@@ -24,6 +24,7 @@ class mooncake_source {
       : client_(&client), config_(std::move(config)) {}
 
   result<std::uint64_t> size(std::string_view key) {
+    detail_.clear();
     const auto found = client_->Query(std::string(key));
     if (!found) return of(found.error());
     for (const auto& replica : found->replicas) return std::uint64_t(mooncake::calculate_total_size(replica));
@@ -32,9 +33,10 @@ class mooncake_source {
 
   /// Objects are immutable: one that is there already stays as it is, which is right for names that follow from contents.
   status put(std::string_view key, std::span<const std::byte> bytes) {
+    detail_.clear();
     void* const data = const_cast<std::byte*>(bytes.data());  // a slice does not say that it is only read
     const registration memory(*client_, data, bytes.size());
-    if (!memory.ok) return status::io_error;
+    if (!memory.ok) return not_registered();
     std::vector<mooncake::Slice> slices = cut(data, bytes.size());
     const auto done = client_->Put(std::string(key), slices, config_);
     if (done || done.error() == mooncake::ErrorCode::OBJECT_ALREADY_EXISTS) return status::ok;
@@ -42,7 +44,7 @@ class mooncake_source {
   }
 
   ticket submit(const read_request& request) { return reads_.push(request); }
-  std::string_view detail() const noexcept { return {}; }
+  std::string_view detail() const noexcept { return detail_; }
   std::size_t arrived(ticket t) noexcept { return reads_.arrived(t); }
   std::size_t cancel(ticket t) { return reads_.cancel(t); }
 
@@ -50,6 +52,7 @@ class mooncake_source {
     if (done.empty() || reads_.empty()) return 0;
     const auto& r = reads_.front();
     done[0] = {r.which, get(r.request), 0};
+    if (done[0].state != status::ok) done[0].detail = detail_;
     if (done[0].state == status::ok) done[0].bytes = r.request.buffer.size();
     reads_.pop();
     return 1;
@@ -70,15 +73,20 @@ class mooncake_source {
     }
   };
 
+  status not_registered() {
+    detail_ = "the memory cannot be registered with the transfer engine";
+    return status::io_error;
+  }
   status get(const read_request& r) {
     const std::string key(r.key);
+    detail_.clear();
     const auto found = client_->Query(key);
     if (!found) return of(found.error());
     if (found->replicas.empty()) return status::not_found;
     if (r.offset + r.buffer.size() > mooncake::calculate_total_size(found->replicas.front()))
       return status::wrong_length;
     const registration memory(*client_, r.buffer.data(), r.buffer.size());
-    if (!memory.ok) return status::io_error;
+    if (!memory.ok) return not_registered();
     std::vector<mooncake::Slice> slices = cut(r.buffer.data(), r.buffer.size());
     const auto done = client_->Get(key, *found, slices, r.offset);
     return done ? status::ok : of(done.error());
@@ -93,7 +101,8 @@ class mooncake_source {
     }
     return slices;
   }
-  static status of(mooncake::ErrorCode e) noexcept {
+  status of(mooncake::ErrorCode e) {
+    detail_ = mooncake::toString(e);
     switch (e) {
       case mooncake::ErrorCode::OK: return status::ok;
       case mooncake::ErrorCode::OBJECT_NOT_FOUND:
@@ -109,6 +118,7 @@ class mooncake_source {
 
   mooncake::Client* client_;
   mooncake::ReplicateConfig config_;
+  std::string detail_;
   sluice::detail::read_queue reads_;
 };
 

@@ -31,7 +31,10 @@ class nixl_source {
     while (!transfers_.empty()) drop(0);
   }
 
-  result<std::uint64_t> size(std::string_view) { return status::refused; }
+  result<std::uint64_t> size(std::string_view) {
+    detail_ = "object backends of NIXL do not tell sizes";
+    return status::refused;
+  }
   status put(std::string_view key, std::span<const std::byte> bytes) {
     // NIXL takes one kind of descriptor for both directions; a write does not change the buffer.
     const read_request whole{key, 0, {const_cast<std::byte*>(bytes.data()), bytes.size()}};
@@ -39,10 +42,11 @@ class nixl_source {
     completion done;
     if (finish(t, done, timeout_seconds_)) return done.state;
     cancel(t);
+    detail_ = "the transfer has not ended";
     return status::timed_out;
   }
 
-  std::string_view detail() const noexcept { return {}; }
+  std::string_view detail() const noexcept { return detail_; }
 
   ticket submit(const read_request& request) { return begin(request, NIXL_READ); }
   /// A transfer shows nothing before its end.
@@ -88,6 +92,7 @@ class nixl_source {
   }
 
   ticket begin(const read_request& r, nixl_xfer_op_t direction) {
+    detail_.clear();
     transfers_.push_back(std::make_unique<transfer>());
     transfer& t = *transfers_.back();
     t.which = ++last_;
@@ -108,6 +113,7 @@ class nixl_source {
     if (t.state == NIXL_IN_PROG) t.state = agent_->getXferStatus(t.handle);
     if (t.state == NIXL_IN_PROG) return false;
     c = {t.which, status_of(t.state), t.state == NIXL_SUCCESS ? t.size : 0};
+    if (t.state != NIXL_SUCCESS) detail_ = c.detail = nixlEnumStrings::statusStr(t.state);
     return true;
   }
   bool finish(ticket which, completion& c, double seconds) {
@@ -141,7 +147,7 @@ class nixl_source {
   }
 
   nixlAgent* agent_;
-  std::string name_;
+  std::string name_, detail_;
   double timeout_seconds_;
   nixl_opt_args_t options_;
   std::vector<std::unique_ptr<transfer>> transfers_;

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// Passwords stay inside the commands: everything that put, get, save and resume print is searched for them, with stores
+// that let in, that refuse, that do not answer, and with URLs that make no sense.
+#define DOCTEST_CONFIG_IMPLEMENT
+#include <doctest/doctest.h>
+#include <sluice/stream/object.hpp>
+#include <sluice/stream/source/url.hpp>
+#include <stream/servers.hpp>
+
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+const std::string tool = SLUICE_BIN "/sluice", engine = SLUICE_BIN "/engine", model = SLUICE_MODELS "/smol.gguf";
+const std::string data = SLUICE_TEST_DATA;
+const std::string password = "p@s5 w/rd%41&#?", wrong = "wr0ng p@ss/%";
+
+std::string quoted(const std::string& word) {
+  std::string q = "'";
+  for (const char c : word) q += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return q + "'";
+}
+
+struct outcome {
+  int code;
+  std::string text;  // stdout and stderr
+};
+outcome run(const std::vector<std::string>& words) {
+  std::string line;
+  for (const std::string& w : words) line += quoted(w) + " ";
+  outcome o{-1, ""};
+  FILE* p = ::popen(("AWS_SECRET_ACCESS_KEY=" + quoted(password) +
+                     " AWS_ACCESS_KEY_ID=AKIAME AWS_SESSION_TOKEN=" + quoted(wrong) + " timeout 120 " + line + " 2>&1")
+                        .c_str(),
+                    "r");
+  REQUIRE(p);
+  char buffer[4096];
+  for (std::size_t n; (n = ::fread(buffer, 1, sizeof buffer, p)) > 0;) o.text.append(buffer, n);
+  const int end = ::pclose(p);
+  o.code = WIFEXITED(end) ? WEXITSTATUS(end) : -1;
+  return o;
+}
+
+// Runs a command, looks for secrets in what it says, and returns its exit code.
+int quietly(const std::vector<std::string>& words, bool says_something = true) {
+  std::string line;
+  for (const std::string& w : words) line += w + " ";
+  CAPTURE(line);
+  const outcome o = run(words);
+  CAPTURE(o.text);
+  for (const std::string& secret : {password, wrong})
+    for (const std::string& form :
+         {secret, sluice::stream::percent_encode(secret), secret.substr(0, 5), secret.substr(secret.size() - 5)})
+      CHECK_MESSAGE(o.text.find(form) == o.text.npos, form);
+  CHECK(o.code >= 0);
+  CHECK(o.code != 124);  // the time limit
+  if (says_something) CHECK_FALSE(o.text.empty());
+  return o.code;
+}
+
+std::vector<std::string> operator+(std::vector<std::string> a, const std::vector<std::string>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+struct stores {
+  servers::temporary_folder folder;
+  int web_port = servers::free_port(), redis_port = servers::free_port();
+  servers::server web{(std::ofstream(folder.path + "/users") << "me:{PLAIN}" << password << "\n",
+                       servers::nginx_command(folder.path, web_port)),
+                      web_port};
+  servers::server redis{
+      servers::redis_command(folder.path, redis_port,
+                             {"--user", "default", "off", "--user", "me", "on", hashed(password), "~*", "+@all"}),
+      redis_port};
+
+  std::string at_web(const std::string& secret, const std::string& place = "/locked") const {
+    return "http://me:" + sluice::stream::percent_encode(secret) + "@127.0.0.1:" + std::to_string(web_port) + place;
+  }
+  std::string at_redis(const std::string& secret) const {
+    return "redis://me:" + sluice::stream::percent_encode(secret) + "@127.0.0.1:" + std::to_string(redis_port) + "/";
+  }
+  // ACLs hold no spaces, but hashes of passwords.
+  static std::string hashed(const std::string& secret) {
+    return "#" + sluice::stream::to_hex(sluice::sha256().add(std::as_bytes(std::span(secret))).finish());
+  }
+};
+
+}  // namespace
+
+TEST_CASE("put, get, save and resume print no password") {
+  stores s;
+  REQUIRE(s.web.up());
+  REQUIRE(s.redis.up());
+  const std::string scratch = s.folder.path, capture = data + "/smollm2_sample.safetensors",
+                    profile = data + "/smollm2.profile";
+  REQUIRE(run({tool, "encode", "-p", profile, "--chunk-tokens", "64", capture, "-o", scratch + "/a.slc"}).code == 0);
+  const auto put = [&](const std::string& url) {
+    return std::vector<std::string>{tool, "put", "--model", "m", "--ids", capture, "--store", url, scratch + "/a.slc"};
+  };
+  const auto get = [&](const std::string& url) {
+    return std::vector<std::string>{tool, "get",   "--model",        "m",  "--ids", capture,           "--store", url,
+                                    "-p", profile, "--chunk-tokens", "64", "-o",    scratch + "/b.slc"};
+  };
+  for (const bool as_json : {false, true}) {
+    const std::vector<std::string> extra = as_json ? std::vector<std::string>{"--json"} : std::vector<std::string>{};
+    for (const std::string& url : {s.at_web(password), s.at_redis(password)}) {
+      CHECK(quietly(put(url) + extra) == 0);
+      CHECK(quietly(get(url) + extra) == 0);
+    }
+    const std::string encoded = sluice::stream::percent_encode(password), nobody = std::to_string(servers::free_port());
+    for (const std::string& url :
+         {s.at_web(wrong), s.at_redis(wrong), s.at_web(password, "/forbidden"),
+          s.at_web(password, "/nowhere?token=" + encoded), s.at_web(password, "/moved#" + encoded),
+          "redis://me:" + encoded + "@127.0.0.1:" + nobody, "http://me:" + encoded + "@127.0.0.1:" + nobody + "/kv",
+          "redis://me:" + password + "@127.0.0.1:" + nobody, "redis:me:" + password + "@127.0.0.1:" + nobody,
+          "gopher://me:" + encoded + "@127.0.0.1", "redis://" + encoded + "@no-such-host.invalid",
+          "http://me:" + password + "@[::1/", "s3://me:" + encoded + "@bucket/kv",
+          "unix://me:" + encoded + "@/no/such.sock",
+          "s3+http://127.0.0.1:" + std::to_string(s.web_port) + "/forbidden/kv"}) {
+      CHECK(quietly(put(url) + extra) != 0);
+      CHECK(quietly(get(url) + extra) != 0);
+    }
+  }
+
+  if (::access(engine.c_str(), X_OK) != 0) return;
+  std::ofstream(scratch + "/text") << "One two three four five six seven eight nine ten eleven twelve.";
+  const bool real = ::access(model.c_str(), R_OK) == 0;
+  for (const std::string& url : {s.at_web(password), s.at_redis(password), s.at_web(wrong), s.at_redis(wrong),
+                                 s.at_web(password, "/forbidden"), "redis:me:" + password + "@h:1"}) {
+    const std::vector<std::string> where{real ? model : scratch + "/none.gguf", "--prompt-file", scratch + "/text",
+                                         "--store", url};
+    quietly(std::vector<std::string>{engine, "save"} + where, false);
+    for (const char* flag : {"--level=3", "--json"})
+      quietly(std::vector<std::string>{engine, "resume"} + where +
+                  std::vector<std::string>{"--question", "Why?", "--tokens", "2", flag},
+              false);
+  }
+}
+
+int main(int argc, char** argv) {
+  if (servers::find_program("redis-server").empty() || servers::find_program("nginx").empty() ||
+      ::access(tool.c_str(), X_OK) != 0) {
+    std::puts("skipped: redis-server, nginx or the sluice command is not there");
+    return 77;
+  }
+  doctest::Context context(argc, argv);
+  return context.run();
+}
