@@ -83,13 +83,14 @@ class virtual_source {
       }
     return bytes;
   }
-  /// Also ends, with nothing, when bytes begin to pass or stop.
+  /// Also ends, with nothing, when bytes begin to pass, when the first of a read has, and when they stop.
   std::size_t poll(std::span<stream::completion> done, double wait) {
     const double until = *now_ + wait;
     if (!reads_.empty()) {
       const double end = trace_->finish_time(begin(), double(reads_[0].buffer.size()));
       const double from = std::max(begin(), *now_), flow = trace_->next_moment(from, true);
-      *now_ = std::min({until, end, flow > *now_ ? flow : trace_->next_moment(from, false)});
+      const double first = arrived(reads_[0].which) ? end : trace_->finish_time(begin(), 1.01);
+      *now_ = std::min({until, end, flow > *now_ ? flow : std::min(first, trace_->next_moment(from, false))});
       if (end <= *now_) {
         const read& r = reads_[0];
         const std::vector<std::byte>& bytes = store_->objects.at(r.key);

@@ -404,6 +404,7 @@ class executor {
         const std::size_t freed = std::size_t(f.bytes - std::clamp<std::uint64_t>(kept, f.begin, f.begin + f.bytes) + f.begin);
         buffers_[std::size_t(c)].used -= freed;
         used_ -= freed;
+        for (std::size_t k = i + 1; k < fetches_.size(); ++k) fetches_[k].heard = std::max(fetches_[k].heard, f.heard);
         fetches_.erase(fetches_.begin() + std::ptrdiff_t(i));
       }
     if (arrived < 0) std::erase(to_decode_, c);

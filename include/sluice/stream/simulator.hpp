@@ -243,9 +243,11 @@ class simulator {
     c.arrived = std::max(c.arrived, std::int8_t(t.what.level));
     if (std::find(s.to_decode.begin(), s.to_decode.end(), t.what.chunk) == s.to_decode.end())
       s.to_decode.push_back(t.what.chunk);
-    // What the engine works on has come first.
-    if (s.computing.what == action::recompute && s.computing.chunk == t.what.chunk) release_engine(s, t.request);
     if (was) all_late();
+    if (s.computing.what == action::recompute && s.computing.chunk == t.what.chunk) {  // it has come first
+      pump(t.request);  // the engine is told to stop with the decision that sees the chunk here
+      if (!s.done) release_engine(s, t.request);
+    }
   }
   void leave_link(state& s, const transmission& t) {
     s.bytes_in_flight -= t.bytes;
