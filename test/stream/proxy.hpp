@@ -7,11 +7,13 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 /// A TCP proxy between a test and a real server that does what bad networks and bad servers do.
@@ -51,6 +53,16 @@ class proxy {
     rate_ = bytes_per_second;
   }
   int connections() const { return connections_; }
+  /// From now on what the server sends takes `delay` seconds longer, and nothing passes for `outage` seconds that begin `after`
+  /// seconds after the first byte would have.
+  void slow(double delay, double after = 0, double outage = 0) {
+    const std::lock_guard lock(mutex_);
+    slow_ = true;
+    delay_ = delay;
+    after_ = after;
+    outage_ = outage;
+    outage_begins_ = -1;
+  }
 
   // --- rules ---
   static rule honest() {
@@ -88,6 +100,7 @@ class proxy {
     std::size_t passed_up = 0;
     double up_from = 0, down_from = 0;  // when more may pass
     bool stalled = false, closed = false;
+    std::deque<std::pair<double, std::string>> late = {};  // bytes on their way, and when they come
     void close() {
       if (client >= 0) ::close(client);
       if (server >= 0) ::close(server);
@@ -104,14 +117,17 @@ class proxy {
         fds.push_back({t < l.up_from ? -1 : l.client, POLLIN, 0});
         fds.push_back({l.stalled || t < l.down_from ? -1 : l.server, POLLIN, 0});
       }
-      if (::poll(fds.data(), nfds_t(fds.size()), rate_ > 0 ? 2 : 20) <= 0) continue;
+      bool waiting = false;
+      for (link& l : links_) waiting = deliver(l) || waiting;
+      if (::poll(fds.data(), nfds_t(fds.size()), waiting ? 1 : rate_ > 0 ? 2 : 20) <= 0) continue;
       for (std::size_t i = 0; i < links_.size(); ++i) {
+        if (links_[i].closed) continue;
         if (fds[1 + 2 * i].revents) up(links_[i]);
         if (!links_[i].closed && fds[2 + 2 * i].revents) down(links_[i]);
       }
       if (fds[0].revents) {
         const int client = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
-        if (client >= 0) links_.push_back({client, servers::connect_to(server_), 0, connections_++});
+        if (client >= 0) links_.push_back({client, servers::connect_to(server_), 0, connections_++, false, false, {}});
         if (!links_.empty() && links_.back().server < 0) links_.back().close();
       }
       std::erase_if(links_, [](const link& l) { return l.closed; });
@@ -142,6 +158,24 @@ class proxy {
     }
     return true;
   }
+  // Keeps bytes for as long as the link is slow. False where it is not.
+  bool hold_back(link& l, std::string& s) {
+    const std::lock_guard lock(mutex_);
+    if (!slow_) return false;
+    double due = now() + delay_;
+    if (outage_begins_ < 0) outage_begins_ = due + after_;
+    if (due >= outage_begins_) due = std::max(due, outage_begins_ + outage_);
+    l.late.emplace_back(due, std::move(s));
+    return true;
+  }
+  // Passes on what has come by now. Returns whether there is more.
+  static bool deliver(link& l) {
+    while (!l.closed && !l.late.empty() && l.late.front().first <= now()) {
+      if (!send_all(l.client, l.late.front().second)) return l.close(), false;
+      l.late.pop_front();
+    }
+    return !l.closed && !l.late.empty();
+  }
   void up(link& l) {
     std::string s;
     if (take(l.client, s, l.up_from) <= 0) return l.close();
@@ -165,6 +199,7 @@ class proxy {
       const std::lock_guard lock(mutex_);
       v = rule_(s, before, l.number);
     }
+    if (hold_back(l, s)) return;
     if (!send_all(l.client, s)) return l.close();
     end(l, v);
   }
@@ -183,6 +218,8 @@ class proxy {
   std::mutex mutex_;
   rule rule_ = honest(), upward_ = honest();
   std::atomic<double> rate_{0};
+  bool slow_ = false;
+  double delay_ = 0, after_ = 0, outage_ = 0, outage_begins_ = -1;
   std::vector<link> links_;
   std::thread thread_;
 };

@@ -489,7 +489,7 @@ TEST_CASE("a stopped server is waited for, twice; what it keeps is not lost") {
   redis_source s(o);
   const auto value = noise(500'000, 4);
   REQUIRE(s.put("a", value) == status::ok);
-  ::kill(server.process.pid(), SIGSTOP);
+  server.process.signal(SIGSTOP);
   CHECK(seconds_of([&] { CHECK(s.put("a", noise(500'000, 5)) == status::timed_out); }) < 20);
   CHECK(s.detail().find("nothing came or went for 0.3 s") != std::string_view::npos);
   std::vector<std::byte> buffer(value.size());
@@ -499,7 +499,7 @@ TEST_CASE("a stopped server is waited for, twice; what it keeps is not lost") {
   redis_source in_a_hurry(o);
   CHECK(in_a_hurry.size("a").status() == status::timed_out);
   CHECK(in_a_hurry.detail().find("no answer within 0.2 s") != std::string_view::npos);
-  ::kill(server.process.pid(), SIGCONT);
+  server.process.signal(SIGCONT);
   CHECK(s.put("a", value) == status::ok);
   CHECK(read_object(s, "a", 5).value() == value);
 
@@ -507,10 +507,10 @@ TEST_CASE("a stopped server is waited for, twice; what it keeps is not lost") {
   o.total_seconds = 0;
   o.stall_seconds = 2;
   redis_source again(o);
-  ::kill(server.process.pid(), SIGSTOP);
+  server.process.signal(SIGSTOP);
   std::jthread wakes([&] {
     ::usleep(2'500'000);
-    ::kill(server.process.pid(), SIGCONT);
+    server.process.signal(SIGCONT);
   });
   CHECK(read(again, {"a", 0, buffer}, 20) == status::ok);
   CHECK(buffer == value);

@@ -111,7 +111,7 @@ class server {
     return s >= 0;
   }
   int port() const { return port_; }
-  pid_t pid() const { return pid_; }
+  void signal(int which) const { ::kill(pid_, which); }
 
  private:
   pid_t pid_ = -1;

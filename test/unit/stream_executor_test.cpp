@@ -199,13 +199,13 @@ TEST_CASE("an engine that fails ends the request with its reason") {
   CHECK(r.state_of(cost, 64, 32) != status::ok);
 }
 
-TEST_CASE("a link that dies in the middle is given up, and computing takes over") {
+TEST_CASE("a link that dies in the middle makes chunks late, and computing takes over") {
   memory_source source = stored();
   const cost_model cost = context::sample().cost(1e-4);
   const double rate = double(cost.bytes(0, 1)) / 0.02;  // a chunk in 20 ms, then nothing
   shaped_source<memory_source> link(source, link_trace::make({{0.05, rate, 0}, {1000, 0, 0}}).value());
   context::engine engine(cost);
-  const report r = run(policy::fixed_level<1>{}, link, engine, 2, {.stall_seconds = 0.1});
+  const report r = run(policy::fixed_level<1>{}, link, engine, 2, {.patience = {.floor_seconds = 0.1}});
   engine.check(r);
   CHECK(r.met);
   CHECK(context::names(r, status::timed_out));

@@ -364,7 +364,7 @@ TEST_CASE("many requests share one link and take turns; batches start together")
 TEST_CASE("a link that dies, a context that is not stored, requests that cannot be") {
   const cost_model m = equal_chunks(4, 10, {500, 1000, 4000}, {0.01, 0.001}, engine(0.01));
   const link_trace dead = link_trace::make({{1, 0, 0}}).value();
-  CHECK(run(m, dead, policy::always_raw{}, 1).seconds == never);
+  CHECK(run(m, dead, policy::always_raw{}, 1).seconds == near(1.4));  // nothing came for a second: late, so computed
   CHECK_FALSE(run(m, dead, policy::always_raw{}, 1).met);
   CHECK(run(m, dead, policy::cake{}, 1).seconds == near(0.4));
   CHECK(run(m, dead, policy::progressive_cake{}, 1).seconds == near(0.4));

@@ -9,6 +9,7 @@
 #include <sluice/stream/source.hpp>
 
 #include <algorithm>
+#include <cstdio>
 #include <deque>
 #include <memory>
 #include <vector>
@@ -26,13 +27,14 @@ class executor {
  public:
   executor(const planner<Policy>& plan, Source& source, std::span<const stored_chunk> chunks, link_history& link,
            double deadline_seconds, executor_options options = {}, Clock clock = {})
-      : plan_(&plan), source_(&source), names_(chunks), link_(&link), options_(options), clock_(clock) {
+      : plan_(&plan), source_(&source), names_(chunks), link_(&link), options_(options), clock_(clock),
+        patience_(options.patience) {
     progress_.resize(std::size_t(cost().num_chunks()));
     buffers_.resize(progress_.size());
+    failures_.resize(progress_.size());
     report_.chunks.resize(progress_.size());
     now_.start_seconds = now_.now_seconds = clock_();
     now_.deadline_seconds = now_.start_seconds + deadline_seconds;
-    if (!(options_.stall_seconds > 0)) options_.stall_seconds = std::clamp(deadline_seconds / 4, 0.05, 5.0);
     if (names_.size() < progress_.size()) finish(status::invalid_argument);
   }
   executor(const executor&) = delete;
@@ -46,6 +48,7 @@ class executor {
     t.decode = next_decode();
     const bool busy = t.decode || next_compute_;
     if (in_flight()) receive(busy || done_ ? 0 : std::min(wait_seconds, until_event()));
+    if (!t.decode) t.decode = next_decode();  // what is here comes before what might be computed
     if (!done_) decide();
     if (!t.decode) t.decode = next_decode();
     t.compute.what = std::exchange(next_compute_, step{});
@@ -113,10 +116,11 @@ class executor {
     step what;
     int from = -1;  // level that the buffer held, or will hold, before
     std::uint64_t begin = 0, bytes = 0;
-    double sent = 0;       // by the clock
-    double last_byte = 0;  // in seconds spent waiting
+    double sent = 0;               // by the clock
+    double asked = 0, heard = 0;   // the same, and the last byte, in seconds spent listening
     std::vector<piece> pieces;
     bool whole = false;  // but a level before it is still missing
+    bool late = false;   // has been called so
     std::uint64_t received() const noexcept {
       std::uint64_t n = 0;
       for (const piece& p : pieces) n += p.bytes;
@@ -140,14 +144,22 @@ class executor {
 
   const cost_model& cost() const noexcept { return plan_->cost(); }
   bool exact(int level) const noexcept { return level == cost().exact_level(); }
-  bool in_flight() const noexcept { return now_.fetches_in_flight > 0; }
+  bool in_flight() const noexcept { return in_flight_ > 0; }
+  // Seconds until the deadline, until a read turns late, or until a silent link may be asked again.
   double until_event() const noexcept {
-    const double left = now_.deadline_seconds - now_.now_seconds;
-    return left > 0 ? left : options_.stall_seconds;
+    const double left = now_.deadline_seconds - now_.now_seconds, patient = patience_.seconds(*link_);
+    double wait = left > 0 ? left : patient;
+    if (const double ask = patience_.ask_at_seconds() - now_.now_seconds; ask > 0) wait = std::min(wait, ask);
+    double heard = 0;
+    for (const fetch_state& f : fetches_) {
+      heard = f.whole ? heard : std::max(heard, f.heard);
+      if (!f.whole && !f.late) wait = std::min(wait, std::max(heard + patient - listened_, 0.0));
+    }
+    return wait;
   }
 
-  void note(int chunk, int level, action during, status what) {
-    report_.faults.push_back({chunk, level, during, what, clock_() - now_.start_seconds});
+  void note(int chunk, int level, action during, status what, std::string detail = {}) {
+    report_.faults.push_back({chunk, level, during, what, clock_() - now_.start_seconds, std::move(detail)});
   }
 
   // --- deciding: the same calls in the same situations as in the simulator ---
@@ -173,6 +185,7 @@ class executor {
   void update() {
     now_.now_seconds = clock_();
     now_.chunks = progress_;
+    count_late();
     now_.decode_free_seconds = decoding_ ? std::max(decode_until_, now_.now_seconds) : now_.now_seconds;
     for (int c : to_decode_) now_.decode_free_seconds += decode_seconds(c);
     now_.compute_free_seconds = std::max(compute_until_, now_.now_seconds);
@@ -206,6 +219,34 @@ class executor {
     report_.steps.push_back(what);
   }
 
+  // What is late is not in flight as far as plans are concerned. Of reads that are answered one after the other, the later ones
+  // wait for the earlier: silence is that of all up to there.
+  void count_late() {
+    const bool silent = patience_.silent();
+    const double patient = patience_.seconds(*link_);
+    now_.hold = !patience_.may_ask(now_.now_seconds);
+    now_.bytes_in_flight = 0;
+    now_.fetches_in_flight = 0;
+    for (chunk_progress& p : progress_) p.late = silent && !p.computed;
+    double heard = 0;
+    for (fetch_state& f : fetches_) {
+      if (f.whole) continue;
+      heard = std::max(heard, f.heard);
+      const bool overdue = listened_ >= heard + patient;
+      if (!silent && !overdue) {
+        f.late = false;
+        now_.bytes_in_flight += f.bytes;
+        ++now_.fetches_in_flight;
+        continue;
+      }
+      progress_[std::size_t(f.what.chunk)].late = true;
+      if (!overdue || std::exchange(f.late, true)) continue;
+      char words[64];
+      std::snprintf(words, sizeof words, "nothing came for %.1f s", listened_ - heard);
+      note(f.what.chunk, f.what.level, action::fetch, status::timed_out, words);
+    }
+  }
+
   // --- fetching ---
 
   bool send(const step& what) {
@@ -230,7 +271,9 @@ class executor {
     b.dropped = false;
     keep(what);
     f.sent = now_.now_seconds;
-    f.last_byte = waited_;
+    f.asked = f.heard = listened_;
+    if (!in_flight()) patience_.begin(listened_);
+    patience_.asked(*link_, now_.now_seconds);
     const stored_chunk& name = names_[std::size_t(what.chunk)];
     const std::string key = to_hex(exact(what.level) ? name.exact_key : name.key);
     for (std::uint64_t at = 0; at < f.bytes;) {
@@ -239,8 +282,7 @@ class executor {
       at += n;
     }
     p.requested = std::int8_t(what.level);
-    ++now_.fetches_in_flight;
-    now_.bytes_in_flight += f.bytes;
+    ++in_flight_;
     fetches_.push_back(std::move(f));
     if (fetches_.back().pieces.empty()) complete(fetches_.size() - 1);
     return true;
@@ -248,52 +290,39 @@ class executor {
 
   void receive(double wait) {
     completion done[16];
-    const double begin = clock_();
-    const std::size_t n = source_->poll(done, wait);
+    looked_at_ = clock_();
+    looked_ = listened_;
+    // When a byte came within a poll is not known: none lasts longer than a part of what silence is measured against.
+    const std::size_t n = source_->poll(done, std::min(wait, patience_.seconds(*link_) / 8));
     now_.now_seconds = clock_();
-    waited_ += now_.now_seconds - begin;
+    listened_ += now_.now_seconds - looked_at_;
     for (std::size_t i = 0; i < n; ++i) take(done[i]);
     for (fetch_state& f : fetches_)
       for (piece& p : f.pieces) {
         if (p.done) continue;
         const std::size_t bytes = source_->arrived(p.which);
-        if (bytes != p.bytes) f.last_byte = waited_;
+        if (bytes > p.bytes) hear(f);
         p.bytes = bytes;
       }
-    give_up_on_silence();
+    if (in_flight()) patience_.look(*link_, listened_);
   }
-  void give_up_on_silence() {
-    double heard = 0;
-    for (const fetch_state& f : fetches_) heard = std::max(heard, f.last_byte);
-    if (in_flight() && waited_ - heard >= options_.stall_seconds) {  // the whole link: nothing more is asked of it
-      while (in_flight()) fail(first_in_flight(), status::timed_out);
-      for (std::size_t c = 0; c < progress_.size(); ++c) {
-        if (progress_[c].arrived < 0 && !progress_[c].computed) report_.chunks[c].state = status::timed_out;
-        progress_[c].lost = true;
-      }
-      return;
-    }
-    // Later fetches may wait for earlier ones, so the first that is silent has stalled, if none before it is heard.
-    heard = 0;
-    for (std::size_t i = 0; i < fetches_.size(); ++i) {
-      if (fetches_[i].whole) continue;
-      heard = std::max(heard, fetches_[i].last_byte);
-      if (waited_ - heard >= options_.stall_seconds) return fail(i, status::timed_out);
-    }
-  }
-  std::size_t first_in_flight() const noexcept {
-    std::size_t i = 0;
-    while (fetches_[i].whole) ++i;
-    return i;
+  // Something has come of a fetch. Its first byte tells of a round trip if nothing else came since it was asked for, and if
+  // somebody listened.
+  void hear(fetch_state& f) {
+    if (f.received() == 0 && f.asked >= patience_.heard_seconds() && looked_at_ - f.sent <= 2 * (looked_ - f.asked) + 1e-3)
+      link_->observe_round_trip(looked_ - f.asked);
+    f.heard = listened_;
+    patience_.heard(listened_);
   }
   void take(const completion& done) {
     for (std::size_t i = 0; i < fetches_.size(); ++i)
       for (piece& p : fetches_[i].pieces) {
         if (p.which != done.which || p.done) continue;
+        const bool answered = done.state != status::timed_out && done.state != status::connection_lost;
+        if (answered || done.bytes > p.bytes) hear(fetches_[i]);
         p.bytes = done.bytes;
         p.done = true;
-        fetches_[i].last_byte = waited_;
-        if (done.state != status::ok) return fail(i, done.state);
+        if (done.state != status::ok) return fail(i, done.state, done.detail);
         for (const piece& other : fetches_[i].pieces)
           if (!other.done) return;
         return complete(i);
@@ -303,8 +332,8 @@ class executor {
   void complete(std::size_t i) {
     fetch_state& f = fetches_[i];
     f.whole = true;
-    for (std::size_t k = i; k < fetches_.size(); ++k) fetches_[k].last_byte = waited_;  // their turn has come only now
-    observe(f);
+    for (std::size_t k = i; k < fetches_.size(); ++k) fetches_[k].heard = listened_;  // their turn has come only now
+    meter_.ended(*link_, f.bytes, f.sent, now_.now_seconds, cost().rates().latency_seconds);
     leave_link(f);
     const int c = f.what.chunk;
     chunk_progress& p = progress_[std::size_t(c)];
@@ -326,22 +355,14 @@ class executor {
   void enqueue(int c) {
     if (std::find(to_decode_.begin(), to_decode_.end(), c) == to_decode_.end()) to_decode_.push_back(c);
   }
-  // Transfers overlap: one lasts from the end of the one before, or from when its first byte could be there.
-  void observe(const fetch_state& f) {
-    const double from = std::max(heard_until_, f.sent + cost().rates().latency_seconds);
-    unobserved_ += f.bytes;
-    if (!(now_.now_seconds - from > 1e-6)) return;  // came in the same moment: counts with the next
-    link_->observe(std::exchange(unobserved_, 0), now_.now_seconds - from);
-    heard_until_ = now_.now_seconds;
-  }
   void leave_link(const fetch_state& f) {
     report_.bytes += f.received();
-    now_.bytes_in_flight -= f.bytes;
-    --now_.fetches_in_flight;
+    --in_flight_;
   }
 
-  // A fetch has failed: levels that are whole are kept, the rest of the chunk is lost.
-  void fail(std::size_t i, status why) {
+  // A fetch has failed: levels that are whole are kept. The rest may be asked for again if it was for the link's sake, else
+  // it is lost.
+  void fail(std::size_t i, status why, const std::string& detail) {
     fetch_state& f = fetches_[i];
     stop(f);
     const step what = f.what;
@@ -352,11 +373,17 @@ class executor {
           p.arrived = std::int8_t(level);
           enqueue(what.chunk);
         }
-    lose(what.chunk, what.level, why);
+    if (why != status::connection_lost && why != status::timed_out) return lose(what.chunk, what.level, why, detail);
+    patience_.broke(f.asked, now_.now_seconds);
+    if (failures_[std::size_t(what.chunk)]++ >= patience_.retries())
+      return lose(what.chunk, what.level, why, detail);
+    note(what.chunk, what.level, action::fetch, why, detail);
+    drop(what.chunk, p.arrived);
+    p.requested = p.arrived;
   }
   // No more can be had of this chunk than is here.
-  void lose(int c, int level, status why) {
-    note(c, level, action::fetch, why);
+  void lose(int c, int level, status why, const std::string& detail = {}) {
+    note(c, level, action::fetch, why, detail);
     chunk_progress& p = progress_[std::size_t(c)];
     const bool damaged = why != status::degraded && p.arrived >= level;
     if (damaged) p.arrived = p.ready;  // its bytes are here, but no good
@@ -372,6 +399,12 @@ class executor {
       if (fetches_[i].what.chunk == c) {
         stop(fetches_[i]);
         if (!fetches_[i].whole) leave_link(fetches_[i]);
+        const fetch_state& f = fetches_[i];
+        const std::uint64_t kept = exact(f.what.level) ? 0 : cost().bytes(c, arrived);
+        const std::size_t freed = std::size_t(f.bytes - std::clamp<std::uint64_t>(kept, f.begin, f.begin + f.bytes) + f.begin);
+        buffers_[std::size_t(c)].used -= freed;
+        used_ -= freed;
+        for (std::size_t k = i + 1; k < fetches_.size(); ++k) fetches_[k].heard = std::max(fetches_[k].heard, f.heard);
         fetches_.erase(fetches_.begin() + std::ptrdiff_t(i));
       }
     if (arrived < 0) std::erase(to_decode_, c);
@@ -487,12 +520,17 @@ class executor {
   std::vector<buffer> buffers_;
   std::vector<fetch_state> fetches_;  // in the order of sending
   std::deque<int> to_decode_;
+  std::vector<int> failures_;  // by chunk, for the link's sake
   progress now_;
   report report_;
+  patience patience_;
+  transfer_meter meter_;
   step decoding_, out_, next_compute_;  // out_: with the engine, or about to be
   int decoding_level_ = -1;
-  double decode_until_ = 0, compute_until_ = 0, waited_ = 0, heard_until_ = 0;
-  std::uint64_t unobserved_ = 0;
+  double decode_until_ = 0, compute_until_ = 0;
+  double listened_ = 0, looked_ = 0;  // seconds spent in poll(): until now, until the last one began ...
+  double looked_at_ = 0;              // ... which was then
+  int in_flight_ = 0;                 // fetches that are not whole, late ones too
   std::size_t used_ = 0;
   bool done_ = false;
 };

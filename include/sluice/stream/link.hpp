@@ -29,16 +29,53 @@ class link_history {
     ring_[count_ % capacity] = {bytes, seconds};
     ++count_;
   }
+  /// The first byte of a read came so many seconds after it was asked for, and nothing else came in between.
+  void observe_round_trip(double seconds) noexcept {
+    if (!(seconds >= 0)) return;
+    if (round_trips_++ == 0) {  // RFC 6298, section 2
+      least_round_trip_ = round_trip_ = seconds;
+      deviation_ = seconds / 2;
+      return;
+    }
+    least_round_trip_ = detail::min(least_round_trip_, seconds);
+    deviation_ += (detail::abs(round_trip_ - seconds) - deviation_) / 4;
+    round_trip_ += (seconds - round_trip_) / 8;
+  }
   /// Transfers that are remembered.
   int size() const noexcept { return int(detail::min(count_, std::uint64_t{capacity})); }
   /// i = 0 is the last.
   const transfer& recent(int i) const noexcept { return ring_[(count_ - 1 - std::uint64_t(i)) % capacity]; }
   double assumed_bytes_per_second() const noexcept { return assumed_; }
+  /// Smoothed time to the first byte, its mean deviation, and the least; 0 = not seen yet.
+  double round_trip_seconds() const noexcept { return round_trip_; }
+  double round_trip_deviation_seconds() const noexcept { return deviation_; }
+  double least_round_trip_seconds() const noexcept { return least_round_trip_; }
 
  private:
   transfer ring_[capacity] = {};
-  std::uint64_t count_ = 0;
+  std::uint64_t count_ = 0, round_trips_ = 0;
   double assumed_ = 0;
+  double round_trip_ = 0, deviation_ = 0, least_round_trip_ = 0;
+};
+
+/// Makes observations of transfers that overlap: one lasts from the end of the one before, or from when its first byte could
+/// be there.
+class transfer_meter {
+ public:
+  /// A transfer that was asked for at `asked` has ended; `latency_seconds` as far as it is known beforehand.
+  void ended(link_history& link, std::uint64_t bytes, double asked, double now, double latency_seconds) noexcept {
+    const double latency = detail::max(latency_seconds, link.least_round_trip_seconds());
+    const double from = detail::max(until_, asked + latency);
+    bytes_ += bytes;
+    if (!(now - from > 1e-6)) return;  // came in the same moment: counts with the next
+    link.observe(bytes_, now - from);
+    bytes_ = 0;
+    until_ = now;
+  }
+
+ private:
+  std::uint64_t bytes_ = 0;
+  double until_ = 0;
 };
 
 /// An estimator turns a history into bytes per second for the next `bytes` bytes; 0 = unknown. Policies take one as a

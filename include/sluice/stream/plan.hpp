@@ -37,7 +37,8 @@ struct chunk_progress {
   std::int8_t arrived = -1;    ///< best level whose bytes are all here
   std::int8_t ready = -1;      ///< best level decoded into the engine's pages
   bool text = false;           ///< was chosen as text: is computed when everything before it is usable
-  bool lost = false;           ///< cannot be fetched (damaged, late, gone): must be computed
+  bool lost = false;           ///< cannot be fetched (damaged, gone): must be computed
+  bool late = false;           ///< the link has been silent too long about it: may be computed, is used if it comes first
   bool patched = false;        ///< its action::patch is done
   bool computed = false;       ///< by the engine: exact
 };
@@ -48,8 +49,9 @@ struct progress {
   double now_seconds = 0;
   double deadline_seconds = 0;
   std::span<const chunk_progress> chunks;
-  std::uint64_t bytes_in_flight = 0;  ///< asked for and not arrived
-  int fetches_in_flight = 0;
+  std::uint64_t bytes_in_flight = 0;  ///< asked for, not arrived and not late
+  int fetches_in_flight = 0;          ///< the same
+  bool hold = false;                  ///< the link is silent and was probed: nothing more is asked of it now
   int computing = -1;               ///< chunk that the engine works on
   double compute_free_seconds = 0;  ///< when it will be done with it
   double decode_free_seconds = 0;   ///< when everything that has arrived will be decoded
@@ -81,9 +83,10 @@ inline int first_missing(const cost_model& cost, const progress& p) noexcept {
 /// Whether the link deserves another request: two are always in flight, more where latency would leave the link idle.
 inline bool link_wants_more(const cost_model& cost, const link_history& link, const progress& p) noexcept {
   constexpr int most = 64;
-  const double rate = harmonic_mean{}(link);
-  return p.fetches_in_flight < 2 ||
-         (p.fetches_in_flight < most && double(p.bytes_in_flight) < 1.5 * rate * cost.rates().latency_seconds);
+  if (p.hold) return false;
+  const double latency = detail::max(cost.rates().latency_seconds, link.least_round_trip_seconds());
+  return p.fetches_in_flight < 2 || (p.fetches_in_flight < most &&
+                                     double(p.bytes_in_flight) < 1.5 * harmonic_mean{}(link) * latency);
 }
 inline step fetch(const cost_model& cost, int c, int level) noexcept {
   return {c, cost.all_layers(), action::fetch, level};
@@ -118,7 +121,7 @@ template <class P>
 concept refining_policy = planner_policy<P> && P::refines;
 
 /// Asks a policy, and does what holds for all of them: computing that fetched chunks still need, chunks that only
-/// computing can bring (text, lost, never stored), the end. Pure; allocates nothing in next().
+/// computing can bring (text, lost, never stored) or that the link keeps waiting, the end. Pure; allocates nothing in next().
 template <planner_policy Policy>
 class planner {
  public:
@@ -136,7 +139,7 @@ class planner {
     for (int c = 0; c < cost_->num_chunks(); ++c) {
       const chunk_progress& s = p.chunks[std::size_t(c)];
       complete = complete && usable(*cost_, p, c);
-      settled = settled && (s.computed || s.requested == s.ready);
+      settled = settled && (s.computed || s.requested == s.ready || (s.late && s.arrived == s.ready));
     }
     if (complete && p.now_seconds >= p.deadline_seconds) {
       d.finished = true;
@@ -148,7 +151,7 @@ class planner {
       if (!d.compute) d.compute = policy_.compute(*cost_, link, p);
     }
     if constexpr (refining_policy<Policy>)
-      d.finished = complete && settled && !d.link && !d.compute;
+      d.finished = complete && settled && (!d.link || p.chunks[std::size_t(d.link.chunk)].late) && !d.compute;
     else
       d.finished = complete;
     return d;
@@ -166,7 +169,7 @@ class planner {
       if (s.computed) continue;
       if (s.ready >= 0 && !s.patched && cost_->patch_seconds(c) > 0) {
         if (c <= missing || !cost_->patch_needs_prefix(c)) return {c, cost_->all_layers(), action::patch, -1};
-      } else if (c == missing && (s.text || s.lost || !cost_->stored(c))) {
+      } else if (c == missing && (s.text || s.lost || !cost_->stored(c) || (s.late && s.arrived < 0))) {
         return stream::compute(*cost_, c);
       }
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/status.hpp>
+#include <sluice/stream/patience.hpp>
 #include <sluice/stream/plan.hpp>
 #include <sluice/stream/sha256.hpp>
 
@@ -24,14 +25,13 @@ struct stored_chunk {
 };
 
 struct executor_options {
-  double stall_seconds =
-      0;  ///< a link without a byte for so long has failed; 0 = a quarter of the time to the deadline, at most 5
+  patience_options patience = {};  ///< when silence makes chunks late
   std::size_t range_bytes = 8u << 20;  ///< longer fetches are several ranges, in flight together
   std::size_t memory_bytes =
       SIZE_MAX;  ///< of coded bytes; one fetch is always allowed. What is dropped may be fetched again
 };
 
-/// Something that went wrong on the way; the request went on.
+/// Something that went wrong on the way; the request went on. A fetch with timed_out may only have been late.
 struct fault {
   int chunk = -1;
   int level = -1;                ///< asked for

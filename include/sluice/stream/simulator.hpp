@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/stream/patience.hpp>
 #include <sluice/stream/plan.hpp>
 #include <sluice/stream/trace.hpp>
 
@@ -43,6 +44,7 @@ struct simulation_options {
   double batch_seconds = 0;  ///< CacheGen's batching: requests of a window start together, chunk indices aligned ...
   int batch_size = 1;        ///< ... up to so many
   double assumed_bytes_per_second = 0;  ///< what is known about the link before the first transfer
+  patience_options patience = {};       ///< when the link's silence makes chunks late
   bool keep_steps = false;
 };
 
@@ -64,7 +66,7 @@ inline std::vector<double> batch_starts(std::span<const double> arrivals, double
 
 namespace detail_simulator {
 
-enum class event_kind : std::uint8_t { start, deadline, arrived, decoded, computed };
+enum class event_kind : std::uint8_t { start, deadline, flows, stops, silent, probe, arrived, decoded, computed };
 
 struct event {
   double time;
@@ -83,7 +85,7 @@ struct event {
 template <planner_policy Policy>
 class simulator {
  public:
-  simulator(const link_trace& trace, const simulation_options& options) : trace_(&trace), options_(options) {
+  simulator(const link_trace& trace, const simulation_options& options) : trace_(&trace), options_(options), patience_(options.patience) {
     link_ = link_history(options.assumed_bytes_per_second);
   }
 
@@ -124,6 +126,8 @@ class simulator {
     std::deque<int> to_decode;
     int decoding = -1, decoding_level = -1;
     double decoding_until = 0, computing_from = 0;
+    std::uint64_t bytes_in_flight = 0;  // late ones too
+    int fetches_in_flight = 0;
     step computing{};
     bool started = false, done = false, waits_for_engine = false;
     std::uint64_t computation = 0;
@@ -144,8 +148,17 @@ class simulator {
   void handle(const detail_simulator::event& e) {
     state& s = of(e.request);
     switch (e.kind) {
-      case kind::start: s.started = true; break;
+      case kind::start:
+        s.started = true;
+        for (chunk_progress& c : s.chunks) c.late = patience_.silent();
+        break;
       case kind::deadline: break;
+      case kind::flows:
+      case kind::stops:
+      case kind::silent:
+        if (e.tag == transmission_) listen(e.kind);
+        return;
+      case kind::probe: return pump_all();
       case kind::arrived:
         if (e.tag != transmission_) return;  // cancelled
         arrive(s);
@@ -155,7 +168,6 @@ class simulator {
         chunk_progress& c = s.chunks[std::size_t(s.decoding)];
         c.ready = std::max(c.ready, std::int8_t(s.decoding_level));
         s.decoding = -1;
-        decode(e.request);
         break;
       }
       case kind::computed:
@@ -163,37 +175,96 @@ class simulator {
         finish_computing(e.request);
         break;
     }
-    pump(e.request);
-    serve();
+    step_on(e.request);
     wake();
+  }
+  void step_on(int r) {
+    decode(r);
+    pump(r);
+    serve();
+  }
+  void pump_all() {
+    for (std::size_t r = 0; r < requests_.size(); ++r)
+      if (requests_[r].started && !requests_[r].done) step_on(int(r));
+    wake();
+  }
+
+  // --- silence: the link is heard while bytes pass, whomever they are for ---
+
+  void listen(kind k) {
+    const bool was = patience_.silent();
+    bool learned = false;
+    if (k == kind::silent)
+      patience_.look(link_, now_);
+    else
+      learned = heard();
+    if (k == kind::flows) {
+      const double stop = trace_->next_moment(now_, false);
+      if (stop < sending_until_) schedule(stop, kind::stops, sending_.request, transmission_);
+    }
+    if (k == kind::stops) wait_for_bytes(trace_->next_moment(now_, true));
+    if (was != patience_.silent())
+      all_late();
+    else if (learned)
+      step_on(sending_.request);
+  }
+  // Bytes of what is being sent pass from `flow` on.
+  void wait_for_bytes(double flow) {
+    const double silent = patience_.silent_at(link_);
+    if (!patience_.silent() && silent < flow) schedule(std::max(now_, silent), kind::silent, sending_.request, transmission_);
+    schedule(flow, kind::flows, sending_.request, transmission_);
+  }
+  // Returns whether a round trip was longer than what is known of the store.
+  bool heard() {
+    const bool alone = !first_byte_ && sending_.issued >= patience_.heard_seconds();
+    first_byte_ = true;
+    patience_.heard(now_);
+    if (!alone) return false;
+    link_.observe_round_trip(now_ - sending_.issued);
+    return now_ - sending_.issued > of(sending_.request).plan.cost().rates().latency_seconds * (1 + 1e-9);
+  }
+  void all_late() {
+    for (state& s : requests_)
+      for (chunk_progress& c : s.chunks) c.late = patience_.silent();
+    pump_all();
   }
 
   // The link's head has arrived.
   void arrive(state& s) {
+    const bool was = patience_.silent();
+    heard();
     const transmission t = sending_;
     sending_ = {};
     chunk_progress& c = s.chunks[std::size_t(t.what.chunk)];
-    link_.observe(t.bytes, now_ - sent_from_);
+    meter_.ended(link_, t.bytes, t.issued, now_, s.plan.cost().rates().latency_seconds);
     s.result.bytes += double(t.bytes);
     keep(s, t.what, sent_from_);
     leave_link(s, t);
     c.arrived = std::max(c.arrived, std::int8_t(t.what.level));
     if (std::find(s.to_decode.begin(), s.to_decode.end(), t.what.chunk) == s.to_decode.end())
       s.to_decode.push_back(t.what.chunk);
-    decode(t.request);
+    if (was) all_late();
+    if (s.computing.what == action::recompute && s.computing.chunk == t.what.chunk) {  // it has come first
+      pump(t.request);  // the engine is told to stop with the decision that sees the chunk here
+      if (!s.done) release_engine(s, t.request);
+    }
   }
   void leave_link(state& s, const transmission& t) {
-    s.now.bytes_in_flight -= t.bytes;
-    if (--s.now.fetches_in_flight == 0) --on_link_;
+    s.bytes_in_flight -= t.bytes;
+    if (--s.fetches_in_flight == 0) --on_link_;
   }
 
   // The next chunk that waits for the decoder. A refinement that would not be done by the deadline is left alone, so that no
   // page is half written when the cache is handed over.
   void decode(int r) {
     state& s = of(r);
-    while (s.decoding < 0 && !s.to_decode.empty()) {
-      const int c = s.to_decode.front();
-      s.to_decode.pop_front();
+    for (std::size_t i = 0; s.decoding < 0 && !s.done && i < s.to_decode.size();) {
+      const int c = s.to_decode[i];
+      if (c <= s.now.computing) {  // the engine writes it, or may read it
+        ++i;
+        continue;
+      }
+      s.to_decode.erase(s.to_decode.begin() + std::ptrdiff_t(i));
       chunk_progress& p = s.chunks[std::size_t(c)];
       const double seconds = decode_seconds(s, c);
       if (p.computed || (p.ready >= 0 && now_ + seconds > s.now.deadline_seconds)) continue;
@@ -220,6 +291,7 @@ class simulator {
     } else {
       c.computed = true;
       s.result.recomputed_tokens += s.plan.cost().chunk(s.computing.chunk).tokens;
+      if (sending_.request == r && sending_.what.chunk == s.computing.chunk) cancel_transmission(s);
     }
     release_engine(s, r);
   }
@@ -242,7 +314,7 @@ class simulator {
         send(s, r, d.link);
         acted = true;
       }
-      if (d.compute) {
+      if (d.compute && may_compute(s, d.compute)) {
         if (engine_of(r) < 0 && (waiting_.empty() || turn_ == r)) {
           start_computing(s, r, d.compute);
           acted = true;
@@ -254,10 +326,18 @@ class simulator {
       if (!acted) return;
     }
   }
+  // Bytes that are here are decoded first, and what is being decoded is not for the engine to read.
+  static bool may_compute(const state& s, const step& what) {
+    const chunk_progress& p = s.chunks[std::size_t(what.chunk)];
+    return !(what.what == action::recompute && p.arrived > p.ready) && !(s.decoding >= 0 && s.decoding <= what.chunk);
+  }
   void update(state& s, int r) {
     s.now.now_seconds = now_;
     s.now.chunks = s.chunks;
-    s.now.sharing = on_link_ + (s.now.fetches_in_flight == 0 ? 1 : 0);
+    s.now.hold = !patience_.may_ask(now_);
+    s.now.fetches_in_flight = patience_.silent() ? 0 : s.fetches_in_flight;
+    s.now.bytes_in_flight = patience_.silent() ? 0 : s.bytes_in_flight;
+    s.now.sharing = on_link_ + (s.fetches_in_flight == 0 ? 1 : 0);
     s.now.decode_free_seconds = s.decoding < 0 ? now_ : s.decoding_until;
     for (int c : s.to_decode) s.now.decode_free_seconds += decode_seconds(s, c);
     if (s.now.computing < 0) {
@@ -275,8 +355,11 @@ class simulator {
     }
     const std::uint64_t bytes = s.plan.cost().bytes_between(what.chunk, c.requested, what.level);
     c.requested = std::int8_t(what.level);
-    if (s.now.fetches_in_flight++ == 0) ++on_link_;
-    s.now.bytes_in_flight += bytes;
+    if (on_link_ == 0) patience_.begin(now_);
+    if (s.fetches_in_flight++ == 0) ++on_link_;
+    s.bytes_in_flight += bytes;
+    patience_.asked(link_, now_);
+    if (patience_.silent()) schedule(patience_.ask_at_seconds(), kind::probe, r);
     queue_.push_back({r, what, bytes, now_});
   }
   void start_computing(state& s, int r, const step& what) {
@@ -314,7 +397,14 @@ class simulator {
       sending_ = t;
       sent_from_ =
           std::max(now_, t.issued + std::max(trace_->latency_at(t.issued), s.plan.cost().rates().latency_seconds));
-      schedule(trace_->finish_time(sent_from_, double(t.bytes)), kind::arrived, t.request, ++transmission_);
+      sending_until_ = trace_->finish_time(sent_from_, double(t.bytes));
+      first_byte_ = false;
+      schedule(sending_until_, kind::arrived, t.request, ++transmission_);
+      const double flow = trace_->next_moment(sent_from_, true);
+      if (flow > now_)
+        wait_for_bytes(flow);
+      else
+        listen(kind::flows);
     }
   }
   // Gives a free engine to those who wait for it, in turns.
@@ -330,6 +420,14 @@ class simulator {
     }
   }
 
+  void cancel_transmission(state& s) {
+    s.result.bytes += std::min(double(sending_.bytes), trace_->bytes_between(sent_from_, now_));
+    if (sent_from_ < now_) keep(s, sending_.what, sent_from_);
+    leave_link(s, sending_);
+    sending_ = {};
+    ++transmission_;
+  }
+
   void finish(state& s, int r) {
     s.done = true;
     s.result.seconds = now_ - s.request.arrival_seconds;
@@ -337,13 +435,8 @@ class simulator {
     const cost_model& cost = s.plan.cost();
     for (int c = 0; c < cost.num_chunks(); ++c)
       if (!s.chunks[std::size_t(c)].computed) s.result.loss += cost.loss(c, s.chunks[std::size_t(c)].ready);
-    if (s.now.fetches_in_flight > 0) --on_link_;
-    if (sending_.request == r) {  // the connection is closed
-      s.result.bytes += std::min(double(sending_.bytes), trace_->bytes_between(sent_from_, now_));
-      if (sent_from_ < now_) keep(s, sending_.what, sent_from_);
-      sending_ = {};
-      ++transmission_;
-    }
+    if (sending_.request == r) cancel_transmission(s);  // the connection is closed
+    if (s.fetches_in_flight > 0) --on_link_;
     if (s.now.computing >= 0) release_engine(s, r);
     std::vector<chunk_progress>().swap(s.chunks);
   }
@@ -355,7 +448,10 @@ class simulator {
   std::priority_queue<detail_simulator::event> events_;
   std::deque<transmission> queue_;
   transmission sending_{};
-  double sent_from_ = 0, now_ = 0;
+  bool first_byte_ = false;  // of it has come
+  patience patience_;
+  transfer_meter meter_;
+  double sent_from_ = 0, sending_until_ = 0, now_ = 0;
   std::uint64_t transmission_ = 0, order_ = 0;
   int on_link_ = 0;  // requests with something in flight
   std::vector<int> engine_user_;

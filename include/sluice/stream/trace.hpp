@@ -84,6 +84,22 @@ class link_trace {
     const double within = (left - bytes_[k - 1]) / segments_[k - 1].bytes_per_second;
     return std::max(start, (round + rounds) * seconds() + begins_[k - 1] + within);
   }
+  /// The first moment from `t` on in which bytes pass (or, with `pass` false, in which none do); infinity where there is none.
+  double next_moment(double t, bool pass) const noexcept {
+    double round = std::floor(t / seconds());
+    const double in = t - round * seconds() + 1e-12 * (1 + t);  // the end of a segment, however rounded, is not in it
+    std::size_t i = in < seconds() ? segment_at(in) : 0;
+    if (in >= seconds()) round += 1;
+    if ((segments_[i].bytes_per_second > 0) == pass) return t;
+    for (std::size_t n = 1; n <= segments_.size(); ++n) {
+      if (++i == segments_.size()) {
+        i = 0;
+        round += 1;
+      }
+      if ((segments_[i].bytes_per_second > 0) == pass) return std::max(t, round * seconds() + begins_[i]);
+    }
+    return std::numeric_limits<double>::infinity();
+  }
 
  private:
   std::size_t segment_at(double in) const noexcept {

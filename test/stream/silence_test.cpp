@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+// Links that are slow to answer, pause or die, under the default options and the default policy: silence makes chunks late,
+// not lost, and what the simulator says of the same link comes true.
+#define DOCTEST_CONFIG_IMPLEMENT
+#include <doctest/doctest.h>
+#include <sluice/stream/policy/progressive_cake.hpp>
+#include <sluice/stream/simulator.hpp>
+#include <sluice/stream/source/http.hpp>
+#include <sluice/stream/source/redis.hpp>
+#include <stream/context.hpp>
+#include <stream/proxy.hpp>
+#include <stream/servers.hpp>
+
+#include <string>
+#include <thread>
+
+namespace {
+
+using namespace sluice;
+using namespace sluice::stream;
+
+constexpr double slow_engine = 11.0 / 256;  // seconds a token: computing everything takes 11 s
+constexpr double quick_engine = 2.0 / 256;
+
+struct stores {
+  servers::temporary_folder folder;
+  servers::server redis{servers::redis_command(folder.path, port[0]), port[0]};
+  servers::server nginx{servers::nginx_command(folder.path, port[1]), port[1]};
+  static inline const int port[] = {servers::free_port(), servers::free_port()};
+  stores() {
+    REQUIRE(redis.up());
+    REQUIRE(nginx.up());
+    redis_source r({.port = redis.port()});
+    context::store(r);
+    http_source h({.url = url(nginx.port())});
+    context::store(h);
+  }
+  static std::string url(int port) { return "http://127.0.0.1:" + std::to_string(port) + "/objects"; }
+};
+stores& all() {
+  static stores s;
+  return s;
+}
+
+// One request with default options; `Policy` decides.
+template <class Policy = policy::progressive_cake, byte_source Source>
+report request(Source& source, double seconds_per_token, double deadline) {
+  const cost_model cost = context::sample().cost(seconds_per_token);
+  context::engine engine(cost);
+  link_history link;
+  const planner<Policy> plan(cost);
+  executor<Policy, Source> e(plan, source, context::sample().names, link, deadline);
+  const report r = execute_threaded(e, engine);
+  engine.check(r);
+  return r;
+}
+template <class Policy = policy::progressive_cake>
+outcome simulated(const link_trace& link, double deadline) {
+  const cost_model cost = context::sample().cost(slow_engine);
+  const simulated_request r{0, deadline, &cost};
+  return simulate({&r, 1}, link, Policy{}).value().at(0);
+}
+int computed(const report& r) {
+  int n = 0;
+  for (const chunk_report& c : r.chunks) n += c.computed;
+  return n;
+}
+
+}  // namespace
+
+TEST_CASE("a store that is slow to answer: met where the simulator meets it") {
+  for (const auto& [delay, deadline] : {std::pair(0.15, 0.55), {0.15, 1.0}, {0.3, 1.0}, {0.6, 1.0}, {0.6, 2.0}}) {
+    CAPTURE(delay);
+    CAPTURE(deadline);
+    const outcome o = simulated(link_trace::constant(1e8, delay), deadline);
+    proxy redis(all().redis.port()), http(all().nginx.port());
+    redis.slow(delay);
+    http.slow(delay);
+    redis_source r({.port = redis.port()});
+    http_source h({.url = stores::url(http.port())});
+    for (const report& got : {request(r, slow_engine, deadline), request(h, slow_engine, deadline)}) {
+      if (o.met) CHECK(got.met);
+      CHECK(got.usable_seconds < o.seconds + 0.5);
+      CHECK(got.recomputed_tokens <= o.recomputed_tokens + context::chunk_tokens);
+    }
+  }
+}
+
+TEST_CASE("a pause of 0.4 s in the middle costs 0.4 s") {
+  const outcome o = simulated(link_trace::make({{0.002, 1e8, 0}, {0.4, 0, 0}, {100, 1e8, 0}}).value(), 1);
+  REQUIRE(o.met);
+  proxy redis(all().redis.port()), http(all().nginx.port());
+  redis.slow(0, 0.001, 0.4);
+  http.slow(0, 0.001, 0.4);
+  redis_source r({.port = redis.port()});
+  http_source h({.url = stores::url(http.port())});
+  for (const report& got : {request(r, slow_engine, 1), request(h, slow_engine, 1)}) {
+    CHECK(got.met);
+    CHECK(computed(got) == 0);
+    CHECK(got.faults.empty());
+  }
+}
+
+TEST_CASE("a pause longer than patience: what comes late is used") {
+  proxy redis(all().redis.port());
+  redis.slow(0, 0.001, 1.6);
+  redis_source r({.port = redis.port()});
+  const report got = request<policy::fixed_level<1>>(r, slow_engine, 3);
+  CHECK(got.met);
+  CHECK(context::names(got, status::timed_out));  // was late
+  CHECK(computed(got) <= 1);
+}
+
+TEST_CASE("a server that is stopped, and goes on after half a second") {
+  redis_source r({.port = all().redis.port()});
+  REQUIRE(r.size(context::sample().objects[0].name).has_value());
+  all().redis.signal(SIGSTOP);
+  std::thread later([] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    all().redis.signal(SIGCONT);
+  });
+  const report got = request(r, slow_engine, 1);
+  later.join();
+  CHECK(got.met);
+  CHECK(computed(got) == 0);
+}
+
+TEST_CASE("a server that is stopped for good: everything is computed, and the report says why") {
+  const std::size_t descriptors = servers::open_descriptors();
+  const auto check = [](const report& got) {
+    CHECK(computed(got) == 8);
+    CHECK(got.usable_seconds < 6);  // 2 s of computing, and a second of patience where the policy leaves it to the planner
+    REQUIRE(context::names(got, status::timed_out));
+    for (const fault& f : got.faults) CHECK(f.detail.starts_with("nothing came for"));
+  };
+  {
+    redis_source r({.port = all().redis.port()}), s({.port = all().redis.port()});
+    REQUIRE(r.size(context::sample().objects[0].name).has_value());
+    all().redis.signal(SIGSTOP);
+    check(request(r, quick_engine, 1));
+    check(request<policy::fixed_level<1>>(s, quick_engine, 10));
+  }
+  all().redis.signal(SIGCONT);
+  CHECK(servers::open_descriptors() <= descriptors);
+}
+
+TEST_CASE("nobody listens at first: the link is asked again and used") {
+  const int port = servers::free_port();
+  servers::temporary_folder folder;
+  std::unique_ptr<servers::server> late;
+  std::thread start([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    late = std::make_unique<servers::server>(servers::redis_command(folder.path, port), port);
+    redis_source r({.port = port});
+    for (const context::object& o : context::sample().objects)
+      while (r.put(o.name, o.bytes) != status::ok) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  });
+  redis_source r({.port = port});
+  const report got = request(r, slow_engine, 4);
+  start.join();
+  CHECK(context::names(got, status::connection_lost));
+  CHECK(computed(got) < 8);
+  CHECK(got.bytes > 0);
+}
+
+int main(int argc, char** argv) {
+  if (servers::find_program("redis-server").empty() || servers::find_program("nginx").empty()) {
+    std::puts("skipped: redis-server or nginx is not installed");
+    return 77;
+  }
+  doctest::Context context(argc, argv);
+  return context.run();
+}
