@@ -4,6 +4,7 @@
 #include <command.hpp>
 
 #include <sluice/stream/source/file.hpp>
+#include <sluice/stream/source/url.hpp>
 #ifdef SLUICE_WITH_HTTP
 #include <sluice/stream/source/http.hpp>
 #endif
@@ -13,63 +14,59 @@
 
 #include <cstdlib>
 #include <string>
-#include <string_view>
 
-/// What store_url() understands, for usage texts.
-inline constexpr char store_urls[] =
-    "DIR | redis://[:PASSWORD@]HOST[:PORT][/DB] | http(s)://HOST/PATH | s3+http(s)://HOST/BUCKET/PATH";
+/// What with_store() understands, for usage texts.
+inline constexpr const char* store_urls = sluice::stream::store_url_forms;
 
-/// Opens the store behind a URL and returns f(source), whose type is the source's own. S3 takes keys and region from
-/// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION. Errors: throws usage_error where this build lacks the client.
+/// Opens the store behind a URL and returns f(source), whose type is the source's own. S3 takes keys, region and endpoint
+/// from the environment, as Amazon's tools do; AWS_CA_BUNDLE or CURL_CA_BUNDLE name certificates to trust beside it. Print
+/// sluice::stream::redacted(url), never the URL. Errors: throws usage_error for what is no store, or none that this build has
+/// the client for.
 template <class F>
 auto with_store(const std::string& url, F&& f) {
-  const auto starts = [&](std::string_view s) { return url.starts_with(s); };
-  if (starts("redis://")) {
+  using namespace sluice::stream;
+  std::string why;
+  const sluice::result<store_url> store = parse_store_url(url, &why);
+  const auto wrong = [&](const std::string& words) { return usage_error(redacted(url) + ": " + words); };
+  if (!store) throw wrong(why);
+  if (store->kind == store_kind::folder) {
+    file_source source(store->folder);
+    return f(source);
+  }
+  if (store->kind == store_kind::redis) {
 #ifdef SLUICE_WITH_REDIS
-    sluice::stream::redis_options o;
-    std::string rest = url.substr(8);
-    if (const std::size_t at = rest.rfind('@'); at != rest.npos) {
-      const std::size_t colon = rest.find(':');
-      if (colon < at) o.password = rest.substr(colon + 1, at - colon - 1);
-      rest = rest.substr(at + 1);
-    }
-    if (const std::size_t slash = rest.find('/'); slash != rest.npos) {
-      if (slash + 1 < rest.size())
-        o.database =
-            int(arguments::parse("the database of " + url, std::string_view(rest).substr(slash + 1), 0, 1 << 20));
-      rest.resize(slash);
-    }
-    if (const std::size_t colon = rest.rfind(':'); colon != rest.npos) {
-      o.port = int(arguments::parse("the port of " + url, std::string_view(rest).substr(colon + 1), 1, 65535));
-      rest.resize(colon);
-    }
-    if (!rest.empty()) o.host = rest;
-    sluice::stream::redis_source source(o);
+    redis_source source([&](const auto& s) {
+      if constexpr (requires { redis_options_of(s); }) {
+        return redis_options_of(s);
+      } else {
+        if (s.tls || !s.unix_socket.empty() || !s.user.empty())
+          throw wrong("this build's Redis client knows neither users, TLS nor Unix sockets");
+        redis_options o;
+        o.host = s.host;
+        o.port = s.port;
+        o.database = s.database;
+        o.password = s.password;
+        return o;
+      }
+    }(*store));
     return f(source);
 #else
-    throw usage_error("built without hiredis: " + url);
+    throw wrong("built without hiredis");
 #endif
   }
-  if (starts("http://") || starts("https://") || starts("s3+http://") || starts("s3+https://")) {
 #ifdef SLUICE_WITH_HTTP
-    sluice::stream::http_options o;
-    o.url = starts("s3+") ? url.substr(3) : url;
-    if (starts("s3+")) {
-      const auto variable = [](const char* name, const char* otherwise) {
-        const char* value = std::getenv(name);
-        return std::string(value ? value : otherwise);
-      };
-      o.sigv4 = "aws:amz:" + variable("AWS_REGION", "us-east-1") + ":s3";
-      o.user = variable("AWS_ACCESS_KEY_ID", "");
-      o.password = variable("AWS_SECRET_ACCESS_KEY", "");
-    }
-    sluice::stream::http_source source(o);
-    return f(source);
-#else
-    throw usage_error("built without libcurl: " + url);
-#endif
-  }
-  if (url.find("://") != url.npos && !starts("file://")) throw usage_error("a store is " + std::string(store_urls));
-  sluice::stream::file_source source(starts("file://") ? url.substr(7) : url);
+  http_options o;
+  if (store->kind == store_kind::s3) o.s3 = s3_access::from_environment();
+  const sluice::result<std::string> address = address_of(*store, o.s3.value_or(s3_access{}), &why);
+  if (!address) throw wrong(why);
+  o.url = *address;
+  o.user = store->user;
+  o.password = store->password;
+  for (const char* name : {"AWS_CA_BUNDLE", "CURL_CA_BUNDLE"})
+    if (const char* file = std::getenv(name); file && o.ca_file.empty()) o.ca_file = file;
+  http_source source(o);
   return f(source);
+#else
+  throw wrong("built without libcurl");
+#endif
 }

@@ -53,6 +53,7 @@ enum class [[nodiscard]] status : std::uint32_t {
   refused = 58,             ///< the store answered with an error of its own: not allowed, busy, elsewhere
   cancelled = 59,
   cuda_error = 60,
+  not_kept = 61,            ///< a store said that it took what it does not give back
 };
 
 /// A short English phrase for a status; never null.
@@ -93,6 +94,7 @@ constexpr const char* to_string(status s) noexcept {
     case status::refused: return "refused by the store";
     case status::cancelled: return "cancelled";
     case status::cuda_error: return "CUDA error";
+    case status::not_kept: return "not kept by the store";
   }
   return "unknown status";
 }

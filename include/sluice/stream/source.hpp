@@ -3,6 +3,8 @@
 
 #include <sluice/status.hpp>
 
+#include <algorithm>
+#include <chrono>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -61,15 +63,22 @@ concept byte_source = requires(S& s, std::string_view key, const read_request& r
   { s.detail() } -> std::convertible_to<std::string_view>;
 };
 
-/// Reads one range and waits for it, for at most `seconds`. Uses a source that has nothing else in flight.
-/// Errors: those of a completion.
+/// Reads one range and waits for it, however long it takes, but for at most `seconds` without a byte. Uses a source that
+/// has nothing else in flight. Errors: those of a completion.
 template <byte_source Source>
 status read(Source& source, const read_request& request, double seconds) {
+  const auto now = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
   const ticket t = source.submit(request);
   completion done;
-  if (source.poll({&done, 1}, seconds) == 0) {
-    source.cancel(t);
-    return status::timed_out;
+  std::size_t bytes = 0;
+  for (double until = now() + seconds; source.poll({&done, 1}, std::clamp(until - now(), 0.0, 1.0)) == 0;) {
+    if (const std::size_t n = source.arrived(t); n != bytes) {
+      bytes = n;
+      until = now() + seconds;
+    } else if (now() >= until) {
+      source.cancel(t);
+      return status::timed_out;
+    }
   }
   return done.state;
 }
@@ -85,6 +94,37 @@ result<std::vector<std::byte>> read_object(Source& source, std::string_view key,
   if (bytes.empty()) return bytes;
   if (const status s = read(source, {key, 0, bytes}, seconds); s != status::ok) return s;
   return bytes;
+}
+
+/// Puts an object and reads it back: what a store says it has kept is believed when it is there, and not before. Reading
+/// gives up after `seconds` without a byte. Errors: those of put() and read_object(); wrong_length and not_kept where
+/// something else is read back than was put. `why` says more, also where the source's own detail() would.
+template <byte_source Source>
+status put_checked(Source& source, std::string_view key, std::span<const std::byte> bytes, double seconds,
+                   std::string* why = nullptr) {
+  const auto because = [&](status s, std::string_view words) {
+    if (why) *why = std::string(words) + (source.detail().empty() ? "" : ": ") + std::string(source.detail());
+    return s;
+  };
+  if (const status s = source.put(key, bytes); s != status::ok) {
+    if (why) *why = source.detail();
+    return s;
+  }
+  std::vector<std::byte> back(bytes.size());
+  const result<std::uint64_t> size = source.size(key);
+  if (!size) {
+    if (size.status() == status::not_found) return because(status::not_kept, "the put was acknowledged, yet there is no such object");
+    return because(size.status(), "put, but its size cannot be read back");
+  }
+  if (*size != bytes.size()) {
+    if (why) *why = std::to_string(bytes.size()) + " bytes were put and " + std::to_string(*size) + " are there";
+    return status::wrong_length;
+  }
+  if (const status s = read(source, {key, 0, back}, seconds); s != status::ok)
+    return because(s, "put, but it cannot be read back");
+  if (std::equal(bytes.begin(), bytes.end(), back.begin())) return status::ok;
+  if (why) *why = "other bytes were read back than were put";
+  return status::not_kept;
 }
 
 }  // namespace sluice::stream
