@@ -57,7 +57,7 @@ inline byte_account account_of(std::span<const std::byte> frame, const sluice::f
             a.layers[std::size_t(pass)][std::size_t(layer)][std::size_t(p)] += std::size_t(r.size());
             account_tile({reinterpret_cast<const std::uint8_t*>(frame.data()) + r.begin, std::size_t(r.size())}, pass,
                          index.tokens_of(tile), std::min<int>(s.group_width[p], s.width(p) - g * s.group_width[p]),
-                         sluice::size_of(sluice::dtype{h.type[p]}), base, a.passes[std::size_t(pass)]);
+                         sluice::size_of(index.type(layer, which)), base, a.passes[std::size_t(pass)]);
           }
         }
     }

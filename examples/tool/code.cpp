@@ -123,7 +123,7 @@ int decode_command(int argc, char** argv) {
     for (sluice::plane p : {sluice::plane::key, sluice::plane::value}) {
       if (!s.head_dim(p)) continue;
       sluice::plane_view& q = p == sluice::plane::key ? v.k : v.v;
-      q.type = sluice::dtype{h.type[int(p)]};
+      q.type = file.frames()[0].index.type(l, p);
       q.head_dim = s.head_dim(p);
       q.element_stride = sluice::size_of(q.type);
       q.head_stride = q.element_stride * q.head_dim;
@@ -178,7 +178,7 @@ int decode_command(int argc, char** argv) {
       const auto& bytes = data[2 * std::size_t(l) + std::size_t(p)];
       raw += bytes.size();
       if (auto wrong = writer.add((p == sluice::plane::key ? "k." : "v.") + std::to_string(l),
-                                  capture_file::type_of(sluice::dtype{h.type[int(p)]}),
+                                  capture_file::type_of(file.frames()[0].index.type(l, p)),
                                   {tokens, s.num_kv_heads, s.head_dim(p)}, bytes))
         throw data_error(wrong.message());
     }

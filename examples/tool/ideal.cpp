@@ -24,7 +24,7 @@ std::vector<double> ideal_bytes(slc_file& file, const sluice::profile& profile) 
               const sluice::byte_range r = f.index.range(f.index.ordinal(pass, {layer, which, tile, g}));
               return std::span(reinterpret_cast<const std::uint8_t*>(f.bytes.data()) + r.begin, std::size_t(r.size()));
             };
-            const std::size_t row = std::size_t(width) * std::size_t(sluice::size_of(sluice::dtype{h.type[int(which)]}));
+            const std::size_t row = std::size_t(width) * std::size_t(sluice::size_of(f.index.type(layer, which)));
             if (at(0).empty()) continue;
             if (parse_tile(at(0), f.index.tokens_of(tile), width, row, t.base) != sluice::status::ok) return {};
             for (int pass = 1; pass < profile.passes; ++pass)

@@ -93,7 +93,7 @@ accounting count(slc_file& file) {
       for (plane which : {plane::key, plane::value}) {
         const sluice::shape_run& s = index.shape_of(layer);
         const int p = int(which);
-        const std::size_t element = std::size_t(sluice::size_of(sluice::dtype{h.type[p]}));
+        const std::size_t element = std::size_t(sluice::size_of(index.type(layer, which)));
         a.raw += std::size_t(h.tokens) * std::size_t(s.width(p)) * element;
         a.values += std::size_t(h.tokens) * std::size_t(s.width(p));
         for (int tile = 0; tile < index.token_tiles(); ++tile)
@@ -199,7 +199,7 @@ int info_command(int argc, char** argv) {
                      {"position", file.first_position()},
                      {"codec", codec_name(h.codec)},
                      {"entropy", entropy_name(h.codec.entropy)},
-                     {"types", {sluice::to_string(sluice::dtype{h.type[0]}), sluice::to_string(sluice::dtype{h.type[1]})}},
+                     {"types", {sluice::to_string(file.frames()[0].index.type(0, plane::key)), sluice::to_string(file.frames()[0].index.type(0, plane::value))}},
                      {"levels_present", h.levels_present},
                      {"levels", levels},
                      {"k_bytes", keys},
@@ -218,8 +218,8 @@ int info_command(int argc, char** argv) {
   }
   std::printf("%s: %s, %zu frames, tokens %lld to %lld, %d layers, %s/%s\n", in.c_str(), codec_name(h.codec),
               file.frames().size(), static_cast<long long>(file.first_position()),
-              static_cast<long long>(file.end_position()), h.layers, sluice::to_string(sluice::dtype{h.type[0]}),
-              sluice::to_string(sluice::dtype{h.type[1]}));
+              static_cast<long long>(file.end_position()), h.layers, sluice::to_string(file.frames()[0].index.type(0, plane::key)),
+              sluice::to_string(file.frames()[0].index.type(0, plane::value)));
   std::printf("%zu bytes for %zu: %.2f times smaller, %.3f bits per value\n\n", file.size(), c.raw,
               double(c.raw) / double(file.size()), 8 * double(file.size()) / values);
   std::printf("level      bytes   bits/value    ratio%s\n", ideal.empty() ? "" : "   above an ideal coder");

@@ -41,6 +41,10 @@ enum class [[nodiscard]] status : std::uint32_t {
   // profiles
   not_a_profile = 40,
   corrupt_profile = 41,
+  // captures that no profile can be made of
+  too_few_tokens = 42,      ///< fewer than two tokens of a layer are numbers and not the first of the sequence
+  constant_values = 43,     ///< no K or V varies: there is nothing to learn
+  values_out_of_range = 44, ///< a mean or a basis beyond what a profile holds
   // the world
   io_error = 50,
   out_of_memory = 51,
@@ -83,6 +87,9 @@ constexpr const char* to_string(status s) noexcept {
     case status::absent: return "not held by this frame";
     case status::not_a_profile: return "not a sluice profile";
     case status::corrupt_profile: return "corrupt profile";
+    case status::too_few_tokens: return "too few tokens to calibrate on";
+    case status::constant_values: return "values that do not vary: nothing to calibrate on";
+    case status::values_out_of_range: return "values beyond the range of a profile";
     case status::io_error: return "input/output error";
     case status::out_of_memory: return "out of memory";
     case status::parse_error: return "malformed input";

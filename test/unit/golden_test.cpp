@@ -64,7 +64,7 @@ std::vector<std::uint32_t> integers(const profile& p, const bytes& frame) {
             return plain(frame).subspan(r.begin, r.size());
           };
           const int width = task.place.width();
-          const auto row_bytes = std::size_t(width * size_of(dtype{index.header().type[int(which)]}));
+          const auto row_bytes = std::size_t(width * size_of(index.type(l, which)));
           if (payload(0).empty()) continue;
           REQUIRE(detail::parse_tile(payload(0), index.tokens_of(t), width, row_bytes, task.base) == status::ok);
           for (int pass = 1; pass < levels; ++pass)

@@ -28,6 +28,9 @@ struct decode_options {
   int level = max_passes;       ///< finest level to decode; above what is present means the finest present
   layer_range layers{};
   std::int64_t position = -1;   ///< where the frame's first token goes; -1 = where it came from. K is rotated to match.
+  /// Where the sequence ends that the views will serve: tells which tokens are outside of a layer's sliding window and may
+  /// be missing. -1 = behind the last position that any view shows; whoever decodes into a part of a cache has to say it.
+  std::int64_t sequence_end = -1;
   /// Out: the worst status of each page of the first view, from the one that holds its first token on; of each token
   /// where the view has no pages. Pages that the frame does not reach are absent. Entries beyond its last are not used.
   std::span<status> pages{};
@@ -39,6 +42,7 @@ struct page_status {
   std::uint32_t tiles = 0;     ///< looked at
   std::uint32_t damaged = 0;   ///< not written, or absent for tokens that the view shows
   std::uint32_t degraded = 0;  ///< written below the level asked for
+  std::uint32_t outside = 0;   ///< without tokens that the view shows and that are outside of the layer's window: no damage
   explicit operator bool() const noexcept { return worst == status::ok; }
 };
 
@@ -54,12 +58,12 @@ class decoder {
         state_(validate(p)),
         isa_(usable_isa(t.isa)),
         fingerprint_(Codec::entropy::exact ? 0 : p.fingerprint()),
-        runs_(detail::shape_runs(state_ == status::ok ? p : profile{})),
         coder_(state_ == status::ok ? p : profile{}, isa_),
         ropes_(state_ == status::ok && Codec::transform::decorrelates ? p.shape : model_shape{}),
         unropes_(ropes_) {}
 
-  /// Decodes one frame into a view, whose tokens are matched by position; tokens that the view lacks are skipped.
+  /// Decodes one frame into a view, whose tokens are matched by position; tokens that the view lacks are skipped, and
+  /// tokens that the frame lacks are left alone: absent, unless they lie outside of their layer's window.
   /// Errors: those of frame_index::parse; wrong_codec, wrong_profile, corrupt_profile, wrong_shape, wrong_positions,
   /// unsupported_type, level_not_present, invalid_argument, invalid_view, page_out_of_range before anything is written;
   /// truncated, corrupt_tile, degraded and absent per tile.
@@ -109,17 +113,27 @@ class decoder {
     return {detail::max<std::int64_t>(start + first, 0), detail::min(start + last, v.tokens)};
   }
 
+  // The first token of a token tile that is inside of a layer's sliding window; there may be none.
+  int first_needed(int layer, int tile) const noexcept {
+    const std::int64_t window = profile_->shape.layers[std::size_t(layer)].window;
+    if (window == 0) return 0;
+    const std::int64_t needed = detail::max<std::int64_t>(sequence_end_ - window + 1, 0);
+    const std::int64_t start = position_ + std::int64_t{tile} * index_.header().tile_tokens;
+    return int(detail::clamp<std::int64_t>(needed - start, 0, index_.tokens_of(tile)));
+  }
+
   // Whether the frame's shape is the model's. How an exact codec groups heads need not be what this profile does.
   bool same_shape() const noexcept {
-    const auto same = [](const shape_run& a, const shape_run& b) {
-      return a == b || (Codec::entropy::exact && a.num_kv_heads == b.num_kv_heads && a.head_dim[0] == b.head_dim[0] &&
-                        a.head_dim[1] == b.head_dim[1]);
-    };
     if (index_.header().layers != profile_->shape.num_layers()) return false;
-    int layer = 0;
-    for (const shape_run& r : runs_)
-      for (const int end = layer + r.layers; layer < end; ++layer)
-        if (!same(index_.shape_of(layer), r)) return false;
+    for (int layer = 0; layer < profile_->shape.num_layers(); ++layer) {
+      const shape_run& r = index_.shape_of(layer);
+      const layer_shape& s = profile_->shape.layers[std::size_t(layer)];
+      if (r.num_kv_heads != s.num_kv_heads) return false;
+      for (plane p : {plane::key, plane::value})
+        if (r.head_dim[int(p)] != s.head_dim(p) ||
+            (!Codec::entropy::exact && r.group_width[int(p)] != profile_->of(layer, p).group_width))
+          return false;
+    }
     return true;
   }
 
@@ -138,21 +152,24 @@ class decoder {
     position_ = options.position < 0 ? h.position : options.position;
     if (position_ > INT64_MAX - max_frame_tokens) return status::invalid_argument;
     bool overlaps = false;
+    sequence_end_ = options.sequence_end;
     for (const kv_view& v : cache) {
-      for (plane p : {plane::key, plane::value}) {
-        if (!v[p].present()) continue;
-        if (Codec::entropy::exact ? v[p].type != type(p) : v[p].type == dtype::bytes) return status::unsupported_type;
-      }
+      for (plane p : {plane::key, plane::value})
+        for (int i = 0; i < v.num_layers && v[p].present(); ++i)
+          if (!writes(v[p].type, v.layer_id(i), p)) return status::unsupported_type;
       overlaps |= v.position < position_ + h.tokens && position_ < v.position + v.tokens;
+      if (options.sequence_end < 0) sequence_end_ = detail::max(sequence_end_, v.position + v.tokens);
     }
     if (!overlaps) return status::wrong_positions;
     // Without the transform keys are coded as they were rotated.
     if (!Codec::transform::decorrelates && position_ != h.position) return status::wrong_positions;
-    if constexpr (Codec::entropy::exact) coder_.set_types(type(plane::key), type(plane::value));
     return status::ok;
   }
 
-  dtype type(plane p) const noexcept { return dtype{index_.header().type[int(p)]}; }
+  // Whether this codec can turn what the frame holds of a layer into elements of a type.
+  bool writes(dtype type, int layer, plane p) const noexcept {
+    return Codec::entropy::exact ? type == index_.type(layer, p) || !index_.holds(layer, p) : type != dtype::bytes;
+  }
 
   void prepare_ropes(int tile) {
     const std::int64_t first = std::int64_t{tile} * index_.header().tile_tokens;
@@ -166,11 +183,25 @@ class decoder {
   void decode_layer(std::span<const std::byte> frame, int layer, int tile, std::span<status> pages,
                     const kv_view& paged, page_status& out) {
     const kv_view& view = *slots_[std::size_t(layer)].view;
-    if (within(view, tile, 0, index_.tokens_of(tile)).empty()) return;
+    const int tokens = index_.tokens_of(tile);
+    if (within(view, tile, 0, tokens).empty()) return;
     const auto note = [&](status s, int first, int last) {
       if (s == status::ok) return;
       out.worst = worse(out.worst, s);
       mark(pages, paged, within(paged, tile, first, last), s);
+    };
+    // Tokens [0, first) and [last, tokens) are not in the frame. Which of them the view shows and needs is damage.
+    const int needed = first_needed(layer, tile);
+    const auto lacks = [&](int first, int last) {
+      bool outside = false, missing = false;
+      for (const auto& [from, to] : {std::pair{0, first}, std::pair{last, tokens}}) {
+        outside |= !within(view, tile, from, detail::min(to, needed)).empty();
+        if (within(view, tile, detail::max(from, needed), to).empty()) continue;
+        missing = true;
+        note(status::absent, detail::max(from, needed), to);
+      }
+      out.outside += outside;
+      out.damaged += missing;
     };
     tasks_.clear();
     const shape_run& shape = index_.shape_of(layer);
@@ -179,14 +210,17 @@ class decoder {
         task t;
         t.place = detail::place_of(profile_->shape, shape.group_width[int(which)], layer, which, g);
         t.source = &profile_->of(layer, which);
+        t.type = index_.type(layer, which);
         t.level = level_;
         ++out.tiles;
         t.opened = open(frame, {layer, which, tile, g}, t);
         if (t.opened == status::ok || t.opened == status::degraded) {
           tasks_.push_back(t);
+        } else if (t.opened == status::absent) {
+          lacks(0, 0);
         } else {
           ++out.damaged;
-          note(t.opened, 0, index_.tokens_of(tile));
+          note(t.opened, 0, tokens);
         }
       }
     for (std::size_t i = 0; i < tasks_.size(); i += detail::tiles_at_once) {
@@ -196,17 +230,13 @@ class decoder {
         const int first = t.base.head.first, last = first + t.base.head.count;
         if (t.state != status::ok) {
           ++out.damaged;
-          note(t.state, 0, index_.tokens_of(tile));
+          note(t.state, 0, tokens);
           continue;
         }
         store(t, layer, tile);
         out.degraded += t.opened == status::degraded;
         note(t.opened, first, last);
-        // Tokens that the view shows and the tile does not cover.
-        const token_range before = within(view, tile, 0, first), after = within(view, tile, last, index_.tokens_of(tile));
-        if (!before.empty()) note(status::absent, 0, first);
-        if (!after.empty()) note(status::absent, last, index_.tokens_of(tile));
-        out.damaged += !before.empty() || !after.empty();
+        lacks(first, last);
       }
     }
   }
@@ -229,7 +259,7 @@ class decoder {
         else if (pass == 0)
           s = bytes.empty() ? status::absent
                             : detail::parse_tile(bytes, tokens, width,
-                                                 std::size_t(width) * std::size_t(size_of(type(key.plane))), t.base);
+                                                 std::size_t(width) * std::size_t(size_of(t.type)), t.base);
         else
           s = detail::parse_refinement(bytes, t.base.rows(), width, t.refinement[pass - 1]);
       }
@@ -349,7 +379,7 @@ class decoder {
   // Exact tokens: bit for bit where type and position are unchanged, else converted and rotated on.
   void store_exact(const task& t, std::byte* base, const plane_view& p, int layer) {
     const int width = t.place.width();
-    const dtype from = type(t.place.plane);
+    const dtype from = t.type;
     const std::size_t element = std::size_t(size_of(from));
     const bool turn = moved() && rotates(t, layer);
     exact_values_.resize(std::size_t(width));
@@ -393,7 +423,6 @@ class decoder {
   status state_;
   sluice::isa isa_;
   std::uint64_t fingerprint_;
-  std::vector<shape_run> runs_;
   detail::tile_decoder<Codec> coder_;
   detail::model_ropes ropes_, unropes_;
   frame_index index_;
@@ -402,7 +431,7 @@ class decoder {
   std::vector<row> rows_, exact_;
   std::vector<std::int64_t> offsets_;
   std::vector<float> values_, exact_values_;
-  std::int64_t position_ = 0;
+  std::int64_t position_ = 0, sequence_end_ = 0;
   int level_ = 0;
 };
 

@@ -35,7 +35,6 @@ class encoder {
         state_(validate(p)),
         isa_(usable_isa(t.isa)),
         fingerprint_(Codec::entropy::exact ? 0 : p.fingerprint()),
-        runs_(detail::shape_runs(state_ == status::ok ? p : profile{})),
         coder_(state_ == status::ok ? p : profile{}, isa_),
         ropes_(state_ == status::ok && Codec::transform::decorrelates ? p.shape : model_shape{}) {}
 
@@ -55,7 +54,7 @@ class encoder {
             row += std::size_t(v.num_kv_heads) * std::size_t(v[p].head_dim) * std::size_t(size_of(v[p].type));
           }
     const std::size_t tokens = std::size_t(end - begin);
-    return sizeof(frame_header) + runs_.size() * sizeof(shape_run) + 16 +
+    return sizeof(frame_header) + profile_->shape.layers.size() * sizeof(shape_run) + 16 +
            groups * tiles * std::size_t(passes()) * sizeof(tile_entry) + streams * tiles * 160 + streams * tokens * 2 +
            tokens * row + tokens * row / 64;
   }
@@ -68,7 +67,8 @@ class encoder {
     return encode({&cache, 1}, out, options);
   }
 
-  /// The same for a model whose layers are shown by several views; the frame covers the positions that any view has.
+  /// The same for a model whose layers are shown by several views, which may differ in type and position; the frame covers
+  /// the positions that any view has, and holds of each layer what its view has of them.
   result<std::size_t> encode(std::span<const kv_view> cache, std::span<std::byte> out,
                              const encode_options& options = {}) {
     if (const status s = begin(cache, options); s != status::ok) return s;
@@ -112,17 +112,10 @@ class encoder {
     tokens_ = int(end - position_);
     tiles_ = (tokens_ + tile_tokens - 1) / tile_tokens;
     made_ = detail::min(options.levels, passes());
-    for (plane p : {plane::key, plane::value}) {
-      bool first = true;
-      for (const kv_view& v : cache) {
-        if (!v[p].present()) continue;
-        if (!Codec::entropy::exact && v[p].type == dtype::bytes) return status::unsupported_type;
-        if (!first && v[p].type != type_[int(p)]) return status::unsupported_type;
-        type_[int(p)] = v[p].type;
-        first = false;
-      }
-      if (first) type_[int(p)] = dtype::f16;
-    }
+    for (const kv_view& v : cache)
+      for (plane p : {plane::key, plane::value})
+        if (!Codec::entropy::exact && v[p].present() && v[p].type == dtype::bytes) return status::unsupported_type;
+    detail::shape_runs(*profile_, slots_, runs_);
     ropes_.fill(position_, tokens_, true);
     return status::ok;
   }
@@ -282,8 +275,6 @@ class encoder {
     h.index_checksum = checksum(out.data() + sizeof h, h.index_size, frame_magic);
     h.layers = std::uint16_t(profile_->shape.num_layers());
     h.shape_runs = std::uint16_t(runs_.size());
-    h.type[0] = std::uint8_t(type_[0]);
-    h.type[1] = std::uint8_t(type_[1]);
     h.passes = h.levels_present = std::uint8_t(made_);
     h.codec = Codec::id;
     h.header_checksum = header_checksum(h);
@@ -306,7 +297,6 @@ class encoder {
   std::vector<float> values_;
   std::vector<std::uint8_t> flagged_;
   std::vector<std::uint16_t> coded_, exact_;
-  dtype type_[2] = {dtype::f16, dtype::f16};
   std::int64_t position_ = 0;
   std::ptrdiff_t ld_ = 0;
   int tokens_ = 0, tiles_ = 0, made_ = 1;

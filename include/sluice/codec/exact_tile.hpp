@@ -52,15 +52,11 @@ class tile_decoder<Codec> {
  public:
   tile_decoder(const profile&, isa i) : isa_(i) {}
 
-  // The element types of K and V, from the frame.
-  void set_types(dtype k, dtype v) noexcept { type_[0] = k, type_[1] = v; }
-
   void decode(std::span<tile_task> tasks) {
     for (std::size_t i = 0; i < tasks.size(); ++i) {
       tile_task& t = tasks[i];
-      const dtype type = type_[int(t.place.plane)];
       const int rows = t.base.head.count, width = t.place.width();
-      const std::size_t row = std::size_t(width) * std::size_t(size_of(type)), size = row * std::size_t(rows);
+      const std::size_t row = std::size_t(width) * std::size_t(size_of(t.type)), size = row * std::size_t(rows);
       if (t.base.head.exact || t.base.head.exceptions || t.base.head.side || t.base.head.bits) {
         t.state = status::corrupt_tile;
         continue;
@@ -68,7 +64,7 @@ class tile_decoder<Codec> {
       if constexpr (Codec::entropy::id == split_exponent::id) {
         elements_[i].resize(size);
         t.elements = elements_[i].data();
-        t.state = lossless_decode(type, rows, width, std::as_bytes(t.base.stream),
+        t.state = lossless_decode(t.type, rows, width, std::as_bytes(t.base.stream),
                                   reinterpret_cast<std::byte*>(elements_[i].data()), row, workspace_, isa_);
       } else {
         t.elements = t.base.stream.data();
@@ -79,7 +75,6 @@ class tile_decoder<Codec> {
 
  private:
   isa isa_;
-  dtype type_[2] = {dtype::f16, dtype::f16};
   std::vector<std::uint8_t> elements_[tiles_at_once];
   std::vector<std::byte> workspace_;
 };

@@ -19,6 +19,7 @@ namespace sluice::detail::inline SLUICE_HOST_ABI {
 struct tile_task {
   stream_place place;
   const plane_profile* source = nullptr;
+  dtype type = dtype::f16;      // of the elements when encoded
   base_tile base;
   refinement_tile refinement[max_passes - 1];
   int level = 0;                // finest pass to decode

@@ -41,7 +41,7 @@ struct frame_header {
   std::uint32_t index_checksum;
   std::uint16_t layers;
   std::uint16_t shape_runs;
-  std::uint8_t type[2];          ///< dtype of K and of V when encoded
+  std::uint8_t unused[2];        ///< zero
   std::uint8_t passes;           ///< made
   std::uint8_t levels_present;   ///< passes that are here: truncation lowers this and nothing else
   codec_id codec;
@@ -52,18 +52,22 @@ static_assert(sizeof(frame_header) == 72 && offsetof(frame_header, frame_size) =
               offsetof(frame_header, layers) == 48 && offsetof(frame_header, codec) == 56 &&
               offsetof(frame_header, header_checksum) == 68);
 
-/// Consecutive layers of one shape (FORMAT.md section 3.3).
+/// Consecutive layers of one shape and type (FORMAT.md section 3.3).
 struct shape_run {
   std::uint16_t layers;
-  std::uint16_t num_kv_heads;
+  std::uint16_t num_kv_heads;    ///< 0 = layers without KV, and so is everything but `layers`
   std::uint16_t head_dim[2];     ///< K, V; 0 = absent
   std::uint16_t group_width[2];  ///< channels a stream covers
-  /// Heads and sizes within the limits of a profile, whole heads a group.
+  std::uint8_t type[2];          ///< dtype of K and V when encoded; 0 where absent
+  std::uint16_t reserved;        ///< zero
+  /// Heads, sizes and types within the limits of a profile, whole heads a group.
   bool valid() const noexcept {
-    if (layers == 0 || num_kv_heads == 0 || num_kv_heads > max_kv_heads) return false;
+    if (layers == 0 || num_kv_heads > max_kv_heads || reserved) return false;
+    if ((num_kv_heads == 0) != (head_dim[0] == 0 && head_dim[1] == 0)) return false;
     for (int p : {0, 1}) {
-      if (head_dim[p] > max_head_dim) return false;
-      if (head_dim[p] ? group_width[p] == 0 || group_width[p] % head_dim[p] != 0 : group_width[p] != 0) return false;
+      if (head_dim[p] > max_head_dim || type[p] > std::uint8_t(dtype::bytes)) return false;
+      if (head_dim[p] ? group_width[p] == 0 || group_width[p] % head_dim[p] != 0 : group_width[p] != 0 || type[p] != 0)
+        return false;
     }
     return true;
   }
@@ -73,7 +77,7 @@ struct shape_run {
   }
   bool operator==(const shape_run&) const = default;
 };
-static_assert(sizeof(shape_run) == 12);
+static_assert(sizeof(shape_run) == 16 && offsetof(shape_run, type) == 12);
 
 /// One coded unit: (pass, layer, plane, token tile, group), 16-byte aligned and sized.
 struct tile_entry {
@@ -111,6 +115,14 @@ class frame_index {
   const frame_header& header() const noexcept { return header_; }
   std::span<const shape_run> runs() const noexcept { return runs_; }
   const shape_run& shape_of(int layer) const noexcept { return runs_[run_of_layer_[std::size_t(layer)]]; }
+  /// Element type of K or V of a layer when encoded; of no meaning where the layer has no such plane.
+  dtype type(int layer, plane p) const noexcept { return dtype{shape_of(layer).type[int(p)]}; }
+  /// Whether the frame has tokens of K or V of a layer: what no view showed, and what lies outside of a window, it has not.
+  bool holds(int layer, plane p) const noexcept {
+    const std::size_t first = ordinal(0, {layer, p, 0, 0});
+    const std::size_t tiles = std::size_t(token_tiles()) * std::size_t(shape_of(layer).groups(int(p)));
+    return offset_[first] != offset_[first + tiles];
+  }
   int token_tiles() const noexcept { return int((header_.tokens + header_.tile_tokens - 1) / header_.tile_tokens); }
   int tokens_of(int tile) const noexcept {
     return int(detail::min(header_.tile_tokens, header_.tokens - std::uint32_t(tile) * header_.tile_tokens));
@@ -152,6 +164,12 @@ class frame_index {
   std::size_t tiles_per_pass_ = 0;
 };
 
+/// Whether this decoder reads a version of the format; until 1.0 any minor number may change the meaning of bytes.
+constexpr bool reads_version(int major, int minor) noexcept {
+  constexpr int own_major = SLUICE_FORMAT_VERSION_MAJOR, own_minor = SLUICE_FORMAT_VERSION_MINOR;
+  return major == own_major && (major == 0 ? minor == own_minor : minor <= own_minor);
+}
+
 /// Checksum of a header's own bytes.
 inline std::uint32_t header_checksum(const frame_header& h) noexcept {
   return checksum(&h, offsetof(frame_header, header_checksum), frame_magic);
@@ -166,13 +184,12 @@ inline status frame_index::parse(std::span<const std::byte> bytes) {
   if (bytes.size() < sizeof(frame_header)) return status::truncated;
   frame_header h;
   std::memcpy(&h, bytes.data(), sizeof h);
-  if (h.version_major != SLUICE_FORMAT_VERSION_MAJOR || h.version_minor > SLUICE_FORMAT_VERSION_MINOR)
-    return status::wrong_version;
+  if (!reads_version(h.version_major, h.version_minor)) return status::wrong_version;
   if (h.header_size != sizeof h || h.header_checksum != header_checksum(h)) return status::corrupt_header;
   for (std::uint8_t r : h.reserved)
     if (r) return status::corrupt_header;
-  if (h.passes < 1 || h.passes > max_passes || h.levels_present > h.passes || h.tile_tokens < 1 || h.type[0] > 5 ||
-      h.type[1] > 5 || h.tokens < 1 || h.position < 0 || h.position > INT64_MAX - max_frame_tokens)
+  if (h.unused[0] || h.unused[1] || h.passes < 1 || h.passes > max_passes || h.levels_present > h.passes ||
+      h.tile_tokens < 1 || h.tokens < 1 || h.position < 0 || h.position > INT64_MAX - max_frame_tokens)
     return status::corrupt_header;
   if (h.tokens > max_frame_tokens || h.tile_tokens > max_tile_tokens || h.layers > max_model_layers)
     return status::too_large;
@@ -193,7 +210,8 @@ inline status frame_index::parse(std::span<const std::byte> bytes) {
     if (tiles > h.index_size / sizeof(tile_entry)) return status::corrupt_index;
   }
   const std::size_t used = h.shape_runs * sizeof(shape_run) + tiles * h.passes * sizeof(tile_entry);
-  if (layers != h.layers || used > h.index_size || h.index_size - used >= 16) return status::corrupt_index;
+  // A frame of layers that all keep nothing says nothing.
+  if (layers != h.layers || tiles == 0 || used > h.index_size || h.index_size - used >= 16) return status::corrupt_index;
   for (std::size_t i = used; i < h.index_size; ++i)
     if (at[i] != std::byte{0}) return status::corrupt_index;
 

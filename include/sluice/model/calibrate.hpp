@@ -96,8 +96,8 @@ class calibrator {
   explicit calibrator(model_shape shape, calibration_options options = {})
       : shape_(std::move(shape)), options_(std::move(options)), state_(begin()) {}
 
-  /// First sweep. Errors: invalid_argument (options, shape or order), wrong_shape, unsupported_type, and those of
-  /// validate(kv_view). After an error the calibrator is done for.
+  /// First sweep. Errors: invalid_argument (options, shape or order), too_large (a shape beyond the limits of a profile),
+  /// wrong_shape, unsupported_type, and those of validate(kv_view). After an error the calibrator is done for.
   status add(const capture& c) {
     if (state_ == status::ok && fitted_) state_ = status::invalid_argument;
     return sweep(c, [&](int layer, int index, std::array<detail::rows_f, 2>& x, std::span<const std::uint8_t> skip) {
@@ -108,7 +108,8 @@ class calibrator {
     });
   }
 
-  /// Second sweep. Errors: as add(), and invalid_argument where no step reaches the target.
+  /// Second sweep. Errors: as add(); too_few_tokens (of some layer), constant_values (of all), values_out_of_range; and
+  /// invalid_argument where no sensitivity is positive.
   status measure(const capture& c) {
     if (state_ == status::ok && !fitted_) state_ = fit();
     return sweep(c, [&](int layer, int, std::array<detail::rows_f, 2>& x, std::span<const std::uint8_t> skip) {
@@ -121,7 +122,8 @@ class calibrator {
 
   /// The profile. plane_profile::loss[j] is sensitivity * mean squared error at level j, measured on the captures: the
   /// nats that coding this plane of the whole context would cost if nothing else were coded. They add up over planes;
-  /// a chunk's share is proportional to its tokens. Errors: those of the sweeps; invalid_argument where they differ.
+  /// a chunk's share is proportional to its tokens. What is returned passes validate() and parse().
+  /// Errors: those of the sweeps; invalid_argument where they differ.
   result<profile> finish() {
     if (state_ != status::ok) return state_;
     if (!fitted_) return status::invalid_argument;
@@ -144,6 +146,7 @@ class calibrator {
     out.passes = options_.passes;
     out.sinks = options_.sinks;
     for (const detail::plane_calibration& p : planes_) out.planes.push_back(p.profile);
+    if (validate(out) != status::ok) return status::values_out_of_range;
     return out;
   }
 
@@ -151,16 +154,20 @@ class calibrator {
   status begin() {
     const calibration_options& o = options_;
     const auto layers = std::size_t(shape_.num_layers());
-    if (layers == 0 || o.passes < 1 || o.passes > max_passes || o.sinks < 0 || o.sinks > 255 || o.heads_per_basis < 0 ||
+    if (layers == 0 || o.passes < 1 || o.passes > max_passes || o.sinks < 0 || o.sinks > max_sinks || o.heads_per_basis < 0 ||
         !(o.target_kl > 0) || !std::isfinite(o.target_kl) || o.sensitivity_k.size() != o.sensitivity_v.size() ||
         (!o.sensitivity_k.empty() && o.sensitivity_k.size() != layers))
       return status::invalid_argument;
+    if (layers > std::size_t(max_model_layers) || shape_.ropes.size() > std::size_t(max_ropes))
+      return status::too_large;
     planes_.resize(2 * layers);
+    int streams = 0;
     for (std::size_t l = 0; l < layers; ++l) {
       const layer_shape& s = shape_.layers[l];
+      if (s.absent()) continue;
       if (s.num_kv_heads < 1 || s.head_dim_k < 1 || s.head_dim_v < 0) return status::invalid_argument;
-      if (const rope* r = rope_of(static_cast<int>(l)); r && validate(*r, s.head_dim_k) != status::ok)
-        return status::invalid_argument;
+      if (s.num_kv_heads > max_kv_heads || s.head_dim_k > max_head_dim || s.head_dim_v > max_head_dim)
+        return status::too_large;
       for (const plane which : {plane::key, plane::value}) {
         detail::plane_calibration& p = planes_[2 * l + std::size_t(which)];
         p.head_dim = s.head_dim(which);
@@ -169,10 +176,11 @@ class calibrator {
         p.width = p.heads * p.head_dim;
         p.group_width = basis_heads(o.heads_per_basis, p.heads, p.head_dim) * p.head_dim;
         if (p.group_width > std::max(max_group_width, p.head_dim)) return status::invalid_argument;
+        if ((streams += p.groups()) > max_streams) return status::too_large;
         for (auto& f : p.folds) f.resize(std::size_t(p.groups()));
       }
     }
-    return status::ok;
+    return detail::valid_shape(shape_) ? status::ok : status::invalid_argument;
   }
 
   const rope* rope_of(int layer) const noexcept {
@@ -290,10 +298,13 @@ class calibrator {
     const Eigen::Index dk = s.head_dim_k, dv = s.head_dim_v, heads = s.num_kv_heads, all = c.num_heads;
     using rows_of_floats = Eigen::Map<const detail::rows_f>;
     if (known.wo && dv) {
-      if (!v.metric.size()) v.metric.setZero(dv, heads * dv);
+      Eigen::MatrixXd wo(dv, heads * dv);
       for (Eigen::Index h = 0; h < heads; ++h)
-        v.metric.middleCols(h * dv, dv) += rows_of_floats(known.wo + h * dv * dv, dv, dv).cast<double>();
-      ++v.metrics;
+        wo.middleCols(h * dv, dv) = rows_of_floats(known.wo + h * dv * dv, dv, dv).cast<double>();
+      if (wo.allFinite()) {
+        v.metric = v.metric.size() ? Eigen::MatrixXd(v.metric + wo) : wo;
+        ++v.metrics;
+      }
     }
     Eigen::MatrixXd q2;
     if (known.q2) q2 = rows_of_floats(known.q2, heads, dk).cast<double>().transpose();
@@ -359,15 +370,17 @@ class calibrator {
   status fit() {
     fitted_ = true;
     for (const detail::plane_calibration& p : planes_)
-      if (p.width && p.seen < 2) return status::invalid_argument;
+      if (p.width && p.seen < 2) return status::too_few_tokens;
     detail::parallel_for(static_cast<int>(planes_.size()), options_.threads, [&](int i) {
       if (planes_[std::size_t(i)].width) planes_[std::size_t(i)].fit(plane(i % 2), i % 2 ? nullptr : rope_of(i / 2));
     });
     const bool measured = !options_.sensitivity_k.empty();
+    bool varies = false;
     std::vector<double> relative;
     for (std::size_t i = 0; i < planes_.size(); ++i) {
       detail::plane_calibration& p = planes_[i];
       if (!p.width) continue;
+      varies |= !(p.variance <= 1e-30);
       p.sensitivity = measured ? detail::interaction * (i % 2 ? options_.sensitivity_v : options_.sensitivity_k)[i / 2]
                       : p.energy > 0       ? detail::attention_price * p.error_gain / p.energy
                       : p.variance > 1e-30 ? detail::energy_price / p.variance
@@ -375,6 +388,7 @@ class calibrator {
       if (!std::isfinite(p.sensitivity)) p.sensitivity = 0;
       if (p.sensitivity > 0) relative.push_back(1 / std::sqrt(p.sensitivity));
     }
+    if (!varies) return status::constant_values;
     if (relative.empty()) return status::invalid_argument;
     std::nth_element(relative.begin(), relative.begin() + std::ptrdiff_t(relative.size() / 2), relative.end());
     const double median = relative[relative.size() / 2];
@@ -405,7 +419,7 @@ class calibrator {
       detail::plane_calibration& p = planes_[std::size_t(i)];
       if (p.width && !p.finish_basis(step_of(p, low) / detail::power_of_3(options_.passes - 1 - level))) fine = false;
     });
-    return fine ? status::ok : status::invalid_argument;
+    return fine ? status::ok : status::values_out_of_range;
   }
 
   struct angles {

@@ -21,8 +21,9 @@ namespace sluice {
 inline constexpr int max_passes = 6;
 inline constexpr int max_group_width = 1024;
 
-/// Limits of a model: layers, heads of a layer, elements of a head, sinks, streams of all layers together.
+/// Limits of a model: layers, rotary embeddings, heads of a layer, elements of a head, sinks, streams of all layers together.
 inline constexpr int max_model_layers = 4096;
+inline constexpr int max_ropes = 64;
 inline constexpr int max_kv_heads = 4096;
 inline constexpr int max_head_dim = 16384;
 inline constexpr int max_sinks = 255;
@@ -61,7 +62,7 @@ struct plane_profile {
 
 /// Everything encoder and decoder share about a model before any context arrives; made by calibrate(), or uncalibrated().
 struct profile {
-  model_shape shape;
+  model_shape shape;                 ///< layers without KV have their number and two planes of width 0
   std::int32_t passes = 4;           ///< base + refinements; levels are 0 .. passes-1
   std::int32_t sinks = 4;            ///< tokens at the start of a sequence that are kept exact
   std::vector<plane_profile> planes; ///< [2 * layer + plane]
@@ -168,17 +169,31 @@ inline std::uint64_t checksum64(std::span<const std::byte> b) noexcept {
 inline bool finite_f16(std::uint16_t h) noexcept { return (h & 0x7c00u) != 0x7c00u; }
 
 inline bool valid_layer(const layer_shape& l, std::span<const rope> ropes) noexcept {
+  if (l.absent()) return l == layer_shape{};
   if (l.num_kv_heads < 1 || l.num_kv_heads > max_kv_heads || l.head_dim_k < 0 || l.head_dim_k > max_head_dim ||
       l.head_dim_v < 0 || l.head_dim_v > max_head_dim || l.window < 0 || l.rope_index < 0)
     return false;
+  if (l.head_dim_k == 0 && l.head_dim_v == 0) return false;
   if (ropes.empty()) return l.rope_index == 0;
   if (std::size_t(l.rope_index) >= ropes.size()) return false;
   return l.head_dim_k == 0 || validate(ropes[std::size_t(l.rope_index)], l.head_dim_k) == status::ok;
 }
 
+inline bool valid_shape(const model_shape& s) noexcept {
+  if (s.ropes.size() > std::size_t(max_ropes) || s.layers.size() > std::size_t(max_model_layers)) return false;
+  for (const rope& e : s.ropes) {
+    if (e.pairing > rope_pairing::interleaved || e.scaling > rope_scaling::yarn_untruncated) return false;
+    for (double d : {e.base, e.factor, e.low_freq, e.high_freq, e.original_context, e.attention_factor})
+      if (!detail::isfinite(d)) return false;
+  }
+  for (const layer_shape& l : s.layers)
+    if (!valid_layer(l, s.ropes)) return false;
+  return true;
+}
+
 // Width and grouping of a plane; `l` has sizes within the limits or the answer is false.
 inline bool valid_plane_shape(const layer_shape& l, plane which, const plane_profile& q) noexcept {
-  if (l.num_kv_heads < 1 || l.num_kv_heads > max_kv_heads) return false;
+  if (l.num_kv_heads < 0 || l.num_kv_heads > max_kv_heads) return false;
   const int dim = l.head_dim(which);
   if (dim < 0 || dim > max_head_dim || q.width != l.num_kv_heads * dim) return false;
   if (dim == 0) return q.group_width == 0;
@@ -233,21 +248,13 @@ inline void write_profile_body(const profile& p, byte_writer& w) {
 /// Checks everything an encoder or decoder relies on, but for the bases having inverses. Errors: corrupt_profile.
 inline status validate(const profile& p) noexcept {
   const model_shape& shape = p.shape;
-  if (p.passes < 1 || p.passes > max_passes || p.sinks < 0 || p.sinks > max_sinks) return status::corrupt_profile;
-  if (shape.ropes.size() > 64 || shape.layers.size() > std::size_t(max_model_layers) ||
+  if (p.passes < 1 || p.passes > max_passes || p.sinks < 0 || p.sinks > max_sinks || !detail::valid_shape(shape) ||
       p.planes.size() != 2 * shape.layers.size())
     return status::corrupt_profile;
-  for (const rope& e : shape.ropes) {
-    if (e.pairing > rope_pairing::interleaved || e.scaling > rope_scaling::yarn_untruncated)
-      return status::corrupt_profile;
-    for (double d : {e.base, e.factor, e.low_freq, e.high_freq, e.original_context, e.attention_factor})
-      if (!detail::isfinite(d)) return status::corrupt_profile;
-  }
   std::size_t streams = 0;
   for (std::size_t i = 0; i < p.planes.size(); ++i) {
     const layer_shape& l = shape.layers[i / 2];
-    if (!detail::valid_layer(l, shape.ropes) || !detail::valid_plane_shape(l, plane(i % 2), p.planes[i]) ||
-        !detail::valid_plane(p.planes[i]))
+    if (!detail::valid_plane_shape(l, plane(i % 2), p.planes[i]) || !detail::valid_plane(p.planes[i]))
       return status::corrupt_profile;
     streams += std::size_t(p.planes[i].groups());
   }

@@ -64,17 +64,21 @@ struct rope {
   bool operator==(const rope&) const = default;
 };
 
-/// One layer's KV as a model defines it, whatever its layout in memory.
+/// One layer's KV as a model defines it, whatever its layout in memory. A layer that keeps no KV (the recurrent ones of
+/// hybrid models) is layer_shape{}: it has its number and nothing else.
 struct layer_shape {
   std::int32_t num_kv_heads = 0;
   std::int32_t head_dim_k = 0;
   std::int32_t head_dim_v = 0;  ///< 0 = the layer keeps no V (latent attention)
   std::int32_t rope_index = 0;  ///< into model_shape::ropes
-  std::int32_t window = 0;      ///< tokens of sliding-window attention; 0 = full
+  /// Tokens of sliding-window attention; 0 = full. Position p is outside of the window of a sequence that ends at `end`
+  /// where p + window <= end: no token from `end` on looks at it.
+  std::int32_t window = 0;
 
   SLUICE_HD constexpr std::int32_t head_dim(plane p) const noexcept {
     return p == plane::key ? head_dim_k : head_dim_v;
   }
+  SLUICE_HD constexpr bool absent() const noexcept { return num_kv_heads == 0 && head_dim_k == 0 && head_dim_v == 0; }
   bool operator==(const layer_shape&) const = default;
 };
 
