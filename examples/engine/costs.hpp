@@ -106,8 +106,8 @@ inline std::optional<note> read_note(std::span<const std::byte> bytes, const std
     const auto value = saved.find(key);
     return value != saved.end() && value->is_number() ? value->get<double>() : -1.0;
   };
-  const note n{number("prefill_seconds"), {number("seconds_per_token"), number("seconds_per_token_position"),
-                                          number("decode_seconds_per_value")}};
+  const note n{number("prefill_seconds"),
+               {number("seconds_per_token"), number("seconds_per_token_position"), number("decode_seconds_per_value")}};
   const auto sane = [](double x, double low) { return x >= low && x < 1e6; };
   const machine_costs& c = n.costs;
   if (!sane(n.prefill_seconds, 0) || !sane(c.seconds_per_token, 1e-12) || !sane(c.seconds_per_token_position, 0) ||

@@ -28,8 +28,11 @@ std::span<const float> flat(const matrix& m) { return {m.data(), std::size_t(m.s
 }  // namespace
 
 model::model(const std::string& path, arithmetic mode, thread_pool& pool)
-    : file_(path), directory_(file_.bytes()), config_(read_config(directory_)),
-      mode_(int8::accelerated ? mode : arithmetic::exact), pool_(&pool) {
+    : file_(path),
+      directory_(file_.bytes()),
+      config_(read_config(directory_)),
+      mode_(int8::accelerated ? mode : arithmetic::exact),
+      pool_(&pool) {
   load();
 }
 

@@ -54,13 +54,17 @@ std::size_t prefix_cache::raw_bytes(int tokens, const sequence& seq) const noexc
 // Of an object of so many tokens with all its passes: envelope, header and index. An index that is longer all the same is
 // asked for again.
 std::size_t prefix_cache::head_bytes(int tokens) const noexcept {
-  const std::vector<sluice::shape_run> runs = sluice::detail::shape_runs(profile_);
-  const std::size_t tiles = std::size_t((tokens + codec::grouping::tokens - 1) / codec::grouping::tokens);
-  std::size_t index = runs.size() * sizeof(sluice::shape_run);
-  for (const sluice::shape_run& r : runs)
-    index += std::size_t(profile_.passes) * r.layers * tiles * std::size_t(r.groups(0) + r.groups(1)) *
-             sizeof(sluice::tile_entry);
-  return envelope + sizeof(sluice::frame_header) + index + 64;
+  const int tiles = (tokens + codec::grouping::tokens - 1) / codec::grouping::tokens;
+  const sluice::model_shape& shape = profile_.shape;
+  std::size_t runs = 0, groups = 0;
+  for (int l = 0; l < shape.num_layers(); ++l) {
+    runs += l == 0 || !(shape.layers[std::size_t(l)] == shape.layers[std::size_t(l - 1)]);
+    for (const sluice::plane p : {sluice::plane::key, sluice::plane::value})
+      if (const sluice::plane_profile& plane = profile_.of(l, p); plane.group_width > 0)
+        groups += std::size_t((plane.width + plane.group_width - 1) / plane.group_width);
+  }
+  return envelope + sizeof(sluice::frame_header) + runs * sizeof(sluice::shape_run) +
+         groups * std::size_t(tiles * profile_.passes) * sizeof(sluice::tile_entry) + 16;
 }
 
 // Names and places of all chunks that these tokens make.
@@ -173,11 +177,11 @@ std::size_t prefix_cache::put_missing(std::span<const located_chunk> chunks, slu
   for (const work& w : todo) {
     if (w.state != sluice::status::ok) throw std::runtime_error(std::string("encoding: ") + to_string(w.state));
     const std::string name = to_hex(chunks[w.chunk].*key);
-    const sluice::status s = sluice::stream::put_checked(*store_, name, w.object, patience{}.silent_seconds);
+    std::string why;
+    const sluice::status s = sluice::stream::put_checked(*store_, name, w.object, patience{}.silent_seconds, &why);
     if (s == sluice::status::too_large)
-      throw std::runtime_error("the store takes no object of " + std::to_string(w.object.size()) +
-                               " bytes: " + in_words(s, store_->detail()));
-    if (s != sluice::status::ok) store_failed(s, store_->detail());
+      why += (why.empty() ? "" : "; ") + ("the object has " + std::to_string(w.object.size()) + " bytes");
+    if (s != sluice::status::ok) store_failed(s, why);
     bytes += w.object.size();
   }
   report.write_seconds += now() - encoded;
@@ -227,7 +231,8 @@ located_prefix prefix_cache::locate(std::span<const std::int32_t> ids, bool exac
     const auto frame = sluice::stream::open_object(c.head, c.key);
     c.state = frame ? c.index.parse(*frame) : frame.status();
     if (c.state == sluice::status::ok) c.state = check<codec>(c.index.header(), c);
-    if (c.state != sluice::status::truncated || !frame || frame->size() < sizeof(sluice::frame_header)) return std::size_t{0};
+    if (c.state != sluice::status::truncated || !frame || frame->size() < sizeof(sluice::frame_header))
+      return std::size_t{0};
     sluice::frame_header h;
     std::memcpy(&h, frame->data(), sizeof h);
     const std::size_t size = envelope + sizeof h + std::min<std::size_t>(h.index_size, 1 << 24);
@@ -289,6 +294,7 @@ void prefix_cache::decode(std::span<const located_chunk> chunks, std::span<const
   const int layers = profile_.shape.num_layers();
   const int parts = chunks.empty() ? 1 : std::clamp(4 * pool_->size() / int(chunks.size()), 1, layers);
   std::vector<std::array<sluice::status, chunk_tokens / page>> pages(chunks.size() * std::size_t(parts));
+  std::vector<std::uint32_t> outside(pages.size());
   pool_->parallel_for(int(pages.size()), [&](int task, int worker) {
     const auto i = std::size_t(task / parts);
     const int part = task % parts;
@@ -300,10 +306,24 @@ void prefix_cache::decode(std::span<const located_chunk> chunks, std::span<const
     done.fill(frame.status());
     if (!frame) return;
     const sluice::kv_view target = seq.view().slice(c.begin, c.end);
-    (void)decoders_[std::size_t(worker)].decode(
-        *frame, target,
-        {.level = level, .layers = {layers * part / parts, layers * (part + 1) / parts}, .pages = done});
+    outside[std::size_t(task)] = decoders_[std::size_t(worker)]
+                                     .decode(*frame, target,
+                                             {.level = level,
+                                              .layers = {layers * part / parts, layers * (part + 1) / parts},
+                                              .sequence_end = report.tokens,
+                                              .pages = done})
+                                     .outside;
   });
+  // Tokens outside of a window are looked at by nobody, unless a token before the end has to be computed.
+  const auto usable = [](sluice::status s) { return s == sluice::status::ok || s == sluice::status::degraded; };
+  bool whole = true;
+  for (std::size_t task = 0; task < pages.size(); ++task) {
+    const located_chunk& c = chunks[task / std::size_t(parts)];
+    const auto used = std::span(pages[task]).first(std::size_t(page_pool::pages_for(c.end - c.begin)));
+    whole &= std::all_of(used.begin(), used.end(), usable);
+  }
+  for (std::size_t task = 0; task < pages.size(); ++task)
+    if (outside[task] > 0 && !whole) pages[task].fill(sluice::status::absent);
   for (std::size_t i = 0; i < chunks.size(); ++i) {
     const located_chunk& c = chunks[i];
     // Where the store failed in the middle of an object, its words tell more than that the object is cut.
@@ -323,14 +343,15 @@ void prefix_cache::decode(std::span<const located_chunk> chunks, std::span<const
         degraded_pages += degraded;
         continue;
       }
-      append(report.missing, {p, std::min(page, c.end - p), lost ? object.state : worst, lost ? object.detail : c.detail});
+      append(report.missing,
+             {p, std::min(page, c.end - p), lost ? object.state : worst, lost ? object.detail : c.detail});
     }
     report.degraded_pages += degraded_pages;
     int held = -1;
     if (restored > 0) {
       held = std::min(level, c.levels() - 1);
-      sluice::status why = held < level && held + 1 < profile_.passes ? sluice::status::level_not_present
-                                                                      : sluice::status::ok;
+      sluice::status why =
+          held < level && held + 1 < profile_.passes ? sluice::status::level_not_present : sluice::status::ok;
       if (degraded_pages > 0) {  // no page holds less than the base
         const auto frame = std::span(object.bytes).subspan(envelope);
         held = std::max(0, sound_level(c.index, frame, held));

@@ -30,24 +30,25 @@ struct missing_run {
 
 struct save_report {
   int chunks = 0;
-  int already_there = 0;                ///< sound and as fine as asked, or finer: left as they were
-  std::vector<missing_run> replaced;    ///< damaged, cut short, another's, or (level_not_present) coarser than asked
-  std::size_t bytes = 0;                ///< of all chunks' objects, with those already there
-  std::size_t exact_bytes = 0;          ///< of the exact copies, where they were asked for
-  std::size_t raw_bytes = 0;            ///< of the same tokens' pages
+  int already_there = 0;              ///< sound and as fine as asked, or finer: left as they were
+  std::vector<missing_run> replaced;  ///< damaged, cut short, another's, or (level_not_present) coarser than asked
+  std::size_t bytes = 0;              ///< of all chunks' objects, with those already there
+  std::size_t exact_bytes = 0;        ///< of the exact copies, where they were asked for
+  std::size_t raw_bytes = 0;          ///< of the same tokens' pages
   double encode_seconds = 0, check_seconds = 0, write_seconds = 0;
 };
 
 struct restore_report {
-  int tokens = 0;  ///< that the sequence now has room for, restored or missing
+  int tokens = 0;                    ///< that the sequence now has room for, restored or missing
   std::size_t bytes = 0;             ///< read
   std::size_t raw_bytes = 0;         ///< of the same tokens' pages
   std::vector<int> levels;           ///< of each chunk, the coarsest that a page of it holds; -1 = no page holds any
   std::vector<missing_run> missing;  ///< whole pages within `tokens`, in order: to be computed
-  std::vector<missing_run> coarser;  ///< restored, but a refinement is damaged (degraded) or not stored (level_not_present)
-  std::vector<missing_run> unread;   ///< behind `tokens`, where the store failed to say whether it has them
-  int degraded_pages = 0;            ///< restored at a coarser level than stored: a refinement is damaged
-  std::vector<std::byte> note;       ///< as in located_prefix
+  std::vector<missing_run>
+      coarser;  ///< restored, but a refinement is damaged (degraded) or not stored (level_not_present)
+  std::vector<missing_run> unread;  ///< behind `tokens`, where the store failed to say whether it has them
+  int degraded_pages = 0;           ///< restored at a coarser level than stored: a refinement is damaged
+  std::vector<std::byte> note;      ///< as in located_prefix
   double read_seconds = 0, decode_seconds = 0;
 };
 

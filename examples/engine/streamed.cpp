@@ -34,8 +34,7 @@ sluice::stream::cost_model cost_of(const prefix_cache& prefixes, std::span<const
     const bool there = c.state == sluice::status::ok;
     for (int l = 0; l < p.passes; ++l) {
       k.bytes.push_back(there ? c.size_at(l) : 0);
-      k.loss.push_back(loss[std::size_t(there ? std::min(l, c.levels() - 1) : l)] * k.tokens /
-                       double(document_tokens));
+      k.loss.push_back(loss[std::size_t(there ? std::min(l, c.levels() - 1) : l)] * k.tokens / double(document_tokens));
     }
     k.bytes.push_back(c.exact_bytes ? c.exact_bytes : nowhere);
     if (!there && !c.exact_bytes) k.kinds = {sluice::stream::payload::absent};
@@ -58,7 +57,8 @@ struct page_sink {
   std::vector<int> levels;  // of each chunk, what its pages hold: coarser than asked for where the object is
 
   sluice::page_status decode(int chunk, int level, std::span<const std::byte> frame) {
-    const sluice::page_status done = pages.decode(chunk, level, frame);
+    sluice::page_status done = pages.decode(chunk, level, frame);
+    if (done.outside > 0) done.worst = sluice::status::absent;  // what the engine computes next may look at it
     int& held = levels[std::size_t(chunk)];
     const located_chunk& c = chunks[std::size_t(chunk)];
     if (level == cost->exact_level())
@@ -127,8 +127,8 @@ stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std
   const sluice::stream::cost_model cost =
       cost_of(prefixes, chunks, out.saved ? out.saved->costs : measured, seq, ids.size());
   const sluice::kv_view view = seq.view();
-  page_sink sink{&net, &seq, ids, &cost, chunks, {prefixes.profile(), cost, {&view, 1}},
-                 std::vector<int>(chunks.size(), -1)};
+  page_sink sink{
+      &net, &seq, ids, &cost, chunks, {prefixes.profile(), cost, {&view, 1}}, std::vector<int>(chunks.size(), -1)};
   out.raw_bytes = ids.size() * std::size_t(2 * seq.pool().layers()) * std::size_t(seq.pool().token_stride());
   out.locate_seconds = clock() - begin;
   const double left = std::max(0.0, deadline - out.locate_seconds);

@@ -23,7 +23,7 @@ struct stream_options {
 };
 
 struct stream_result {
-  sluice::stream::report report;  ///< from when the chunks had been located; levels are those that the objects hold
+  sluice::stream::report report;    ///< from when the chunks had been located; levels are those that the objects hold
   std::vector<missing_run> unread;  ///< chunks that the store holds damaged, or failed to tell of in time: not fetched
   std::optional<note> saved;        ///< what was left beside the document, where it is of use
   bool note_damaged = false;        ///< there was one, and it is not
