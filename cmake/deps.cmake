@@ -42,7 +42,7 @@ endfunction()
 
 # What streaming can do without.
 function(sluice_wished out)
-  set(wishes "libhiredis-dev include/hiredis/hiredis.h" "libcurl4-openssl-dev include/curl/curl.h|include/*/curl/curl.h")
+  set(wishes "libssl-dev include/openssl/ssl.h" "libcurl4-openssl-dev include/curl/curl.h|include/*/curl/curl.h")
   if(SLUICE_SERVERS)
     list(APPEND wishes "redis-server bin/redis-server" "nginx-light sbin/nginx")
   endif()

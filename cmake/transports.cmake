@@ -1,14 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-# Targets for sources that need a library, where it is found: sluice::redis (hiredis), sluice::http (libcurl 7.85 or newer).
-# They define SLUICE_WITH_REDIS and SLUICE_WITH_HTTP for programs that take what there is.
-find_path(SLUICE_HIREDIS_INCLUDE_DIR hiredis/hiredis.h)
-find_library(SLUICE_HIREDIS_LIBRARY hiredis)
-mark_as_advanced(SLUICE_HIREDIS_INCLUDE_DIR SLUICE_HIREDIS_LIBRARY)
-if(SLUICE_HIREDIS_INCLUDE_DIR AND SLUICE_HIREDIS_LIBRARY AND NOT TARGET sluice::redis)
+# Targets for sources that talk to servers: sluice::redis (with TLS where OpenSSL 1.1.1 or newer is found), sluice::http
+# (libcurl 7.85 or newer). They define SLUICE_WITH_REDIS, SLUICE_WITH_TLS and SLUICE_WITH_HTTP for programs that take what
+# there is. A library that is missing, or that the source does not compile or link with, leaves its part out.
+
+# Whether HEADER and a main() around STATEMENT compile and link with DEFINITION and the libraries that follow.
+cmake_policy(SET CMP0067 NEW)  # checks take the language standard that is set
+function(sluice_source_works out header statement definition)
+  include(CheckCXXSourceCompiles)
+  set(CMAKE_REQUIRED_QUIET ON)
+  set(CMAKE_REQUIRED_DEFINITIONS "-D${definition}")
+  set(CMAKE_REQUIRED_LIBRARIES ${ARGN})
+  set(CMAKE_REQUIRED_INCLUDES "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../include")
+  if(NOT EXISTS "${CMAKE_REQUIRED_INCLUDES}/sluice")  # installed
+    get_target_property(CMAKE_REQUIRED_INCLUDES sluice::sluice INTERFACE_INCLUDE_DIRECTORIES)
+  endif()
+  set(CMAKE_CXX_STANDARD 20)
+  string(MD5 key "${ARGN}")
+  check_cxx_source_compiles("#include <${header}>\nint main() { ${statement} }" ${definition}_${key})
+  if(NOT ${definition}_${key})
+    message(STATUS "left out, as <${header}> does not compile or link with what was found: ${definition}")
+  endif()
+  set(${out} "${${definition}_${key}}" PARENT_SCOPE)
+endfunction()
+
+if(UNIX AND NOT TARGET sluice::redis)
   add_library(sluice::redis INTERFACE IMPORTED GLOBAL)
-  target_link_libraries(sluice::redis INTERFACE sluice::sluice "${SLUICE_HIREDIS_LIBRARY}")
-  target_include_directories(sluice::redis INTERFACE "${SLUICE_HIREDIS_INCLUDE_DIR}")
+  target_link_libraries(sluice::redis INTERFACE sluice::sluice)
   target_compile_definitions(sluice::redis INTERFACE SLUICE_WITH_REDIS)
+  find_package(OpenSSL 1.1.1 QUIET)
+  if(TARGET OpenSSL::SSL)
+    sluice_source_works(works sluice/stream/source/redis.hpp
+      "sluice::stream::redis_source s({.tls = true}); return int(s.size(\"a\").status());" SLUICE_WITH_TLS OpenSSL::SSL)
+    if(works)
+      target_link_libraries(sluice::redis INTERFACE OpenSSL::SSL)
+      target_compile_definitions(sluice::redis INTERFACE SLUICE_WITH_TLS)
+    endif()
+  endif()
 endif()
 find_package(CURL 7.85 QUIET)
 if(TARGET CURL::libcurl AND NOT TARGET sluice::http)

@@ -47,7 +47,9 @@ stores& all() {
 redis_options quick(int port) {
   redis_options o;
   o.port = port;
-  o.timeout_seconds = 1;
+  o.stall_seconds = 1;
+  o.retries = 1;
+  o.backoff_seconds = 0.01;
   o.piece_bytes = 16 << 10;
   return o;
 }

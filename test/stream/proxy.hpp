@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -36,6 +37,18 @@ class proxy {
     const std::lock_guard lock(mutex_);
     rule_ = std::move(r);
     connections_ = 0;
+  }
+  /// The same for what passes to the server.
+  void set_upward(rule r) {
+    const std::lock_guard lock(mutex_);
+    upward_ = std::move(r);
+    connections_ = 0;
+  }
+  /// What connections made from now on carry each way; 0 = as much as there is. Buffers are small, so that senders notice.
+  void throttle(double bytes_per_second) {
+    const int buffer = bytes_per_second > 0 ? 16 << 10 : 4 << 20;
+    ::setsockopt(listener_, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
+    rate_ = bytes_per_second;
   }
   int connections() const { return connections_; }
 
@@ -72,6 +85,8 @@ class proxy {
     int client, server;
     std::size_t passed = 0;
     int number = 0;
+    std::size_t passed_up = 0;
+    double up_from = 0, down_from = 0;  // when more may pass
     bool stalled = false, closed = false;
     void close() {
       if (client >= 0) ::close(client);
@@ -84,11 +99,12 @@ class proxy {
   void run() {
     while (!end_) {
       std::vector<pollfd> fds{{listener_, POLLIN, 0}};
+      const double t = now();
       for (const link& l : links_) {
-        fds.push_back({l.client, POLLIN, 0});
-        fds.push_back({l.stalled ? -1 : l.server, POLLIN, 0});
+        fds.push_back({t < l.up_from ? -1 : l.client, POLLIN, 0});
+        fds.push_back({l.stalled || t < l.down_from ? -1 : l.server, POLLIN, 0});
       }
-      if (::poll(fds.data(), nfds_t(fds.size()), 20) <= 0) continue;
+      if (::poll(fds.data(), nfds_t(fds.size()), rate_ > 0 ? 2 : 20) <= 0) continue;
       for (std::size_t i = 0; i < links_.size(); ++i) {
         if (fds[1 + 2 * i].revents) up(links_[i]);
         if (!links_[i].closed && fds[2 + 2 * i].revents) down(links_[i]);
@@ -100,6 +116,18 @@ class proxy {
       }
       std::erase_if(links_, [](const link& l) { return l.closed; });
     }
+  }
+  static double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
+  // Receives what may pass now, and says from when on more may.
+  ssize_t take(int from, std::string& s, double& next) {
+    const double rate = rate_;
+    s.resize(rate > 0 ? std::size_t(std::clamp(rate / 50, 1.0, 65536.0)) : 65536);
+    const ssize_t n = ::recv(from, s.data(), s.size(), MSG_DONTWAIT);
+    s.resize(n > 0 ? std::size_t(n) : 0);
+    if (rate > 0 && n > 0) next = std::max(next, now() - 0.02) + double(n) / rate;
+    return n;
   }
   static bool send_all(int to, const std::string& s) {
     for (std::size_t at = 0; at < s.size();) {
@@ -115,17 +143,21 @@ class proxy {
     return true;
   }
   void up(link& l) {
-    std::string s(1 << 16, 0);
-    const ssize_t n = ::recv(l.client, s.data(), s.size(), MSG_DONTWAIT);
-    if (n <= 0) return l.close();
-    s.resize(std::size_t(n));
-    if (!send_all(l.server, s)) l.close();
+    std::string s;
+    if (take(l.client, s, l.up_from) <= 0) return l.close();
+    const std::size_t before = l.passed_up;
+    l.passed_up += s.size();
+    verdict v = verdict::pass;
+    {
+      const std::lock_guard lock(mutex_);
+      v = upward_(s, before, l.number);
+    }
+    if (!send_all(l.server, s)) return l.close();
+    end(l, v);
   }
   void down(link& l) {
-    std::string s(1 << 16, 0);
-    const ssize_t n = ::recv(l.server, s.data(), s.size(), MSG_DONTWAIT);
-    if (n <= 0) return l.close();
-    s.resize(std::size_t(n));
+    std::string s;
+    if (take(l.server, s, l.down_from) <= 0) return l.close();
     const std::size_t before = l.passed;
     l.passed += s.size();
     verdict v = verdict::pass;
@@ -134,6 +166,9 @@ class proxy {
       v = rule_(s, before, l.number);
     }
     if (!send_all(l.client, s)) return l.close();
+    end(l, v);
+  }
+  static void end(link& l, verdict v) {
     if (v == verdict::stall) l.stalled = true;
     if (v == verdict::reset) {
       const linger hard{1, 0};
@@ -146,7 +181,8 @@ class proxy {
   std::atomic<bool> end_{false};
   std::atomic<int> connections_{0};
   std::mutex mutex_;
-  rule rule_ = honest();
+  rule rule_ = honest(), upward_ = honest();
+  std::atomic<double> rate_{0};
   std::vector<link> links_;
   std::thread thread_;
 };

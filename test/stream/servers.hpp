@@ -111,6 +111,7 @@ class server {
     return s >= 0;
   }
   int port() const { return port_; }
+  pid_t pid() const { return pid_; }
 
  private:
   pid_t pid_ = -1;

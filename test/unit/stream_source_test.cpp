@@ -6,10 +6,15 @@
 #include <sluice/stream/source/shaped.hpp>
 #include <stream/servers.hpp>
 
+#include <sched.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <atomic>
 #include <csignal>
+#include <output_file.hpp>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -121,9 +126,170 @@ TEST_CASE("names that leave the folder are refused") {
     CHECK(read(f.source, {key, 0, buffer}, 1) == status::invalid_argument);
   }
   CHECK(files_in(f.folder.path + "/objects") == 0);
+}
+
+TEST_CASE("what is wrong with a folder or a file is said in words, and a missing folder is no missing key") {
+  fixture<file_source> f;
+  std::vector<std::byte> buffer(10);
+  const auto says = [](const auto& source, std::string_view words) {
+    CAPTURE(std::string(source.detail()));
+    return source.detail().find(words) != std::string_view::npos;
+  };
+  CHECK(f.source.size("a").status() == status::not_found);
+  CHECK(f.source.detail().empty());
+  CHECK(f.source.put("../a", buffer) == status::invalid_argument);
+  CHECK(says(f.source, "cannot be the name of an object"));
+  CHECK(f.source.put(std::string(300, 'k'), buffer) == status::invalid_argument);
+  CHECK(says(f.source, "File name too long"));
+  std::filesystem::create_directory(f.folder.path + "/objects/d");
+  CHECK(f.source.size("d").status() == status::io_error);
+  CHECK(says(f.source, "d: Is a directory"));
+  CHECK(f.source.put("d", buffer) == status::io_error);
+  CHECK(says(f.source, "d: Is a directory"));
+  REQUIRE(f.source.put("b", buffer) == status::ok);
+  std::vector<std::byte> more(11);
+  const ticket t = f.source.submit({"b", 0, more});
+  completion done;
+  while (f.source.poll({&done, 1}, 1) == 0) continue;
+  CHECK(done.which == t);
+  CHECK(done.detail == "b ends 1 bytes too early");
+
   file_source nowhere(f.folder.path + "/no/such/folder");
-  CHECK(nowhere.create() == status::not_found);
-  CHECK(nowhere.put("a", buffer) == status::not_found);
+  CHECK(nowhere.create() == status::io_error);
+  CHECK(says(nowhere, "the folder 'folder' cannot be made: No such file or directory"));
+  for (int i = 0; i < 3; ++i) {
+    CHECK((i == 0   ? nowhere.put("a", buffer)
+           : i == 1 ? nowhere.size("a").status()
+                    : read(nowhere, {"a", 0, buffer}, 1)) == status::io_error);
+    CHECK(nowhere.detail() == "there is no folder 'folder'");
+  }
+  memory_source memory(5);
+  CHECK(memory.put("a", buffer) == status::no_space);
+  CHECK(memory.detail() == "10 bytes do not fit: 0 of 5 are taken");
+}
+
+namespace {
+
+// An object that shows where it is torn: its bytes are all alike and say how many they are.
+std::vector<std::byte> uniform(int i) {
+  return std::vector<std::byte>(std::size_t(1000 + 50'000 * (i % 8)), std::byte(i % 8));
+}
+bool whole(const std::vector<std::byte>& b) { return !b.empty() && b == uniform(int(b[0])); }
+
+int puts_that_fail(const std::string& folder, int writer) {
+  file_source source(folder);
+  int failed = 0;
+  for (int i = 0; i < 40; ++i) failed += source.put("k" + std::to_string(i % 3), uniform(writer + i)) != status::ok;
+  return failed;
+}
+
+// Forks a process, in a PID namespace of its own if asked: there it has number 1, as in a container.
+template <class F>
+pid_t in_process(bool as_in_a_container, F work) {
+  const pid_t child = ::fork();
+  if (child != 0) return child;
+  if (as_in_a_container && ::unshare(CLONE_NEWPID) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWPID) != 0) ::_exit(77);
+  const pid_t grandchild = as_in_a_container ? ::fork() : 0;
+  if (grandchild == 0) ::_exit(work());
+  int state = 0;
+  ::waitpid(grandchild, &state, 0);
+  ::_exit(WIFEXITED(state) ? WEXITSTATUS(state) : 99);
+}
+
+}  // namespace
+
+TEST_CASE("many writers, in threads and processes, also with equal process numbers: no put is lost, nothing is torn") {
+  fixture<file_source> f;
+  const std::string folder = f.folder.path + "/objects";
+  for (const char* key : {"k0", "k1", "k2"}) REQUIRE(f.source.put(key, uniform(7)) == status::ok);
+  std::atomic<bool> end{false};
+  std::atomic<int> failed{0}, torn{0};
+  std::vector<pid_t> children;  // two of four have the same number
+  for (int i = 0; i < 4; ++i) children.push_back(in_process(i >= 2, [&] { return puts_that_fail(folder, i); }));
+  std::thread reader([&] {
+    file_source source(folder);
+    for (int i = 0; !end; ++i) {
+      const std::string key = "k" + std::to_string(i % 3);
+      std::vector<std::byte> bytes(400'000);  // more than there is: what there is, from one file
+      const ticket t = source.submit({key, 0, bytes});
+      completion done;
+      while (source.poll({&done, 1}, 1) == 0) continue;
+      CHECK(done.which == t);
+      bytes.resize(done.bytes);
+      torn += done.state != status::wrong_length || !whole(bytes);
+    }
+  });
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) threads.emplace_back([&, i] { failed += puts_that_fail(folder, i); });
+  for (std::thread& t : threads) t.join();
+  for (std::size_t i = 0; i < children.size(); ++i) {
+    int state = 0;
+    ::waitpid(children[i], &state, 0);
+    REQUIRE(WIFEXITED(state));
+    if (i >= 2 && WEXITSTATUS(state) == 77) MESSAGE("no PID namespace may be made here");
+    if (i < 2 || WEXITSTATUS(state) != 77) CHECK(WEXITSTATUS(state) == 0);
+  }
+  end = true;
+  reader.join();
+  CHECK(failed == 0);
+  CHECK(torn == 0);
+  for (const char* key : {"k0", "k1", "k2"}) CHECK(whole(read_object(f.source, key, 5).value()));
+  CHECK(files_in(folder) == 3);
+}
+
+TEST_CASE("many writers of one output file: each is whole or fails, and the last one stands") {
+  const servers::temporary_folder folder;
+  const std::string path = folder.path + "/out";
+  std::atomic<int> failed{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i)
+    threads.emplace_back([&, i] {
+      for (int k = 0; k < 20; ++k) {
+        const auto bytes = uniform(i + k);
+        output_file file(path);
+        for (std::size_t at = 0; at < bytes.size(); at += 10'000)
+          file.write(std::span(bytes).subspan(at, std::min<std::size_t>(10'000, bytes.size() - at)));
+        failed += !file.commit();
+      }
+    });
+  for (std::thread& t : threads) t.join();
+  CHECK(failed == 0);
+  file_source in(folder.path);
+  CHECK(whole(read_object(in, "out", 5).value()));
+  CHECK(files_in(folder.path) == 1);
+}
+
+TEST_CASE("what killed writers leave behind blocks no key and is no object") {
+  fixture<file_source> f;
+  const std::string folder = f.folder.path + "/objects";
+  const pid_t child = in_process(false, [&] {
+    atomic_file file;
+    file.open(folder + "/a");
+    file.write(uniform(1));
+    ::raise(SIGKILL);
+    return 0;
+  });
+  int state = 0;
+  ::waitpid(child, &state, 0);
+  REQUIRE(WIFSIGNALED(state));
+  REQUIRE(files_in(folder) == 1);
+  const std::string left = std::filesystem::directory_iterator(folder)->path().filename().string();
+  CHECK(f.source.size(left).status() == status::invalid_argument);
+  // Names that earlier versions used, for this process and for the first one of a container.
+  for (int pid : {int(::getpid()), 1})
+    for (int i = 0; i < 50; ++i)
+      std::ofstream(folder + "/a.tmp" + std::to_string(pid) + "." + std::to_string(i)) << "half";
+  std::ofstream(folder + "/a.tmp" + std::to_string(::getpid())) << "half";
+  CHECK(f.source.size("a").status() == status::not_found);
+  CHECK(f.source.put("a", uniform(2)) == status::ok);
+  CHECK(read_object(f.source, "a", 1).value() == uniform(2));
+  const pid_t in_a_container = in_process(true, [&] { return int(file_source(folder).put("a", uniform(3))); });
+  ::waitpid(in_a_container, &state, 0);
+  REQUIRE(WIFEXITED(state));
+  if (WEXITSTATUS(state) != 77) {
+    CHECK(WEXITSTATUS(state) == 0);
+    CHECK(read_object(f.source, "a", 1).value() == uniform(3));
+  }
 }
 
 TEST_CASE("a full disk has a name, and nothing is lost") {

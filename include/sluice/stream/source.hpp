@@ -67,7 +67,9 @@ concept byte_source = requires(S& s, std::string_view key, const read_request& r
 /// has nothing else in flight. Errors: those of a completion.
 template <byte_source Source>
 status read(Source& source, const read_request& request, double seconds) {
-  const auto now = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
+  const auto now = [] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  };
   const ticket t = source.submit(request);
   completion done;
   std::size_t bytes = 0;
@@ -113,7 +115,8 @@ status put_checked(Source& source, std::string_view key, std::span<const std::by
   std::vector<std::byte> back(bytes.size());
   const result<std::uint64_t> size = source.size(key);
   if (!size) {
-    if (size.status() == status::not_found) return because(status::not_kept, "the put was acknowledged, yet there is no such object");
+    if (size.status() == status::not_found)
+      return because(status::not_kept, "the put was acknowledged, yet there is no such object");
     return because(size.status(), "put, but its size cannot be read back");
   }
   if (*size != bytes.size()) {

@@ -2,25 +2,27 @@
 #pragma once
 
 #include <sluice/stream/source.hpp>
+#include <sluice/stream/source/atomic_file.hpp>
+#include <sluice/stream/source/words.hpp>
 
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
 #include <string>
 #include <utility>
 
 namespace sluice::stream {
 
 /// Objects as files of one folder, named by their keys. Reads are announced to the kernel when they are submitted and
-/// copied in poll(). A file appears under its name only when it is whole and on the disk.
+/// copied in poll(). Writers as in atomic_file: any number of them, anywhere.
 class file_source {
  public:
   explicit file_source(std::string folder) : folder_(std::move(folder)) {}
   file_source(file_source&& other) noexcept
       : folder_(std::move(other.folder_)),
+        detail_(std::move(other.detail_)),
         reads_(std::move(other.reads_)),
         fd_(std::exchange(other.fd_, -1)),
         open_(other.open_) {}
@@ -28,42 +30,33 @@ class file_source {
   ~file_source() { close(); }
 
   /// Creates the folder if it is missing; its parent must exist. Errors: io_error, no_space, refused.
-  status create() const {
+  status create() {
     if (::mkdir(folder_.c_str(), 0777) == 0 || errno == EEXIST) return status::ok;
-    return of_errno();
+    const int error = errno;
+    detail_ = "the folder '" + name(folder_) + "' cannot be made: " + sluice::detail::errno_words(error);
+    return error == ENOENT ? status::io_error : of_errno(error);
   }
 
-  result<std::uint64_t> size(std::string_view key) const {
-    if (!valid(key)) return status::invalid_argument;
+  result<std::uint64_t> size(std::string_view key) {
+    if (!valid(key)) return bad_key(key);
     struct stat facts;
-    if (::stat(path(key).c_str(), &facts) != 0) return of_errno();
+    if (::stat(path(key).c_str(), &facts) != 0) return failed(key, errno);
+    if (!S_ISREG(facts.st_mode)) return failed(key, S_ISDIR(facts.st_mode) ? EISDIR : EINVAL);
     return std::uint64_t(facts.st_size);
   }
 
+  /// Errors: io_error where the folder is missing, no_space, refused, invalid_argument for what cannot be a file's name.
   status put(std::string_view key, std::span<const std::byte> bytes) {
-    if (!valid(key)) return status::invalid_argument;
-    const std::string temporary = path(key) + ".tmp" + std::to_string(::getpid()) + "." + std::to_string(++puts_);
-    const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0) return of_errno();
-    status s = status::ok;
-    for (std::size_t at = 0; at < bytes.size() && s == status::ok;) {
-      const ssize_t n = ::write(fd, bytes.data() + at, bytes.size() - at);
-      if (n >= 0)
-        at += std::size_t(n);
-      else if (errno != EINTR)
-        s = of_errno();
-    }
-    if (s == status::ok && ::fsync(fd) != 0) s = of_errno();
-    if (::close(fd) != 0 && s == status::ok) s = of_errno();
-    if (s == status::ok && ::rename(temporary.c_str(), path(key).c_str()) != 0) s = of_errno();
-    if (s != status::ok) ::unlink(temporary.c_str());
-    return s;
+    if (!valid(key)) return bad_key(key);
+    atomic_file file;
+    if (file.open(path(key)) && file.write(bytes) && file.commit()) return status::ok;
+    return failed(key, file.error());
   }
 
   ticket submit(const read_request& request) {
     // The kernel starts reading now, so that the disk works while the caller decodes.
     if (valid(request.key)) {
-      const int fd = ::open(path(request.key).c_str(), O_RDONLY | O_CLOEXEC);
+      const int fd = ::open(path(request.key).c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
       if (fd >= 0) {
         ::posix_fadvise(fd, off_t(request.offset), off_t(request.buffer.size()), POSIX_FADV_WILLNEED);
         ::close(fd);
@@ -71,7 +64,7 @@ class file_source {
     }
     return reads_.push(request);
   }
-  std::string_view detail() const noexcept { return {}; }
+  std::string_view detail() const noexcept { return detail_; }
   std::size_t arrived(ticket t) noexcept { return reads_.arrived(t); }
   std::size_t cancel(ticket t) {
     if (t == open_) close();
@@ -87,7 +80,7 @@ class file_source {
       auto& r = reads_.front();
       const status s = read_block(r);
       if (s != status::ok || r.bytes == r.request.buffer.size()) {
-        done[n++] = {r.which, s, r.bytes};
+        done[n++] = {r.which, s, r.bytes, s == status::ok ? std::string() : detail_};
         close();
         reads_.pop();
       }
@@ -105,8 +98,9 @@ class file_source {
            key.find(".tmp") == key.npos;
   }
   std::string path(std::string_view key) const { return folder_ + "/" + std::string(key); }
-  static status of_errno() noexcept {
-    switch (errno) {
+  static std::string name(std::string_view path) { return sluice::detail::one_line(sluice::detail::last_part(path)); }
+  static status of_errno(int error) noexcept {
+    switch (error) {
       case ENOENT: return status::not_found;
       case ENOSPC:
       case EDQUOT:
@@ -114,35 +108,50 @@ class file_source {
       case EACCES:
       case EPERM:
       case EROFS: return status::refused;
+      case ENAMETOOLONG: return status::invalid_argument;
       default: return status::io_error;
     }
   }
+  status bad_key(std::string_view key) {
+    detail_ = "'" + name(key) + "' cannot be the name of an object's file: no '/', no '.' at the front, no \".tmp\"";
+    return status::invalid_argument;
+  }
+  // A folder that is missing is a fault of the store; a file that is missing is just that.
+  status failed(std::string_view key, int error) {
+    if (error == ENOENT && ::access(folder_.c_str(), F_OK) != 0) {
+      detail_ = "there is no folder '" + name(folder_) + "'";
+      return status::io_error;
+    }
+    detail_ = error == ENOENT ? std::string() : name(key) + ": " + sluice::detail::errno_words(error);
+    return of_errno(error);
+  }
 
   status read_block(sluice::detail::read_queue::entry& r) {
-    if (!valid(r.request.key)) return status::invalid_argument;
+    if (!valid(r.request.key)) return bad_key(r.request.key);
     if (fd_ < 0) {
-      fd_ = ::open(path(r.request.key).c_str(), O_RDONLY | O_CLOEXEC);
-      if (fd_ < 0) return of_errno();
+      fd_ = ::open(path(r.request.key).c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+      if (fd_ < 0) return failed(r.request.key, errno);
       open_ = r.which;
     }
     const std::size_t left = r.request.buffer.size() - r.bytes;
     if (left == 0) return status::ok;
     const ssize_t n = ::pread(fd_, r.request.buffer.data() + r.bytes, left < block_bytes ? left : block_bytes,
                               off_t(r.request.offset + r.bytes));
-    if (n < 0) return errno == EINTR ? status::ok : of_errno();
+    if (n < 0) return errno == EINTR ? status::ok : failed(r.request.key, errno);
     r.bytes += std::size_t(n);
-    return n == 0 ? status::wrong_length : status::ok;
+    if (n > 0) return status::ok;
+    detail_ = name(r.request.key) + " ends " + std::to_string(left) + " bytes too early";
+    return status::wrong_length;
   }
   void close() noexcept {
     if (fd_ >= 0) ::close(std::exchange(fd_, -1));
     open_ = 0;
   }
 
-  std::string folder_;
+  std::string folder_, detail_;
   sluice::detail::read_queue reads_;
   int fd_ = -1;      // of the oldest read
   ticket open_ = 0;  // which that is
-  std::uint64_t puts_ = 0;
 };
 
 static_assert(byte_source<file_source>);

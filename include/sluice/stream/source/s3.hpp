@@ -17,7 +17,7 @@ namespace sluice::stream {
 /// Who asks, and whom: what Amazon's own tools take from the environment.
 struct s3_access {
   std::string region = "us-east-1";
-  std::string access_key = {};     ///< empty = requests are not signed, as public buckets allow
+  std::string access_key = {};  ///< empty = requests are not signed, as public buckets allow
   std::string secret_key = {};
   std::string session_token = {};  ///< of temporary keys
   std::string endpoint = {};       ///< of s3://BUCKET: http[s]://HOST[:PORT]; empty = Amazon's
@@ -61,8 +61,7 @@ inline result<std::string> address_of(const store_url& store, const s3_access& a
   }
   bool in_host = store.bucket.size() >= 3 && store.bucket.size() <= 63;
   for (const char c : store.bucket) in_host = in_host && ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-');
-  const std::string amazon =
-      "s3." + access.region + ".amazonaws.com" + (access.region.starts_with("cn-") ? ".cn" : "");
+  const std::string amazon = "s3." + access.region + ".amazonaws.com" + (access.region.starts_with("cn-") ? ".cn" : "");
   return "https://" + (in_host ? store.bucket + "." + amazon + store.path : amazon + in_path);
 }
 
@@ -86,18 +85,23 @@ inline std::string s3_authorization(const s3_access& access, std::string_view me
     for (std::size_t i = 0; i < key.size(); ++i) inner[i] ^= key[i], outer[i] ^= key[i];
     return sha256().add(outer).add(sha256().add(inner).add(bytes_of(text)).finish()).finish();
   };
+  const auto value_of = [&](const char* name) {
+    const auto found = headers.find(name);
+    return found == headers.end() ? std::string() : found->second;
+  };
   std::string names, canonical = std::string(method) + "\n" + std::string(path) + "\n\n";
   for (const auto& [name, value] : headers) {
     names += (names.empty() ? "" : ";") + name;
     canonical += name + ":" + value + "\n";
   }
-  canonical += "\n" + names + "\n" + headers.at("x-amz-content-sha256");
-  const std::string time = headers.at("x-amz-date"), day = time.substr(0, 8),
+  canonical += "\n" + names + "\n" + value_of("x-amz-content-sha256");
+  const std::string time = value_of("x-amz-date"), day = time.substr(0, 8),
                     scope = day + "/" + access.region + "/s3/aws4_request";
   const std::string text =
       "AWS4-HMAC-SHA256\n" + time + "\n" + scope + "\n" + to_hex(sha256().add(bytes_of(canonical)).finish());
   digest key = hmac(bytes_of("AWS4" + access.secret_key), day);
-  for (const std::string_view part : {std::string_view(access.region), std::string_view("s3"), std::string_view("aws4_request")})
+  for (const std::string_view part :
+       {std::string_view(access.region), std::string_view("s3"), std::string_view("aws4_request")})
     key = hmac(key, part);
   return "AWS4-HMAC-SHA256 Credential=" + access.access_key + "/" + scope + ",SignedHeaders=" + names +
          ",Signature=" + to_hex(hmac(key, text));

@@ -19,18 +19,18 @@ namespace sluice::stream {
 struct url {
   std::string scheme;  ///< lower case
   std::string user, password;
-  std::string host;     ///< lower case; an IPv6 address without its brackets
-  std::string path;     ///< percent-encoded
-  std::string query;    ///< percent-encoded, without ?
-  std::string fragment; ///< percent-encoded, without #
-  int port = 0;         ///< 0 = not given
+  std::string host;      ///< lower case; an IPv6 address without its brackets
+  std::string path;      ///< percent-encoded
+  std::string query;     ///< percent-encoded, without ?
+  std::string fragment;  ///< percent-encoded, without #
+  int port = 0;          ///< 0 = not given
   bool has_authority = false, has_user = false, has_password = false, has_query = false, has_fragment = false;
 };
 
 /// Characters that need no encoding anywhere in a URL (RFC 3986, 2.3).
 constexpr bool is_unreserved(char c) noexcept {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_' ||
-         c == '~';
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' ||
+         c == '_' || c == '~';
 }
 
 /// Text with %XX for every byte that is neither unreserved nor in `keep`.
@@ -51,7 +51,10 @@ inline std::string percent_encode(std::string_view text, std::string_view keep =
 /// Text with every %XX replaced by its byte. Errors: parse_error (a % without two hexadecimal digits, or %00).
 inline result<std::string> percent_decode(std::string_view text) {
   const auto digit = [](char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
   };
   std::string out;
   for (std::size_t i = 0; i < text.size(); ++i) {
@@ -112,9 +115,9 @@ inline result<url> parse_url(std::string_view text, std::string* why = nullptr) 
       const std::string_view info = authority.substr(0, at);
       const std::size_t end = info.find(':');
       const result<std::string> user = percent_decode(info.substr(0, end));
-      const result<std::string> password =
-          percent_decode(end == info.npos ? std::string_view() : info.substr(end + 1));
-      if (!user || !password) return wrong("a % in the user or the password is not followed by two hexadecimal digits (% itself is %25)");
+      const result<std::string> password = percent_decode(end == info.npos ? std::string_view() : info.substr(end + 1));
+      if (!user || !password)
+        return wrong("a % in the user or the password is not followed by two hexadecimal digits (% itself is %25)");
       u.user = *user;
       u.password = *password;
       u.has_user = true;
@@ -129,20 +132,23 @@ inline result<url> parse_url(std::string_view text, std::string* why = nullptr) 
       in6_addr address;
       if (::inet_pton(AF_INET6, u.host.c_str(), &address) != 1) return wrong("what stands in [ ] is no IPv6 address");
       authority.remove_prefix(end + 1);
-      if (!authority.empty() && authority[0] != ':') return wrong("something other than a port follows the IPv6 address");
+      if (!authority.empty() && authority[0] != ':')
+        return wrong("something other than a port follows the IPv6 address");
       port = authority.substr(authority.empty() ? 0 : 1);
     } else {
       const std::size_t end = authority.find(':');
       if (end != authority.npos && authority.find(':', end + 1) != authority.npos)
-        return wrong("the host or port holds a further colon (an IPv6 address stands in [ ], a colon in a password is %3A)");
+        return wrong(
+            "the host or port holds a further colon (an IPv6 address stands in [ ], a colon in a password is %3A)");
       port = end == authority.npos ? std::string_view() : authority.substr(end + 1);
       const result<std::string> host = percent_decode(authority.substr(0, end));
       if (!host) return wrong("a % in the host is not followed by two hexadecimal digits");
       u.host = *host;
       for (const char c : u.host)
         if (!is_unreserved(c))
-          return wrong("the host holds a character that no host name has (names in other scripts are written as xn--...; "
-                       "/ ? # in a password as %2F %3F %23)");
+          return wrong(
+              "the host holds a character that no host name has (names in other scripts are written as xn--...; "
+              "/ ? # in a password as %2F %3F %23)");
     }
     for (char& c : u.host)
       if (c >= 'A' && c <= 'Z') c = char(c + 32);
@@ -166,7 +172,11 @@ inline std::string redacted(std::string_view text) {
   if (!looks_like_url(text)) return std::string(text);
   const result<url> u = parse_url(text);
   std::string out;
-  if (!u || (!u->has_authority && text.find('@') != text.npos)) {
+  // A slash in a password that should have been encoded makes the rest of it a path (? a query), with an @ in it.
+  const bool sure = u && ((u->path + u->query + u->fragment).find('@') == std::string::npos ||
+                          (u->has_authority && !u->has_user && u->port == 0 &&
+                           (u->scheme.starts_with("http") || u->scheme.starts_with("s3"))));
+  if (!sure) {
     const std::size_t at = text.rfind('@'), colon = text.find(':');
     const std::string_view rest = text.substr(at == text.npos ? colon + 1 : at);
     out = std::string(text.substr(0, colon + 1)) + (at == text.npos ? "" : "***") +
@@ -176,8 +186,7 @@ inline std::string redacted(std::string_view text) {
     return out;
   }
   out = u->scheme + (u->has_authority ? "://" : ":");
-  if (u->has_user)
-    out += u->has_password ? percent_encode(u->user, "!$&'()*+,;=") + ":***@" : std::string("***@");
+  if (u->has_user) out += u->has_password ? percent_encode(u->user, "!$&'()*+,;=") + ":***@" : std::string("***@");
   out += u->host.find(':') == u->host.npos ? u->host : "[" + u->host + "]";
   if (u->port) out += ":" + std::to_string(u->port);
   out += u->path;
@@ -190,7 +199,8 @@ enum class store_kind { folder, redis, http, s3 };
 
 /// What parse_store_url() understands, for usage texts.
 inline constexpr char store_url_forms[] =
-    "DIR | file:///DIR | redis[s]://[[USER]:PASSWORD@]HOST[:PORT][/DB] | redis+unix://[[USER]:PASSWORD@]/SOCKET[?db=DB] | "
+    "DIR | file:///DIR | redis[s]://[[USER]:PASSWORD@]HOST[:PORT][/DB] | "
+    "redis+unix://[[USER]:PASSWORD@]/SOCKET[?db=DB] | "
     "http[s]://[USER:PASSWORD@]HOST[:PORT]/PATH | s3://BUCKET[/PREFIX] | s3+http[s]://HOST[:PORT]/BUCKET[/PREFIX]";
 
 /// Where a store is.
@@ -234,7 +244,8 @@ inline result<store_url> parse_store_url(std::string_view text, std::string* why
   const bool s3 = u.scheme == "s3" || u.scheme == "s3+http" || u.scheme == "s3+https";
   const bool http = u.scheme == "http" || u.scheme == "https";
   if (!redis && !s3 && !http && u.scheme != "file")
-    return wrong("\"" + u.scheme + ":\" is no kind of store" + forms + " (a folder with a colon in its name is written ./DIR)");
+    return wrong("\"" + u.scheme + ":\" is no kind of store" + forms +
+                 " (a folder with a colon in its name is written ./DIR)");
   if (!u.has_authority && u.scheme != "file") return wrong("// is missing after \"" + u.scheme + ":\"" + forms);
   if (u.has_fragment) return wrong("the URL of a store has no fragment (# in a name is %23)");
   if (u.has_query && !redis) return wrong("the URL of a store has no query (? in a name is %3F)");
@@ -290,7 +301,8 @@ inline result<store_url> parse_store_url(std::string_view text, std::string* why
     if (part == "." || part == "..") return wrong("a path with . or .. means different things to different servers");
     at = end;
   }
-  if (s.host.empty()) return wrong(u.scheme == "s3" ? "the bucket is missing: s3://BUCKET/PREFIX" : "the host is missing");
+  if (s.host.empty())
+    return wrong(u.scheme == "s3" ? "the bucket is missing: s3://BUCKET/PREFIX" : "the host is missing");
   s.tls = u.scheme == "https" || u.scheme == "s3+https";
   s.port = u.port ? u.port : s.tls ? 443 : 80;
   if (http) {
