@@ -8,7 +8,9 @@
 #include <sluice/stream/source/url.hpp>
 
 #include <curl/curl.h>
-#include <sys/ioctl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -293,6 +295,7 @@ class http_source {
     ::curl_easy_setopt(h, CURLOPT_HTTPHEADER, t.headers.get());
     ::curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, &write);
     ::curl_easy_setopt(h, CURLOPT_WRITEDATA, &t);
+    ::curl_easy_setopt(h, CURLOPT_SOCKOPTFUNCTION, &keep_little_unsent);
     ::curl_multi_add_handle(multi_.get(), h);
     return true;
   }
@@ -409,6 +412,7 @@ class http_source {
         settle(t, CURLE_OPERATION_TIMEDOUT);
       }
     }
+    start_waiting();  // what was sent elsewhere, and what takes the place of what has ended
   }
   void start_waiting() {
     int under_way = 0;
@@ -422,7 +426,6 @@ class http_source {
       return;
     }
   }
-  // Bytes that wait in the system's buffer have not moved: they can be megabytes.
   static double silence(transfer& t, double passed) {
     curl_off_t connected = 0, sent = 0, received = 0;
     long header = 0;
@@ -430,18 +433,18 @@ class http_source {
     ::curl_easy_getinfo(t.handle, CURLINFO_SIZE_UPLOAD_T, &sent);
     ::curl_easy_getinfo(t.handle, CURLINFO_SIZE_DOWNLOAD_T, &received);
     ::curl_easy_getinfo(t.handle, CURLINFO_HEADER_SIZE, &header);
-    curl_socket_t s = CURL_SOCKET_BAD;
-    int queued = 0;
-    if (t.how == verb::put && ::curl_easy_getinfo(t.handle, CURLINFO_ACTIVESOCKET, &s) == CURLE_OK &&
-        s != CURL_SOCKET_BAD && ::ioctl(s, TIOCOUTQ, &queued) != 0)
-      queued = 0;
-    const std::int64_t moved = std::int64_t(sent) + received + header - queued;
-    if (connected == 0 || moved != t.moved)
-      t.silent = 0;
-    else
-      t.silent += passed;
+    const std::int64_t moved = std::int64_t(sent) + received + header;
+    t.silent = connected == 0 || moved != t.moved ? 0 : t.silent + passed;
     t.moved = moved;
     return t.silent;
+  }
+  // Megabytes that wait in the system's buffer would look as if they had been sent, and then like silence.
+  static int keep_little_unsent(void*, curl_socket_t s, curlsocktype) {
+#ifdef TCP_NOTSENT_LOWAT
+    const int bytes = 256 << 10;
+    (void)::setsockopt(s, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof bytes);
+#endif
+    return CURL_SOCKOPT_OK;
   }
   void sleep(double most) const noexcept {
     double next = std::min({most, 1.0, options_.stall_seconds / 4});
