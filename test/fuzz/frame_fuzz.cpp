@@ -2,7 +2,8 @@
 // Whatever the bytes: index, truncation and every decoder end with a status, write nothing outside the view, and a frame
 // cut after a level decodes as the whole frame does at that level.
 // The first byte says how: bit 0, make checksums and fingerprint right; bit 1, calibrated profile; bit 2, other position;
-// bits 3-5, level; bit 6, only some of the tokens; bit 7, pages of another type.
+// bits 3-5, level; bit 6, only some of the tokens; bit 7, pages of another type. Frames of four layers go to a hybrid model:
+// two layers between two that keep nothing, one with a window, each with types of its own.
 #include <sluice/sluice.hpp>
 
 #include <cstdint>
@@ -21,11 +22,12 @@ void require(bool fact) {
   if (!fact) std::abort();
 }
 
-// The model of the seeds.
+// The models of the seeds.
 struct models {
   model_shape shape = model_shape::uniform(2, 2, 8);
-  profile plain, tuned;
-  models() : plain(profile::uncalibrated(shape, 3, 2)) {
+  model_shape hybrid_shape{{{}, {2, 8, 8, 0, 0}, {2, 8, 8, 0, 8}, {}}, shape.ropes};
+  profile plain, tuned, hybrid;
+  models() : plain(profile::uncalibrated(shape, 3, 2)), hybrid(profile::uncalibrated(hybrid_shape, 3, 2)) {
     caches::cache c = caches::make_cache(shape, 23);
     caches::fill(c.view(), shape, 4242);
     tuned = caches::make_profile(shape, {&c.view(), 1}, 0, 3, 2);
@@ -38,6 +40,23 @@ const models& known() {
 }
 
 template <class Codec>
+void decode_hybrid(std::span<const std::byte> frame, std::uint8_t how) {
+  static decoder<Codec> d(known().hybrid);
+  const std::int64_t at = how & 4 ? 100 : 0;
+  const dtype k = how & 128 ? dtype::e4m3 : dtype::f16;
+  std::vector<caches::layer_kind> kinds(4, {k, dtype::bf16, at, 23});
+  if (how & 64) kinds[2] = {dtype::f32, k, at + 16, 7};
+  const caches::mixed_cache c(known().hybrid_shape, kinds);
+  const page_status done = d.decode(frame, c.views(), {.level = how >> 3 & 7, .position = how & 4 ? 100 : -1});
+  require(done.damaged <= done.tiles && done.degraded <= done.tiles && done.outside <= done.tiles);
+  if (done.tiles == 0)
+    for (const kv_view& v : c.views())
+      caches::for_each_element(v, [&](plane, auto, auto, auto, auto, const std::byte* x) {
+        require(*x == caches::cache::untouched);
+      });
+}
+
+template <class Codec>
 void decode(std::span<const std::byte> frame, const profile& p, std::uint8_t how) {
   static decoder<Codec> decoders[2] = {decoder<Codec>(known().plain), decoder<Codec>(known().tuned)};
   decoder<Codec>& d = decoders[&p == &known().tuned];
@@ -47,7 +66,7 @@ void decode(std::span<const std::byte> frame, const profile& p, std::uint8_t how
   const int level = how >> 3 & 7;
   status pages[2];
   const page_status done = d.decode(frame, v, {.level = level, .position = how & 4 ? 100 : -1, .pages = pages});
-  require(done.damaged <= done.tiles && done.degraded <= done.tiles);
+  require(done.damaged <= done.tiles && done.degraded <= done.tiles && done.outside == 0);
   require((done.worst == status::ok) == (pages[0] == status::ok && pages[1] == status::ok) ||
           done.worst != status::ok || pages[0] == status::absent || pages[1] == status::absent);
 
@@ -72,8 +91,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const profile& p = how & 2 ? known().tuned : known().plain;
   if (how & 1 && frame.size() >= sizeof(frame_header)) {
     frame_header h = frames::load<frame_header>(frame, 0);
-    static const std::uint64_t prints[] = {known().plain.fingerprint(), known().tuned.fingerprint()};
-    if (h.fingerprint != 0) h.fingerprint = prints[&p == &known().tuned];
+    static const std::uint64_t prints[] = {known().plain.fingerprint(), known().tuned.fingerprint(),
+                                           known().hybrid.fingerprint()};
+    if (h.fingerprint != 0) h.fingerprint = prints[h.layers == 4 ? 2 : &p == &known().tuned];
     frames::store(frame, 0, h);
     frames::fix_checksums(frame);
   }
@@ -82,6 +102,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   require(index.payload_offset() <= frame.size());
   for (std::size_t i = 0; i < index.tiles_per_pass() * index.header().passes; ++i)
     require(index.range(i).begin <= index.range(i).end && index.range(i).end <= index.header().frame_size);
-  codec::with_codec(index.header().codec, [&]<class Codec>() { decode<Codec>(frame, p, how); });
+  codec::with_codec(index.header().codec, [&]<class Codec>() {
+    if (index.header().layers == 4)
+      decode_hybrid<Codec>(frame, how);
+    else
+      decode<Codec>(frame, p, how);
+  });
   return 0;
 }

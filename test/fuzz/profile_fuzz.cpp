@@ -30,12 +30,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   require(validate(*p) == status::ok && p->serialize() == file);
 
-  // Use it on the first layer, where that is small.
-  std::size_t width = 0;
+  // Use it on the first layer that keeps something, where that is small.
+  std::size_t width = 0, first = 0;
   for (const plane_profile& q : p->planes) width += std::size_t(q.width);
-  if (p->shape.layers.empty() || width == 0 || width > 512) return 0;
-  if (p->shape.layers[0].head_dim_k == 0) return 0;
-  caches::cache source(p->shape.layers[0], {0}, 9, dtype::f32), back(p->shape.layers[0], {0}, 9, dtype::f32);
+  if (width == 0 || width > 512) return 0;
+  while (p->shape.layers[first].absent()) ++first;
+  const layer_shape& shape = p->shape.layers[first];
+  if (shape.head_dim_k == 0) return 0;
+  const auto id = std::int32_t(first);
+  caches::cache source(shape, {id}, 9, dtype::f32), back(shape, {id}, 9, dtype::f32);
   caches::fill(source.view(), p->shape, 1);
   encoder<> e(*p);
   std::vector<std::byte> out(e.max_size(source.view()));

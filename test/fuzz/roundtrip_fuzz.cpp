@@ -21,31 +21,37 @@ void require(bool fact) {
 }
 
 template <class Codec>
-void round_trip(const profile& p, const caches::cache& source, caches::cache& back) {
-  encoder<Codec> e(p);
-  const kv_view& v = source.view();
-  std::vector<std::byte> out(e.max_size(v));
-  const auto n = e.encode(v, out);
-  if (v.k.type == dtype::bytes && !Codec::entropy::exact) return require(n.status() == status::unsupported_type);
-  require(n.has_value());
-  std::vector<std::byte> again(*n);
-  require(e.encode(v, again).has_value() && std::memcmp(again.data(), out.data(), *n) == 0);
-  require(decoder<Codec>(p).decode(again, back.view()).worst == status::ok);
-  if (Codec::entropy::exact) return require(caches::elements(v) == caches::elements(back.view()));
-
+void compare(const profile& p, const kv_view& v, const kv_view& back) {
+  if (Codec::entropy::exact) return require(caches::elements(v) == caches::elements(back));
   for (plane which : caches::planes)
     for (std::int32_t l = 0; l < v.num_layers && v[which].present(); ++l)
       for (std::int64_t t = 0; t < v.tokens; ++t) {
         bool finite = v.position + t >= p.sinks, same = true, number = true;
         for (std::int32_t h = 0; h < v.num_kv_heads; ++h)
           for (std::int32_t d = 0; d < v[which].head_dim; ++d) {
-            const std::byte *a = v.at(which, l, t, h, d), *b = back.view().at(which, l, t, h, d);
+            const std::byte *a = v.at(which, l, t, h, d), *b = back.at(which, l, t, h, d);
             finite &= std::isfinite(load_element(a, v[which].type));
             same &= std::memcmp(a, b, std::size_t(size_of(v[which].type))) == 0;
             number &= std::isfinite(load_element(b, v[which].type));
           }
         require(finite ? number : same);
       }
+}
+
+template <class Codec>
+void round_trip(const profile& p, std::span<const kv_view> source, std::span<const kv_view> back) {
+  encoder<Codec> e(p);
+  std::vector<std::byte> out(e.max_size(source));
+  const auto n = e.encode(source, out);
+  bool opaque = false;
+  for (const kv_view& v : source)
+    for (plane which : caches::planes) opaque |= v[which].present() && v[which].type == dtype::bytes;
+  if (opaque && !Codec::entropy::exact) return require(n.status() == status::unsupported_type);
+  require(n.has_value());
+  std::vector<std::byte> again(*n);
+  require(e.encode(source, again).has_value() && std::memcmp(again.data(), out.data(), *n) == 0);
+  require(decoder<Codec>(p).decode(again, back).worst == status::ok);
+  for (std::size_t i = 0; i < source.size(); ++i) compare<Codec>(p, source[i], back[i]);
 }
 
 }  // namespace
@@ -63,20 +69,37 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::int64_t tokens = 1 + data[5] % 40, position = data[6];
   const auto how = caches::engines[data[7] % std::size(caches::engines)];
 
+  // The rest of the input over and over; where there is none, what was there.
+  const std::span rest(data + 8, size - 8);
+  std::size_t next = 0;
+  const auto pour = [&](const kv_view& v) {
+    if (rest.empty()) return;
+    caches::for_each_element(v, [&](plane which, auto, auto, auto, auto, std::byte* at) {
+      for (int i = 0; i < size_of(v[which].type); ++i) at[i] = std::byte(rest[next++ % rest.size()]);
+    });
+  };
+  if (data[2] & 64) {  // a hybrid model: types, tokens and layers as the first bytes of the rest say
+    shape.layers.resize(4, shape.layers[0]);
+    std::vector<caches::layer_kind> kinds;
+    for (std::size_t l = 0; l < 4; ++l) {
+      const unsigned b = rest.empty() ? 0u : rest[l % rest.size()];
+      kinds.push_back({dtype(b % 6), dtype(b / 6 % 6), position + b % 3, 1 + tokens - b % 2});
+      if (l && b & 64) shape.layers[l] = {};
+    }
+    const caches::mixed_cache source(shape, kinds), back(shape, kinds, 2);
+    for (const kv_view& v : source.views()) pour(v);
+    const profile p = profile::uncalibrated(shape, 1 + data[6] % 6);
+    codec::with_preset(name, [&]<class Codec>() { round_trip<Codec>(p, source.views(), back.views()); });
+    return 0;
+  }
   caches::cache source = caches::make_cache(shape, tokens, type, how, position);
   profile p = profile::uncalibrated(shape, 1 + data[6] % 6);
   if (tuned && type != dtype::bytes) {
     caches::fill(source.view(), shape, 1);
     p = caches::make_profile(shape, {&source.view(), 1}, 0, 1 + data[6] % 6);
   }
-  // The rest of the input over and over; where there is none, what fill() left.
-  const std::span rest(data + 8, size - 8);
-  std::size_t next = 0;
-  if (!rest.empty())
-    caches::for_each_element(source.view(), [&](plane which, auto, auto, auto, auto, std::byte* at) {
-      for (int i = 0; i < size_of(source.view()[which].type); ++i) at[i] = std::byte(rest[next++ % rest.size()]);
-    });
+  pour(source.view());
   caches::cache back = caches::make_cache(shape, tokens, type, caches::engine::dense, position);
-  codec::with_preset(name, [&]<class Codec>() { round_trip<Codec>(p, source, back); });
+  codec::with_preset(name, [&]<class Codec>() { round_trip<Codec>(p, {&source.view(), 1}, {&back.view(), 1}); });
   return 0;
 }

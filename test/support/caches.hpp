@@ -131,6 +131,81 @@ inline cache make_cache(const sluice::model_shape& s, std::int64_t tokens, dtype
   return {s.layers.front(), all_layers(s), tokens, type, how, position, seed};
 }
 
+/// What one layer of a mixed_cache keeps.
+struct layer_kind {
+  dtype k = dtype::f16, v = dtype::f16;
+  std::int64_t position = 0, tokens = 0;
+};
+
+/// A cache of a model whose layers each have types, a start and a length of their own: a view of pages for each layer that
+/// keeps KV. A layer without tokens still has its view.
+class mixed_cache {
+ public:
+  mixed_cache(const sluice::model_shape& s, std::span<const layer_kind> kinds, std::uint64_t seed = 1)
+      : ids_(all_layers(s)), layers_(s.layers.size()) {
+    constexpr std::int64_t page = 16;
+    std::mt19937_64 random(seed);
+    for (std::size_t l = 0; l < layers_.size(); ++l) {
+      const sluice::layer_shape& shape = s.layers[l];
+      const layer_kind& kind = kinds[l];
+      if (shape.absent()) continue;
+      memory& m = layers_[l];
+      m.table.resize(std::size_t(kind.tokens / page + 2));
+      std::iota(m.table.begin(), m.table.end(), 0);
+      std::shuffle(m.table.begin(), m.table.end(), random);
+      kv_view v;
+      v.num_layers = 1;
+      v.num_kv_heads = shape.num_kv_heads;
+      v.layer_ids = &ids_[l];
+      v.mode = sluice::addressing::pages;
+      v.indices = m.table.data();
+      v.num_indices = v.capacity = std::int64_t(m.table.size());
+      v.page_size = page;
+      v.first = kind.tokens % 7;
+      v.tokens = kind.tokens;
+      v.position = kind.position;
+      for (plane which : planes) {
+        if (!shape.head_dim(which)) continue;
+        sluice::plane_view& p = which == plane::key ? v.k : v.v;
+        p.type = which == plane::key ? kind.k : kind.v;
+        p.head_dim = shape.head_dim(which);
+        p.element_stride = size_of(p.type);
+        p.head_stride = p.element_stride * p.head_dim;
+        p.token_stride = p.head_stride * v.num_kv_heads;
+        p.page_stride = p.token_stride * page;
+        std::vector<std::byte>& bytes = m.bytes[int(which)];
+        bytes.assign(std::size_t(p.page_stride * v.capacity), cache::untouched);
+        p.base = bytes.data();
+      }
+      views_.push_back(v);
+    }
+  }
+  mixed_cache(const mixed_cache&) = delete;
+  mixed_cache(mixed_cache&&) = default;
+
+  /// Of the layers that keep KV, in order.
+  std::span<const kv_view> views() const noexcept { return views_; }
+
+  /// The tokens at positions [begin, end), where the layers have some; layers that have none keep a view without tokens.
+  std::vector<kv_view> between(std::int64_t begin, std::int64_t end) const {
+    std::vector<kv_view> part;
+    for (const kv_view& v : views_) {
+      const std::int64_t from = std::clamp<std::int64_t>(begin - v.position, 0, v.tokens);
+      part.push_back(v.slice(from, std::clamp<std::int64_t>(end - v.position, from, v.tokens)));
+    }
+    return part;
+  }
+
+ private:
+  struct memory {
+    std::vector<std::int32_t> table;
+    std::vector<std::byte> bytes[2];
+  };
+  std::vector<std::int32_t> ids_;
+  std::vector<memory> layers_;
+  std::vector<kv_view> views_;
+};
+
 /// Calls f(plane, layer, token, head, element, address) for every element of a view.
 template <class F>
 void for_each_element(const kv_view& v, F f) {
@@ -323,6 +398,11 @@ std::vector<std::byte> encode(const sluice::profile& p, const kv_view& view, con
   return encode<Codec>(p, {&view, 1}, o, on);
 }
 
+template <class Codec = sluice::codec::standard>
+sluice::page_status decode(const sluice::profile& p, std::span<const std::byte> frame, std::span<const kv_view> views,
+                           const sluice::decode_options& o = {}, sluice::isa on = sluice::isa::best) {
+  return sluice::decoder<Codec>(p, {on}).decode(frame, views, o);
+}
 template <class Codec = sluice::codec::standard>
 sluice::page_status decode(const sluice::profile& p, std::span<const std::byte> frame, const kv_view& view,
                            const sluice::decode_options& o = {}, sluice::isa on = sluice::isa::best) {

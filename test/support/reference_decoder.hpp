@@ -158,6 +158,10 @@ inline profile read_profile(bytes file) {
   }
   for (layer& l : p.layers)
     for (std::int32_t* v : {&l.heads, &l.dim[0], &l.dim[1], &l.rope, &l.window}) *v = r.get<std::int32_t>();
+  for (const layer& l : p.layers) {
+    require((l.heads == 0) == (l.dim[0] == 0 && l.dim[1] == 0), "half a layer");
+    require(l.heads || (l.rope == 0 && l.window == 0), "absent layer");
+  }
   for (std::size_t i = 0; i < 2 * p.layers.size(); ++i) {
     plane q{};
     q.width = r.get<std::int32_t>();
@@ -487,7 +491,7 @@ inline std::vector<std::uint8_t> unsplit(bytes in, int type, int rows, int n) {
 
 /// What a frame holds of a plane of a layer: [token][channel], as numbers and, for tokens kept as stored, as bytes.
 struct plane_values {
-  int width = 0;
+  int width = 0, type = 0;
   std::vector<double> x;
   std::vector<std::uint8_t> stored;       // [token][channel] elements
   std::vector<std::uint8_t> held, exact;  // [token][channel]: there at all; bit for bit as stored
@@ -496,7 +500,6 @@ struct plane_values {
 struct frame {
   std::int64_t position = 0;
   int tokens = 0, passes = 0;
-  std::uint8_t type[2] = {};
   std::vector<plane_values> planes;  // K and V of a layer, layer by layer
 };
 
@@ -504,7 +507,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   require(file.size() >= 72, "truncated");
   reader h(file);
   require(h.get<std::uint32_t>() == 0x46434c53, "magic");
-  require(h.get<std::uint8_t>() == 0 && h.get<std::uint8_t>() <= 1, "version");
+  require(h.get<std::uint8_t>() == 0 && h.get<std::uint8_t>() == 2, "version");
   require(h.get<std::uint16_t>() == 72 &&
               checksum(file.first(68), 0x46434c53) == reader(file.subspan(68)).get<std::uint32_t>(),
           "header");
@@ -516,7 +519,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   const auto tile_tokens = int(h.get<std::uint32_t>());
   const auto index_size = h.get<std::uint32_t>(), index_checksum = h.get<std::uint32_t>();
   const auto layers = h.get<std::uint16_t>(), runs = h.get<std::uint16_t>();
-  for (std::uint8_t& t : out.type) t = h.get<std::uint8_t>();
+  require(h.get<std::uint16_t>() == 0, "reserved");
   out.passes = h.get<std::uint8_t>();
   const int present = h.get<std::uint8_t>();
   const auto predictor = h.get<std::uint8_t>(), transform = h.get<std::uint8_t>(), quantizer = h.get<std::uint8_t>();
@@ -526,7 +529,6 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   for (int i = 0; i < 7; ++i) require(h.get<std::uint8_t>() == 0, "reserved");
   require(out.position >= 0 && out.position <= INT64_MAX - (1 << 20), "position");
   require(out.tokens >= 1 && out.tokens <= 1 << 20 && tile_tokens >= 1 && tile_tokens <= 4096, "tokens");
-  require(out.type[0] <= 5 && out.type[1] <= 5, "type");
   require(present >= 1 && present <= out.passes && out.passes <= (entropy == 1 ? p.passes : 1), "passes");
   require((72 + index_size) % 16 == 0, "index size");
   require(fingerprint == (entropy >= 3 ? 0 : p.fingerprint), "profile");
@@ -540,13 +542,16 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   reader in(index);
   struct shape {
     std::uint16_t heads, dim[2], group_width[2];
+    std::uint8_t type[2];
   };
   std::vector<shape> shapes;
   for (int i = 0; i < runs; ++i) {
     const auto n = in.get<std::uint16_t>();
     const auto heads = in.get<std::uint16_t>(), k = in.get<std::uint16_t>(), v = in.get<std::uint16_t>();
     const auto gk = in.get<std::uint16_t>(), gv = in.get<std::uint16_t>();
-    shapes.insert(shapes.end(), n, shape{heads, {k, v}, {gk, gv}});
+    const auto tk = in.get<std::uint8_t>(), tv = in.get<std::uint8_t>();
+    require(n >= 1 && (heads == 0) == (k == 0 && v == 0) && in.get<std::uint16_t>() == 0, "run");
+    shapes.insert(shapes.end(), n, shape{heads, {k, v}, {gk, gv}, {tk, tv}});
   }
   require(shapes.size() == layers, "runs");
   for (int l = 0; l < layers; ++l)
@@ -557,6 +562,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
       require(entropy >= 3 || s.group_width[which] == p.planes[std::size_t(2 * l + which)].group_width, "groups");
       require(s.dim[which] ? s.group_width[which] && s.group_width[which] % s.dim[which] == 0 : !s.group_width[which],
               "groups");
+      require(s.dim[which] ? s.type[which] <= 5 : s.type[which] == 0, "type");
     }
   const int token_tiles = (out.tokens + tile_tokens - 1) / tile_tokens;
   const auto groups = [&](int l, int plane) {
@@ -565,6 +571,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   };
   std::size_t tiles = 0;
   for (int l = 0; l < layers; ++l) tiles += std::size_t((groups(l, 0) + groups(l, 1)) * token_tiles);
+  require(tiles > 0, "absent layers only");
   std::vector<bytes> tile;  // by ordinal, as far as they are present
   std::size_t at = 72 + index_size;
   for (std::size_t i = 0; i < tiles * std::size_t(out.passes); ++i) {
@@ -585,10 +592,11 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
     for (int which = 0; which < 2; ++which) {
       const shape& s = shapes[std::size_t(l)];
       const plane& known = p.planes[std::size_t(2 * l + which)];
-      const int dim = s.dim[which], type = out.type[which];
+      const int dim = s.dim[which], type = s.type[which];
       const std::size_t element_size = size_of(type);
       plane_values v;
       v.width = s.heads * dim;
+      v.type = type;
       const std::size_t cells = std::size_t(out.tokens) * std::size_t(v.width);
       v.x.resize(cells);
       v.stored.resize(cells * element_size);

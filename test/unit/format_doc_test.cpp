@@ -24,6 +24,26 @@ std::istringstream fenced(const std::string& text, const std::string& kind) {
   return std::istringstream(text.substr(from, text.find("```", from) - from));
 }
 
+std::string between(const std::string& text, const char* begin, const char* end) {
+  const std::size_t from = text.find(begin), to = text.find(end, from);
+  REQUIRE(to != std::string::npos);
+  return text.substr(from, to - from);
+}
+
+// The first cell of the row whose third is the field's name.
+std::size_t offset_in(const std::string& section, const char* name) {
+  std::string offset;
+  std::istringstream lines(section);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream cells(line);
+    std::string cell[4];
+    for (std::string& c : cell) std::getline(cells, c, '|');
+    if (cell[3] == std::string(" ") + name + " ") offset = cell[1];
+  }
+  REQUIRE(offset.size() > 2);
+  return std::stoul(offset);
+}
+
 }  // namespace
 
 TEST_CASE("FORMAT.md: the worked example decodes to the values it names") {
@@ -62,24 +82,23 @@ TEST_CASE("FORMAT.md: the header's table is the struct") {
                 {"frame_size", offsetof(h, frame_size)}, {"tokens", offsetof(h, tokens)},
                 {"tile_tokens", offsetof(h, tile_tokens)}, {"index_size", offsetof(h, index_size)},
                 {"index_checksum", offsetof(h, index_checksum)}, {"layers", offsetof(h, layers)},
-                {"shape_runs", offsetof(h, shape_runs)}, {"type", offsetof(h, type)}, {"passes", offsetof(h, passes)},
+                {"shape_runs", offsetof(h, shape_runs)}, {"passes", offsetof(h, passes)},
                 {"levels_present", offsetof(h, levels_present)}, {"codec", offsetof(h, codec)},
                 {"reserved", offsetof(h, reserved)}, {"header_checksum", offsetof(h, header_checksum)}};
-  const std::size_t from = text.find("### 3.1"), to = text.find("### 3.2");
-  REQUIRE(to != std::string::npos);
-  const std::string section = text.substr(from, to - from);
+  const std::string header = between(text, "### 3.1", "### 3.2");
   for (const auto& f : fields) {
     CAPTURE(f.name);
-    // The row whose third cell is the field's name begins with its offset.
-    std::string offset;
-    std::istringstream lines(section);
-    for (std::string line; std::getline(lines, line);) {
-      std::istringstream cells(line);
-      std::string cell[4];
-      for (std::string& c : cell) std::getline(cells, c, '|');
-      if (cell[3] == std::string(" ") + f.name + " ") offset = cell[1];
-    }
-    REQUIRE(offset.size() > 2);
-    CHECK(std::stoul(offset) == f.offset);
+    CHECK(offset_in(header, f.name) == f.offset);
   }
+}
+
+TEST_CASE("FORMAT.md: the table of a run of layers is the struct") {
+  using r = sluice::shape_run;
+  const std::string run = between(document(), "### 3.3", "## 4");
+  CHECK(offset_in(run, "layers") == offsetof(r, layers));
+  CHECK(offset_in(run, "num_kv_heads") == offsetof(r, num_kv_heads));
+  CHECK(offset_in(run, "head_dim") == offsetof(r, head_dim));
+  CHECK(offset_in(run, "group_width") == offsetof(r, group_width));
+  CHECK(offset_in(run, "type") == offsetof(r, type));
+  CHECK(offset_in(run, "reserved") == offsetof(r, reserved));
 }

@@ -79,7 +79,7 @@ TEST_CASE("frame: header and index say what is where") {
   CHECK(h.levels_present == 3);
   CHECK(h.codec == codec::standard::id);
   REQUIRE(index.runs().size() == 1);
-  CHECK(index.runs()[0] == shape_run{2, 2, {8, 8}, {16, 16}});
+  CHECK(index.runs()[0] == shape_run{2, 2, {8, 8}, {16, 16}, {1, 1}, 0});
   CHECK(index.token_tiles() == 2);
   CHECK(index.tokens_of(0) == 16);
   CHECK(index.tokens_of(1) == 7);
@@ -157,6 +157,7 @@ TEST_CASE("frame: what does not belong together is refused by name") {
   CHECK(changed([](frame_header& h) { h.magic ^= 1; }) == status::not_a_frame);
   CHECK(changed([](frame_header& h) { ++h.version_major; }) == status::wrong_version);
   CHECK(changed([](frame_header& h) { ++h.version_minor; }) == status::wrong_version);
+  CHECK(changed([](frame_header& h) { --h.version_minor; }) == status::wrong_version);  // 0.1 meant other bytes
   CHECK(changed([](frame_header& h) { h.header_size = 80; }) == status::corrupt_header);
   CHECK(changed([](frame_header& h) { ++h.fingerprint; }) == status::wrong_profile);
   CHECK(changed([](frame_header& h) { h.fingerprint = 0; }) == status::wrong_profile);
@@ -182,8 +183,8 @@ TEST_CASE("frame: what does not belong together is refused by name") {
   CHECK(changed([](frame_header& h) { h.shape_runs = 0; }) == status::corrupt_index);
   CHECK(changed([](frame_header& h) { h.shape_runs = 2; }) == status::corrupt_index);
   CHECK(changed([](frame_header& h) { h.shape_runs = 65535; }) == status::corrupt_index);
-  CHECK(changed([](frame_header& h) { h.type[0] = 6; }) == status::corrupt_header);
-  CHECK(changed([](frame_header& h) { h.type[1] = 255; }) == status::corrupt_header);
+  CHECK(changed([](frame_header& h) { h.unused[0] = 1; }) == status::corrupt_header);
+  CHECK(changed([](frame_header& h) { h.unused[1] = 255; }) == status::corrupt_header);
   CHECK(changed([](frame_header& h) { h.passes = 0; }) == status::corrupt_header);
   CHECK(changed([](frame_header& h) { h.passes = 7; }) == status::corrupt_header);
   CHECK(changed([](frame_header& h) { h.passes = 2; }) == status::corrupt_header);  // fewer than levels_present
@@ -404,30 +405,41 @@ TEST_CASE("frame: an index of absurd sizes allocates nothing and overflows nothi
   h.tokens = h.tile_tokens = 16;
   h.passes = h.levels_present = 1;
   h.layers = 1;
-  CHECK(verdict(h, {{1, 2, {8, 8}, {16, 16}}}, 2) == status::ok);
-  CHECK(verdict(h, {{1, 2, {8, 0}, {16, 0}}}, 1) == status::ok);
-  CHECK(verdict(h, {{1, 2, {0, 0}, {0, 0}}}, 0) == status::ok);  // nothing, and says so
-  CHECK(verdict(h, {{1, 2, {8, 8}, {16, 16}}}, 1) == status::corrupt_index);
-  CHECK(verdict(h, {{1, 0, {8, 8}, {16, 16}}}, 0) == status::corrupt_index);
-  CHECK(verdict(h, {{1, 2, {8, 8}, {0, 16}}}, 2) == status::corrupt_index);
-  CHECK(verdict(h, {{1, 2, {8, 8}, {12, 16}}}, 2) == status::corrupt_index);
-  CHECK(verdict(h, {{1, 2, {8, 0}, {16, 16}}}, 2) == status::corrupt_index);
-  CHECK(verdict(h, {{0, 2, {8, 8}, {16, 16}}, {1, 2, {8, 8}, {16, 16}}}, 2) == status::corrupt_index);
-  CHECK(verdict(h, {{1, 65535, {65535, 65535}, {65535, 65535}}}, 2) == status::corrupt_index);
-  CHECK(verdict(h, {{1, 4096, {16384, 16384}, {16384, 16384}}}, 2) == status::corrupt_index);
+  CHECK(verdict(h, {{1, 2, {8, 8}, {16, 16}, {1, 1}, 0}}, 2) == status::ok);
+  CHECK(verdict(h, {{1, 2, {8, 0}, {16, 0}, {1, 0}, 0}}, 1) == status::ok);
+  CHECK(verdict(h, {{1, 2, {0, 0}, {0, 0}, {0, 0}, 0}}, 0) == status::corrupt_index);  // heads of nothing
+  CHECK(verdict(h, {{1, 0, {0, 0}, {0, 0}, {0, 0}, 0}}, 0) == status::corrupt_index);  // no layer keeps anything
+  CHECK(verdict(h, {{1, 0, {8, 8}, {16, 16}, {1, 1}, 0}}, 2) == status::corrupt_index);
+  CHECK(verdict(h, {{1, 2, {8, 8}, {16, 16}, {6, 1}, 0}}, 2) == status::corrupt_index);
+  CHECK(verdict(h, {{1, 2, {8, 8}, {16, 16}, {1, 255}, 0}}, 2) == status::corrupt_index);
+  CHECK(verdict(h, {{1, 2, {8, 0}, {16, 0}, {1, 1}, 0}}, 1) == status::corrupt_index);  // a type of nothing
+  CHECK(verdict(h, {{1, 2, {8, 8}, {16, 16}, {1, 1}, 1}}, 2) == status::corrupt_index);
+  h.layers = 3;
+  CHECK(verdict(h, {{1, 0, {0, 0}, {0, 0}, {0, 0}, 0}, {1, 2, {8, 8}, {16, 16}, {0, 5}, 0}, {1, 0, {0, 0}, {0, 0}, {0, 0}, 0}},
+                2) == status::ok);
+  CHECK(verdict(h, {{3, 0, {0, 0}, {0, 0}, {0, 0}, 0}}, 0) == status::corrupt_index);
+  h.layers = 1;
+  CHECK(verdict(h, {{1, 2, {8, 8}, {16, 16}, {1, 1}, 0}}, 1) == status::corrupt_index);
+  CHECK(verdict(h, {{1, 0, {8, 8}, {16, 16}, {1, 1}, 0}}, 0) == status::corrupt_index);
+  CHECK(verdict(h, {{1, 2, {8, 8}, {0, 16}, {1, 1}, 0}}, 2) == status::corrupt_index);
+  CHECK(verdict(h, {{1, 2, {8, 8}, {12, 16}, {1, 1}, 0}}, 2) == status::corrupt_index);
+  CHECK(verdict(h, {{1, 2, {8, 0}, {16, 16}, {1, 0}, 0}}, 2) == status::corrupt_index);
+  CHECK(verdict(h, {{0, 2, {8, 8}, {16, 16}, {1, 1}, 0}, {1, 2, {8, 8}, {16, 16}, {1, 1}, 0}}, 2) == status::corrupt_index);
+  CHECK(verdict(h, {{1, 65535, {65535, 65535}, {65535, 65535}, {1, 1}, 0}}, 2) == status::corrupt_index);
+  CHECK(verdict(h, {{1, 4096, {16384, 16384}, {16384, 16384}, {1, 1}, 0}}, 2) == status::corrupt_index);
   h.layers = 4096;
   h.tokens = max_frame_tokens;
   h.tile_tokens = 1;
   h.passes = 6;
-  CHECK(verdict(h, {{4096, 4096, {16384, 16384}, {1, 1}}}, 2) == status::corrupt_index);
-  CHECK(verdict(h, {{4096, 4096, {16384, 16384}, {16384, 16384}}}, 2) == status::corrupt_index);
-  CHECK(verdict(h, {{65535, 4096, {1, 1}, {1, 1}}}, 2) == status::corrupt_index);
-  CHECK(verdict(h, std::vector<shape_run>(4096, {4096, 4096, {1, 1}, {1, 1}}), 2) == status::corrupt_index);
+  CHECK(verdict(h, {{4096, 4096, {16384, 16384}, {1, 1}, {1, 1}, 0}}, 2) == status::corrupt_index);
+  CHECK(verdict(h, {{4096, 4096, {16384, 16384}, {16384, 16384}, {1, 1}, 0}}, 2) == status::corrupt_index);
+  CHECK(verdict(h, {{65535, 4096, {1, 1}, {1, 1}, {1, 1}, 0}}, 2) == status::corrupt_index);
+  CHECK(verdict(h, std::vector<shape_run>(4096, {4096, 4096, {1, 1}, {1, 1}, {1, 1}, 0}), 2) == status::corrupt_index);
   h.layers = 1;
   h.tokens = max_frame_tokens;
   h.tile_tokens = max_tile_tokens;
   h.passes = 1;
-  CHECK(verdict(h, {{1, 1, {1, 0}, {1, 0}}}, 256) == status::ok);
+  CHECK(verdict(h, {{1, 1, {1, 0}, {1, 0}, {1, 0}, 0}}, 256) == status::ok);
 }
 
 TEST_CASE("frame: hostile bytes behind right checksums never harm the decoder") {

@@ -144,7 +144,18 @@ constexpr golden streams[] = {
     {"raw", "plain", "raw", dtype::f16, 3, 0, 0, false},
     {"smollm2", "smollm2", "standard", dtype::f16, 16, 64, 3, false},
     {"smollm2_exact", "smollm2", "exact", dtype::f16, 16, 64, 0, false},
+    {"hybrid", "hybrid", "standard", dtype::f16, 24, 100, 3, false},
+    {"hybrid_exact", "hybrid", "exact", dtype::f16, 24, 100, 0, false},
 };
+
+bytes elements_of(const caches::mixed_cache& c) {
+  bytes all;
+  for (const kv_view& v : c.views()) {
+    const bytes some = caches::elements(v);
+    all.insert(all.end(), some.begin(), some.end());
+  }
+  return all;
+}
 
 profile load(const std::string& name) {
   const result<profile> p = profile::parse(read(name + ".profile"));
@@ -152,8 +163,16 @@ profile load(const std::string& name) {
   return *p;
 }
 
-caches::cache pages_for(const profile& p, const golden& s) {
-  return caches::make_cache(p.shape, s.tokens, s.type, caches::engine::vllm_nhd, s.position);
+// Layers of the hybrid model differ: K and V have types of their own, and those with a window hold what lies inside.
+caches::mixed_cache pages_for(const profile& p, const golden& s) {
+  std::vector<caches::layer_kind> kinds;
+  for (const layer_shape& l : p.shape.layers) {
+    caches::layer_kind kind{s.type, s.type, s.position, s.tokens};
+    if (s.profile == std::string("hybrid")) kind.v = l.window ? dtype::e4m3 : dtype::bf16;
+    if (l.window) kind.position += s.tokens - l.window + 1, kind.tokens = l.window - 1;
+    kinds.push_back(kind);
+  }
+  return {p.shape, kinds};
 }
 
 // What streams.txt pins: checksums of the integers of every level, or of the elements of a lossless stream.
@@ -163,9 +182,9 @@ std::string sums_of(const golden& s) {
   std::vector<std::uint32_t> sums;
   codec::with_preset(s.preset, [&]<class Codec>() {
     if constexpr (Codec::entropy::exact) {
-      caches::cache back = pages_for(p, s);
-      REQUIRE(caches::decode<Codec>(p, frame, back.view()).worst == status::ok);
-      const bytes elements = caches::elements(back.view());
+      caches::mixed_cache back = pages_for(p, s);
+      REQUIRE(caches::decode<Codec>(p, frame, back.views()).worst == status::ok);
+      const bytes elements = elements_of(back);
       sums.push_back(checksum(elements.data(), elements.size(), 0));
     } else if constexpr (Codec::entropy::id == class_rans::id) {
       sums = integers(p, frame);
@@ -200,30 +219,42 @@ TEST_CASE("golden: values on every instruction set, as pinned and as the documen
     const reference::frame r = reference::decode(plain(frame), reference::read_profile(plain(file)), s.level);
     codec::with_preset(s.preset, [&]<class Codec>() {
       for (isa on : {isa::portable, isa::avx2, isa::avx512}) {
-        caches::cache back = pages_for(p, s), expected = pages_for(p, s);
-        CHECK(caches::decode<Codec>(p, frame, back.view(), {.level = max_passes}, on).worst == status::ok);
-        caches::for_each_element(expected.view(), [&](plane which, int l, std::int64_t t, int h, int d, std::byte* to) {
-          const reference::plane_values& v = r.planes[std::size_t(2 * l + int(which))];
-          const auto at = std::size_t(t * v.width + h * expected.view()[which].head_dim + d);
-          if (v.exact[at])
-            std::memcpy(to, &v.stored[at * std::size_t(size_of(s.type))], std::size_t(size_of(s.type)));
-          else
-            store_element(to, s.type, float(v.x[at]));
-        });
-        if (Codec::entropy::exact)
-          CHECK(caches::elements(back.view()) == caches::elements(expected.view()));
-        else
-          CHECK(caches::worst_ulps(expected.view(), back.view()) <= (s.type == dtype::bf16 ? 8 : 1));
+        caches::mixed_cache back = pages_for(p, s), expected = pages_for(p, s);
+        CHECK(caches::decode<Codec>(p, frame, back.views(), {.level = max_passes}, on).worst == status::ok);
+        for (std::size_t i = 0; i < back.views().size(); ++i) {
+          const kv_view &got = back.views()[i], &wanted = expected.views()[i];
+          caches::for_each_element(wanted, [&](plane which, int, std::int64_t t, int h, int d, std::byte* to) {
+            const reference::plane_values& v = r.planes[std::size_t(2 * wanted.layer_id(0) + int(which))];
+            const std::int64_t token = t + wanted.position - s.position;
+            const auto at = std::size_t(token * v.width + h * wanted[which].head_dim + d);
+            const auto size = std::size_t(size_of(wanted[which].type));
+            CHECK(v.held[at]);
+            if (v.exact[at])
+              std::memcpy(to, &v.stored[at * size], size);
+            else
+              store_element(to, wanted[which].type, float(v.x[at]));
+          });
+          if (Codec::entropy::exact) {
+            CHECK(caches::elements(got) == caches::elements(wanted));
+          } else {
+            kv_view k[] = {wanted, got}, v[] = {wanted, got};  // a step of V may be more units of f16 than one of K
+            for (kv_view& w : k) w.v = {};
+            for (kv_view& w : v) w.k = {};
+            const auto units = [](dtype type) { return type == dtype::bf16 ? 8 : type == dtype::e4m3 ? 128 : 1; };
+            CHECK(caches::worst_ulps(k[0], k[1]) <= units(got.k.type));
+            CHECK(caches::worst_ulps(v[0], v[1]) <= units(got.v.type));
+          }
+        }
         if (!s.pinned) continue;
         const bytes values = read(std::string(s.name) + ".values");
         std::size_t at = 0;
-        caches::for_each_element(expected.view(), [&](plane, auto, auto, auto, auto, std::byte* to) {
+        caches::for_each_element(expected.views()[0], [&](plane, auto, auto, auto, auto, std::byte* to) {
           REQUIRE(at + 2 <= values.size());
           std::memcpy(to, &values[at], 2);
           at += 2;
         });
         CHECK(at == values.size());
-        CHECK(caches::worst_ulps(expected.view(), back.view()) <= 1);
+        CHECK(caches::worst_ulps(expected.views()[0], back.views()[0]) <= 1);
       }
     });
   }
@@ -255,6 +286,14 @@ TEST_CASE("golden: make" * doctest::skip()) {
   without.set_name("golden, uncalibrated");
   write("plain.profile", without.serialize());
 
+  // Two layers of that kind, the second with a window, between two that keep nothing.
+  profile hybrid = profile::uncalibrated({{{}, shape.layers[0], shape.layers[0], {}}, shape.ropes}, 4, 2);
+  hybrid.shape.layers[2].window = 16;
+  for (int l : {1, 2})
+    for (plane which : caches::planes) hybrid.of(l, which) = small.of(0, which);
+  hybrid.set_name("golden, hybrid");
+  write("hybrid.profile", hybrid.serialize());
+
   // The cache such a profile describes, but for a tile that is twice as wide, an outlier and a token that is no number.
   const auto fill = [&](const kv_view& v) {
     std::vector<double> frequency(16);
@@ -285,21 +324,21 @@ TEST_CASE("golden: make" * doctest::skip()) {
   };
   for (const golden& s : streams) {
     const profile p = load(s.profile);
-    caches::cache source = pages_for(p, s);
+    caches::mixed_cache source = pages_for(p, s);
     if (std::string(s.profile) == "smollm2")  // the lossless one is where the other comes from
-      REQUIRE(caches::decode<codec::exact>(p, read("smollm2_exact.slc"), source.view()).worst == status::ok);
+      REQUIRE(caches::decode<codec::exact>(p, read("smollm2_exact.slc"), source.views()).worst == status::ok);
     else
-      fill(source.view());
+      for (const kv_view& v : source.views()) fill(v);
     codec::with_preset(s.preset, [&]<class Codec>() {
       using tiled = typename Codec::template with_grouping<tile_tokens<16>>;
-      bytes frame = caches::encode<tiled>(p, source.view(), {}, isa::portable);
+      bytes frame = caches::encode<tiled>(p, source.views(), {}, isa::portable);
       REQUIRE(!frame.empty());
       if (!Codec::entropy::exact && s.level + 1 < Codec::quantizer::passes) frame.resize(*truncate(frame, s.level));
       write(std::string(s.name) + ".slc", frame);
       if (!s.pinned) return;
-      caches::cache back = pages_for(p, s);
-      REQUIRE(caches::decode<Codec>(p, frame, back.view(), {}, isa::portable).worst == status::ok);
-      write(std::string(s.name) + ".values", caches::elements(back.view()));
+      caches::mixed_cache back = pages_for(p, s);
+      REQUIRE(caches::decode<Codec>(p, frame, back.views(), {}, isa::portable).worst == status::ok);
+      write(std::string(s.name) + ".values", elements_of(back));
     });
   }
   std::string lines;

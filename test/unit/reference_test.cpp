@@ -83,7 +83,7 @@ void compare(const profile& p, const std::vector<std::byte>& frame, caches::cach
             const std::size_t at = first + d;
             const std::byte* got = v.at(which, l, t, h, std::int32_t(d));
             if (!r.held[at]) ++wrong;
-            if (r.exact[at] && std::size_t(reference::size_of(f.type[int(which)])) == size) {
+            if (r.exact[at] && std::size_t(reference::size_of(r.type)) == size) {
               wrong += std::memcmp(got, &r.stored[at * size], size) != 0;
               continue;
             }
