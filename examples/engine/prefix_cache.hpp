@@ -148,10 +148,9 @@ inline void compute(model& net, std::span<const std::int32_t> ids, sequence& seq
     net.forward(ids.subspan(std::size_t(r.position), std::size_t(r.tokens)), seq, {.position = r.position});
 }
 
-/// Adds tokens to the last run where they continue it.
+/// Adds tokens to the last run where they continue it for the same reason; the words are those of the first.
 inline void append(std::vector<missing_run>& runs, missing_run r) {
-  if (!runs.empty() && runs.back().position + runs.back().tokens == r.position && runs.back().why == r.why &&
-      runs.back().detail == r.detail)
+  if (!runs.empty() && runs.back().position + runs.back().tokens == r.position && runs.back().why == r.why)
     runs.back().tokens += r.tokens;
   else
     runs.push_back(std::move(r));

@@ -7,6 +7,8 @@
 #include "session.hpp"
 #include "streamed.hpp"
 
+#include <sluice/stream/policies.hpp>
+
 #include <store_url.hpp>
 
 #include <Eigen/Core>
@@ -87,7 +89,7 @@ struct come_back {
   int tokens = 0, computed = 0;  // in the sequence; of them computed
   std::size_t bytes = 0, raw_bytes = 0;
   double seconds = 0;
-  std::optional<double> saved_prefill_seconds;
+  std::optional<double> saved_prefill_seconds{};
   json faults = json::array(), figures = json::object();
 };
 

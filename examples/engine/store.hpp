@@ -103,8 +103,14 @@ inline void read_all(store& from, std::span<piece> pieces, const patience& wait 
     before = bytes;
     if (n == 0 && rest <= 0) break;
   }
+  // What the source goes on trying in spite of, if it tells.
+  std::string words = left > 0 ? std::string(from.detail()) : "";
+  if (words.empty()) words = "no answer within " + std::to_string(since(begin)).substr(0, 5) + " s";
   for (std::size_t i = 0; i < tickets.size(); ++i)
-    if (tickets[i] != 0) pieces[i].bytes.resize(from.cancel(tickets[i]));
+    if (tickets[i] != 0) {
+      pieces[i].bytes.resize(from.cancel(tickets[i]));
+      pieces[i].detail = words;
+    }
 }
 
 }  // namespace engine

@@ -255,7 +255,8 @@ TEST_CASE("prefix: a second save repairs what is damaged, refines what is coarse
   repair("nothing", 0, sluice::status::truncated, "");
   repair("another kind of file", 0, sluice::status::not_a_frame, std::string(5000, 'x'));
   repair("an object of another key", 0, sluice::status::wrong_key, sound[1]);
-  repair("a frame of other positions", 0, sluice::status::wrong_positions, sound[0].substr(0, 48) + sound[1].substr(48));
+  repair("a frame of other positions", 0, sluice::status::wrong_positions,
+         sound[0].substr(0, 48) + sound[1].substr(48));
   repair("a byte of the base, where less is asked for", 1, sluice::status::corrupt_tile,
          flipped(sound[1], base_tile(sound[1])), 1);
 
