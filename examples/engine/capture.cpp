@@ -39,25 +39,40 @@ class tensors {
   std::vector<std::vector<std::byte>> data_;  // moving a vector leaves its elements where they are
 };
 
-}  // namespace
+struct capture_options : model_options {
+  capture_options() { kv = "f32"; }
+  std::string text, out;
+  int context = 1024, suffix = 256;
+  std::size_t offset = 0;
+  bool stats = false;
+};
 
-int capture_command(int argc, char** argv) {
-  const arguments args = parse_arguments(argc, argv, {"--context", "--suffix", "--offset"}, {"--stats"});
-  if (args.operands.size() != 3) throw usage_error("engine capture MODEL TEXT OUT.safetensors");
-  const int context = int(args.integer("--context", 1024, query_statistics::kept, 1 << 20));
-  const int suffix = int(args.integer("--suffix", 256, 0, 1 << 20));
-  const auto offset = std::size_t(args.integer("--offset", 0, 0, 1 << 30));
-  const bool stats = args.has("--stats");
+void describe(CLI::App& app, capture_options& o) {
+  describe_model(app, o);
+  app.add_option("TEXT", o.text, "a file of text")->required();
+  app.add_option("OUT", o.out, "the safetensors file to write")->required();
+  app.add_option("--context", o.context, "tokens whose cache is kept")
+      ->check(CLI::Range(int(query_statistics::kept), 1 << 20));
+  app.add_option("--suffix", o.suffix, "tokens that follow; their ids are kept")->check(CLI::Range(0, 1 << 20));
+  app.add_option("--offset", o.offset, "tokens of the text to leave out first")
+      ->check(CLI::Range(std::size_t{0}, std::size_t{1} << 30));
+  app.add_flag("--stats", o.stats, "keep what calibration wants to know of queries and output projections");
+}
+
+int capture(const capture_options& o) {
+  const int context = o.context, suffix = o.suffix;
+  const std::size_t offset = o.offset;
+  const bool stats = o.stats;
 
   // Exact arithmetic on float pages: what is rounded to f16 is rounded once, in the file.
-  session s(args, args.operands[0], arithmetic::exact);
+  session s(o, arithmetic::exact);
   const model_config& c = s.net.config();
-  std::vector<std::int32_t> ids = s.text.encode(read_text(args.operands[1]));
+  std::vector<std::int32_t> ids = s.text.encode(read_text(o.text));
   const std::size_t first = c.arch == architecture::gemma3 && !ids.empty(), wanted = std::size_t(context + suffix + 1);
   const std::size_t there = ids.size() - first < offset ? 0 : ids.size() - offset;
   if (there < wanted)
-    throw data_error(args.operands[1] + ": " + std::to_string(there) + " tokens from offset " + std::to_string(offset) +
-                     ", " + std::to_string(wanted) + " needed");
+    throw data_error(o.text + ": " + std::to_string(there) + " tokens from offset " + std::to_string(offset) + ", " +
+                     std::to_string(wanted) + " needed");
   ids.erase(ids.begin() + std::ptrdiff_t(first), ids.begin() + std::ptrdiff_t(first + offset));
   ids.resize(wanted);
 
@@ -71,11 +86,11 @@ int capture_command(int argc, char** argv) {
     bar.at(std::size_t(position) * std::size_t(c.layers) + std::size_t(n) * std::size_t(layer + 1),
            std::size_t(context) * std::size_t(c.layers));
   };
-  page_pool pages(c, kv_type(args, "f32"), page_pool::pages_for(context));
+  page_pool pages(c, kv_type(o), page_pool::pages_for(context));
   sequence seq(pages);
   s.net.forward(std::span(ids).first(std::size_t(context)), seq, options);
 
-  safetensors::metadata meta{{"model", args.operands[0].substr(args.operands[0].rfind('/') + 1)},
+  safetensors::metadata meta{{"model", name_of(o.model)},
                              {"arch", to_string(c.arch)},
                              {"layers", std::to_string(c.layers)},
                              {"kv_heads", std::to_string(c.kv_heads)},
@@ -110,12 +125,16 @@ int capture_command(int argc, char** argv) {
   }
   std::byte* to = out.add("ids", safetensors::dtype::i32, {std::int64_t(wanted)});
   std::copy_n(reinterpret_cast<const std::byte*>(ids.data()), 4 * wanted, to);
-  out.save(args.operands[2]);
+  out.save(o.out);
 
-  if (args.has("--json"))
-    std::puts(
-        json{{"out", args.operands[2]}, {"tokens", context}, {"suffix", suffix}, {"layers", c.layers}}.dump(2).c_str());
+  if (o.json) program::print({{"out", o.out}, {"tokens", context}, {"suffix", suffix}, {"layers", c.layers}});
   return 0;
+}
+
+}  // namespace
+
+void add_capture(program& p) {
+  p.add<capture_options>("capture", "KV cache of a text, for `sluice calibrate` and the tests", describe, capture);
 }
 
 }  // namespace engine

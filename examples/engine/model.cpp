@@ -28,15 +28,19 @@ std::span<const float> flat(const matrix& m) { return {m.data(), std::size_t(m.s
 }  // namespace
 
 model::model(const std::string& path, arithmetic mode, thread_pool& pool)
-    : file_(path), directory_(file_.bytes()), config_(read_config(directory_)), pool_(&pool) {
-  load(mode);
+    : file_(path),
+      directory_(file_.bytes()),
+      config_(read_config(directory_)),
+      mode_(int8::accelerated ? mode : arithmetic::exact),
+      pool_(&pool) {
+  load();
 }
 
-void model::load(arithmetic mode) {
+void model::load() {
   const model_tensors tensors = find_tensors(directory_, config_);
   embedding_ = tensors.embedding;
   norm_ = floats(tensors.norm);
-  head_ = linear({{tensors.head}}, mode, *pool_);
+  head_ = linear({{tensors.head}}, mode_, *pool_);
   const int interleaved = config_.arch == architecture::llama ? config_.head_dim : 0;
   for (const layer_tensors& t : tensors.layers) {
     layer_weights& w = layers_.emplace_back();
@@ -52,10 +56,10 @@ void model::load(arithmetic mode) {
         w.qkv_bias.insert(w.qkv_bias.end(), b.begin(), b.end());
       }
     }
-    w.qkv = linear({{t.q, interleaved}, {t.k, interleaved}, {t.v, 0}}, mode, *pool_);
-    w.o = linear({{t.o}}, mode, *pool_);
-    w.gate_up = linear({{t.gate}, {t.up}}, mode, *pool_);
-    w.down = linear({{t.down}}, mode, *pool_);
+    w.qkv = linear({{t.q, interleaved}, {t.k, interleaved}, {t.v, 0}}, mode_, *pool_);
+    w.o = linear({{t.o}}, mode_, *pool_);
+    w.gate_up = linear({{t.gate}, {t.up}}, mode_, *pool_);
+    w.down = linear({{t.down}}, mode_, *pool_);
   }
   shape_ = kv_shape(config_);
   for (const sluice::rope& r : shape_.ropes) {
@@ -65,13 +69,14 @@ void model::load(arithmetic mode) {
   }
 }
 
-// SHA-256 of checksums: gigabytes of weights are hashed at the speed of memory, and nobody forges weights here.
+// SHA-256 of checksums, two of each MiB: gigabytes of weights are hashed at the speed of memory, and nobody forges weights
+// here.
 sluice::digest model::identity() const noexcept {
   sluice::sha256 hash;
-  hash.add(file_.bytes().size());
+  hash.add(std::uint64_t(mode_)).add(file_.bytes().size());
   for (std::span rest = file_.bytes(); !rest.empty();) {
     const std::size_t n = std::min<std::size_t>(rest.size(), 1 << 20);
-    hash.add(sluice::checksum(rest.data(), n, 0));
+    hash.add(std::uint64_t{sluice::checksum(rest.data(), n, 1)} << 32 | sluice::checksum(rest.data(), n, 0));
     rest = rest.subspan(n);
   }
   return hash.finish();

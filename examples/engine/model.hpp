@@ -49,7 +49,8 @@ class model {
   const model_config& config() const noexcept { return config_; }
   const gguf& directory() const noexcept { return directory_; }
 
-  /// Tells these weights from any others: a hash of the file.
+  /// Tells what this model makes of tokens from what any other does: a hash of the file, which holds the weights as they
+  /// are quantised, the hyper-parameters and the tokenizer, and of the arithmetic, whose caches differ (KL 0.003).
   sluice::digest identity() const noexcept;
 
   /// Appends tokens to the sequence and computes them. Throws std::runtime_error where the pool is full, an id is outside
@@ -77,7 +78,7 @@ class model {
     void rotate(float* head, int position) const noexcept;
   };
 
-  void load(arithmetic mode);
+  void load();
   rope_table& rope_of(int layer) { return ropes_[std::size_t(shape_.layers[std::size_t(layer)].rope_index)]; }
   void embed(std::span<const std::int32_t> ids);
   void run_layer(int l, int start, sequence& seq, const forward_options& options);
@@ -90,6 +91,7 @@ class model {
   mapped_file file_;
   gguf directory_;
   model_config config_;
+  arithmetic mode_;
   thread_pool* pool_;
   const tensor* embedding_ = nullptr;
   std::vector<float> norm_;

@@ -4,22 +4,40 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstring>
 #include <stdexcept>
+#include <string_view>
 
 namespace engine {
 
 namespace {
 
 using sluice::stream::to_hex;
-
-constexpr double patience = 30;  // seconds without any byte, then a store counts as gone
+constexpr std::size_t envelope = sizeof(sluice::stream::object_header);
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
+// A cache is of the weights and the arithmetic, of the type of the pages that its tokens were computed in (a token attends
+// to pages of that type; exact copies hold their bits), and of nothing else.
+sluice::digest identity_of(const model& net, sluice::dtype kv) {
+  const std::string_view type = to_string(kv);
+  return sluice::sha256().add(net.identity()).add(std::as_bytes(std::span(type))).finish();
+}
+
+[[noreturn]] void store_failed(sluice::status s, std::string_view detail) {
+  throw std::runtime_error("the store: " + in_words(s, detail));
+}
+
 }  // namespace
 
-prefix_cache::prefix_cache(const model& net, sluice::profile profile, store& where, thread_pool& pool)
-    : profile_(std::move(profile)), model_(net.identity()), store_(&where), pool_(&pool) {
+prefix_cache::prefix_cache(const model& net, sluice::profile profile, store& where, thread_pool& pool,
+                           prefix_options options)
+    : profile_(std::move(profile)),
+      fingerprint_(profile_.fingerprint()),
+      identity_(identity_of(net, options.kv)),
+      salt_(std::move(options.salt)),
+      store_(&where),
+      pool_(&pool) {
   if (profile_.shape != kv_shape(net.config()))
     throw std::runtime_error("the profile is of a model with another shape");
   for (int i = 0; i < pool.size(); ++i) {
@@ -33,9 +51,26 @@ std::size_t prefix_cache::raw_bytes(int tokens, const sequence& seq) const noexc
   return std::size_t(tokens) * std::size_t(2 * seq.pool().layers()) * std::size_t(seq.pool().token_stride());
 }
 
+// Of an object of so many tokens with all its passes: envelope, header and index. An index that is longer all the same is
+// asked for again.
+std::size_t prefix_cache::head_bytes(int tokens) const noexcept {
+  const int tiles = (tokens + codec::grouping::tokens - 1) / codec::grouping::tokens;
+  const sluice::model_shape& shape = profile_.shape;
+  std::size_t runs = 0, groups = 0;
+  for (int l = 0; l < shape.num_layers(); ++l) {
+    runs += l == 0 || !(shape.layers[std::size_t(l)] == shape.layers[std::size_t(l - 1)]);
+    for (const sluice::plane p : {sluice::plane::key, sluice::plane::value})
+      if (const sluice::plane_profile& plane = profile_.of(l, p); plane.group_width > 0)
+        groups += std::size_t((plane.width + plane.group_width - 1) / plane.group_width);
+  }
+  return envelope + sizeof(sluice::frame_header) + runs * sizeof(sluice::shape_run) +
+         groups * std::size_t(tiles * profile_.passes) * sizeof(sluice::tile_entry) + 16;
+}
+
 // Names and places of all chunks that these tokens make.
 std::vector<located_chunk> prefix_cache::chunks_of(std::span<const std::int32_t> ids) const {
-  sluice::stream::chunk_keys keys(model_, profile_.fingerprint(), codec::id), exact_keys(model_, 0, exact::id);
+  const auto salt = std::as_bytes(std::span(salt_));
+  sluice::stream::chunk_keys keys(identity_, fingerprint_, codec::id, salt), exact_keys(identity_, 0, exact::id, salt);
   std::vector<located_chunk> chunks;
   for (std::size_t at = 0; at < ids.size(); at += chunk_tokens) {
     const auto tokens = ids.subspan(at, std::min<std::size_t>(chunk_tokens, ids.size() - at));
@@ -53,46 +88,101 @@ std::string prefix_cache::name_of(std::span<const std::int32_t> ids) const {
   return to_hex(chunks.empty() ? sluice::digest{} : chunks.back().key);
 }
 
+// Whether a frame is what the key that it was put under says. Who puts objects under wrong keys is not kept from it by keys.
+template <class Codec>
+sluice::status prefix_cache::check(const sluice::frame_header& h, const located_chunk& c) const noexcept {
+  if (!(h.codec == Codec::id)) return sluice::status::wrong_codec;
+  if (h.fingerprint != (Codec::entropy::exact ? 0 : fingerprint_)) return sluice::status::wrong_profile;
+  if (h.position != c.begin || h.tokens != std::uint32_t(c.end - c.begin)) return sluice::status::wrong_positions;
+  if (h.levels_present == 0) return sluice::status::level_not_present;
+  return sluice::status::ok;
+}
+
+int sound_level(const sluice::frame_index& index, std::span<const std::byte> frame, int level) noexcept {
+  for (int l = 0; l <= level; ++l)
+    for (std::size_t i = 0; i < index.tiles_per_pass(); ++i) {
+      const std::size_t tile = std::size_t(l) * index.tiles_per_pass() + i;
+      const sluice::byte_range r = index.range(tile);
+      if (r.end > frame.size() || sluice::checksum(frame.data() + r.begin, std::size_t(r.size()),
+                                                   std::uint32_t(tile)) != index.checksum_of(tile))
+        return l - 1;
+    }
+  return level;
+}
+
 template <class Codec>
 std::size_t prefix_cache::put_missing(std::span<const located_chunk> chunks, sluice::digest located_chunk::*key,
                                       const sequence& seq, int levels, std::vector<sluice::encoder<Codec>>& encoders,
                                       save_report& report) {
+  levels = Codec::entropy::exact ? 1 : std::min(levels, profile_.passes);
+  struct work {
+    std::size_t chunk;
+    int levels;
+    std::vector<std::byte> object;
+    sluice::status state;
+  };
+  std::vector<work> todo;
   std::size_t bytes = 0;
-  std::vector<std::size_t> todo;
+  const double begin = now();
   for (std::size_t i = 0; i < chunks.size(); ++i) {
-    const auto size = store_->size(to_hex(chunks[i].*key));
-    if (size) {
+    const located_chunk& c = chunks[i];
+    const std::string name = to_hex(c.*key);
+    const auto size = store_->size(name);
+    if (!size && size.status() != sluice::status::not_found) store_failed(size.status(), store_->detail());
+    if (!size) {
+      todo.push_back({i, levels, {}, {}});
+      continue;
+    }
+    // What is larger than any frame of these tokens is none.
+    const std::size_t most = envelope + encoders[0].max_size(seq.view().slice(c.begin, c.end));
+    piece whole{name, 0, std::size_t(std::min<std::uint64_t>(*size, most))};
+    read_all(*store_, {&whole, 1});
+    if (whole.state == sluice::status::not_found) {  // gone meanwhile
+      todo.push_back({i, levels, {}, {}});
+      continue;
+    }
+    if (whole.state != sluice::status::ok) store_failed(whole.state, whole.detail);
+    const auto frame = sluice::stream::open_object(whole.bytes, c.*key);
+    sluice::frame_index index;
+    sluice::status s = frame ? index.parse(*frame) : frame.status();
+    if (s == sluice::status::ok) s = check<Codec>(index.header(), c);
+    const int there = s == sluice::status::ok ? index.header().levels_present : 0;
+    if (s == sluice::status::ok && frame->size() < index.size()) s = sluice::status::truncated;
+    if (s == sluice::status::ok && sound_level(index, *frame, there - 1) < there - 1) s = sluice::status::corrupt_tile;
+    if (s == sluice::status::ok && there < levels) s = sluice::status::level_not_present;
+    if (s == sluice::status::ok) {
       ++report.already_there;
       bytes += std::size_t(*size);
-    } else if (size.status() == sluice::status::not_found) {
-      todo.push_back(i);
     } else {
-      throw std::runtime_error(std::string("the store: ") + to_string(size.status()));
+      append(report.replaced, {c.begin, c.end - c.begin, s});
+      todo.push_back({i, std::max(levels, std::min(there, profile_.passes)), {}, {}});
     }
   }
-  std::vector<std::vector<std::byte>> objects(todo.size());
-  std::vector<sluice::status> results(todo.size());
-  const double begin = now();
+  const double checked = now();
+  report.check_seconds += checked - begin;
   pool_->parallel_for(int(todo.size()), [&](int i, int worker) {
-    const located_chunk& c = chunks[todo[std::size_t(i)]];
+    work& w = todo[std::size_t(i)];
+    const located_chunk& c = chunks[w.chunk];
     auto& encoder = encoders[std::size_t(worker)];
-    std::vector<std::byte>& object = objects[std::size_t(i)];
     const sluice::kv_view tokens = seq.view().slice(c.begin, c.end);
     const sluice::stream::object_header header = sluice::stream::make_object_header(c.*key);
-    object.resize(sizeof header + encoder.max_size(tokens));
-    std::memcpy(object.data(), &header, sizeof header);
-    const auto size = encoder.encode(tokens, std::span(object).subspan(sizeof header), {.levels = levels});
-    results[std::size_t(i)] = size.status();
-    object.resize(sizeof header + *size);
+    w.object.resize(envelope + encoder.max_size(tokens));
+    std::memcpy(w.object.data(), &header, envelope);
+    const auto size = encoder.encode(tokens, std::span(w.object).subspan(envelope), {.levels = w.levels});
+    w.state = size.status();
+    w.object.resize(envelope + *size);
   });
   const double encoded = now();
-  report.encode_seconds += encoded - begin;
-  for (std::size_t i = 0; i < todo.size(); ++i) {
-    sluice::status s = results[i];
-    if (s != sluice::status::ok) throw std::runtime_error(std::string("encoding: ") + to_string(s));
-    s = store_->put(to_hex(chunks[todo[i]].*key), objects[i]);
-    if (s != sluice::status::ok) throw std::runtime_error(std::string("the store: ") + to_string(s));
-    bytes += objects[i].size();
+  report.encode_seconds += encoded - checked;
+  for (const work& w : todo) {
+    if (w.state != sluice::status::ok) throw std::runtime_error(std::string("encoding: ") + to_string(w.state));
+    const std::string name = to_hex(chunks[w.chunk].*key);
+    std::string why;
+    const sluice::status s = sluice::stream::put_checked(*store_, name, w.object, patience{}.silent_seconds, &why);
+    if (s == sluice::status::too_large)
+      why += (why.empty() ? "" : "; ") + ("the object has " + std::to_string(w.object.size()) + " bytes");
+    if (s != sluice::status::ok) store_failed(s, why);
+    bytes += w.object.size();
   }
   report.write_seconds += now() - encoded;
   return bytes;
@@ -105,77 +195,90 @@ save_report prefix_cache::save(std::span<const std::int32_t> ids, const sequence
   report.raw_bytes = raw_bytes(int(ids.size()), seq);
   report.bytes = put_missing(chunks, &located_chunk::key, seq, levels, encoders_, report);
   if (exact_copies) {
-    save_report other;
-    report.exact_bytes = put_missing(chunks, &located_chunk::exact_key, seq, levels, exact_encoders_, other);
-    report.encode_seconds += other.encode_seconds;
-    report.write_seconds += other.write_seconds;
+    const int standard = report.already_there;
+    report.exact_bytes = put_missing(chunks, &located_chunk::exact_key, seq, 1, exact_encoders_, report);
+    report.already_there = standard;
   }
   return report;
 }
 
-std::vector<located_chunk> prefix_cache::locate(std::span<const std::int32_t> ids, bool all) {
-  std::vector<located_chunk> chunks = chunks_of(ids);
-  std::vector<std::string> names;
-  for (const located_chunk& c : chunks) names.push_back(to_hex(c.key));
-  // Header and index of every chunk at once; an index that is longer than that (many layers, small tiles) in a second go.
-  std::vector<std::size_t> open;
-  for (std::size_t i = 0; i < chunks.size(); ++i) open.push_back(i);
-  for (std::size_t most = 4096; !open.empty(); most *= 16) {
-    std::vector<piece> heads;
-    for (const std::size_t i : open) heads.push_back({names[i], 0, most});
-    read_all(*store_, heads, patience);
-    std::vector<std::size_t> longer;
-    for (std::size_t k = 0; k < open.size(); ++k) {
-      located_chunk& c = chunks[open[k]];
-      c.state = heads[k].state;
-      c.head = std::move(heads[k].bytes);
-      c.there = c.state == sluice::status::ok;
-      if (!c.there) continue;
-      const auto frame = sluice::stream::open_object(c.head, c.key);
-      c.state = frame ? c.index.parse(*frame) : frame.status();
-      if (c.state == sluice::status::ok &&
-          (c.index.header().position != c.begin || c.index.header().tokens != std::uint32_t(c.end - c.begin)))
-        c.state = sluice::status::wrong_positions;
-      if (c.state == sluice::status::ok && c.index.header().levels_present == 0)
-        c.state = sluice::status::level_not_present;
-      if (c.state == sluice::status::truncated && c.head.size() == most) longer.push_back(open[k]);
-    }
-    open = longer;
+located_prefix prefix_cache::locate(std::span<const std::int32_t> ids, bool exact_copies, const patience& wait) {
+  const double begin = now();
+  located_prefix out{chunks_of(ids), {}};
+  std::vector<located_chunk>& chunks = out.chunks;
+  std::vector<std::string> names, exact_names;
+  for (const located_chunk& c : chunks) {
+    names.push_back(to_hex(c.key));
+    exact_names.push_back(to_hex(c.exact_key));
   }
-  if (all) {
-    std::vector<std::string> exact_names;
-    for (const located_chunk& c : chunks) exact_names.push_back(to_hex(c.exact_key));
-    std::vector<piece> heads;
-    for (const std::string& name : exact_names)
-      heads.push_back({name, 0, sizeof(sluice::stream::object_header) + sizeof(sluice::frame_header)});
-    read_all(*store_, heads, patience);
-    for (std::size_t i = 0; i < chunks.size(); ++i) {
-      const auto frame = sluice::stream::open_object(heads[i].bytes, chunks[i].exact_key);
-      sluice::frame_header h;
-      if (!frame || frame->size() < sizeof h) continue;
-      std::memcpy(&h, frame->data(), sizeof h);
-      chunks[i].exact_bytes = sizeof(sluice::stream::object_header) + std::min(h.frame_size, std::uint64_t{1} << 40);
-    }
-  } else {
-    chunks.erase(std::find_if(chunks.begin(), chunks.end(), [](const located_chunk& c) { return !c.there; }),
-                 chunks.end());
+  // Everything that is to be known in one round trip: header and index of every chunk, the headers of exact copies, the
+  // note. An index that is longer than expected (made with more passes) is asked for again.
+  const std::size_t n = chunks.size();
+  std::vector<piece> heads;
+  for (std::size_t i = 0; i < n; ++i) heads.push_back({names[i], 0, head_bytes(chunks[i].end - chunks[i].begin)});
+  for (std::size_t i = 0; exact_copies && i < n; ++i)
+    heads.push_back({exact_names[i], 0, envelope + sizeof(sluice::frame_header)});
+  const std::string note = note_of(ids);
+  heads.push_back({note, 0, 4096});
+  read_all(*store_, heads, wait);
+
+  const auto take = [&](located_chunk& c, piece& head) {
+    c.state = head.state;
+    c.detail = std::move(head.detail);
+    c.head = std::move(head.bytes);
+    c.there = c.state == sluice::status::ok;
+    if (!c.there) return std::size_t{0};
+    const auto frame = sluice::stream::open_object(c.head, c.key);
+    c.state = frame ? c.index.parse(*frame) : frame.status();
+    if (c.state == sluice::status::ok) c.state = check<codec>(c.index.header(), c);
+    if (c.state != sluice::status::truncated || !frame || frame->size() < sizeof(sluice::frame_header))
+      return std::size_t{0};
+    sluice::frame_header h;
+    std::memcpy(&h, frame->data(), sizeof h);
+    const std::size_t size = envelope + sizeof h + std::min<std::size_t>(h.index_size, 1 << 24);
+    return size > head.most && c.head.size() == head.most ? size : std::size_t{0};
+  };
+  std::vector<piece> longer;
+  std::vector<std::size_t> whose;
+  for (std::size_t i = 0; i < n; ++i)
+    if (const std::size_t size = take(chunks[i], heads[i])) longer.push_back({names[i], 0, size}), whose.push_back(i);
+  if (!longer.empty()) {
+    read_all(*store_, longer, {std::max(0.0, wait.seconds - (now() - begin)), wait.silent_seconds});
+    for (std::size_t k = 0; k < longer.size(); ++k) take(chunks[whose[k]], longer[k]);
   }
-  return chunks;
+  for (std::size_t i = 0; exact_copies && i < n; ++i) {
+    const auto frame = sluice::stream::open_object(heads[n + i].bytes, chunks[i].exact_key);
+    sluice::frame_header h;
+    if (!frame || frame->size() < sizeof h) continue;
+    std::memcpy(&h, frame->data(), sizeof h);
+    if (h.magic == sluice::frame_magic && h.header_checksum == sluice::header_checksum(h) &&
+        check<exact>(h, chunks[i]) == sluice::status::ok)
+      chunks[i].exact_bytes = envelope + std::min(h.frame_size, std::uint64_t{1} << 40);
+  }
+  out.note = std::move(heads.back().bytes);
+  return out;
 }
 
 restore_report prefix_cache::restore(std::span<const std::int32_t> ids, sequence& seq, int level) {
   const double begin = now();
   restore_report report;
-  const std::vector<located_chunk> chunks = locate(ids);
+  located_prefix found = locate(ids);
+  report.note = std::move(found.note);
+  const std::size_t there = std::size_t(
+      std::find_if(found.chunks.begin(), found.chunks.end(), [](const located_chunk& c) { return !c.there; }) -
+      found.chunks.begin());
+  for (std::size_t i = there; i < found.chunks.size(); ++i)
+    if (const located_chunk& c = found.chunks[i]; !c.there && c.state != sluice::status::not_found)
+      append(report.unread, {c.begin, c.end - c.begin, c.state, c.detail});
+  const auto chunks = std::span(found.chunks).first(there);
   std::vector<std::string> names;
   for (const located_chunk& c : chunks) names.push_back(to_hex(c.key));
   std::vector<piece> objects;
   for (std::size_t i = 0; i < chunks.size(); ++i)
     objects.push_back({names[i], 0, chunks[i].state == sluice::status::ok ? chunks[i].size_at(level) : 0});
-  read_all(*store_, objects, patience);
+  read_all(*store_, objects);
   for (const piece& o : objects) report.bytes += o.bytes.size();
   report.tokens = chunks.empty() ? 0 : chunks.back().end;
-  report.chunks = int(chunks.size());
   report.raw_bytes = raw_bytes(report.tokens, seq);
   if (seq.grow(report.tokens) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
   report.read_seconds = now() - begin;
@@ -191,6 +294,7 @@ void prefix_cache::decode(std::span<const located_chunk> chunks, std::span<const
   const int layers = profile_.shape.num_layers();
   const int parts = chunks.empty() ? 1 : std::clamp(4 * pool_->size() / int(chunks.size()), 1, layers);
   std::vector<std::array<sluice::status, chunk_tokens / page>> pages(chunks.size() * std::size_t(parts));
+  std::vector<std::uint32_t> outside(pages.size());
   pool_->parallel_for(int(pages.size()), [&](int task, int worker) {
     const auto i = std::size_t(task / parts);
     const int part = task % parts;
@@ -202,29 +306,72 @@ void prefix_cache::decode(std::span<const located_chunk> chunks, std::span<const
     done.fill(frame.status());
     if (!frame) return;
     const sluice::kv_view target = seq.view().slice(c.begin, c.end);
-    (void)decoders_[std::size_t(worker)].decode(
-        *frame, target,
-        {.level = level, .layers = {layers * part / parts, layers * (part + 1) / parts}, .pages = done});
+    outside[std::size_t(task)] = decoders_[std::size_t(worker)]
+                                     .decode(*frame, target,
+                                             {.level = level,
+                                              .layers = {layers * part / parts, layers * (part + 1) / parts},
+                                              .sequence_end = report.tokens,
+                                              .pages = done})
+                                     .outside;
   });
-  for (std::size_t i = 0; i < chunks.size(); ++i)
-    for (int p = chunks[i].begin; p < chunks[i].end; p += page) {
+  // Tokens outside of a window are looked at by nobody, unless a token before the end has to be computed.
+  const auto usable = [](sluice::status s) { return s == sluice::status::ok || s == sluice::status::degraded; };
+  bool whole = true;
+  for (std::size_t task = 0; task < pages.size(); ++task) {
+    const located_chunk& c = chunks[task / std::size_t(parts)];
+    const auto used = std::span(pages[task]).first(std::size_t(page_pool::pages_for(c.end - c.begin)));
+    whole &= std::all_of(used.begin(), used.end(), usable);
+  }
+  for (std::size_t task = 0; task < pages.size(); ++task)
+    if (outside[task] > 0 && !whole) pages[task].fill(sluice::status::absent);
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    const located_chunk& c = chunks[i];
+    // Where the store failed in the middle of an object, its words tell more than that the object is cut.
+    const piece& object = objects[i];
+    const bool lost = c.state == sluice::status::ok && object.state != sluice::status::ok;
+    int restored = 0, degraded_pages = 0;
+    for (int p = c.begin; p < c.end; p += page) {
       sluice::status worst = sluice::status::ok;
       bool degraded = false;
       for (int part = 0; part < parts; ++part) {
-        const auto& done = pages[i * std::size_t(parts) + std::size_t(part)];
-        const sluice::status s = done[std::size_t((p - chunks[i].begin) / page)];
+        const sluice::status s = pages[i * std::size_t(parts) + std::size_t(part)][std::size_t((p - c.begin) / page)];
         degraded |= s == sluice::status::degraded;
         if (s != sluice::status::ok && s != sluice::status::degraded) worst = s;
       }
-      report.degraded_pages += degraded && worst == sluice::status::ok;
-      if (worst == sluice::status::ok) continue;
-      const int n = std::min(page, chunks[i].end - p);
-      std::vector<missing_run>& runs = report.missing;
-      if (!runs.empty() && runs.back().position + runs.back().tokens == p && runs.back().why == worst)
-        runs.back().tokens += n;
-      else
-        runs.push_back({p, n, worst});
+      if (worst == sluice::status::ok) {
+        ++restored;
+        degraded_pages += degraded;
+        continue;
+      }
+      append(report.missing,
+             {p, std::min(page, c.end - p), lost ? object.state : worst, lost ? object.detail : c.detail});
     }
+    report.degraded_pages += degraded_pages;
+    int held = -1;
+    if (restored > 0) {
+      held = std::min(level, c.levels() - 1);
+      sluice::status why =
+          held < level && held + 1 < profile_.passes ? sluice::status::level_not_present : sluice::status::ok;
+      if (degraded_pages > 0) {  // no page holds less than the base
+        const auto frame = std::span(object.bytes).subspan(envelope);
+        held = std::max(0, sound_level(c.index, frame, held));
+        why = sluice::status::degraded;
+      }
+      if (why != sluice::status::ok) append(report.coarser, {c.begin, c.end - c.begin, why, lost ? object.detail : ""});
+    }
+    report.levels.push_back(held);
+  }
+}
+
+double prefix_cache::measure_decoding(sequence& seq, int tokens) {
+  const sluice::kv_view view = seq.view().slice(0, tokens);
+  std::vector<std::byte> frame(encoders_[0].max_size(view));
+  const auto size = encoders_[0].encode(view, frame);
+  if (!size) throw std::runtime_error(std::string("encoding: ") + to_string(size.status()));
+  frame.resize(*size);
+  const double begin = now();
+  (void)decoders_[0].decode(frame, view);
+  return (now() - begin) / (double(raw_bytes(tokens, seq)) / double(seq.pool().element_stride()));
 }
 
 }  // namespace engine

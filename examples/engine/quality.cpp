@@ -4,6 +4,7 @@
 #include "session.hpp"
 #include "windows.hpp"
 
+#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <string>
@@ -13,29 +14,50 @@ namespace engine {
 
 namespace {
 
-struct request {
-  const arguments& args;
-  std::string model, text_path, codec;
-  int context, suffix, windows, level, needles, longest;
-  std::size_t offset;
-  std::uint64_t seed;
-  sluice::dtype kv;
+struct quality_options : model_options {
+  std::string text, profile, codec = "standard", level = "all";
+  int context = 1024, suffix = 256, windows = 4, needles = 0, needle_context = 4096;
+  std::size_t offset = 0;
+  std::uint64_t seed = 1;
+};
+
+void describe(CLI::App& app, quality_options& o) {
+  describe_model(app, o);
+  app.add_option("TEXT", o.text, "a file of text")->required();
+  describe_profile(app, o.profile);
+  app.add_option("--codec", o.codec, "standard, fixed4, plain8, plain4, exact, raw, ...");
+  app.add_option("--level", o.level, "one level, or all");
+  app.add_option("--context", o.context, "tokens whose cache is coded")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--suffix", o.suffix, "tokens behind them that are predicted")->check(CLI::Range(1, 1 << 16));
+  app.add_option("--windows", o.windows, "places of the text; 0 = no predictions are judged")
+      ->check(CLI::Range(0, 4096));
+  app.add_option("--offset", o.offset, "tokens of the text to leave out first")
+      ->check(CLI::Range(std::size_t{0}, std::size_t{1} << 30));
+  app.add_option("--needles", o.needles, "numbers to hide in the text and to ask for")->check(CLI::Range(0, 4096));
+  app.add_option("--needle-context", o.needle_context, "tokens of the longest text that one is hidden in")
+      ->check(CLI::Range(256, 1 << 20));
+  app.add_option("--seed", o.seed, "of numbers and places");
+}
+
+// What is asked for, checked.
+struct request : quality_options {
+  int at = -1;  // the level; -1 = all
 };
 
 // KL, perplexity and bytes.
 json judge_suffixes(const request& r) {
   // Exact arithmetic: that of 8 bits moves predictions more (KL 0.003) than a fine level does.
-  session s(r.args, r.model, arithmetic::exact);
-  const sluice::profile profile = load_profile(r.args, r.model, s.net);
+  session s(r, arithmetic::exact);
+  const sluice::profile profile = load_profile(r.profile, r.model, s);
   const auto windows =
-      text_windows(s.text, r.text_path, read_text(r.text_path)).spread(r.windows, r.context + r.suffix + 1, r.offset);
-  page_pool pages(s.net.config(), r.kv, 2 * page_pool::pages_for(r.context + r.suffix));
+      text_windows(s.text, r.text, read_text(r.text)).spread(r.windows, r.context + r.suffix + 1, r.offset);
+  page_pool pages(s.net.config(), kv_type(r), 2 * page_pool::pages_for(r.context + r.suffix));
   coded_cache coded(profile, r.codec);
   suffix_quality sum;
   progress bar("quality");
   for (std::size_t i = 0; i < windows.size(); ++i) {
     bar.at(i, windows.size());
-    judge_window(s.net, windows[i], r.context, r.level, pages, coded, sum);
+    judge_window(s.net, windows[i], r.context, r.at, pages, coded, sum);
   }
   const double tokens = double(sum.predicted), values = double(sum.elements), exact = sum.nll / tokens;
   json levels = json::array();
@@ -43,7 +65,7 @@ json judge_suffixes(const request& r) {
     levels.push_back({{"level", l->level},
                       {"bytes", l->bytes},
                       {"bits_per_value", 8 * double(l->bytes) / values},
-                      {"ratio", double(size_of(r.kv)) * values / double(l->bytes)},
+                      {"ratio", double(size_of(kv_type(r))) * values / double(l->bytes)},
                       {"kl", l->distance.kl()},
                       {"delta_nll", l->nll / tokens - exact},
                       {"top1", l->distance.top1()},
@@ -57,10 +79,10 @@ json judge_suffixes(const request& r) {
 
 // Needles, with the arithmetic the engine answers with.
 json seek_needles(const request& r) {
-  session s(r.args, r.model);
-  const sluice::profile profile = load_profile(r.args, r.model, s.net);
-  const std::string text = read_text(r.text_path);
-  const std::vector<haystack> stacks = make_haystacks(s.text, text, r.needles, r.longest, r.seed);
+  session s(r);
+  const sluice::profile profile = load_profile(r.profile, r.model, s);
+  const std::string text = read_text(r.text);
+  const std::vector<haystack> stacks = make_haystacks(s.text, text, r.needles, r.needle_context, r.seed);
   coded_cache coded(profile, r.codec);
   std::vector<int> found;
   std::vector<std::size_t> bytes;
@@ -69,7 +91,7 @@ json seek_needles(const request& r) {
   progress bar("needles");
   for (std::size_t i = 0; i < stacks.size(); ++i) {
     bar.at(i, stacks.size());
-    const needle_result n = seek(s, stacks[i], r.level, r.kv, coded);
+    const needle_result n = seek(s, stacks[i], r.at, kv_type(r), coded);
     exact += n.exact;
     found.resize(n.levels.size());
     bytes.resize(n.levels.size());
@@ -91,10 +113,10 @@ json seek_needles(const request& r) {
   const int levels_there = coded.levels();
   for (std::size_t j = found.size(); j-- > 0;)
     levels.push_back(
-        {{"level", r.level < 0 ? levels_there - 1 - int(j) : r.level}, {"score", found[j] / all}, {"bytes", bytes[j]}});
+        {{"level", r.at < 0 ? levels_there - 1 - int(j) : r.at}, {"score", found[j] / all}, {"bytes", bytes[j]}});
   return {{"needles", stacks.size()},
           {"seed", r.seed},
-          {"arithmetic", r.args.has("--exact") ? "exact" : "fast"},
+          {"arithmetic", r.exact ? "exact" : "fast"},
           {"exact_score", exact / all},
           {"levels", std::move(levels)},
           {"each", std::move(each)}};
@@ -120,39 +142,31 @@ void print(const json& report) {
   }
 }
 
-}  // namespace
-
-int quality_command(int argc, char** argv) {
-  const arguments args = parse_arguments(argc, argv,
-                                         {"--profile", "--codec", "--level", "--context", "--suffix", "--windows",
-                                          "--offset", "--needles", "--needle-context", "--seed"},
-                                         {});
-  if (args.operands.size() != 2) throw usage_error("engine quality MODEL TEXT");
-  const request r{
-      .args = args,
-      .model = args.operands[0],
-      .text_path = args.operands[1],
-      .codec = args.text("--codec", "standard"),
-      .context = int(args.integer("--context", 1024, 1, 1 << 20)),
-      .suffix = int(args.integer("--suffix", 256, 1, 1 << 16)),
-      .windows = int(args.integer("--windows", 4, 0, 4096)),
-      .level = args.text("--level", "all") == "all" ? -1 : int(args.integer("--level", 0, 0, sluice::max_passes - 1)),
-      .needles = int(args.integer("--needles", 0, 0, 4096)),
-      .longest = int(args.integer("--needle-context", 4096, 256, 1 << 20)),
-      .offset = std::size_t(args.integer("--offset", 0, 0, 1 << 30)),
-      .seed = std::uint64_t(args.integer("--seed", 1, 0, 1l << 62)),
-      .kv = kv_type(args)};
+int quality(const quality_options& o) {
+  request r{o, -1};
+  if (o.level != "all") {
+    const auto [end, error] = std::from_chars(o.level.data(), o.level.data() + o.level.size(), r.at);
+    if (error != std::errc{} || *end != 0 || r.at < 0 || r.at >= sluice::max_passes)
+      throw usage_error("--level is all, or a number from 0 to " + std::to_string(sluice::max_passes - 1));
+  }
   if (!sluice::codec::with_preset(r.codec.c_str(), []<class Codec>() {}))
     throw usage_error("no codec is called " + r.codec);
-  json report = {{"model", r.model.substr(r.model.rfind('/') + 1)}, {"codec", r.codec},  {"kv", to_string(r.kv)},
-                 {"chunk_tokens", coded_cache::chunk_tokens},       {"suffix", nullptr}, {"needles", nullptr}};
+  json report = {
+      {"model", name_of(r.model)}, {"codec", r.codec},  {"kv", r.kv}, {"chunk_tokens", coded_cache::chunk_tokens},
+      {"suffix", nullptr},         {"needles", nullptr}};
   if (r.windows > 0) report["suffix"] = judge_suffixes(r);
   if (r.needles > 0) report["needles"] = seek_needles(r);
-  if (args.has("--json"))
-    std::puts(report.dump(2, ' ', false, json::error_handler_t::replace).c_str());
+  if (r.json)
+    program::print(report);
   else
     print(report);
   return 0;
+}
+
+}  // namespace
+
+void add_quality(program& p) {
+  p.add<quality_options>("quality", "what a decoded cache does to predictions and answers", describe, quality);
 }
 
 }  // namespace engine

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "chat.hpp"
+#include "costs.hpp"
 #include "distribution.hpp"
 #include "predictions.hpp"
 #include "prefix_cache.hpp"
@@ -7,10 +7,13 @@
 #include "session.hpp"
 #include "streamed.hpp"
 
+#include <sluice/stream/policies.hpp>
+
 #include <store_url.hpp>
 
 #include <Eigen/Core>
 
+#include <algorithm>
 #include <cstdio>
 #include <optional>
 #include <string>
@@ -47,108 +50,180 @@ std::string text_of(const session& s, const answer& a) {
   return text;
 }
 
+struct resume_options : document_options {
+  std::string question, policy = "progressive_cake", link;
+  int level = 1, tokens = 64;
+  double deadline = 1;
+  bool compare = false, strict = false;
+  CLI::Option *policy_given = nullptr, *deadline_given = nullptr, *link_given = nullptr;
+
+  bool planned() const { return policy_given->count() + deadline_given->count() + link_given->count() > 0; }
+};
+
+void describe(CLI::App& app, resume_options& o) {
+  describe_document(app, o);
+  app.add_option("--question", o.question, "what is asked about the document")->required();
+  app.add_option("--tokens", o.tokens, "the longest answer")->check(CLI::Range(1, 1 << 20));
+  CLI::Option* level = app.add_option("--level", o.level, "level of quality to restore, where the store has it")
+                           ->check(CLI::Range(0, int(sluice::max_passes) - 1));
+  o.deadline_given =
+      app.add_option("--deadline", o.deadline,
+                     "seconds until the document has to be there, fetched at any level or computed, as a policy "
+                     "plans it; without this, --policy or --link everything is fetched at --level")
+          ->check(CLI::Range(0.001, 1e6))
+          ->excludes(level);
+  const std::vector<std::string> names(std::begin(sluice::stream::policy_names),
+                                       std::end(sluice::stream::policy_names));
+  o.policy_given = app.add_option("--policy", o.policy, "who plans under the deadline")
+                       ->check(CLI::IsMember(names))
+                       ->excludes(level);
+  o.link_given =
+      app.add_option("--link", o.link, "slows the store down to the link of this trace (CSV)")->excludes(level);
+  app.add_flag("--compare", o.compare, "compute everything as well, and tell how far the two are apart");
+  app.add_flag("--strict", o.strict,
+               "exit with 1 where the store failed or held something damaged or coarser, though the answer is right");
+}
+
 // How the document came back: the tokens that need no computing any more, what that took, and the figures of the way.
 struct come_back {
   int tokens = 0, computed = 0;  // in the sequence; of them computed
   std::size_t bytes = 0, raw_bytes = 0;
   double seconds = 0;
+  std::optional<double> saved_prefill_seconds{};
   json faults = json::array(), figures = json::object();
 };
 
+json fault_of(const missing_run& m, const std::string& then) {
+  json f = {{"position", m.position}, {"tokens", m.tokens}, {"why", to_string(m.why)}};
+  if (!m.detail.empty()) f["detail"] = m.detail;
+  f["then"] = then;
+  return f;
+}
+
+// Tokens that the first chunks hold at levels, or that were computed, as JSON and as words.
+json levels_of(const std::vector<int>& levels, int chunks) {
+  json out = json::array();
+  for (int c = 0; c < chunks; ++c) {
+    const bool held = c < int(levels.size()) && levels[std::size_t(c)] >= 0;
+    out.push_back(held ? json(levels[std::size_t(c)]) : json("computed"));
+  }
+  return out;
+}
+
+int chunks_of(std::size_t tokens) {
+  return int((tokens + prefix_cache::chunk_tokens - 1) / prefix_cache::chunk_tokens);
+}
+
 // All that is stored, at one level, as fast as this machine can; what is damaged is computed again.
-come_back at_level(session& s, prefix_cache& prefixes, std::span<const std::int32_t> ids,
-                   std::span<const std::int32_t> document, sequence& seq, int level) {
+come_back at_level(session& s, prefix_cache& prefixes, std::span<const std::int32_t> document, sequence& seq,
+                   int level) {
   stopwatch clock;
   const restore_report r = prefixes.restore(document, seq, level);
   come_back out{.tokens = r.tokens, .bytes = r.bytes, .raw_bytes = r.raw_bytes, .seconds = clock.seconds()};
-  compute(s.net, ids, seq, r.missing);
+  compute(s.net, document, seq, r.missing);
   const double repair_seconds = clock.seconds();
   out.seconds += repair_seconds;
   for (const missing_run& m : r.missing) {
     out.computed += m.tokens;
-    out.faults.push_back({{"position", m.position}, {"tokens", m.tokens}, {"why", to_string(m.why)}});
+    out.faults.push_back(fault_of(m, "computed"));
   }
-  out.figures = {{"level", level},
+  for (const missing_run& m : r.unread) out.faults.push_back(fault_of(m, "computed"));
+  for (const missing_run& m : r.coarser) {
+    int coarsest = level;
+    for (int c = m.position / prefix_cache::chunk_tokens; c < chunks_of(std::size_t(m.position + m.tokens)); ++c)
+      coarsest = std::min(coarsest, r.levels[std::size_t(c)]);
+    out.faults.push_back(fault_of(m, "restored at level " + std::to_string(coarsest)));
+  }
+  json held;
+  for (const int l : r.levels)
+    if (l >= 0) held = held.is_null() ? l : std::min(l, held.get<int>());
+  out.figures = {{"level", held},
+                 {"asked_level", level},
+                 {"chunk_levels", levels_of(r.levels, chunks_of(document.size()))},
                  {"degraded_pages", r.degraded_pages},
                  {"seconds", {{"read", r.read_seconds}, {"decode", r.decode_seconds}, {"repair", repair_seconds}}}};
+  if (const auto saved = read_note(r.note, prefixes.name_of(document)))
+    out.saved_prefill_seconds = saved->prefill_seconds;
   return out;
 }
 
 // Under a deadline, as a policy plans it.
 come_back by_plan(session& s, prefix_cache& prefixes, store& kept, std::span<const std::int32_t> document,
-                  sequence& seq, const json& saved, const stream_options& options) {
-  const auto cost = [&](const char* name) {
-    const json value = saved.is_object() ? saved.value(name, json()) : json();
-    if (!value.is_number() || !(value.get<double>() >= 0))
-      throw data_error("the store does not tell what computing costs; save the document with this engine first");
-    return value.get<double>();
-  };
-  const machine_costs costs{cost("prefill_seconds"), cost("seconds_per_token"), cost("seconds_per_token_position"),
-                            cost("decode_seconds_per_value")};
+                  sequence& seq, const machine_costs& costs, const stream_options& options) {
   const stream_result r = stream_prefix(s.net, prefixes, kept, document, seq, costs, options);
+  if (r.note_damaged) s.warn("what was noted when the document was saved is damaged: costs were measured instead");
   come_back out{.tokens = int(document.size()),
                 .computed = int(r.report.recomputed_tokens),
                 .bytes = r.report.bytes,
                 .raw_bytes = r.raw_bytes,
                 .seconds = r.locate_seconds + r.report.seconds};
-  for (const sluice::stream::fault& f : r.report.faults)
-    out.faults.push_back({{"chunk", f.chunk}, {"level", f.level}, {"why", to_string(f.what)}, {"seconds", f.seconds}});
-  json levels = json::array();
-  for (const sluice::stream::chunk_report& c : r.report.chunks)
-    levels.push_back(c.computed ? json("computed") : json(c.level));
+  for (const missing_run& m : r.unread) out.faults.push_back(fault_of(m, "computed"));
+  std::vector<int> levels;
+  for (const sluice::stream::chunk_report& c : r.report.chunks) levels.push_back(c.computed ? -1 : c.level);
+  for (const sluice::stream::fault& f : r.report.faults) {
+    const int begin = f.chunk * prefix_cache::chunk_tokens;
+    const int level = f.chunk < 0 ? -1 : levels[std::size_t(f.chunk)];
+    json fault = fault_of({begin, std::min(prefix_cache::chunk_tokens, int(document.size()) - begin), f.what, f.detail},
+                          level < 0 ? "computed" : "restored at level " + std::to_string(level));
+    fault["asked_level"] = f.level;
+    fault["seconds"] = f.seconds;
+    out.faults.push_back(std::move(fault));
+  }
   out.figures = {{"policy", options.policy},
                  {"deadline_seconds", options.deadline_seconds},
                  {"deadline_met", r.report.met},
                  {"chunks", r.chunks},
                  {"chunks_stored", r.stored},
-                 {"chunk_levels", levels},
+                 {"chunk_levels", levels_of(levels, r.chunks)},
+                 {"costs", r.saved ? "saved" : "measured"},
                  {"seconds",
                   {{"locate", r.locate_seconds},
                    {"usable", r.locate_seconds + r.report.usable_seconds},
                    {"stream", r.report.seconds}}}};
+  if (r.saved) out.saved_prefill_seconds = r.saved->prefill_seconds;
   return out;
 }
 
-json parse_note(const std::vector<std::byte>& bytes) {
-  const char* text = reinterpret_cast<const char*>(bytes.data());
-  return json::parse(text, text + bytes.size(), nullptr, false);
+// "level 1", "levels 0 to 3", nothing where nothing was restored.
+std::string levels_in_words(const json& chunk_levels) {
+  int low = -1, high = -1;
+  for (const json& l : chunk_levels) {
+    if (!l.is_number()) continue;
+    low = low < 0 ? l.get<int>() : std::min(low, l.get<int>());
+    high = std::max(high, l.get<int>());
+  }
+  const auto name = [](int level) { return level < sluice::max_passes ? std::to_string(level) : std::string("exact"); };
+  return low < 0 ? "" : low == high ? " at level " + name(low) : " at levels " + name(low) + " to " + name(high);
 }
 
-int resume(const arguments& args, store& kept) {
-  const std::string path = args.operand("MODEL"), text = read_text(args.required("--prompt-file"));
-  const std::string question = args.required("--question");
-  const int level = int(args.integer("--level", 1, 0, sluice::max_passes - 1));
-  const int most = int(args.integer("--tokens", 64, 1, 1 << 20));
-  stream_options streaming{.policy = args.text("--policy", "progressive_cake"),
-                           .deadline_seconds = double(real_option(args, "--deadline", 1, 0.001f, 1e6f))};
+int resume(const resume_options& o, store& kept) {
+  stream_options streaming{.policy = o.policy, .deadline_seconds = o.deadline};
   std::optional<sluice::stream::link_trace> link;
-  if (args.has("--link")) {
-    const auto parsed = sluice::stream::parse_link_trace(read_text(args.text("--link")));
-    if (!parsed) throw data_error(args.text("--link") + ": " + to_string(parsed.status()));
+  if (!o.link.empty()) {
+    const auto parsed = sluice::stream::parse_link_trace(read_text(o.link));
+    if (!parsed) throw data_error(o.link + ": " + to_string(parsed.status()));
     streaming.link = &link.emplace(*parsed);
   }
-  const bool planned = args.has("--policy") || args.has("--deadline") || link;
-  if (planned && args.has("--level")) throw usage_error("a policy chooses levels itself: leave out --level");
+  const std::string text = read_text(o.prompt_file);
 
-  session s(args, path);
-  prefix_cache prefixes(s.net, load_profile(args, path, s.net), kept, s.threads);
-  const std::vector<std::int32_t> document = document_of(args, s.text, text);
-  const std::vector<std::int32_t> asked = make_prompt(s.text, text, question).question;
+  session s(o);
+  prefix_cache prefixes(s.net, load_profile(o.profile, o.model, s), kept, s.threads, {kv_type(o), o.salt});
+  const std::vector<std::int32_t> document = document_of(o, s.text, text);
+  const std::vector<std::int32_t> asked = make_prompt(s.text, text, o.question).question;
   std::vector<std::int32_t> ids = document;
   ids.insert(ids.end(), asked.begin(), asked.end());
-  page_pool pages(s.net.config(), kv_type(args), 2 * page_pool::pages_for(int(ids.size()) + most));
+  s.check_context(ids.size(), o.tokens);
+  page_pool pages(s.net.config(), kv_type(o), 2 * page_pool::pages_for(int(ids.size()) + o.tokens));
   sequence seq(pages);
-  const std::string note_name = prefixes.name_of(document) + ".json";
-  piece note{note_name, 0, 4096};
-  read_all(kept, {&note, 1}, 10);
-  const json saved = parse_note(note.bytes);
+  // A server would know these costs before a request comes, so its clock does not run yet.
+  const machine_costs costs = o.planned() ? measure_costs(s.net, prefixes, pages, document) : machine_costs{};
 
-  const come_back r = planned ? by_plan(s, prefixes, kept, document, seq, saved, streaming)
-                              : at_level(s, prefixes, ids, document, seq, level);
-  const answer got = finish(s, std::span(ids).subspan(std::size_t(r.tokens)), seq, most);
+  const come_back r = o.planned() ? by_plan(s, prefixes, kept, document, seq, costs, streaming)
+                                  : at_level(s, prefixes, document, seq, o.level);
+  const answer got = finish(s, std::span(ids).subspan(std::size_t(r.tokens)), seq, o.tokens);
   const double first_seconds = r.seconds + got.first_seconds;
   const double ratio = r.bytes ? double(r.raw_bytes) / double(r.bytes) : 0;
-  json report = {{"model", path},
+  json report = {{"model", o.model},
                  {"document_tokens", document.size()},
                  {"question_tokens", asked.size()},
                  {"restored_tokens", r.tokens - r.computed},
@@ -161,17 +236,15 @@ int resume(const arguments& args, store& kept) {
   report.update(r.figures);
   report["seconds"]["question"] = got.first_seconds;
   report["answer"] = text_of(s, got);
-  if (saved.is_object() && saved.contains("prefill_seconds"))
-    report["saved_prefill_seconds"] = saved["prefill_seconds"];
-
+  if (r.saved_prefill_seconds) report["saved_prefill_seconds"] = *r.saved_prefill_seconds;
   // The same without sluice, in the same process: what it took, what it answers, and how far the two predictions of the
   // question and of that answer are apart.
-  if (args.has("--compare")) {
+  if (o.compare) {
     sequence exact(pages);
     stopwatch clock;
     s.net.forward(document, exact);
     const double document_seconds = clock.seconds();
-    const answer expected = finish(s, asked, exact, most);
+    const answer expected = finish(s, asked, exact, o.tokens);
     std::vector<std::int32_t> judged = asked;
     judged.insert(judged.end(), expected.tokens.begin(), expected.tokens.end());
     exact.truncate(int(document.size()));
@@ -188,38 +261,48 @@ int resume(const arguments& args, store& kept) {
                          {"answer", text_of(s, expected)}};
   }
 
-  if (args.has("--json")) {
-    std::puts(report.dump(2, ' ', false, json::error_handler_t::replace).c_str());
-    return 0;
+  report["warnings"] = s.warnings;
+
+  if (o.json) {
+    program::print(report);
+  } else {
+    std::printf("%s\n", report["answer"].get<std::string>().c_str());
+    std::fprintf(stderr, "%d of %zu tokens restored%s from %.2f MB (%.2f times smaller): first token after %.3f s",
+                 r.tokens - r.computed, ids.size(), levels_in_words(report["chunk_levels"]).c_str(),
+                 double(r.bytes) / 1e6, ratio, first_seconds);
+    if (report.contains("compare"))
+      std::fprintf(stderr, ", %.1f times sooner than the full prefill now (%.3f s); KL %.4f",
+                   report["compare"]["times_faster"].get<double>(),
+                   report["compare"]["first_token_seconds"].get<double>(), report["compare"]["kl"].get<double>());
+    else if (r.saved_prefill_seconds)
+      std::fprintf(stderr, "; the prefill of the document took %.3f s when it was saved", *r.saved_prefill_seconds);
+    std::fputc('\n', stderr);
+    if (r.tokens == r.computed && r.faults.empty())
+      std::fprintf(stderr,
+                   "the store holds nothing of this document for this model, profile, --kv, --salt and arithmetic\n");
   }
-  std::printf("%s\n", report["answer"].get<std::string>().c_str());
-  std::fprintf(stderr, "%d of %zu tokens restored from %.2f MB (%.2f times smaller): first token after %.3f s",
-               r.tokens - r.computed, ids.size(), double(r.bytes) / 1e6, ratio, first_seconds);
-  if (report.contains("compare"))
-    std::fprintf(stderr, ", %.1f times sooner than the full prefill now (%.3f s); KL %.4f",
-                 report["compare"]["times_faster"].get<double>(),
-                 report["compare"]["first_token_seconds"].get<double>(), report["compare"]["kl"].get<double>());
-  else if (report.contains("saved_prefill_seconds") && report["saved_prefill_seconds"].is_number())
-    std::fprintf(stderr, "; the prefill of the document took %.3f s when it was saved",
-                 report["saved_prefill_seconds"].get<double>());
-  std::fputc('\n', stderr);
-  for (const json& f : r.faults) std::fprintf(stderr, "computed again: %s\n", f.dump().c_str());
-  if (const int coarse = report.value("degraded_pages", 0))
-    std::fprintf(stderr, "%d pages restored at a coarser level: damaged or cut refinements\n", coarse);
-  return 0;
+  for (const json& f : r.faults) {
+    const int position = f["position"], tokens = f["tokens"];
+    const std::string detail = f.value("detail", std::string());
+    std::fprintf(stderr, "tokens %d to %d: %s%s%s; %s\n", position, position + tokens - 1,
+                 f["why"].get<std::string>().c_str(), detail.empty() ? "" : ": ", detail.c_str(),
+                 f["then"].get<std::string>().c_str());
+  }
+  return o.strict && !r.faults.empty() ? 1 : 0;
+}
+
+int open_and_resume(const resume_options& o) {
+  return with_store(o.store, [&](auto& source) {
+    store_of kept(source);
+    return resume(o, kept);
+  });
 }
 
 }  // namespace
 
-int resume_command(int argc, char** argv) {
-  const arguments args = parse_arguments(argc, argv,
-                                         {"--prompt-file", "--store", "--profile", "--question", "--level", "--tokens",
-                                          "--max-tokens", "--deadline", "--policy", "--link"},
-                                         {"--compare"});
-  return with_store(args.required("--store"), [&](auto& source) {
-    store_of kept(source);
-    return resume(args, kept);
-  });
+void add_resume(program& p) {
+  p.add<resume_options>("resume", "fetches the longest stored prefix of a document, computes the rest, answers",
+                        describe, open_and_resume);
 }
 
 }  // namespace engine

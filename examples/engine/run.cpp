@@ -9,38 +9,52 @@
 
 namespace engine {
 
-int run_command(int argc, char** argv) {
-  const arguments args = parse_arguments(
-      argc, argv,
-      {"--prompt", "--prompt-file", "--question", "--tokens", "--temperature", "--top-k", "--top-p", "--seed"},
-      {"--raw"});
-  const std::string path = args.operand("MODEL");
-  const std::string document =
-      args.has("--prompt-file") ? read_text(args.text("--prompt-file")) : args.text("--prompt");
-  const std::string question = args.text("--question");
-  if (document.empty() && question.empty()) throw usage_error("--prompt-file, --prompt or --question is missing");
-  const int most = int(args.integer("--tokens", 128, 1, 1 << 20));
-  const sampler::options chance{.temperature = float(real_option(args, "--temperature", 0, 0, 100)),
-                                .top_k = int(args.integer("--top-k", 40, 0, 1 << 20)),
-                                .top_p = float(real_option(args, "--top-p", 0.95, 0, 1)),
-                                .seed = std::uint64_t(args.integer("--seed", 1, 0, 1l << 62))};
+namespace {
+
+struct run_options : model_options {
+  std::string prompt, prompt_file, question;
+  bool raw = false;
+  int tokens = 128, top_k = 40;
+  float temperature = 0, top_p = 0.95f;
+  std::uint64_t seed = 1;
+};
+
+void describe(CLI::App& app, run_options& o) {
+  describe_model(app, o);
+  CLI::Option* prompt = app.add_option("--prompt", o.prompt, "the text to answer about, or to continue");
+  app.add_option("--prompt-file", o.prompt_file, "the same from a file")->excludes(prompt);
+  app.add_option("--question", o.question, "what is asked after the text");
+  app.add_flag("--raw", o.raw, "text as it is, without the form of a chat that the model was trained on");
+  app.add_option("--tokens", o.tokens, "the longest answer")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--temperature", o.temperature, "0 = the likeliest token each time")->check(CLI::Range(0.0, 100.0));
+  app.add_option("--top-k", o.top_k, "draw from so many of the likeliest tokens; 0 = from all")
+      ->check(CLI::Range(0, 1 << 20));
+  app.add_option("--top-p", o.top_p, "draw from the likeliest tokens that have this share together")
+      ->check(CLI::Range(0.0, 1.0));
+  app.add_option("--seed", o.seed, "of what is drawn");
+}
+
+int run(const run_options& o) {
+  const std::string document = o.prompt_file.empty() ? o.prompt : read_text(o.prompt_file);
+  if (document.empty() && o.question.empty()) throw usage_error("--prompt-file, --prompt or --question is missing");
 
   stopwatch clock;
-  session s(args, path);
+  session s(o);
   const double load_seconds = clock.seconds();
   std::vector<std::int32_t> ids;
-  if (args.has("--raw")) {
-    ids = s.text.encode(document + question);
+  if (o.raw) {
+    ids = s.text.encode(document + o.question);
   } else {
-    const prompt p = make_prompt(s.text, document, question);
+    const prompt p = make_prompt(s.text, document, o.question);
     ids = p.document;
     ids.insert(ids.end(), p.question.begin(), p.question.end());
   }
   if (ids.empty()) throw usage_error("the prompt is empty");
+  s.check_context(ids.size(), o.tokens);
 
-  page_pool pages(s.net.config(), kv_type(args), page_pool::pages_for(int(ids.size()) + most));
+  page_pool pages(s.net.config(), kv_type(o), page_pool::pages_for(int(ids.size()) + o.tokens));
   sequence seq(pages);
-  sampler sample(chance);
+  sampler sample({.temperature = o.temperature, .top_k = o.top_k, .top_p = o.top_p, .seed = o.seed});
   std::int32_t next = tokenizer::none;
   const forward_options options{.on_logits = [&](int, std::span<const float> logits) { next = sample(logits); }};
 
@@ -55,34 +69,41 @@ int run_command(int argc, char** argv) {
   const double first_seconds = clock.seconds();
   std::string answer;
   int generated = 0;
-  while (generated < most && !ends_answer(s.text, next)) {
+  while (generated < o.tokens && !ends_answer(s.text, next)) {
     const std::string piece = s.text.decode(next);
     answer += piece;
-    if (!args.has("--json")) {
+    if (!o.json) {
       std::fwrite(piece.data(), 1, piece.size(), stdout);
       std::fflush(stdout);
     }
-    if (++generated < most) s.net.forward({&next, 1}, seq, options);
+    if (++generated < o.tokens) s.net.forward({&next, 1}, seq, options);
   }
   const double rest_seconds = clock.seconds();
   const double per_token = generated > 1 ? rest_seconds / (generated - 1) : 0;
 
-  if (args.has("--json")) {
-    const json report = {{"model", path},
+  if (o.json) {
+    const json report = {{"model", o.model},
                          {"prompt_tokens", ids.size()},
                          {"load_seconds", load_seconds},
                          {"first_token_seconds", first_seconds},
                          {"prefill_tokens_per_second", double(ids.size()) / first_seconds},
                          {"generated_tokens", generated},
                          {"seconds_per_token", per_token},
+                         {"warnings", s.warnings},
                          {"answer", answer}};
-    std::puts(report.dump(2, ' ', false, json::error_handler_t::replace).c_str());
+    program::print(report);
   } else {
     std::putchar('\n');
     std::fprintf(stderr, "%zu tokens of prompt in %.3f s (%.0f a second), then %.1f ms a token\n", ids.size(),
                  first_seconds, double(ids.size()) / first_seconds, 1000 * per_token);
   }
   return 0;
+}
+
+}  // namespace
+
+void add_run(program& p) {
+  p.add<run_options>("run", "answers a question about a text, or continues it", describe, run);
 }
 
 }  // namespace engine

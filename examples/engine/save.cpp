@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "chat.hpp"
+#include "costs.hpp"
 #include "prefix_cache.hpp"
 #include "session.hpp"
 
 #include <store_url.hpp>
 
-#include <Eigen/Dense>
-
+#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -15,103 +14,104 @@ namespace engine {
 
 namespace {
 
-// Seconds a token, and more for every token before it: a line through the batches of a prefill.
-struct batch_times {
-  std::vector<int> position;
-  std::vector<double> begin;
-
-  std::pair<double, double> fit(int tokens, double end) const {
-    const auto n = Eigen::Index(position.size());
-    Eigen::MatrixXd a(n, 2);
-    Eigen::VectorXd seconds(n);
-    for (Eigen::Index i = 0; i < n; ++i) {
-      const auto k = std::size_t(i);
-      const int next = i + 1 < n ? position[k + 1] : tokens, count = next - position[k];
-      a.row(i) << count, count * (position[k] + count / 2.0);
-      seconds(i) = (i + 1 < n ? begin[k + 1] : end) - begin[k];
-    }
-    const Eigen::VectorXd x = n > 1 ? Eigen::VectorXd(a.colPivHouseholderQr().solve(seconds)) : Eigen::VectorXd();
-    if (n < 2 || x(0) <= 0 || x(1) < 0) return {end / tokens, 0.0};
-    return {x(0), x(1)};
-  }
+struct save_options : document_options {
+  int levels = sluice::max_passes;
+  bool exact_copies = false;
 };
 
-int save(const arguments& args, store& kept) {
-  const std::string path = args.operand("MODEL"), text = read_text(args.required("--prompt-file"));
-  const int levels = int(args.integer("--levels", sluice::max_passes, 1, sluice::max_passes));
+void describe(CLI::App& app, save_options& o) {
+  describe_document(app, o);
+  app.add_option("--levels", o.levels,
+                 "levels of quality that are kept, from the coarsest on; a finer object that is there stays")
+      ->check(CLI::Range(1, int(sluice::max_passes)));
+  app.add_flag("--exact-copies", o.exact_copies, "keep every bit as well, for policies that fetch it");
+}
 
-  session s(args, path);
-  prefix_cache prefixes(s.net, load_profile(args, path, s.net), kept, s.threads);
-  const std::vector<std::int32_t> ids = document_of(args, s.text, text);
-  page_pool pages(s.net.config(), kv_type(args), 2 * page_pool::pages_for(int(ids.size())));
-  sequence seq(pages), back(pages);
-  progress bar("prefill");
+int save(const save_options& o, store& kept) {
+  session s(o);
+  prefix_cache prefixes(s.net, load_profile(o.profile, o.model, s), kept, s.threads, {kv_type(o), o.salt});
+  const std::vector<std::int32_t> ids = document_of(o, s.text, read_text(o.prompt_file));
+  s.check_context(ids.size(), 0);
+  page_pool pages(s.net.config(), kv_type(o), page_pool::pages_for(int(ids.size())));
+  sequence seq(pages);
   batch_times times;
   stopwatch clock;
   double elapsed = 0;
-  forward_options prefill = with_progress(bar, s.net, ids.size());
-  prefill.on_hidden = [&, draw = prefill.on_hidden](int layer, int position, std::span<const float> x) {
-    draw(layer, position, x);
-    if (layer != 0) return;
-    times.position.push_back(position);
-    times.begin.push_back(elapsed += clock.seconds());
-  };
-  s.net.forward(ids, seq, prefill);
+  {
+    progress bar("prefill");
+    forward_options prefill = with_progress(bar, s.net, ids.size());
+    prefill.on_hidden = [&, draw = prefill.on_hidden](int layer, int position, std::span<const float> x) {
+      draw(layer, position, x);
+      if (layer == 0) times.add(position, elapsed += clock.seconds());
+    };
+    s.net.forward(ids, seq, prefill);
+  }
   const double prefill_seconds = elapsed + clock.seconds();
-  const save_report r = prefixes.save(ids, seq, levels, args.has("--exact-copies"));
+  const save_report r = prefixes.save(ids, seq, o.levels, o.exact_copies);
 
-  // What was written is read back once: whoever resumes finds it sound, and knows what decoding costs.
-  const restore_report read = prefixes.restore(ids, back, sluice::max_passes);
-  if (read.tokens != int(ids.size()) || !read.missing.empty())
-    throw data_error("what was stored does not read back" +
-                     (read.missing.empty() ? std::string() : std::string(": ") + to_string(read.missing[0].why)));
-  const auto [per_token, per_token_position] = times.fit(int(ids.size()), prefill_seconds);
-  const double values = double(r.raw_bytes) / double(size_of(pages.type()));
-  const std::string note = json{{"tokens", ids.size()},
-                                {"prefill_seconds", prefill_seconds},
-                                {"seconds_per_token", per_token},
-                                {"seconds_per_token_position", per_token_position},
-                                {"decode_seconds_per_value", read.decode_seconds * s.threads.size() / values}}
-                               .dump();
-  const sluice::status noted = kept.put(prefixes.name_of(ids) + ".json", std::as_bytes(std::span(note)));
-  if (noted != sluice::status::ok) throw data_error(std::string("the store: ") + to_string(noted));
+  // What was left there says what computing and decoding cost.
+  machine_costs costs = times.fit(int(ids.size()), prefill_seconds);
+  costs.decode_seconds_per_value =
+      prefixes.measure_decoding(seq, std::min(int(ids.size()), prefix_cache::chunk_tokens));
+  const std::string note = write_note(prefixes.name_of(ids), ids.size(), prefill_seconds, costs);
+  std::string why;
+  const sluice::status noted = sluice::stream::put_checked(kept, prefixes.note_of(ids), std::as_bytes(std::span(note)),
+                                                           patience{}.silent_seconds, &why);
+  if (noted != sluice::status::ok) throw data_error("the store: " + in_words(noted, why));
 
   const double ratio = double(r.raw_bytes) / double(r.bytes);
-  if (args.has("--json")) {
-    std::puts(json{{"model", path},
-                   {"tokens", ids.size()},
-                   {"chunks", r.chunks},
-                   {"chunks_already_there", r.already_there},
-                   {"bytes", r.bytes},
-                   {"exact_bytes", r.exact_bytes},
-                   {"raw_bytes", r.raw_bytes},
-                   {"ratio", ratio},
-                   {"prefill_seconds", prefill_seconds},
-                   {"encode_seconds", r.encode_seconds},
-                   {"write_seconds", r.write_seconds}}
-                  .dump(2)
-                  .c_str());
-  } else {
-    std::printf("%zu tokens: prefill %.3f s, encoding %.3f s, writing %.3f s\n", ids.size(), prefill_seconds,
-                r.encode_seconds, r.write_seconds);
-    std::printf("%d chunks (%d were there), %.2f MB for %.2f MB of pages: %.2f times smaller, all levels\n", r.chunks,
-                r.already_there, double(r.bytes) / 1e6, double(r.raw_bytes) / 1e6, ratio);
+  json repairs = json::array();
+  int refined = 0, repaired = 0;
+  for (const missing_run& m : r.replaced) {
+    const int chunks = (m.tokens + prefix_cache::chunk_tokens - 1) / prefix_cache::chunk_tokens;
+    (m.why == sluice::status::level_not_present ? refined : repaired) += chunks;
+    repairs.push_back({{"position", m.position}, {"tokens", m.tokens}, {"why", to_string(m.why)}});
   }
+  if (o.json) {
+    program::print({{"model", o.model},
+                    {"tokens", ids.size()},
+                    {"chunks", r.chunks},
+                    {"chunks_already_there", r.already_there},
+                    {"objects_repaired", repaired},
+                    {"objects_refined", refined},
+                    {"replaced", repairs},
+                    {"bytes", r.bytes},
+                    {"exact_bytes", r.exact_bytes},
+                    {"raw_bytes", r.raw_bytes},
+                    {"ratio", ratio},
+                    {"prefill_seconds", prefill_seconds},
+                    {"encode_seconds", r.encode_seconds},
+                    {"check_seconds", r.check_seconds},
+                    {"write_seconds", r.write_seconds},
+                    {"warnings", s.warnings}});
+    return 0;
+  }
+  std::printf("%zu tokens: prefill %.3f s, checking %.3f s, encoding %.3f s, writing %.3f s\n", ids.size(),
+              prefill_seconds, r.check_seconds, r.encode_seconds, r.write_seconds);
+  std::printf("%d chunks (%d were there and sound), %.2f MB for %.2f MB of pages: %.2f times smaller, all levels\n",
+              r.chunks, r.already_there, double(r.bytes) / 1e6, double(r.raw_bytes) / 1e6, ratio);
+  for (const missing_run& m : r.replaced)
+    std::printf("tokens %d to %d were there %s: replaced\n", m.position, m.position + m.tokens - 1,
+                m.why == sluice::status::level_not_present
+                    ? "at a coarser level"
+                    : ("but no good (" + std::string(to_string(m.why)) + ")").c_str());
   return 0;
+}
+
+int open_and_save(const save_options& o) {
+  return with_store(o.store, [&](auto& source) {
+    if constexpr (requires { source.create(); })
+      if (const sluice::status made = source.create(); made != sluice::status::ok)
+        throw data_error(sluice::stream::redacted(o.store) + ": " + in_words(made, source.detail()));
+    store_of kept(source);
+    return save(o, kept);
+  });
 }
 
 }  // namespace
 
-int save_command(int argc, char** argv) {
-  const arguments args = parse_arguments(
-      argc, argv, {"--prompt-file", "--store", "--profile", "--levels", "--max-tokens"}, {"--exact-copies"});
-  return with_store(args.required("--store"), [&](auto& source) {
-    if constexpr (requires { source.create(); })
-      if (const sluice::status made = source.create(); made != sluice::status::ok)
-        throw data_error(args.text("--store") + ": " + to_string(made));
-    store_of kept(source);
-    return save(args, kept);
-  });
+void add_save(program& p) {
+  p.add<save_options>("save", "computes a document's KV cache and keeps it in a store", describe, open_and_save);
 }
 
 }  // namespace engine

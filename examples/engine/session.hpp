@@ -6,54 +6,89 @@
 #include "tokenizer.hpp"
 
 #include <sluice/model/profile.hpp>
+#include <sluice/stream/source/url.hpp>
 
 #include <command.hpp>
 
+#include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstddef>
 #include <cstdio>
-#include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <memory>
-#include <set>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 // What every command begins with: options, a model, its tokenizer, threads.
 
 namespace engine {
 
 inline std::string read_text(const std::string& path) {
+  errno = 0;
   std::ifstream in(path, std::ios::binary);
-  if (!in) throw data_error(path + ": cannot be read");
-  return {std::istreambuf_iterator<char>(in), {}};
+  std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (!in && text.empty()) throw data_error(path + ": " + (errno ? std::strerror(errno) : "cannot be read"));
+  return text;
 }
 
-/// Options that all commands take, and those of one command.
-inline arguments parse_arguments(int argc, char** argv, std::set<std::string> with_value, std::set<std::string> flags) {
-  with_value.insert({"--threads", "--kv"});
-  flags.insert({"--json", "--exact"});
-  return arguments(argc, argv, with_value, flags);
+/// What every command takes.
+struct model_options {
+  std::string model;
+  int threads = std::max(1, int(std::thread::hardware_concurrency()));
+  bool exact = false, json = false;
+  std::string kv = "f16";
+};
+
+inline void describe_model(CLI::App& app, model_options& o) {
+  app.add_option("MODEL", o.model, "a llama, qwen2 or gemma3 model in GGUF")->required();
+  app.add_option("--threads", o.threads, "threads that compute and decode")->check(CLI::Range(1, 256));
+  app.add_flag("--exact", o.exact,
+               "compute in floats; the default quantises activations to 8 bits and is several times as fast");
+  app.add_option("--kv", o.kv, "type of the pages of the KV cache")->check(CLI::IsMember({"f16", "bf16", "f32"}));
+  app.add_flag("--json", o.json, "the result, and errors, as JSON on stdout");
 }
 
-inline sluice::dtype kv_type(const arguments& args, const char* otherwise = "f16") {
-  const std::string name = args.text("--kv", otherwise);
+/// Of commands that code a cache.
+inline void describe_profile(CLI::App& app, std::string& profile) {
+  app.add_option(
+      "--profile", profile,
+      "what sluice knows of the model (see `engine calibrate`); by default M.profile beside M.gguf, and where there "
+      "is none no calibration, which costs twice the bytes");
+}
+
+/// Of commands that keep a document's cache in a store.
+struct document_options : model_options {
+  std::string prompt_file, store, profile, salt;
+  std::size_t max_tokens = std::size_t{1} << 30;
+};
+
+inline void describe_document(CLI::App& app, document_options& o) {
+  describe_model(app, o);
+  app.add_option("--prompt-file", o.prompt_file, "the document, as text")->required();
+  app.add_option("--store", o.store, std::string("where chunks are kept: ") + sluice::stream::store_url_forms)
+      ->required();
+  describe_profile(app, o.profile);
+  app.add_option("--max-tokens", o.max_tokens, "of the document, counted from its begin")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
+  app.add_option(
+      "--salt", o.salt,
+      "goes into every key: chunks are found only by who gives the same (a tenant, an adapter over the weights)");
+}
+
+inline sluice::dtype kv_type(const model_options& o) {
   for (const sluice::dtype t : {sluice::dtype::f16, sluice::dtype::bf16, sluice::dtype::f32})
-    if (name == to_string(t)) return t;
+    if (o.kv == to_string(t)) return t;
   throw usage_error("--kv is f16, bf16 or f32");
 }
 
-inline double real_option(const arguments& args, const std::string& name, double otherwise, double low, double high) {
-  if (!args.has(name)) return otherwise;
-  const std::string value = args.text(name);
-  char* end = nullptr;
-  const double x = std::strtod(value.c_str(), &end);
-  if (value.empty() || *end != 0 || !(x >= low && x <= high))
-    throw usage_error(name + " must be a number from " + json(low).dump() + " to " + json(high).dump());
-  return x;
-}
+/// The part of a path behind its last slash.
+inline std::string name_of(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
 /// Seconds since it was made or asked last.
 class stopwatch {
@@ -71,18 +106,31 @@ struct session {
   thread_pool threads;
   model net;
   tokenizer text;
+  std::vector<std::string> warnings;  ///< for the report; stderr has had them
 
-  session(const arguments& args, const std::string& path, arithmetic mode)
-      : threads(int(args.integer("--threads", default_threads(), 1, 256))),
-        net(path, mode, threads),
-        text(net.directory()) {
+  session(const model_options& o, arithmetic mode)
+      : threads(o.threads), net(o.model, mode, threads), text(net.directory()) {
     if (text.size() > net.config().vocab) throw file_error(file_errc::malformed, "more tokens than embeddings");
   }
-  session(const arguments& args, const std::string& path)
-      : session(args, path, args.has("--exact") ? arithmetic::exact : arithmetic::fast) {}
+  explicit session(const model_options& o) : session(o, o.exact ? arithmetic::exact : arithmetic::fast) {}
 
- private:
-  static long default_threads() { return std::max(1l, static_cast<long>(std::thread::hardware_concurrency())); }
+  void warn(std::string what) {
+    std::fprintf(stderr, "engine: warning: %s\n", what.c_str());
+    warnings.push_back(std::move(what));
+  }
+
+  /// Warns where a prompt, or a prompt and its answer, are longer than what the model was trained on.
+  void check_context(std::size_t prompt, int answer) {
+    const auto context = std::size_t(net.config().context);
+    if (prompt + std::size_t(answer) <= context) return;
+    const std::string limit = ", the model was trained on " + std::to_string(context) + ": ";
+    if (prompt > context)
+      warn("the prompt has " + std::to_string(prompt) + " tokens" + limit +
+           "expect nonsense, or cut it with --max-tokens");
+    else
+      warn("the prompt of " + std::to_string(prompt) + " tokens with an answer of up to " + std::to_string(answer) +
+           " is longer than the model was trained on (" + std::to_string(context) + ")");
+  }
 };
 
 /// Where the profile of a model lies unless told: smol.profile for smol.gguf.
@@ -91,18 +139,18 @@ inline std::string profile_beside(std::string model_path) {
   return model_path + ".profile";
 }
 
-/// The profile to code this model's cache with: --profile, else the one beside the model, else one that needs no
-/// calibration, which costs several times the bytes at equal quality. Throws a data_error where it is another model's.
-inline sluice::profile load_profile(const arguments& args, const std::string& model_path, const model& net) {
-  std::string path = profile_beside(model_path);
-  if (!args.has("--profile") && !std::filesystem::exists(path)) {
-    std::fprintf(stderr, "engine: no %s: coding without calibration (see `engine calibrate`)\n", path.c_str());
-    return sluice::profile::uncalibrated(kv_shape(net.config()));
+/// The profile to code this model's cache with: the one given, else the one beside the model, else one that needs no
+/// calibration, which costs twice the bytes at equal quality. Throws a data_error where it is another model's.
+inline sluice::profile load_profile(const std::string& given, const std::string& model_path, session& s) {
+  const std::string path = given.empty() ? profile_beside(model_path) : given;
+  if (given.empty() && !std::filesystem::exists(path)) {
+    s.warn("no " + path + ": coding without calibration (see `engine calibrate`)");
+    return sluice::profile::uncalibrated(kv_shape(s.net.config()));
   }
-  path = args.text("--profile", path);
-  auto loaded = sluice::profile::load(path.c_str());
+  const std::string text = read_text(path);
+  auto loaded = sluice::profile::parse(std::as_bytes(std::span(text)));
   if (!loaded) throw data_error(path + ": " + to_string(loaded.status()));
-  if (loaded->shape != kv_shape(net.config())) throw data_error(path + ": the profile of a model with another shape");
+  if (loaded->shape != kv_shape(s.net.config())) throw data_error(path + ": the profile of a model with another shape");
   return *std::move(loaded);
 }
 
@@ -115,21 +163,21 @@ inline forward_options with_progress(progress& bar, const model& net, std::size_
 }
 
 /// The document's part of the prompt, cut to --max-tokens.
-inline std::vector<std::int32_t> document_of(const arguments& args, const tokenizer& text,
+inline std::vector<std::int32_t> document_of(const document_options& o, const tokenizer& text,
                                              const std::string& document) {
   std::vector<std::int32_t> ids = make_prompt(text, document, "").document;
-  const auto most = std::size_t(args.integer("--max-tokens", 1 << 30, 1, 1 << 30));
-  if (ids.size() > most) ids.resize(most);
+  if (ids.size() > o.max_tokens) ids.resize(o.max_tokens);
   return ids;
 }
 
-int run_command(int argc, char** argv);
-int save_command(int argc, char** argv);
-int resume_command(int argc, char** argv);
-int calibrate_command(int argc, char** argv);
-int quality_command(int argc, char** argv);
-int capture_command(int argc, char** argv);
-int tokenize_command(int argc, char** argv);
-int perplexity_command(int argc, char** argv);
+// One for each command.
+void add_run(program& p);
+void add_save(program& p);
+void add_resume(program& p);
+void add_calibrate(program& p);
+void add_quality(program& p);
+void add_capture(program& p);
+void add_tokenize(program& p);
+void add_perplexity(program& p);
 
 }  // namespace engine

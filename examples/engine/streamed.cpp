@@ -34,8 +34,7 @@ sluice::stream::cost_model cost_of(const prefix_cache& prefixes, std::span<const
     const bool there = c.state == sluice::status::ok;
     for (int l = 0; l < p.passes; ++l) {
       k.bytes.push_back(there ? c.size_at(l) : 0);
-      k.loss.push_back(loss[std::size_t(there ? std::min(l, c.index.header().levels_present - 1) : l)] * k.tokens /
-                       double(document_tokens));
+      k.loss.push_back(loss[std::size_t(there ? std::min(l, c.levels() - 1) : l)] * k.tokens / double(document_tokens));
     }
     k.bytes.push_back(c.exact_bytes ? c.exact_bytes : nowhere);
     if (!there && !c.exact_bytes) k.kinds = {sluice::stream::payload::absent};
@@ -53,10 +52,22 @@ struct page_sink {
   sequence* seq;
   std::span<const std::int32_t> ids;
   const sluice::stream::cost_model* cost;
+  std::span<const located_chunk> chunks;
   sluice::stream::page_decoder<prefix_cache::codec, prefix_cache::exact> pages;
+  std::vector<int> levels;  // of each chunk, what its pages hold: coarser than asked for where the object is
 
   sluice::page_status decode(int chunk, int level, std::span<const std::byte> frame) {
-    return pages.decode(chunk, level, frame);
+    sluice::page_status done = pages.decode(chunk, level, frame);
+    if (done.outside > 0) done.worst = sluice::status::absent;  // what the engine computes next may look at it
+    int& held = levels[std::size_t(chunk)];
+    const located_chunk& c = chunks[std::size_t(chunk)];
+    if (level == cost->exact_level())
+      held = level;
+    else if (done.worst == sluice::status::degraded)
+      held = std::max(0, sound_level(c.index, frame, std::min(level, c.levels() - 1)));
+    else if (done)
+      held = std::min(level, c.levels() - 1);
+    return done;
   }
   // Gives up between two layers where the link was faster.
   sluice::status compute(const sluice::stream::step& what, const std::stop_token& stop) {
@@ -90,26 +101,37 @@ sluice::stream::report run(const sluice::stream::cost_model& cost, std::span<con
 }  // namespace
 
 stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std::span<const std::int32_t> ids,
-                            sequence& seq, const machine_costs& costs, const stream_options& options) {
+                            sequence& seq, const machine_costs& measured, const stream_options& options) {
   const auto clock = sluice::stream::steady_clock_seconds{};
-  const double begin = clock();
-  const std::vector<located_chunk> chunks = prefixes.locate(ids, true);
-  if (seq.grow(int(ids.size())) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
-  const sluice::stream::cost_model cost = cost_of(prefixes, chunks, costs, seq, ids.size());
-  const sluice::kv_view view = seq.view();
-  page_sink sink{&net, &seq, ids, &cost, {prefixes.profile(), cost, {&view, 1}}};
-
-  stream_result out;
-  out.chunks = int(chunks.size());
-  bool exact = true;
-  for (const located_chunk& c : chunks) out.stored += c.state == sluice::status::ok, exact &= c.exact_bytes > 0;
-  out.raw_bytes = ids.size() * std::size_t(2 * seq.pool().layers()) * std::size_t(seq.pool().token_stride());
+  const double begin = clock(), deadline = options.deadline_seconds;
+  const double spare = deadline - measured.prefill_seconds(double(ids.size()));
+  const double wait = std::max(spare, deadline / 2);
   sluice::stream::shaped_source shaped(from, options.link ? *options.link : sluice::stream::link_trace());
   store_of slow(shaped);
   store& source = options.link ? static_cast<store&>(slow) : from;
+  const located_prefix found = prefixes.locate(ids, true, {wait, wait});
+  const std::vector<located_chunk>& chunks = found.chunks;
 
+  stream_result out;
+  out.saved = read_note(found.note, prefixes.name_of(ids));
+  out.note_damaged = !out.saved && !found.note.empty();
+  out.chunks = int(chunks.size());
+  bool exact = true;
+  for (const located_chunk& c : chunks) {
+    out.stored += c.state == sluice::status::ok;
+    exact &= c.exact_bytes > 0;
+    if (c.state != sluice::status::ok && c.state != sluice::status::not_found)
+      append(out.unread, {c.begin, c.end - c.begin, c.state, c.detail});
+  }
+  if (seq.grow(int(ids.size())) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
+  const sluice::stream::cost_model cost =
+      cost_of(prefixes, chunks, out.saved ? out.saved->costs : measured, seq, ids.size());
+  const sluice::kv_view view = seq.view();
+  page_sink sink{
+      &net, &seq, ids, &cost, chunks, {prefixes.profile(), cost, {&view, 1}}, std::vector<int>(chunks.size(), -1)};
+  out.raw_bytes = ids.size() * std::size_t(2 * seq.pool().layers()) * std::size_t(seq.pool().token_stride());
   out.locate_seconds = clock() - begin;
-  const double left = std::max(0.0, options.deadline_seconds - out.locate_seconds);
+  const double left = std::max(0.0, deadline - out.locate_seconds);
   if (options.policy == "always_raw" && !exact)
     throw std::runtime_error("policy always_raw: the store has no exact copies (save --exact-copies)");
   const bool known = sluice::stream::with_policy(options.policy, [&](auto policy) {
@@ -120,6 +142,10 @@ stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std
   if (!known) throw std::runtime_error("there is no policy " + options.policy);
   if (out.report.outcome != sluice::status::ok)
     throw std::runtime_error(std::string("computing: ") + to_string(out.report.outcome));
+  for (std::size_t c = 0; c < chunks.size(); ++c) {
+    sluice::stream::chunk_report& r = out.report.chunks[c];
+    if (!r.computed) r.level = sink.levels[c];
+  }
   return out;
 }
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "costs.hpp"
 #include "prefix_cache.hpp"
 
 #include <sluice/stream/executor.hpp>
 #include <sluice/stream/trace.hpp>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,13 +16,6 @@
 
 namespace engine {
 
-/// What saving a prefix told about the machine; kept beside it, because a planner needs it before anything is measured.
-struct machine_costs {
-  double prefill_seconds = 0;  ///< of the document
-  double seconds_per_token = 0, seconds_per_token_position = 0;
-  double decode_seconds_per_value = 0;  ///< one thread
-};
-
 struct stream_options {
   std::string policy = "progressive_cake";           ///< of sluice::stream::policy_names
   double deadline_seconds = 1;                       ///< until every token of the document is usable
@@ -28,17 +23,22 @@ struct stream_options {
 };
 
 struct stream_result {
-  sluice::stream::report report;  ///< from when the chunks had been located
+  sluice::stream::report report;    ///< from when the chunks had been located; levels are those that the objects hold
+  std::vector<missing_run> unread;  ///< chunks that the store holds damaged, or failed to tell of in time: not fetched
+  std::optional<note> saved;        ///< what was left beside the document, where it is of use
+  bool note_damaged = false;        ///< there was one, and it is not
   double locate_seconds = 0;
   std::size_t raw_bytes = 0;
   int chunks = 0, stored = 0;  ///< of the document, in the store
 };
 
 /// Fills an empty sequence with all of these tokens, fetched or computed. Whatever the store does, it ends with every token
-/// there: `report` says what was fetched at which level, what was computed, and each fault.
+/// there: `report` says what was fetched at which level, what was computed, and each fault. The deadline counts from the
+/// call. `measured` are the costs of this machine; what was noted when the document was saved is preferred. The store has
+/// until the document must be computed to be there in time to say which chunks it has, at least half of the deadline.
 /// Errors: throws std::runtime_error for an unknown policy, one that needs exact copies where the store lacks them, or where
 /// the model fails.
 stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std::span<const std::int32_t> ids,
-                            sequence& seq, const machine_costs& costs, const stream_options& options);
+                            sequence& seq, const machine_costs& measured, const stream_options& options);
 
 }  // namespace engine

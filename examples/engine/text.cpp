@@ -14,38 +14,63 @@
 
 namespace engine {
 
-int tokenize_command(int argc, char** argv) {
-  const arguments args = parse_arguments(argc, argv, {}, {});
-  if (args.operands.size() != 2) throw usage_error("engine tokenize MODEL TEXT");
-  const mapped_file file(args.operands[0]);
+namespace {
+
+struct tokenize_options {
+  std::string model, text;
+  bool json = false;
+};
+
+void describe(CLI::App& app, tokenize_options& o) {
+  app.add_option("MODEL", o.model, "a model in GGUF")->required();
+  app.add_option("TEXT", o.text, "a file of text")->required();
+  app.add_flag("--json", o.json, "the result, and errors, as JSON on stdout");
+}
+
+int tokenize(const tokenize_options& o) {
+  const mapped_file file(o.model);
   const gguf directory(file.bytes());
   const tokenizer text(directory);
-  const std::vector<std::int32_t> ids = text.encode(read_text(args.operands[1]));
-  if (args.has("--json")) {
-    std::puts(json{{"tokens", ids.size()}, {"ids", ids}}.dump().c_str());
+  const std::vector<std::int32_t> ids = text.encode(read_text(o.text));
+  if (o.json) {
+    program::print({{"tokens", ids.size()}, {"ids", ids}});
   } else {
     for (const std::int32_t t : ids) std::printf("%d\n", t);
   }
   return 0;
 }
 
-int perplexity_command(int argc, char** argv) {
-  const arguments args = parse_arguments(argc, argv, {"--context", "--tokens", "--offset", "--logits"}, {});
-  if (args.operands.size() != 2) throw usage_error("engine perplexity MODEL TEXT");
-  const int context = int(args.integer("--context", 512, 2, 1 << 20));
-  session s(args, args.operands[0]);
+struct perplexity_options : model_options {
+  std::string text, logits;
+  int context = 512;
+  std::size_t tokens = std::size_t{1} << 30, offset = 0;
+};
+
+void describe_perplexity(CLI::App& app, perplexity_options& o) {
+  describe_model(app, o);
+  app.add_option("TEXT", o.text, "a file of text")->required();
+  app.add_option("--context", o.context, "tokens of a window; each is predicted from those before it in there")
+      ->check(CLI::Range(2, 1 << 20));
+  app.add_option("--tokens", o.tokens, "tokens to look at in all")
+      ->check(CLI::Range(std::size_t{2}, std::size_t{1} << 30));
+  app.add_option("--offset", o.offset, "tokens to leave out first")
+      ->check(CLI::Range(std::size_t{0}, std::size_t{1} << 30));
+  app.add_option("--logits", o.logits, "a safetensors file to write all logits to");
+}
+
+int perplexity(const perplexity_options& o) {
+  const int context = o.context;
+  session s(o);
 
   // A model that wants a begin-of-text token gets it in front of every window.
-  const std::vector<std::int32_t> all = s.text.encode(read_text(args.operands[1]));
+  const std::vector<std::int32_t> all = s.text.encode(read_text(o.text));
   const bool bos = s.text.bos() != s.text.none;
-  const std::size_t begin =
-      std::min<std::size_t>(all.size(), std::size_t(args.integer("--offset", 0, 0, 1 << 30)) + bos);
-  std::size_t left =
-      std::min<std::size_t>(all.size() - begin, std::size_t(args.integer("--tokens", 1 << 30, 2, 1 << 30)));
-  if (left < 2) throw data_error(args.operands[1] + ": fewer than 2 tokens from the offset on");
+  const std::size_t begin = std::min<std::size_t>(all.size(), o.offset + bos);
+  std::size_t left = std::min<std::size_t>(all.size() - begin, o.tokens);
+  if (left < 2) throw data_error(o.text + ": fewer than 2 tokens from the offset on");
 
-  page_pool pages(s.net.config(), kv_type(args), page_pool::pages_for(context + bos));
-  const std::string out_path = args.text("--logits");
+  page_pool pages(s.net.config(), kv_type(o), page_pool::pages_for(context + bos));
+  const std::string& out_path = o.logits;
   std::vector<float> kept;  // logits, where they are asked for
   std::vector<std::int32_t> kept_ids;
   double nll = 0, seconds = 0;
@@ -83,22 +108,28 @@ int perplexity_command(int argc, char** argv) {
 
   const double mean = nll / double(predicted);
   const double speed = double(computed) / seconds;
-  if (args.has("--json")) {
-    std::puts(json{{"model", args.operands[0]},
-                   {"arithmetic", args.has("--exact") ? "exact" : "fast"},
-                   {"kv", to_string(pages.type())},
-                   {"context", context},
-                   {"predicted_tokens", predicted},
-                   {"nll", mean},
-                   {"perplexity", std::exp(mean)},
-                   {"tokens_per_second", speed}}
-                  .dump(2)
-                  .c_str());
+  if (o.json) {
+    program::print({{"model", o.model},
+                    {"arithmetic", o.exact ? "exact" : "fast"},
+                    {"kv", to_string(pages.type())},
+                    {"context", context},
+                    {"predicted_tokens", predicted},
+                    {"nll", mean},
+                    {"perplexity", std::exp(mean)},
+                    {"tokens_per_second", speed}});
   } else {
     std::printf("perplexity %.4f over %zu tokens (%.5f nats a token), %.0f tokens a second\n", std::exp(mean),
                 predicted, mean, speed);
   }
   return 0;
+}
+
+}  // namespace
+
+void add_tokenize(program& p) { p.add<tokenize_options>("tokenize", "token ids of a text", describe, tokenize); }
+
+void add_perplexity(program& p) {
+  p.add<perplexity_options>("perplexity", "how well the model predicts a text", describe_perplexity, perplexity);
 }
 
 }  // namespace engine

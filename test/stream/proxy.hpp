@@ -127,7 +127,7 @@ class proxy {
       }
       if (fds[0].revents) {
         const int client = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
-        if (client >= 0) links_.push_back({client, servers::connect_to(server_), 0, connections_++, false, false, {}});
+        if (client >= 0) links_.push_back({client, servers::connect_to(server_), 0, connections_++});
         if (!links_.empty() && links_.back().server < 0) links_.back().close();
       }
       std::erase_if(links_, [](const link& l) { return l.closed; });

@@ -7,6 +7,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -214,5 +215,174 @@ TEST_CASE("prefix: other models, profiles and codecs do not find these objects; 
   store_of nowhere(below_a_file);
   prefix_cache p(f.net, f.prefixes().profile(), nowhere, f.threads);
   CHECK_THROWS_AS(p.save(f.ids, f.document, 4), std::runtime_error);
-  CHECK(p.restore(f.ids, seq, 3).tokens == 0);
+  const restore_report r = p.restore(f.ids, seq, 3);
+  CHECK(r.tokens == 0);
+  REQUIRE(r.unread.size() == 1);
+  CHECK(r.unread[0].tokens == fixture::tokens);
+  CHECK(r.unread[0].why != sluice::status::not_found);
+}
+
+TEST_CASE("prefix: a second save repairs what is damaged, refines what is coarser, and leaves all else as it is") {
+  fixture f;
+  prefix_cache p = f.prefixes();
+  p.save(f.ids, f.document, sluice::max_passes, true);
+  const std::vector<std::string> objects = f.objects();
+  std::vector<std::string> sound;
+  for (const std::string& o : objects) sound.push_back(contents(o));
+  const auto all_sound = [&] {
+    for (std::size_t i = 0; i < objects.size(); ++i) CHECK(contents(objects[i]) == sound[i]);
+  };
+  const auto repair = [&](const char* what, int chunk, sluice::status why, const std::string& damaged, int levels = 4) {
+    CAPTURE(what);
+    overwrite(objects[std::size_t(chunk)], damaged);
+    const save_report r = p.save(f.ids, f.document, levels);
+    CHECK(r.already_there == 2);
+    REQUIRE(r.replaced.size() == 1);
+    CHECK(r.replaced[0].position == chunk * prefix_cache::chunk_tokens);
+    CHECK(r.replaced[0].why == why);
+    all_sound();
+    CHECK(p.save(f.ids, f.document, levels).replaced.empty());
+  };
+  const auto flipped = [](std::string s, std::size_t at) {
+    s[at] = char(s[at] ^ 4);
+    return s;
+  };
+  repair("a byte of the base", 1, sluice::status::corrupt_tile, flipped(sound[1], base_tile(sound[1])));
+  repair("the last byte of the finest level", 1, sluice::status::corrupt_tile, flipped(sound[1], sound[1].size() - 1));
+  repair("a byte of the header", 0, sluice::status::corrupt_header, flipped(sound[0], 60));
+  repair("half of it", 2, sluice::status::truncated, sound[2].substr(0, sound[2].size() / 2));
+  repair("all but a byte", 2, sluice::status::truncated, sound[2].substr(0, sound[2].size() - 1));
+  repair("nothing", 0, sluice::status::truncated, "");
+  repair("another kind of file", 0, sluice::status::not_a_frame, std::string(5000, 'x'));
+  repair("an object of another key", 0, sluice::status::wrong_key, sound[1]);
+  repair("a frame of other positions", 0, sluice::status::wrong_positions,
+         sound[0].substr(0, 48) + sound[1].substr(48));
+  repair("a byte of the base, where less is asked for", 1, sluice::status::corrupt_tile,
+         flipped(sound[1], base_tile(sound[1])), 1);
+
+  temporary_folder other_folder;
+  sluice::stream::file_source other_files(other_folder.path);
+  store_of other_store(other_files);
+  prefix_cache other(f.net, sluice::profile::uncalibrated(kv_shape(f.net.config()), 3), other_store, f.threads);
+  other.save(f.ids, f.document, 4);
+  const std::string foreign =
+      contents(other_folder.path + "/" + other.name_of(std::span(f.ids).first(prefix_cache::chunk_tokens)));
+  repair("a frame of another profile", 0, sluice::status::wrong_profile, sound[0].substr(0, 48) + foreign.substr(48));
+
+  // What is there at a coarser level is refined, what is finer than asked for stays.
+  for (const std::string& o : objects) fs::remove(o);
+  p.save(f.ids, f.document, 1);
+  CHECK(contents(objects[0]).size() < sound[0].size());
+  const save_report finer = p.save(f.ids, f.document, 4);
+  CHECK(finer.already_there == 0);
+  REQUIRE(finer.replaced.size() == 1);
+  CHECK(finer.replaced[0].tokens == fixture::tokens);
+  CHECK(finer.replaced[0].why == sluice::status::level_not_present);
+  all_sound();
+  CHECK(p.save(f.ids, f.document, 2).already_there == 3);
+  all_sound();
+
+  // Exact copies as well.
+  for (const located_chunk& c : p.locate(f.ids, true).chunks) {
+    const std::string path = f.folder.path + "/" + sluice::stream::to_hex(c.exact_key), whole = contents(path);
+    CHECK(whole.size() == c.exact_bytes);
+    overwrite(path, flipped(whole, whole.size() / 2));
+    CHECK(p.save(f.ids, f.document, 4).replaced.empty());
+    CHECK(p.save(f.ids, f.document, 4, true).replaced.size() == 1);
+    CHECK(contents(path) == whole);
+  }
+}
+
+TEST_CASE("prefix: reports name the level that pages hold, and a frame of another profile is refused by name") {
+  fixture f;
+  prefix_cache p = f.prefixes();
+  p.save(f.ids, f.document, 1);
+  {
+    sequence seq(f.pages);
+    const restore_report r = p.restore(f.ids, seq, 3);
+    CHECK(r.levels == std::vector<int>{0, 0, 0});
+    CHECK(r.degraded_pages == 0);
+    REQUIRE(r.coarser.size() == 1);
+    CHECK(r.coarser[0].tokens == fixture::tokens);
+    CHECK(r.coarser[0].why == sluice::status::level_not_present);
+  }
+  p.save(f.ids, f.document, 4);
+  {
+    sequence seq(f.pages);
+    const restore_report r = p.restore(f.ids, seq, 3);
+    CHECK(r.levels == std::vector<int>{3, 3, 3});
+    CHECK(r.coarser.empty());
+  }
+  const std::vector<std::string> objects = f.objects();
+  const std::string sound = contents(objects[1]);
+  sluice::frame_index index;
+  REQUIRE(index.parse(std::as_bytes(std::span(sound)).subspan(48)) == sluice::status::ok);
+  std::string damaged = sound;
+  const std::size_t at = 48 + std::size_t(index.range(2, 0, 4).begin);  // a tile of the second refinement
+  damaged[at] = char(damaged[at] ^ 1);
+  overwrite(objects[1], damaged);
+  {
+    sequence seq(f.pages);
+    const restore_report r = p.restore(f.ids, seq, 3);
+    CHECK(r.levels == std::vector<int>{3, 1, 3});
+    CHECK(r.degraded_pages > 0);
+    REQUIRE(r.coarser.size() == 1);
+    CHECK(r.coarser[0].position == prefix_cache::chunk_tokens);
+    CHECK(r.coarser[0].why == sluice::status::degraded);
+  }
+  temporary_folder other_folder;
+  sluice::stream::file_source other_files(other_folder.path);
+  store_of other_store(other_files);
+  prefix_cache other(f.net, sluice::profile::uncalibrated(kv_shape(f.net.config()), 3), other_store, f.threads);
+  other.save(f.ids, f.document, 4);
+  const std::string foreign =
+      contents(other_folder.path + "/" + other.name_of(std::span(f.ids).first(2 * prefix_cache::chunk_tokens)));
+  overwrite(objects[1], sound.substr(0, 48) + foreign.substr(48));
+  {
+    sequence seq(f.pages);
+    const restore_report r = p.restore(f.ids, seq, 3);
+    CHECK(r.levels == std::vector<int>{3, -1, 3});
+    REQUIRE(r.missing.size() == 1);
+    CHECK(r.missing[0].position == prefix_cache::chunk_tokens);
+    CHECK(r.missing[0].tokens == prefix_cache::chunk_tokens);
+    CHECK(r.missing[0].why == sluice::status::wrong_profile);
+  }
+}
+
+TEST_CASE("prefix: weights, their type, tokenizer, arithmetic, pages and salt all tell caches apart") {
+  thread_pool threads(1);
+  const tiny::recipe usual{.arch = "llama", .seed = 5};
+  std::vector<std::string> names;
+  const std::vector<std::int32_t> ids(20, 7);
+  const auto add = [&](std::string gguf, arithmetic mode, prefix_options options) {
+    const tiny::temporary_file file(gguf);
+    const model net(file.path(), mode, threads);
+    sluice::stream::file_source files("/nowhere");
+    store_of kept(files);
+    names.push_back(
+        prefix_cache(net, sluice::profile::uncalibrated(kv_shape(net.config())), kept, threads, options).name_of(ids));
+  };
+  const std::string gguf = tiny::make_gguf(usual);
+  add(gguf, arithmetic::exact, {});
+  add(tiny::make_gguf({.arch = "llama", .seed = 6}), arithmetic::exact, {});
+  add(tiny::make_gguf({.arch = "llama", .seed = 5, .embedding = tensor_type::f16}), arithmetic::exact, {});
+  std::string other_ids = gguf;  // another text behind one id
+  other_ids.replace(other_ids.find("hello"), 5, "hellO");
+  add(other_ids, arithmetic::exact, {});
+  std::string other_weight = gguf;
+  other_weight[gguf.size() - 100] = char(other_weight[gguf.size() - 100] ^ 1);
+  add(other_weight, arithmetic::exact, {});
+  if (int8::accelerated) add(gguf, arithmetic::fast, {});
+  add(gguf, arithmetic::exact, {.kv = sluice::dtype::bf16});
+  add(gguf, arithmetic::exact, {.kv = sluice::dtype::f32});
+  add(gguf, arithmetic::exact, {.salt = "tenant"});
+  add(gguf, arithmetic::exact, {.salt = "tenanu"});
+  for (std::size_t i = 0; i < names.size(); ++i)
+    for (std::size_t j = 0; j < i; ++j) {
+      CAPTURE(i);
+      CAPTURE(j);
+      CHECK(names[i] != names[j]);
+    }
+  add(gguf, arithmetic::exact, {.salt = "tenant"});
+  CHECK(std::count(names.begin(), names.end(), names.back()) == 2);
 }

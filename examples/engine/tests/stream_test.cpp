@@ -7,12 +7,15 @@
 
 #include <doctest/doctest.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <random>
 #include <string>
+#include <string_view>
+#include <thread>
 #include <vector>
 
 using namespace engine;
@@ -49,8 +52,8 @@ TEST_CASE("stream: every policy ends with every token, whatever the store lost, 
     return std::sqrt(e / size);
   };
 
-  const machine_costs costs{0.1, 1e-4, 1e-9, 1e-9};
-  const std::vector<located_chunk> chunks = prefixes.locate(ids, true);
+  const machine_costs costs{1e-4, 1e-9, 1e-9};
+  const std::vector<located_chunk> chunks = prefixes.locate(ids, true).chunks;
   for (const bool damaged : {false, true}) {
     CAPTURE(damaged);
     if (damaged) {  // one chunk is gone with its exact copy, one is garbage
@@ -90,6 +93,128 @@ TEST_CASE("stream: every policy ends with every token, whatever the store lost, 
   std::filesystem::remove_all(folder);
 }
 
+namespace {
+
+// A store that takes all questions and answers none, or refuses them in words.
+class bad_store final : public store {
+ public:
+  explicit bad_store(sluice::status s = sluice::status::ok) : state_(s) {}
+  sluice::result<std::uint64_t> size(std::string_view) override { return state_; }
+  sluice::status put(std::string_view, std::span<const std::byte>) override { return state_; }
+  sluice::stream::ticket submit(const sluice::stream::read_request&) override {
+    open_.push_back(++last_);
+    return last_;
+  }
+  std::size_t poll(std::span<sluice::stream::completion> done, double seconds) override {
+    std::size_t n = 0;
+    if (state_ == sluice::status::ok)
+      std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+    else
+      for (; n < done.size() && !open_.empty(); ++n) {
+        done[n] = {open_.back(), state_, 0, "these words"};
+        open_.pop_back();
+      }
+    return n;
+  }
+  std::size_t arrived(sluice::stream::ticket) override { return 0; }
+  std::size_t cancel(sluice::stream::ticket t) override {
+    std::erase(open_, t);
+    return 0;
+  }
+  std::string_view detail() const override { return "these words"; }
+
+ private:
+  sluice::status state_;
+  sluice::stream::ticket last_ = 0;
+  std::vector<sluice::stream::ticket> open_;
+};
+
+}  // namespace
+
+TEST_CASE("stream: looking for chunks is part of the deadline, and a store that fails is named in its words") {
+  tiny::temporary_file file(tiny::make_gguf({.arch = "llama", .layers = 2, .seed = 8}));
+  thread_pool threads(1);
+  model net(file.path(), arithmetic::exact, threads);
+  const sluice::profile profile = sluice::profile::uncalibrated(kv_shape(net.config()));
+  page_pool pages(net.config(), sluice::dtype::f16, 80);
+  const std::vector<std::int32_t> ids(300, 65);
+  for (const sluice::status state : {sluice::status::ok, sluice::status::connection_lost, sluice::status::refused}) {
+    CAPTURE(to_string(state));
+    bad_store bad(state);
+    prefix_cache prefixes(net, profile, bad, threads);
+    sequence seq(pages);
+    const auto begin = std::chrono::steady_clock::now();
+    const stream_result r = stream_prefix(net, prefixes, bad, ids, seq, {1e-4, 0, 1e-9}, {.deadline_seconds = 0.3});
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    CHECK(seconds < 15);
+    CHECK(r.locate_seconds <= seconds);
+    CHECK(r.stored == 0);
+    CHECK(r.report.outcome == sluice::status::ok);
+    CHECK(r.report.recomputed_tokens == 300);
+    REQUIRE(r.unread.size() == 1);
+    CHECK(r.unread[0].tokens == 300);
+    CHECK(r.unread[0].why == (state == sluice::status::ok ? sluice::status::timed_out : state));
+    CHECK(r.unread[0].detail == "these words");
+    if (state == sluice::status::ok) continue;
+    CHECK_THROWS_WITH(prefixes.save(ids, seq, 4),
+                      ("the store: " + std::string(to_string(state)) + ": these words").c_str());
+    sequence other(pages);
+    const restore_report restored = prefixes.restore(ids, other, 1);
+    CHECK(restored.tokens == 0);
+    REQUIRE(restored.unread.size() == 1);
+    CHECK(restored.unread[0].detail == "these words");
+  }
+}
+
+TEST_CASE("stream: levels in the report are those that the objects hold") {
+  tiny::temporary_file file(tiny::make_gguf({.arch = "llama", .layers = 2, .seed = 8}));
+  thread_pool threads(1);
+  model net(file.path(), arithmetic::exact, threads);
+  char pattern[] = "/tmp/sluice-store-XXXXXX";
+  const std::string folder = ::mkdtemp(pattern);
+  sluice::stream::file_source files(folder);
+  store_of kept(files);
+  prefix_cache prefixes(net, sluice::profile::uncalibrated(kv_shape(net.config())), kept, threads);
+  page_pool pages(net.config(), sluice::dtype::f16, 80);
+  const std::vector<std::int32_t> ids(300, 65);
+  sequence seq(pages);
+  net.forward(ids, seq);
+  for (const int levels : {1, 2}) {
+    CAPTURE(levels);
+    prefixes.save(ids, seq, levels);
+    sequence other(pages);
+    const stream_result r = stream_prefix(net, prefixes, kept, ids, other, {10, 0, 1e-9},
+                                          {.policy = "fixed_level_2", .deadline_seconds = 60});
+    for (const sluice::stream::chunk_report& c : r.report.chunks) {
+      CHECK_FALSE(c.computed);
+      CHECK(c.level == levels - 1);
+    }
+  }
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("stream: a note is read as it was written, and never required") {
+  const std::string name(64, 'a'), text = write_note(name, 300, 0.25, {1e-3, 2e-7, 3e-9});
+  const auto read = [&](std::string_view t) { return read_note(std::as_bytes(std::span(t)), name); };
+  const auto whole = read(text);
+  REQUIRE(whole);
+  CHECK(whole->prefill_seconds == 0.25);
+  CHECK(whole->costs.seconds_per_token == 1e-3);
+  CHECK(whole->costs.seconds_per_token_position == 2e-7);
+  CHECK(whole->costs.decode_seconds_per_value == 3e-9);
+  for (std::size_t n = 0; n < text.size(); ++n) CHECK_FALSE(read(text.substr(0, n)));
+  CHECK_FALSE(read_note(std::as_bytes(std::span(text)), std::string(64, 'b')));  // another document's
+  for (const char* bad : {"[1]", "7", "null", "{}", "\xff\xfe"}) CHECK_FALSE(read(bad));
+  const auto with = [&](const char* key, const char* value) {
+    std::string t = text;
+    const std::size_t at = t.find(key) + std::string(key).size() + 2;
+    return t.replace(at, t.find_first_of(",}", at) - at, value);
+  };
+  CHECK(read(with("seconds_per_token", "1")));
+  for (const char* bad : {"-1", "0", "1e300", "\"1\"", "null", "[]"}) CHECK_FALSE(read(with("seconds_per_token", bad)));
+  for (const char* bad : {"-1e-9", "1e9", "{}"}) CHECK_FALSE(read(with("decode_seconds_per_value", bad)));
+}
+
 TEST_CASE("stream: a store that is not there costs nothing but the computing") {
   tiny::temporary_file file(tiny::make_gguf({.arch = "llama", .layers = 2, .seed = 8}));
   thread_pool threads(1);
@@ -100,7 +225,7 @@ TEST_CASE("stream: a store that is not there costs nothing but the computing") {
   page_pool pages(net.config(), sluice::dtype::f16, 40);
   sequence seq(pages);
   const std::vector<std::int32_t> ids(300, 65);
-  const stream_result r = stream_prefix(net, prefixes, kept, ids, seq, {0.1, 1e-4, 0, 1e-9}, {.deadline_seconds = 1});
+  const stream_result r = stream_prefix(net, prefixes, kept, ids, seq, {1e-4, 0, 1e-9}, {.deadline_seconds = 1});
   CHECK(r.stored == 0);
   CHECK(r.report.outcome == sluice::status::ok);
   CHECK(r.report.recomputed_tokens == 300);

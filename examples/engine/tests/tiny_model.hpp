@@ -83,6 +83,7 @@ struct recipe {
   int layers = 2, dim = 64, ffn_dim = 256, heads = 4, kv_heads = 2, head_dim = 16, vocab = 300, window = 24;
   bool own_head = false;
   std::uint64_t seed = 1;
+  tensor_type embedding = tensor_type::q8_0;
 };
 
 /// Blocks of random integers whose scales make elements of about `size`.
@@ -196,7 +197,7 @@ inline std::string make_gguf(const recipe& r) {
     w.tensor(name, tensor_type::f32, {std::uint64_t(n)}, data);
   };
   const int q = r.heads * r.head_dim, kv = r.kv_heads * r.head_dim;
-  matrix("token_embd.weight", tensor_type::q8_0, r.vocab, r.dim);
+  matrix("token_embd.weight", r.embedding, r.vocab, r.dim);
   vector("output_norm.weight", r.dim, 1, 0.1f);
   if (r.own_head) matrix("output.weight", tensor_type::f16, r.vocab, r.dim);
   for (int l = 0; l < r.layers; ++l) {

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+// The command itself, as people call it: what it says, what it exits with, and what it says where a store fails.
+#include "tiny_model.hpp"
+
+#include <servers.hpp>
+
+#include <doctest/doctest.h>
+
+#include <nlohmann/json.hpp>
+
+#include <sys/wait.h>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+using json = nlohmann::ordered_json;
+namespace fs = std::filesystem;
+
+struct outcome {
+  int code = -1;
+  std::string out, err;
+  double seconds = 0;
+  json facts() const { return json::parse(out, nullptr, false); }
+};
+
+std::string contents(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+outcome run_engine(const std::vector<std::string>& words) {
+  servers::temporary_folder scratch;
+  std::string command = "'" SLUICE_ENGINE "'";
+  for (const std::string& w : words) command += " '" + w + "'";
+  command += " >" + scratch.path + "/out 2>" + scratch.path + "/err </dev/null";
+  const auto begin = std::chrono::steady_clock::now();
+  const int rc = std::system(command.c_str());
+  outcome o;
+  o.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  o.code = WIFEXITED(rc) ? WEXITSTATUS(rc) : -1;
+  o.out = contents(scratch.path + "/out");
+  o.err = contents(scratch.path + "/err");
+  return o;
+}
+
+bool holds(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
+
+// A model, a document of two chunks, and calls about them.
+struct fixture {
+  servers::temporary_folder folder;
+  std::string model = folder.path + "/tiny.gguf", document = folder.path + "/document.txt",
+              store = folder.path + "/store";
+
+  fixture() {
+    std::ofstream(model, std::ios::binary) << tiny::make_gguf({.arch = "llama", .layers = 2, .seed = 8});
+    std::ofstream text(document);
+    for (int i = 0; i < 20; ++i) text << "hello world in line " << i << " of all\n";
+  }
+  std::vector<std::string> call(const char* command, std::vector<std::string> more = {}) const {
+    std::vector<std::string> words{command, model, "--prompt-file", document, "--threads", "1", "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+  outcome save(std::vector<std::string> more = {}) const {
+    return run_engine(call("save", with_store(std::move(more))));
+  }
+  outcome resume(std::vector<std::string> more = {}) const {
+    more.insert(more.end(), {"--question", "what?", "--tokens", "2"});
+    return run_engine(call("resume", with_store(std::move(more))));
+  }
+  std::vector<std::string> with_store(std::vector<std::string> more) const {
+    for (const std::string& w : more)
+      if (w == "--store") return more;
+    more.insert(more.end(), {"--store", store});
+    return more;
+  }
+  std::vector<std::string> files(const std::string& ending) const {
+    std::vector<std::string> out;
+    for (const auto& e : fs::directory_iterator(store))
+      if (e.path().string().ends_with(ending)) out.push_back(e.path().string());
+    return out;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("command: every command describes itself; what is wrong with a call is said, and exits with 2") {
+  const outcome all = run_engine({"--help"});
+  CHECK(all.code == 0);
+  for (const char* command : {"run", "save", "resume", "perplexity", "calibrate", "quality", "capture", "tokenize"}) {
+    CAPTURE(command);
+    CHECK(holds(all.out, command));
+    const outcome help = run_engine({command, "--help"});
+    CHECK(help.code == 0);
+    CHECK(run_engine({command, "-h"}).out == help.out);
+    CHECK(holds(help.out, "MODEL"));
+    CHECK(run_engine({command}).code == 2);
+    CHECK(run_engine({command, "--unheard-of"}).code == 2);
+  }
+  const outcome help = run_engine({"resume", "--help"});
+  for (const char* word : {"--strict", "--deadline", "--policy", "--level", "--salt", "--max-tokens", "--question",
+                           "=1 ", "progressive_cake", "redis", "--threads"}) {
+    CAPTURE(word);
+    CHECK(holds(help.out, word));
+  }
+  CHECK(run_engine({}).code == 2);
+  CHECK(run_engine({"unheard-of"}).code == 2);
+  fixture f;
+  CHECK(f.resume({"--level", "1", "--deadline", "1"}).code == 2);
+  CHECK(f.resume({"--policy", "unheard-of"}).code == 2);
+  CHECK(f.save({"--levels", "9"}).code == 2);
+  const outcome missing = run_engine({"run", f.model, "--prompt-file", f.folder.path + "/nowhere", "--json"});
+  CHECK(missing.code == 1);
+  CHECK(holds(missing.err, "No such file"));
+  CHECK(holds(missing.facts().value("error", ""), "No such file"));
+}
+
+TEST_CASE("command: the level that was restored is said, with what a second save made better") {
+  fixture f;
+  REQUIRE(f.save({"--levels", "1"}).code == 0);
+  const outcome coarse = f.resume({"--level", "3"});
+  CHECK(coarse.code == 0);
+  json facts = coarse.facts();
+  REQUIRE(facts.is_object());
+  CHECK(facts["level"] == 0);
+  CHECK(facts["asked_level"] == 3);
+  for (const json& l : facts["chunk_levels"]) CHECK(l == 0);
+  REQUIRE(facts["faults"].size() == 1);
+  CHECK(holds(coarse.err, "level not present"));
+  CHECK(f.resume({"--level", "3", "--strict"}).code == 1);
+  CHECK(f.resume({"--level", "0", "--strict"}).code == 0);
+
+  const json refined = f.save().facts();
+  CHECK(refined["objects_refined"] == refined["chunks"]);
+  CHECK(f.resume({"--level", "3", "--strict"}).facts()["level"] == 3);
+
+  for (const std::string& file : f.files("")) {
+    if (file.ends_with(".json")) continue;
+    std::string bytes = contents(file);
+    bytes[bytes.size() / 2] = char(bytes[bytes.size() / 2] ^ 1);
+    std::ofstream(file, std::ios::binary | std::ios::trunc) << bytes;
+  }
+  const outcome damaged = f.resume({"--level", "3"});
+  CHECK(damaged.code == 0);
+  CHECK_FALSE(damaged.facts()["faults"].empty());
+  CHECK(f.resume({"--level", "3", "--strict"}).code == 1);
+  CHECK(f.save().facts()["objects_repaired"] == refined["chunks"]);
+  const outcome sound = f.resume({"--level", "3", "--strict"});
+  CHECK(sound.code == 0);
+  CHECK(sound.facts()["restored_tokens"] == sound.facts()["document_tokens"]);
+  CHECK(f.resume({"--salt", "another"}).facts()["restored_tokens"] == 0);
+}
+
+TEST_CASE("command: a deadline needs no note of what computing costs") {
+  fixture f;
+  REQUIRE(f.save().code == 0);
+  const auto costs = [&] {
+    const outcome o = f.resume({"--deadline", "5"});
+    CHECK(o.code == 0);
+    return o.facts().value("costs", "");
+  };
+  CHECK(costs() == "saved");
+  const std::vector<std::string> notes = f.files(".json");
+  REQUIRE(notes.size() == 1);
+  const std::string sound = contents(notes[0]);
+  const auto write = [&](const std::string& text) {
+    std::ofstream(notes[0], std::ios::binary | std::ios::trunc) << text;
+  };
+  for (const std::string& bad : {sound.substr(0, sound.size() / 2), std::string("{}"), std::string("\xff"),
+                                 std::string(R"({"of":"another document","seconds_per_token":1})")}) {
+    write(bad);
+    CHECK(costs() == "measured");
+  }
+  CHECK(holds(f.resume({"--deadline", "5"}).err, "warning"));
+  fs::remove(notes[0]);
+  CHECK(costs() == "measured");
+  write(sound);
+  std::ofstream(f.document, std::ios::app) << "and one line more\n";  // the note is of a shorter one
+  CHECK(costs() == "measured");
+}
+
+TEST_CASE("command: a store that cannot be reached is said in words, exits with 1 under --strict, and fails a save") {
+  fixture f;
+  std::vector<std::string> urls;
+#ifdef SLUICE_WITH_REDIS
+  urls.push_back("redis://:hunter2@127.0.0.1:" + std::to_string(servers::free_port()));
+#endif
+#ifdef SLUICE_WITH_HTTP
+  urls.push_back("http://somebody:hunter2@127.0.0.1:" + std::to_string(servers::free_port()) + "/kv");
+#endif
+  for (const std::string& url : urls) {
+    CAPTURE(url);
+    for (const char* way : {"--level", "--deadline"}) {
+      CAPTURE(way);
+      const outcome o = f.resume({"--store", url, way, "1"});
+      CHECK(o.code == 0);
+      const json facts = o.facts();
+      REQUIRE(facts.is_object());
+      CHECK(facts["restored_tokens"] == 0);
+      REQUIRE_FALSE(facts["faults"].empty());
+      CHECK((facts["faults"][0]["why"] == "connection lost" || facts["faults"][0]["why"] == "timed out"));
+      CHECK_FALSE(facts["faults"][0].value("detail", "").empty());
+      CHECK(holds(o.err, facts["faults"][0].value("detail", "?")));
+      CHECK_FALSE(holds(o.out + o.err, "hunter2"));
+      CHECK(f.resume({"--store", url, way, "1", "--strict"}).code == 1);
+    }
+    const outcome saved = f.save({"--store", url});
+    CHECK(saved.code == 1);
+    CHECK(holds(saved.err, "the store: connection lost: "));
+    CHECK_FALSE(holds(saved.out + saved.err, "hunter2"));
+  }
+}
+
+#ifdef SLUICE_WITH_REDIS
+TEST_CASE("command: redis: a wrong password, none, and a server that never answers") {
+  if (servers::find_program("redis-server").empty()) return;
+  fixture f;
+  const int port = servers::free_port();
+  servers::server guarded(servers::redis_command(f.folder.path, port, {"--requirepass", "s3cret"}), port);
+  const std::string host = "127.0.0.1:" + std::to_string(port);
+  for (const std::string& url : {"redis://:hunter2@" + host, "redis://" + host}) {
+    CAPTURE(url);
+    const outcome o = f.resume({"--store", url});
+    CHECK(o.code == 0);
+    const json facts = o.facts();
+    REQUIRE_FALSE(facts["faults"].empty());
+    CHECK(facts["faults"][0]["why"] == "refused by the store");
+    const std::string word = holds(url, "hunter2") ? "WRONGPASS" : "NOAUTH";
+    CHECK(holds(facts["faults"][0].value("detail", ""), word));
+    CHECK(holds(o.err, word));
+    CHECK(f.resume({"--store", url, "--strict"}).code == 1);
+    const outcome saved = f.save({"--store", url});
+    CHECK(saved.code == 1);
+    CHECK(holds(saved.err, word));
+    CHECK_FALSE(holds(o.out + o.err + saved.out + saved.err, "hunter2"));
+  }
+  const std::string right = "redis://:s3cret@" + host;
+  CHECK(f.save({"--store", right}).code == 0);
+  const outcome restored = f.resume({"--store", right, "--deadline", "5", "--strict"});
+  CHECK(restored.code == 0);
+  CHECK(restored.facts()["restored_tokens"].get<int>() + restored.facts()["computed_tokens"].get<int>() ==
+        restored.facts()["document_tokens"].get<int>() + restored.facts()["question_tokens"].get<int>());
+  CHECK_FALSE(holds(restored.out + restored.err, "s3cret"));
+
+  int silent_port = 0;
+  const int listener = servers::listen_somewhere(silent_port);
+  const outcome silent = f.resume({"--store", "redis://127.0.0.1:" + std::to_string(silent_port), "--deadline", "0.5"});
+  ::close(listener);
+  CHECK(silent.code == 0);
+  CHECK(silent.seconds < 25);
+  CHECK_FALSE(silent.facts()["faults"].empty());
+}
+#endif
+
+TEST_CASE("command: a prompt beyond the model's context is warned of, and odd names never break JSON") {
+  fixture f;
+  std::ofstream(f.document) << std::string(4200, 'z');
+  const outcome saved = f.save();
+  CHECK(saved.code == 0);
+  CHECK(holds(saved.err, "trained on 4096"));
+  REQUIRE(saved.facts()["warnings"].is_array());
+  CHECK(holds(saved.facts()["warnings"].dump(), "trained on 4096"));
+  const outcome resumed = f.resume();
+  CHECK(holds(resumed.facts()["warnings"].dump(), "trained on 4096"));
+  const outcome run = run_engine(f.call("run", {"--tokens", "1"}));
+  CHECK(holds(run.facts()["warnings"].dump(), "trained on 4096"));
+  CHECK(f.resume({"--max-tokens", "100"}).facts()["warnings"].dump().find("trained on") == std::string::npos);
+
+  const std::string odd = f.folder.path + "/\xff\xc3\xa9\xc3.gguf";
+  fs::rename(f.model, odd);
+  f.model = odd;
+  std::ofstream(f.document) << "hello";
+  for (const outcome& o : {f.save(), f.resume(), run_engine(f.call("run", {"--tokens", "4"}))}) {
+    CHECK(o.code == 0);
+    CHECK(o.facts().is_object());
+  }
+}
