@@ -177,10 +177,15 @@ TEST_CASE("codec shapes: several groups of layers, one with a sliding window") {
     const kv_view swapped[] = {b.view(), a.view()};
     CHECK(d.decode(frame, swapped).worst == status::ok);
 
-    // A view that shows more than the frame holds of its layers is told which pages are missing, and keeps them.
+    // A view that shows more than the frame holds of its layers keeps what lies outside of the window, and is told which
+    // pages are missing where a sequence ends early enough to need them.
     caches::cache wide(shape.layers[1], {1, 2}, 300, dtype::f16, engine::vllm_nhd);
     std::vector<status> pages(20, status::io_error);
-    const page_status done = d.decode(frame, wide.view(), {.pages = pages});
+    const page_status whole = d.decode(frame, wide.view(), {.pages = pages});
+    CHECK(whole.worst == status::ok);
+    CHECK(whole.outside == 2 * 2 * 3);  // of two layers, K and V: tokens 0 to 169 in tiles of 64
+    for (std::size_t i = 0; i < 19; ++i) CHECK(pages[i] == status::ok);
+    const page_status done = d.decode(frame, wide.view(), {.sequence_end = 100, .pages = pages});
     CHECK(done.worst == status::absent);
     for (std::size_t i = 0; i < 19; ++i) CHECK(pages[i] == (i < 11 ? status::absent : status::ok));
     CHECK(pages[19] == status::absent);  // beyond the view
