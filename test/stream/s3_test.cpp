@@ -26,7 +26,7 @@ struct request {
   std::string body;
 };
 
-// Takes one connection, answers every request on it with the same four bytes and keeps what was asked.
+// Answers every request with the same four bytes, or sends it from /moved/ to another place, and keeps what was asked.
 class listener {
  public:
   listener() : socket_(servers::listen_somewhere(port)), thread_([this] { run(); }) {}
@@ -78,6 +78,9 @@ class listener {
         r.method == "GET"
             ? "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 4-7/100\r\nContent-Length: 4\r\n\r\nabcd"
             : "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    if (r.path.find("/moved/") != r.path.npos)
+      out = "HTTP/1.1 307 Temporary Redirect\r\nLocation: /bucket/new=place/" + r.path.substr(r.path.rfind('/') + 1) +
+            "\r\nContent-Length: 0\r\n\r\n";
     {
       const std::lock_guard lock(mutex_);
       requests_.push_back(r);
@@ -165,6 +168,25 @@ TEST_CASE("reads and puts carry a right signature, and the body's hash") {
       CHECK(r.headers.at("x-amz-content-sha256") == hex_of(r.body));
       CHECK(between(line + "\n", "Signature=", '\n') == signature_of(r, o.s3->secret_key, "eu-central-1"));
     }
+  }
+}
+
+TEST_CASE("a redirect is signed for where it leads") {
+  listener server;
+  http_options o;
+  o.url = "http://127.0.0.1:" + std::to_string(server.port) + "/bucket/moved";
+  o.s3 = s3_access{"eu-central-1", "AKIDEXAMPLE", "a secret that nobody has"};
+  http_source s(o);
+  REQUIRE(s.put("a", bytes_of("what is put")) == status::ok);
+  const std::vector<request> seen = server.seen();
+  REQUIRE(seen.size() == 2);
+  CHECK(seen[0].path == "/bucket/moved/a");
+  CHECK(seen[1].path == "/bucket/new%3Dplace/a");
+  for (const request& r : seen) {
+    CHECK(r.method == "PUT");
+    CHECK(r.body == "what is put");
+    CHECK(between(r.headers.at("authorization") + "\n", "Signature=", '\n') ==
+          signature_of(r, o.s3->secret_key, "eu-central-1"));
   }
 }
 
