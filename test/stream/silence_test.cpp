@@ -103,7 +103,7 @@ TEST_CASE("a pause of 0.4 s in the middle costs 0.4 s") {
 
 TEST_CASE("a pause longer than patience: what comes late is used") {
   proxy redis(all().redis.port());
-  redis.slow(0, 0.001, 1.6);
+  redis.slow(0, 0, 1.6);
   redis_source r({.port = redis.port()});
   const report got = request<policy::fixed_level<1>>(r, slow_engine, 3);
   CHECK(got.met);
