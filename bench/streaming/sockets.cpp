@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // sluice-stream-sockets TRACE.csv...: the same requests in the simulator and for real, from a redis-server and a web server
-// whose link is slowed down to the trace, as it is and with a first byte or an outage that keeps one waiting. Everything has its
-// default options. Prints JSON: seconds until the cache is usable, by policy and link, and how far they are from simulated ones.
+// whose link is slowed down to the trace: as it is, with a first byte after 300 ms, and with outages. Options are the
+// defaults. Prints JSON: seconds until the cache is usable, by policy and link, and how far real ones are from simulated.
 // Fetching, verifying and decoding are real; a decode and a computation then last as long as the cost model says.
 
 #define DOCTEST_CONFIG_IMPLEMENT
@@ -73,7 +73,8 @@ link_trace delayed(const link_trace& trace, double seconds) {
 link_trace interrupted(const link_trace& trace) {
   std::vector<link_segment> s;
   const auto part = [&](double from, double to) {
-    for (double t = from; t < to - 1e-9; t += 0.1) s.push_back({0.1, trace.bytes_between(t, t + 0.1) / 0.1, trace.latency_at(t)});
+    for (double t = from; t < to - 1e-9; t += 0.1)
+      s.push_back({0.1, trace.bytes_between(t, t + 0.1) / 0.1, trace.latency_at(t)});
   };
   part(0, 0.2);
   s.push_back({0.4, 0, trace.latency_at(0.2)});
@@ -117,8 +118,9 @@ void compare(json& out, Policy policy, const std::string& name, const char* cell
     row[what] = {{"seconds", median}, {"ratio", median / simulated.seconds},      {"samples", seconds},
                  {"bytes", r.bytes},  {"recomputed_tokens", r.recomputed_tokens}, {"faults", r.faults.size()},
                  {"met", r.met}};
-    std::fprintf(stderr, "%-32s %-10s %-16s %-6s simulated %.3f s, real %.3f s%s\n", name.c_str(), cell, Policy::name, what,
-                 simulated.seconds, median, std::abs(median / simulated.seconds - 1) > most_apart ? " APART" : "");
+    std::fprintf(stderr, "%-32s %-10s %-16s %-6s simulated %.3f s, real %.3f s%s\n", name.c_str(), cell, Policy::name,
+                 what, simulated.seconds, median,
+                 std::abs(median / simulated.seconds - 1) > most_apart ? " APART" : "");
   };
   measure("redis", redis);
   measure("http", http);
@@ -155,7 +157,8 @@ int main(int argc, char** argv) {
     }
     const link_trace link = trace->scaled(raw / raw_seconds / trace->mean_bytes_per_second());
     const std::string name = std::filesystem::path(argv[i]).stem().string();
-    for (const auto& [cell, shaped] : {std::pair("as it is", link), {"300 ms", delayed(link, 0.3)}, {"outages", interrupted(link)}}) {
+    for (const auto& [cell, shaped] :
+         {std::pair("as it is", link), {"300 ms", delayed(link, 0.3)}, {"outages", interrupted(link)}}) {
       compare(rows, policy::always_raw{}, name, cell, shaped, redis, http);
       compare(rows, policy::fixed_level<1>{}, name, cell, shaped, redis, http);
       compare(rows, policy::cachegen{.estimate = {}, .text_below_tokens = 0}, name, cell, shaped, redis, http);

@@ -129,7 +129,8 @@ TEST_CASE("a server that is stopped for good: everything is computed, and the re
   const std::size_t descriptors = servers::open_descriptors();
   const auto check = [](const report& got) {
     CHECK(computed(got) == 8);
-    CHECK(got.usable_seconds < 6);  // 2 s of computing, and a second of patience where the policy leaves it to the planner
+    CHECK(got.usable_seconds <
+          6);  // 2 s of computing, and a second of patience where the policy leaves it to the planner
     REQUIRE(context::names(got, status::timed_out));
     for (const fault& f : got.faults) CHECK(f.detail.starts_with("nothing came for"));
   };

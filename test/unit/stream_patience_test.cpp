@@ -151,7 +151,8 @@ TEST_CASE("an executor does what the simulator says, over latencies and outages,
 
 TEST_CASE("silence costs what it lasts: first bytes after 150 to 600 ms, an outage of 0.4 s") {
   std::vector<chunk_cost> chunks;
-  for (int i = 0; i < 8; ++i) chunks.push_back({32 * i, 32, 0, {30'000, 60'000, 120'000, 500'000}, {0.1, 0.01, 0.001}, {}});
+  for (int i = 0; i < 8; ++i)
+    chunks.push_back({32 * i, 32, 0, {30'000, 60'000, 120'000, 500'000}, {0.1, 0.01, 0.001}, {}});
   cost_rates rates;
   rates.recompute_seconds_per_token = 17.0 / 256;  // 17 s for all
   const cost_model cost = cost_model::make(chunks, rates, 3).value();
@@ -168,7 +169,7 @@ TEST_CASE("silence costs what it lasts: first bytes after 150 to 600 ms, an outa
   both(link_trace::constant(1e8, 0.3), 1);
   both(link_trace::constant(1e8, 0.6), 2);
   both(link_trace::make({{0.001, 1e8, 0}, {0.4, 0, 0}, {100, 1e8, 0}}).value(), 1);
-  // Longer than patience, under a policy that never computes by itself: the engine works on the first chunk until the link is back.
+  // Longer than patience, under a policy that never computes: the engine works on the first chunk until the link is back.
   const link_trace pause = link_trace::make({{0.001, 1e8, 0}, {1.6, 0, 0}, {100, 1e8, 0}}).value();
   const outcome o = simulated(cost, pause, policy::fixed_level<1>{}, 3);
   const report r = test::run_virtually(cost, pause, policy::fixed_level<1>{}, 0, 3);
