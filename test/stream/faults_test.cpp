@@ -80,7 +80,8 @@ void request(Make make, Check check, double deadline = 30, double seconds_per_to
       context::engine engine(cost);
       link_history link;
       const planner<Policy> plan(cost);
-      executor e(plan, *source, context::sample().names, link, deadline, executor_options{.patience = {.floor_seconds = 0.2}});
+      executor e(plan, *source, context::sample().names, link, deadline,
+                 executor_options{.patience = {.floor_seconds = 0.2}});
       const report& r = threads ? execute_threaded(e, engine) : execute(e, engine);
       engine.check(r);
       CHECK(r.met);

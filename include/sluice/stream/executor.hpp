@@ -22,12 +22,18 @@ namespace sluice::stream {
 /// One request. Borrows planner, source, chunks and link history, which collects what the link did for later requests.
 /// At most one decode and one computation are out at a time. They never touch the same chunk, and a chunk that the engine
 /// may be reading is not refined, so both may run beside each other and beside next() on threads of the caller's.
+/// Silence makes chunks late, not lost (patience.hpp): the engine may compute them, and what comes first is used.
 template <planner_policy Policy, byte_source Source, class Clock = steady_clock_seconds>
 class executor {
  public:
   executor(const planner<Policy>& plan, Source& source, std::span<const stored_chunk> chunks, link_history& link,
            double deadline_seconds, executor_options options = {}, Clock clock = {})
-      : plan_(&plan), source_(&source), names_(chunks), link_(&link), options_(options), clock_(clock),
+      : plan_(&plan),
+        source_(&source),
+        names_(chunks),
+        link_(&link),
+        options_(options),
+        clock_(clock),
         patience_(options.patience) {
     progress_.resize(std::size_t(cost().num_chunks()));
     buffers_.resize(progress_.size());
@@ -116,8 +122,8 @@ class executor {
     step what;
     int from = -1;  // level that the buffer held, or will hold, before
     std::uint64_t begin = 0, bytes = 0;
-    double sent = 0;               // by the clock
-    double asked = 0, heard = 0;   // the same, and the last byte, in seconds spent listening
+    double sent = 0;              // by the clock
+    double asked = 0, heard = 0;  // the same, and the last byte, in seconds spent listening
     std::vector<piece> pieces;
     bool whole = false;  // but a level before it is still missing
     bool late = false;   // has been called so
@@ -309,7 +315,8 @@ class executor {
   // Something has come of a fetch. Its first byte tells of a round trip if nothing else came since it was asked for, and if
   // somebody listened.
   void hear(fetch_state& f) {
-    if (f.received() == 0 && f.asked >= patience_.heard_seconds() && looked_at_ - f.sent <= 2 * (looked_ - f.asked) + 1e-3)
+    if (f.received() == 0 && f.asked >= patience_.heard_seconds() &&
+        looked_at_ - f.sent <= 2 * (looked_ - f.asked) + 1e-3)
       link_->observe_round_trip(looked_ - f.asked);
     f.heard = listened_;
     patience_.heard(listened_);
@@ -375,8 +382,7 @@ class executor {
         }
     if (why != status::connection_lost && why != status::timed_out) return lose(what.chunk, what.level, why, detail);
     patience_.broke(f.asked, now_.now_seconds);
-    if (failures_[std::size_t(what.chunk)]++ >= patience_.retries())
-      return lose(what.chunk, what.level, why, detail);
+    if (failures_[std::size_t(what.chunk)]++ >= patience_.retries()) return lose(what.chunk, what.level, why, detail);
     note(what.chunk, what.level, action::fetch, why, detail);
     drop(what.chunk, p.arrived);
     p.requested = p.arrived;
@@ -401,7 +407,8 @@ class executor {
         if (!fetches_[i].whole) leave_link(fetches_[i]);
         const fetch_state& f = fetches_[i];
         const std::uint64_t kept = exact(f.what.level) ? 0 : cost().bytes(c, arrived);
-        const std::size_t freed = std::size_t(f.bytes - std::clamp<std::uint64_t>(kept, f.begin, f.begin + f.bytes) + f.begin);
+        const std::size_t freed =
+            std::size_t(f.bytes - std::clamp<std::uint64_t>(kept, f.begin, f.begin + f.bytes) + f.begin);
         buffers_[std::size_t(c)].used -= freed;
         used_ -= freed;
         for (std::size_t k = i + 1; k < fetches_.size(); ++k) fetches_[k].heard = std::max(fetches_[k].heard, f.heard);

@@ -38,9 +38,9 @@ struct chunk_progress {
   std::int8_t ready = -1;      ///< best level decoded into the engine's pages
   bool text = false;           ///< was chosen as text: is computed when everything before it is usable
   bool lost = false;           ///< cannot be fetched (damaged, gone): must be computed
-  bool late = false;           ///< the link has been silent too long about it: may be computed, is used if it comes first
-  bool patched = false;        ///< its action::patch is done
-  bool computed = false;       ///< by the engine: exact
+  bool late = false;      ///< the link has been silent too long about it: may be computed, is used if it comes first
+  bool patched = false;   ///< its action::patch is done
+  bool computed = false;  ///< by the engine: exact
 };
 
 /// The state of one request; seconds on any one clock. The executor (or simulator) keeps it, a planner only reads it.
@@ -52,10 +52,10 @@ struct progress {
   std::uint64_t bytes_in_flight = 0;  ///< asked for, not arrived and not late
   int fetches_in_flight = 0;          ///< the same
   bool hold = false;                  ///< the link is silent and was probed: nothing more is asked of it now
-  int computing = -1;               ///< chunk that the engine works on
-  double compute_free_seconds = 0;  ///< when it will be done with it
-  double decode_free_seconds = 0;   ///< when everything that has arrived will be decoded
-  int sharing = 1;                  ///< requests that use the link, this one included
+  int computing = -1;                 ///< chunk that the engine works on
+  double compute_free_seconds = 0;    ///< when it will be done with it
+  double decode_free_seconds = 0;     ///< when everything that has arrived will be decoded
+  int sharing = 1;                    ///< requests that use the link, this one included
   double left() const noexcept { return deadline_seconds - now_seconds; }
 };
 
@@ -85,8 +85,8 @@ inline bool link_wants_more(const cost_model& cost, const link_history& link, co
   constexpr int most = 64;
   if (p.hold) return false;
   const double latency = detail::max(cost.rates().latency_seconds, link.least_round_trip_seconds());
-  return p.fetches_in_flight < 2 || (p.fetches_in_flight < most &&
-                                     double(p.bytes_in_flight) < 1.5 * harmonic_mean{}(link) * latency);
+  return p.fetches_in_flight < 2 ||
+         (p.fetches_in_flight < most && double(p.bytes_in_flight) < 1.5 * harmonic_mean{}(link)*latency);
 }
 inline step fetch(const cost_model& cost, int c, int level) noexcept {
   return {c, cost.all_layers(), action::fetch, level};

@@ -25,7 +25,7 @@ struct stored_chunk {
 };
 
 struct executor_options {
-  patience_options patience = {};  ///< when silence makes chunks late
+  patience_options patience = {};      ///< when silence makes chunks late
   std::size_t range_bytes = 8u << 20;  ///< longer fetches are several ranges, in flight together
   std::size_t memory_bytes =
       SIZE_MAX;  ///< of coded bytes; one fetch is always allowed. What is dropped may be fetched again
@@ -37,7 +37,7 @@ struct fault {
   int level = -1;                ///< asked for
   action during = action::none;  ///< fetch (a damaged object too), recompute or patch
   status what = status::ok;
-  double seconds = 0;  ///< since the request began
+  double seconds = 0;       ///< since the request began
   std::string detail = {};  ///< the source's words, as in completion::detail
 };
 

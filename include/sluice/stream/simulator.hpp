@@ -85,7 +85,8 @@ struct event {
 template <planner_policy Policy>
 class simulator {
  public:
-  simulator(const link_trace& trace, const simulation_options& options) : trace_(&trace), options_(options), patience_(options.patience) {
+  simulator(const link_trace& trace, const simulation_options& options)
+      : trace_(&trace), options_(options), patience_(options.patience) {
     link_ = link_history(options.assumed_bytes_per_second);
   }
 
@@ -211,7 +212,8 @@ class simulator {
   // Bytes of what is being sent pass from `flow` on.
   void wait_for_bytes(double flow) {
     const double silent = patience_.silent_at(link_);
-    if (!patience_.silent() && silent < flow) schedule(std::max(now_, silent), kind::silent, sending_.request, transmission_);
+    if (!patience_.silent() && silent < flow)
+      schedule(std::max(now_, silent), kind::silent, sending_.request, transmission_);
     schedule(flow, kind::flows, sending_.request, transmission_);
   }
   // Returns whether a round trip was longer than what is known of the store.
