@@ -218,7 +218,7 @@ located_prefix prefix_cache::locate(std::span<const std::int32_t> ids, bool exac
   for (std::size_t i = 0; i < n; ++i) heads.push_back({names[i], 0, head_bytes(chunks[i].end - chunks[i].begin)});
   for (std::size_t i = 0; exact_copies && i < n; ++i)
     heads.push_back({exact_names[i], 0, envelope + sizeof(sluice::frame_header)});
-  const std::string note = note_of(ids);
+  const std::string note = (names.empty() ? name_of(ids) : names.back()) + ".json";  // as note_of(), hashed already
   heads.push_back({note, 0, 4096});
   read_all(*store_, heads, wait);
 

@@ -100,12 +100,12 @@ json fault_of(const missing_run& m, const std::string& then) {
   return f;
 }
 
-// Tokens that the first chunks hold at levels, or that were computed, as JSON and as words.
-json levels_of(const std::vector<int>& levels, int chunks) {
+// What each chunk is, as JSON: a level, "exact" or "computed". The exact copy counts as the level behind the last.
+json levels_of(const std::vector<int>& levels, int chunks, int exact) {
   json out = json::array();
   for (int c = 0; c < chunks; ++c) {
-    const bool held = c < int(levels.size()) && levels[std::size_t(c)] >= 0;
-    out.push_back(held ? json(levels[std::size_t(c)]) : json("computed"));
+    const int level = c < int(levels.size()) ? levels[std::size_t(c)] : -1;
+    out.push_back(level < 0 ? json("computed") : level == exact ? json("exact") : json(level));
   }
   return out;
 }
@@ -139,7 +139,7 @@ come_back at_level(session& s, prefix_cache& prefixes, std::span<const std::int3
     if (l >= 0) held = held.is_null() ? l : std::min(l, held.get<int>());
   out.figures = {{"level", held},
                  {"asked_level", level},
-                 {"chunk_levels", levels_of(r.levels, chunks_of(document.size()))},
+                 {"chunk_levels", levels_of(r.levels, chunks_of(document.size()), prefixes.profile().passes)},
                  {"degraded_pages", r.degraded_pages},
                  {"seconds", {{"read", r.read_seconds}, {"decode", r.decode_seconds}, {"repair", repair_seconds}}}};
   if (const auto saved = read_note(r.note, prefixes.name_of(document)))
@@ -174,7 +174,7 @@ come_back by_plan(session& s, prefix_cache& prefixes, store& kept, std::span<con
                  {"deadline_met", r.report.met},
                  {"chunks", r.chunks},
                  {"chunks_stored", r.stored},
-                 {"chunk_levels", levels_of(levels, r.chunks)},
+                 {"chunk_levels", levels_of(levels, r.chunks, prefixes.profile().passes)},
                  {"costs", r.saved ? "saved" : "measured"},
                  {"seconds",
                   {{"locate", r.locate_seconds},
@@ -184,16 +184,20 @@ come_back by_plan(session& s, prefix_cache& prefixes, store& kept, std::span<con
   return out;
 }
 
-// "level 1", "levels 0 to 3", nothing where nothing was restored.
+// "at level 1", "at levels 0 to 3", "exactly": nothing where nothing was restored.
 std::string levels_in_words(const json& chunk_levels) {
   int low = -1, high = -1;
+  bool exact = false;
   for (const json& l : chunk_levels) {
+    exact |= l == "exact";
     if (!l.is_number()) continue;
     low = low < 0 ? l.get<int>() : std::min(low, l.get<int>());
     high = std::max(high, l.get<int>());
   }
-  const auto name = [](int level) { return level < sluice::max_passes ? std::to_string(level) : std::string("exact"); };
-  return low < 0 ? "" : low == high ? " at level " + name(low) : " at levels " + name(low) + " to " + name(high);
+  if (low < 0) return exact ? " exactly" : "";
+  return (low == high ? " at level " + std::to_string(low)
+                      : " at levels " + std::to_string(low) + " to " + std::to_string(high)) +
+         (exact ? " or exactly" : "");
 }
 
 int resume(const resume_options& o, store& kept) {

@@ -113,7 +113,7 @@ stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std
   const std::vector<located_chunk>& chunks = found.chunks;
 
   stream_result out;
-  out.saved = read_note(found.note, prefixes.name_of(ids));
+  out.saved = read_note(found.note, chunks.empty() ? std::string() : sluice::stream::to_hex(chunks.back().key));
   out.note_damaged = !out.saved && !found.note.empty();
   out.chunks = int(chunks.size());
   bool exact = true;

@@ -33,7 +33,7 @@ int tokenize(const tokenize_options& o) {
   const tokenizer text(directory);
   const std::vector<std::int32_t> ids = text.encode(read_text(o.text));
   if (o.json) {
-    program::print({{"tokens", ids.size()}, {"ids", ids}});
+    std::printf("%s\n", json{{"tokens", ids.size()}, {"ids", ids}}.dump().c_str());  // on one line
   } else {
     for (const std::int32_t t : ids) std::printf("%d\n", t);
   }

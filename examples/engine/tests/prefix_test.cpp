@@ -349,6 +349,17 @@ TEST_CASE("prefix: reports name the level that pages hold, and a frame of anothe
   }
 }
 
+TEST_CASE("prefix: sliding windows: chunks in the middle of a sequence are whole, and so are its last tokens") {
+  fixture f({.arch = "gemma3", .layers = 7, .seed = 9});
+  prefix_cache p = f.prefixes();
+  p.save(f.ids, f.document, 4);
+  sequence seq(f.pages);
+  const restore_report r = p.restore(f.ids, seq, 3);
+  CHECK(r.levels == std::vector<int>{3, 3, 3});
+  CHECK(r.missing.empty());
+  CHECK(f.error(f.ask(f.ids, seq)) < 0.2);
+}
+
 TEST_CASE("prefix: weights, their type, tokenizer, arithmetic, pages and salt all tell caches apart") {
   thread_pool threads(1);
   const tiny::recipe usual{.arch = "llama", .seed = 5};
