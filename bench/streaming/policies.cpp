@@ -284,10 +284,13 @@ std::string lines_of(const json& j) {
   return s + "\n}\n";
 }
 
-int run(int argc, char** argv) {
-  const arguments args(argc, argv, {"--links", "--requests", "--quality", "-o"}, {});
-  const json quality = json::parse(read_text(args.text("--quality", "bench/results/quality.json")));
-  const std::vector<named_link> links = args.has("--links") ? load_links(args.text("--links")) : made_up_links();
+struct inputs {
+  std::string links, requests, quality = "bench/results/quality.json", out;
+};
+
+int run(const inputs& in) {
+  const json quality = json::parse(read_text(in.quality));
+  const std::vector<named_link> links = in.links.empty() ? made_up_links() : load_links(in.links);
   json out = {{"links", links.size()},      {"requests_per_link", offsets}, {"main_kv_share", main_share},
               {"shapes", json::array()},    {"results", json::array()},     {"cdfs", json::array()},
               {"acceptance", json::array()}};
@@ -318,28 +321,32 @@ int run(int argc, char** argv) {
     out["shapes"].push_back(shape);
   }
   out["decision_us_1000_chunks_5_levels"] = decision_times();
-  if (args.has("--requests")) {
-    const std::vector<traced_request> traced = load_requests(args.text("--requests"));
+  if (!in.requests.empty()) {
+    const std::vector<traced_request> traced = load_requests(in.requests);
     const streamed_model& m = *find_streamed_model("Llama-3.1-8B");
     out["shared_link"] = shared_link(traced, m, curve_from(quality, m.curve));
     out["placement"] = placements(traced, m, curve_from(quality, m.curve));
   }
   round_all(out);
   const std::string text = lines_of(out);
-  if (!args.has("-o")) return std::fputs(text.c_str(), stdout) < 0;
-  std::ofstream file(args.text("-o"));
-  if (!(file << text).flush()) throw data_error(args.text("-o") + ": cannot be written");
+  if (in.out.empty()) return std::fputs(text.c_str(), stdout) < 0;
+  std::ofstream file(in.out);
+  if (!(file << text).flush()) throw data_error(in.out + ": cannot be written");
   return 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  // Options begin where commands of the tool have theirs.
-  std::vector<char*> shifted(argv, argv + argc);
-  shifted.insert(shifted.begin() + 1, argv[0]);
+  inputs in;
+  CLI::App app("Planner policies simulated on link traces.");
+  app.add_option("--links", in.links, "folder of link traces; without, made-up links");
+  app.add_option("--requests", in.requests, "requests that share one link (JSON lines)");
+  app.add_option("--quality", in.quality, "what levels cost and lose")->capture_default_str();
+  app.add_option("-o", in.out, "JSON file; without, stdout");
+  CLI11_PARSE(app, argc, argv);
   try {
-    return run(int(shifted.size()), shifted.data());
+    return run(in);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "sluice-stream-policies: %s\n", e.what());
     return 1;

@@ -3,14 +3,11 @@
 
 #include <unistd.h>
 #include <CLI/CLI.hpp>
-#include <charconv>
 #include <cstdio>
 #include <iostream>
-#include <map>
 #include <memory>
 #include <new>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -28,7 +25,7 @@ inline failure data_error(const std::string& what) { return failure(1, what); }
 
 /// A program of several commands. Each has a struct of options, a function that describes them to CLI11, and a function
 /// that does the work and returns the exit code: 0 = done, 1 = the data is bad or the work failed, 2 = the call is wrong.
-/// Every command has --help; with --json, its result and its errors are JSON on stdout.
+/// Every command has --help, and there is `help COMMAND`; with --json, its result and its errors are JSON on stdout.
 class program {
  public:
   program(std::string name, const std::string& about) : name_(std::move(name)), app_(about, name_) {
@@ -54,6 +51,11 @@ class program {
       std::fprintf(stderr, "%s: %s\n", name_.c_str(), message.c_str());
       return code;
     };
+    // `help` and `help COMMAND`, as others have it.
+    char ask[] = "--help";
+    char* help[] = {argv[0], argc > 2 ? argv[2] : ask, ask, nullptr};
+    const bool helps = argc > 1 && std::string_view(argv[1]) == "help";
+    if (helps) argc = argc > 2 ? 3 : 2, argv = help;
     try {
       app_.parse(argc, argv);
       return std::fflush(stdout) == 0 ? code_ : report("output cannot be written", 1);
@@ -84,62 +86,6 @@ class program {
   std::string name_;
   CLI::App app_;
   int code_ = 0;
-};
-
-/// Options and operands of one call. Options with a value: `--name value` or `--name=value`.
-class arguments {
- public:
-  arguments(int argc, char** argv, const std::set<std::string>& with_value, const std::set<std::string>& flags) {
-    for (int i = 2; i < argc; ++i) {
-      std::string a = argv[i];
-      if (a.size() < 2 || a[0] != '-') {
-        operands.push_back(a);
-        continue;
-      }
-      std::string value;
-      const std::size_t equals = a.find('=');
-      const bool inline_value = equals != std::string::npos && a.starts_with("--");
-      if (inline_value) value = a.substr(equals + 1), a.resize(equals);
-      if (flags.contains(a) && !inline_value) {
-        values_[a] = "yes";
-      } else if (with_value.contains(a)) {
-        if (!inline_value && ++i == argc) throw usage_error(a + " needs a value");
-        values_[a] = inline_value ? value : argv[i];
-      } else {
-        throw usage_error("unknown option " + a);
-      }
-    }
-  }
-
-  bool has(const std::string& name) const { return values_.contains(name); }
-  std::string text(const std::string& name, const std::string& fallback = {}) const {
-    const auto v = values_.find(name);
-    return v == values_.end() ? fallback : v->second;
-  }
-  std::string required(const std::string& name) const {
-    if (!has(name)) throw usage_error(name + " is missing");
-    return text(name);
-  }
-  long integer(const std::string& name, long fallback, long low, long high) const {
-    return has(name) ? parse(name, text(name), low, high) : fallback;
-  }
-  static long parse(const std::string& name, std::string_view s, long low, long high) {
-    long x = 0;
-    const auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), x);
-    if (error != std::errc{} || end != s.data() + s.size() || x < low || x > high)
-      throw usage_error(name + " must be a number from " + std::to_string(low) + " to " + std::to_string(high));
-    return x;
-  }
-  /// A single operand.
-  const std::string& operand(const char* what) const {
-    if (operands.size() != 1) throw usage_error(operands.empty() ? std::string(what) + " is missing" : "too many operands");
-    return operands[0];
-  }
-
-  std::vector<std::string> operands;
-
- private:
-  std::map<std::string, std::string> values_;
 };
 
 /// A line on stderr that says how far long work is; silent where stderr is no terminal.

@@ -5,7 +5,6 @@
 #include <sluice/version.hpp>
 
 #include <string>
-#include <string_view>
 
 int main(int argc, char** argv) {
   program p("sluice", "sluice compresses the KV cache of language models.");
@@ -23,9 +22,5 @@ int main(int argc, char** argv) {
   p.app().footer(
       "sluice COMMAND --help tells all of a command; every command takes --json.\n"
       "Exit codes: 0 done, 1 bad data or the work failed, 2 wrong call.");
-  // `sluice help` and `sluice help COMMAND`, as others have it.
-  char ask[] = "--help";
-  char* help[] = {argv[0], argc > 2 ? argv[2] : ask, ask, nullptr};
-  if (argc > 1 && std::string_view(argv[1]) == "help") return p.run(argc > 2 ? 3 : 2, help);
   return p.run(argc, argv);
 }

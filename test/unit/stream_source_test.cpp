@@ -138,7 +138,7 @@ TEST_CASE("what is wrong with a folder or a file is said in words, and a missing
   CHECK(f.source.size("a").status() == status::not_found);
   CHECK(f.source.detail().empty());
   CHECK(f.source.put("../a", buffer) == status::invalid_argument);
-  CHECK(says(f.source, "cannot be the name of an object"));
+  CHECK(says(f.source, "no object's file can have this name"));
   CHECK(f.source.put(std::string(300, 'k'), buffer) == status::invalid_argument);
   CHECK(says(f.source, "File name too long"));
   std::filesystem::create_directory(f.folder.path + "/objects/d");

@@ -113,7 +113,8 @@ class file_source {
     }
   }
   status bad_key(std::string_view key) {
-    detail_ = "'" + name(key) + "' cannot be the name of an object's file: no '/', no '.' at the front, no \".tmp\"";
+    detail_ = "no object's file can have this name (no '/', no '.' at the front, no \".tmp\"): ";
+    detail_ += name(key);
     return status::invalid_argument;
   }
   // A folder that is missing is a fault of the store; a file that is missing is just that.
