@@ -13,11 +13,8 @@
 #include <sluice/stream/policy/control.hpp>
 #include <sluice/stream/policy/progressive_cake.hpp>
 #include <sluice/stream/simulator.hpp>
-#include <sluice/stream/source/http.hpp>
-#include <sluice/stream/source/redis.hpp>
 #include <sluice/stream/source/shaped.hpp>
-#include <stream/context.hpp>
-#include <stream/servers.hpp>
+#include <stream/stores.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -136,14 +133,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "skipped: redis-server or nginx is not installed\n");
     return 77;
   }
-  servers::temporary_folder folder;
-  const int ports[] = {servers::free_port(), servers::free_port()};
-  const servers::server redis_server(servers::redis_command(folder.path, ports[0]), ports[0]);
-  const servers::server nginx(servers::nginx_command(folder.path, ports[1]), ports[1]);
-  redis_source redis({.port = ports[0]});
-  http_source http({.url = "http://127.0.0.1:" + std::to_string(ports[1]) + "/objects"});
-  context::store(redis);
-  context::store(http);
+  redis_source redis({.port = stores::all().redis.port()});
+  http_source http({.url = stores::url(stores::all().nginx.port())});
 
   const double raw = 256.0 * 30 * 2 * 192 * 2;
   json rows = json::array();

@@ -4,11 +4,8 @@
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 #include <sluice/stream/policy/progressive_cake.hpp>
-#include <sluice/stream/source/http.hpp>
-#include <sluice/stream/source/redis.hpp>
-#include <stream/context.hpp>
 #include <stream/proxy.hpp>
-#include <stream/servers.hpp>
+#include <stream/stores.hpp>
 
 #include <optional>
 #include <string>
@@ -19,30 +16,6 @@ namespace {
 using namespace sluice;
 using namespace sluice::stream;
 using verdict = proxy::verdict;
-
-struct stores {
-  servers::temporary_folder folder;
-  servers::server redis{servers::redis_command(folder.path, port[0]), port[0]};
-  servers::server nginx{servers::nginx_command(folder.path, port[1]), port[1]};
-  static inline const int port[] = {servers::free_port(), servers::free_port()};
-
-  stores() {
-    REQUIRE(redis.up());
-    REQUIRE(nginx.up());
-    redis_source r({.port = redis.port()});
-    context::store(r);
-    http_source h({.url = url(nginx.port(), "objects")});
-    context::store(h);
-  }
-  static std::string url(int port, const std::string& place) {
-    return "http://127.0.0.1:" + std::to_string(port) + "/" + place;
-  }
-};
-
-stores& all() {
-  static stores s;
-  return s;
-}
 
 redis_options quick(int port) {
   redis_options o;
@@ -118,13 +91,13 @@ const auto all_computed_because = [](status why) {
 }  // namespace
 
 TEST_CASE("sound servers: everything is fetched") {
-  request(via_redis(all().redis.port()), all_fetched);
-  request(via_http(all().nginx.port()), all_fetched);
-  request(via_http(all().nginx.port(), "moved"), all_fetched);  // behind a redirect
+  request(via_redis(stores::all().redis.port()), all_fetched);
+  request(via_http(stores::all().nginx.port()), all_fetched);
+  request(via_http(stores::all().nginx.port(), "moved"), all_fetched);  // behind a redirect
   request<policy::progressive_cake>(
-      via_redis(all().redis.port()), [](const report& r, auto&) { CHECK(r.faults.empty()); }, 1);
+      via_redis(stores::all().redis.port()), [](const report& r, auto&) { CHECK(r.faults.empty()); }, 1);
   request<policy::progressive_cake>(
-      via_http(all().nginx.port()), [](const report& r, auto&) { CHECK(r.faults.empty()); }, 1);
+      via_http(stores::all().nginx.port()), [](const report& r, auto&) { CHECK(r.faults.empty()); }, 1);
 }
 
 TEST_CASE("nobody listens") {
@@ -141,7 +114,7 @@ TEST_CASE("nobody listens") {
 TEST_CASE("a server that falls silent") {
   for (std::size_t bytes : {std::size_t{0}, std::size_t{100}, std::size_t{100'000}}) {
     CAPTURE(bytes);
-    proxy redis(all().redis.port()), http(all().nginx.port());
+    proxy redis(stores::all().redis.port()), http(stores::all().nginx.port());
     for (proxy* p : {&redis, &http}) p->set(proxy::after(bytes, verdict::stall));
     request(via_redis(redis.port()), some_computed_because(status::timed_out));
     request(via_http(http.port()), some_computed_because(status::timed_out));
@@ -149,7 +122,7 @@ TEST_CASE("a server that falls silent") {
 }
 
 TEST_CASE("a link that drops to nothing for good, under the default policy") {
-  proxy redis(all().redis.port());
+  proxy redis(stores::all().redis.port());
   redis.set(proxy::after(150'000, verdict::stall));
   request<policy::progressive_cake>(
       via_redis(redis.port()), [](const report&, const context::engine& e) { CHECK(e.computations > 0); }, 30, 1e-3);
@@ -159,7 +132,7 @@ TEST_CASE("connections that break") {
   for (verdict how : {verdict::reset, verdict::close})
     for (std::size_t bytes : {std::size_t{0}, std::size_t{200}, std::size_t{60'000}}) {
       CAPTURE(bytes);
-      proxy redis(all().redis.port()), http(all().nginx.port());
+      proxy redis(stores::all().redis.port()), http(stores::all().nginx.port());
       for (proxy* p : {&redis, &http}) p->set(proxy::after(bytes, how));
       // Every connection breaks. What makes progress on each may still come in whole, in parts.
       const auto check = [&](const report& r, const context::engine& e) {
@@ -184,7 +157,7 @@ TEST_CASE("connections that break") {
 }
 
 TEST_CASE("wrong bytes are found wherever they are") {
-  proxy redis(all().redis.port()), http(all().nginx.port());
+  proxy redis(stores::all().redis.port()), http(stores::all().nginx.port());
   for (std::size_t at : {400u, 3000u, 30'000u, 60'001u}) {
     CAPTURE(at);
     for (proxy* p : {&redis, &http}) p->set(proxy::flip(at));
@@ -195,7 +168,7 @@ TEST_CASE("wrong bytes are found wherever they are") {
 }
 
 TEST_CASE("answers that lie about themselves") {
-  proxy redis(all().redis.port()), http(all().nginx.port());
+  proxy redis(stores::all().redis.port()), http(stores::all().nginx.port());
   SUBCASE("a range that was not asked for") {
     http.set(proxy::overwrite("Content-Range: bytes ", "9"));
     request(via_http(http.port()), all_computed_because(status::wrong_length));
@@ -228,7 +201,7 @@ TEST_CASE("answers that lie about themselves") {
 }
 
 TEST_CASE("places that refuse") {
-  const int port = all().nginx.port();
+  const int port = stores::all().nginx.port();
   request(via_http(port, "nowhere"), all_computed_because(status::not_found));
   request(via_http(port, "busy"), all_computed_because(status::refused));
   request(via_http(port, "forbidden"), all_computed_because(status::refused));
@@ -265,12 +238,12 @@ TEST_CASE("a Redis server with a password and databases") {
 
 TEST_CASE("a key that vanishes in the middle") {
   const auto& objects = context::sample().objects;
-  proxy redis(all().redis.port());
+  proxy redis(stores::all().redis.port());
   const auto rule = [&] {
     return [gone = false](std::string&, std::size_t before, int) mutable {
       if (before < 60'000 || gone) return verdict::pass;
       gone = true;
-      const int s = servers::connect_to(all().redis.port());
+      const int s = servers::connect_to(stores::all().redis.port());
       const std::string command = "*1\r\n$8\r\nFLUSHALL\r\n";
       CHECK(::send(s, command.data(), command.size(), MSG_NOSIGNAL) == ssize_t(command.size()));
       char answer[16];
@@ -283,14 +256,14 @@ TEST_CASE("a key that vanishes in the middle") {
   request(via_redis(redis.port()), [&](const report& r, const context::engine& e) {
     CHECK(context::names(r, status::not_found));
     CHECK(e.computations > 0);
-    redis_source s({.port = all().redis.port()});
+    redis_source s({.port = stores::all().redis.port()});
     context::store(s);
     redis.set(rule());
   });
   // An object that is replaced by that of another key, in another length.
-  redis_source s({.port = all().redis.port()});
+  redis_source s({.port = stores::all().redis.port()});
   REQUIRE(s.put(objects[4].name, objects[6].bytes) == status::ok);
-  request(via_redis(all().redis.port()), [](const report& r, const context::engine& e) {
+  request(via_redis(stores::all().redis.port()), [](const report& r, const context::engine& e) {
     CHECK((context::names(r, status::wrong_key, 2) || context::names(r, status::wrong_length, 2)));
     CHECK(e.computations == 1);
   });
@@ -311,15 +284,15 @@ TEST_CASE("stores that are full") {
     if ((last = s.put("k" + std::to_string(i), bytes)) == status::ok) ++kept;
   CHECK(last == status::no_space);
   for (int i = 0; i < kept; ++i) CHECK(read_object(s, "k" + std::to_string(i), 2).value() == bytes);
-  http_source h(quick(all().nginx.port(), "full"));
+  http_source h(quick(stores::all().nginx.port(), "full"));
   CHECK(h.put("a", bytes) == status::no_space);
-  http_source f(quick(all().nginx.port(), "forbidden"));
+  http_source f(quick(stores::all().nginx.port(), "forbidden"));
   CHECK(f.put("a", bytes) == status::refused);
   CHECK(f.size("a").status() == status::refused);
 }
 
 TEST_CASE("reads that are cancelled, at any moment") {
-  proxy redis(all().redis.port()), http(all().nginx.port());
+  proxy redis(stores::all().redis.port()), http(stores::all().nginx.port());
   const auto& o = context::sample().objects[1];  // an exact copy: the largest
   const auto check = [&](auto& source) {
     for (int i = 0; i < 60; ++i) {
@@ -353,7 +326,7 @@ TEST_CASE("reads that are cancelled, at any moment") {
 }
 
 TEST_CASE("a slow link's bytes are counted while they come, also inside a piece") {
-  proxy redis(all().redis.port());
+  proxy redis(stores::all().redis.port());
   redis.set(proxy::after(5000, verdict::stall));
   redis_source s({.port = redis.port(), .piece_bytes = 1 << 20});
   const auto& o = context::sample().objects[1];

@@ -5,11 +5,8 @@
 #include <doctest/doctest.h>
 #include <sluice/stream/policy/progressive_cake.hpp>
 #include <sluice/stream/simulator.hpp>
-#include <sluice/stream/source/http.hpp>
-#include <sluice/stream/source/redis.hpp>
-#include <stream/context.hpp>
 #include <stream/proxy.hpp>
-#include <stream/servers.hpp>
+#include <stream/stores.hpp>
 
 #include <string>
 #include <thread>
@@ -21,26 +18,6 @@ using namespace sluice::stream;
 
 constexpr double slow_engine = 11.0 / 256;  // seconds a token: computing everything takes 11 s
 constexpr double quick_engine = 2.0 / 256;
-
-struct stores {
-  servers::temporary_folder folder;
-  servers::server redis{servers::redis_command(folder.path, port[0]), port[0]};
-  servers::server nginx{servers::nginx_command(folder.path, port[1]), port[1]};
-  static inline const int port[] = {servers::free_port(), servers::free_port()};
-  stores() {
-    REQUIRE(redis.up());
-    REQUIRE(nginx.up());
-    redis_source r({.port = redis.port()});
-    context::store(r);
-    http_source h({.url = url(nginx.port())});
-    context::store(h);
-  }
-  static std::string url(int port) { return "http://127.0.0.1:" + std::to_string(port) + "/objects"; }
-};
-stores& all() {
-  static stores s;
-  return s;
-}
 
 // One request with default options; `Policy` decides.
 template <class Policy = policy::progressive_cake, byte_source Source>
@@ -73,7 +50,7 @@ TEST_CASE("a store that is slow to answer: met where the simulator meets it") {
     CAPTURE(delay);
     CAPTURE(deadline);
     const outcome o = simulated(link_trace::constant(1e8, delay), deadline);
-    proxy redis(all().redis.port()), http(all().nginx.port());
+    proxy redis(stores::all().redis.port()), http(stores::all().nginx.port());
     redis.slow(delay);
     http.slow(delay);
     redis_source r({.port = redis.port()});
@@ -89,7 +66,7 @@ TEST_CASE("a store that is slow to answer: met where the simulator meets it") {
 TEST_CASE("a pause of 0.4 s in the middle costs 0.4 s") {
   const outcome o = simulated(link_trace::make({{0.002, 1e8, 0}, {0.4, 0, 0}, {100, 1e8, 0}}).value(), 1);
   REQUIRE(o.met);
-  proxy redis(all().redis.port()), http(all().nginx.port());
+  proxy redis(stores::all().redis.port()), http(stores::all().nginx.port());
   redis.slow(0, 0.001, 0.4);
   http.slow(0, 0.001, 0.4);
   redis_source r({.port = redis.port()});
@@ -102,7 +79,7 @@ TEST_CASE("a pause of 0.4 s in the middle costs 0.4 s") {
 }
 
 TEST_CASE("a pause longer than patience: what comes late is used") {
-  proxy redis(all().redis.port());
+  proxy redis(stores::all().redis.port());
   redis.slow(0, 0, 1.6);
   redis_source r({.port = redis.port()});
   const report got = request<policy::fixed_level<1>>(r, slow_engine, 3);
@@ -112,12 +89,12 @@ TEST_CASE("a pause longer than patience: what comes late is used") {
 }
 
 TEST_CASE("a server that is stopped, and goes on after half a second") {
-  redis_source r({.port = all().redis.port()});
+  redis_source r({.port = stores::all().redis.port()});
   REQUIRE(r.size(context::sample().objects[0].name).has_value());
-  all().redis.signal(SIGSTOP);
+  stores::all().redis.signal(SIGSTOP);
   std::thread later([] {
     std::this_thread::sleep_for(std::chrono::milliseconds(500));
-    all().redis.signal(SIGCONT);
+    stores::all().redis.signal(SIGCONT);
   });
   const report got = request(r, slow_engine, 1);
   later.join();
@@ -135,18 +112,18 @@ TEST_CASE("a server that is stopped for good: everything is computed, and the re
     for (const fault& f : got.faults) CHECK(f.detail.starts_with("nothing came for"));
   };
   {
-    redis_source r({.port = all().redis.port()}), s({.port = all().redis.port()});
+    redis_source r({.port = stores::all().redis.port()}), s({.port = stores::all().redis.port()});
     REQUIRE(r.size(context::sample().objects[0].name).has_value());
-    all().redis.signal(SIGSTOP);
+    stores::all().redis.signal(SIGSTOP);
     check(request(r, quick_engine, 1));
     check(request<policy::fixed_level<1>>(s, quick_engine, 10));
   }
-  all().redis.signal(SIGCONT);
+  stores::all().redis.signal(SIGCONT);
   CHECK(servers::open_descriptors() <= descriptors);
 }
 
 TEST_CASE("every connection is reset at first: the link is asked again and used") {
-  proxy redis(all().redis.port());
+  proxy redis(stores::all().redis.port());
   const double until = steady_clock_seconds{}() + 0.5;
   redis.set([until](std::string& s, std::size_t, int) {
     if (steady_clock_seconds{}() > until) return proxy::verdict::pass;
