@@ -273,6 +273,26 @@ TEST_CASE("puts and sizes are tried again like reads") {
   CHECK_FALSE(says(spent.detail(), "tries"));
 }
 
+TEST_CASE("an answer that breaks off in its header is asked for again") {
+  proxy bad(server().plain);
+  const std::string url = "http://127.0.0.1:" + std::to_string(bad.port()) + "/objects";
+  const auto bytes = noise(1000, 4);
+  for (std::size_t cut : {20, 60, 100, 150}) {
+    CAPTURE(cut);
+    bad.set(proxy::after(cut, verdict::close, 1));
+    http_source s(quick(url));
+    CHECK(s.put("broken", bytes) == status::ok);
+    bad.set(proxy::after(cut, verdict::close, 1));
+    http_source t(quick(url));
+    CHECK(t.size("broken").value() == bytes.size());
+    bad.set(proxy::after(cut, verdict::close, 1));
+    http_source u(quick(url));
+    std::vector<std::byte> back(bytes.size());
+    CHECK(read(u, {"broken", 0, back}, 5) == status::ok);
+    CHECK(back == bytes);
+  }
+}
+
 TEST_CASE("sizes where HEAD is not allowed") {
   http_source plain(quick(server().url("/objects")));
   REQUIRE(plain.put("a", noise(12345)) == status::ok);

@@ -56,7 +56,7 @@ TEST_CASE("a store that is slow to answer: met where the simulator meets it") {
     redis_source r({.port = redis.port()});
     http_source h({.url = stores::url(http.port())});
     for (const report& got : {request(r, slow_engine, deadline), request(h, slow_engine, deadline)}) {
-      if (o.met) CHECK(got.met);
+      if (o.seconds + 0.2 < deadline) CHECK(got.met);
       CHECK(got.usable_seconds < o.seconds + 0.5);
       CHECK(got.recomputed_tokens <= o.recomputed_tokens + context::chunk_tokens);
     }
@@ -130,7 +130,7 @@ TEST_CASE("every connection is reset at first: the link is asked again and used"
     s.clear();
     return proxy::verdict::reset;
   });
-  redis_source r({.port = redis.port()});
+  redis_source r({.port = redis.port(), .retries = 0});  // or the source itself may outlast it
   const report got = request(r, slow_engine, 4);
   CHECK(context::names(got, status::connection_lost));
   CHECK(got.met);

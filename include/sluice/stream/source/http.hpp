@@ -184,7 +184,7 @@ class http_source {
     double began = 0, retry_at = 0;
     double silent = 0;        // seconds without a byte in either direction
     std::int64_t moved = -1;  // bytes in either direction
-    bool checked = false, ended = false;
+    bool header_whole = false, checked = false, ended = false;
     long code = 0;
     status state = status::ok;
     std::string detail;
@@ -248,7 +248,7 @@ class http_source {
     t.retry_at = t.silent = 0;
     t.progress = t.bytes;
     t.moved = -1;
-    t.checked = false;
+    t.header_whole = t.checked = false;
     t.words.clear();
     t.error[0] = 0;
     ::curl_easy_setopt(h, CURLOPT_URL, (address(t.to) + t.to.path).c_str());
@@ -295,6 +295,8 @@ class http_source {
       header("Authorization: " + s3_authorization(*options_.s3, method, t.to.path, signed_headers));
     }
     ::curl_easy_setopt(h, CURLOPT_HTTPHEADER, t.headers.get());
+    ::curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, &head);
+    ::curl_easy_setopt(h, CURLOPT_HEADERDATA, &t);
     ::curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, &write);
     ::curl_easy_setopt(h, CURLOPT_WRITEDATA, &t);
     ::curl_easy_setopt(h, CURLOPT_SOCKOPTFUNCTION, &keep_little_unsent);
@@ -357,6 +359,11 @@ class http_source {
       return status::ok;
     t.detail = "the answer is another range than was asked for";
     return status::wrong_length;
+  }
+  // An empty line ends a header. Of one that breaks off libcurl makes a whole answer without a body.
+  static std::size_t head(char* data, std::size_t, std::size_t n, void* user) {
+    static_cast<transfer*>(user)->header_whole = n > 0 && (data[0] == '\r' || data[0] == '\n');
+    return n;
   }
   static std::size_t write(char* data, std::size_t, std::size_t n, void* user) {
     transfer& t = *static_cast<transfer*>(user);
@@ -487,6 +494,7 @@ class http_source {
   }
   // What an answer is worth. Returns whether another try may mend it: the line, or a server that is busy.
   bool judge(transfer& t, CURLcode end) {
+    if (end == CURLE_OK && !t.header_whole) return lost(t, CURLE_RECV_ERROR);
     if (t.how == verb::get && t.bytes == t.buffer.size() && (t.code == 200 || t.code == 206)) return false;
     if (t.how != verb::get && (t.code == 200 || t.code == 206 || t.code == 416)) (void)check(t);
     if (t.how == verb::probe && t.total != UINT64_MAX) return false;
