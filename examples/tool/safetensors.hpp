@@ -115,9 +115,13 @@ constexpr const char* to_string(fault f) noexcept {
 /// A fault and where it is; converts to true where there is one.
 struct [[nodiscard]] problem {
   fault what = fault::none;
-  std::string where{};  ///< a tensor's name, a position, or what the system said
+  std::string where{};   ///< a tensor's name, a position, a file
+  std::string system{};  ///< what the system said, in place of our own words
   explicit operator bool() const noexcept { return what != fault::none; }
-  std::string message() const { return where.empty() ? to_string(what) : where + ": " + to_string(what); }
+  std::string message() const {
+    const std::string words = system.empty() ? to_string(what) : system;
+    return where.empty() ? words : where + ": " + words;
+  }
 };
 
 struct tensor {
@@ -298,7 +302,7 @@ class file {
     std::unique_ptr<std::FILE, int (*)(std::FILE*)> in(std::fopen(path.c_str(), "rb"), &std::fclose);
     std::error_code error;
     const std::uint64_t size = in ? std::filesystem::file_size(path, error) : 0;
-    if (!in || error) return {fault::io, path + ": " + (in ? error.message() : std::strerror(errno))};
+    if (!in || error) return {fault::io, path, in ? error.message() : std::strerror(errno)};
     problem trouble;
     try {
       trouble = read(in.get(), size);
@@ -414,7 +418,7 @@ class writer {
     output_file out(path);
     out.write(std::as_bytes(std::span(front)));
     for (const auto data : data_) out.write(data);
-    if (!out.commit()) return {fault::io, out.error()};
+    if (!out.commit()) return {fault::io, {}, out.error()};
     return {};
   }
 

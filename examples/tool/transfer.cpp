@@ -259,6 +259,7 @@ int get(const get_arguments& a) {
     std::string at, detail;
     progress bar("getting");
     std::size_t t = 0;
+    int level = max_passes, finest = 0;  // of all chunks what every one has, and the finest that was made
     while (t < ids.size() && end == status::ok) {
       const std::size_t n = std::min<std::size_t>(std::size_t(a.chunk_tokens), ids.size() - t);
       const digest key = keys.next(std::span(ids).subspan(t, n));
@@ -273,7 +274,15 @@ int get(const get_arguments& a) {
       }
       file.write(*frame);
       bytes += frame->size();
-      chunks.push_back({{"key", at}, {"position", t}, {"tokens", n}, {"bytes", frame->size()}});
+      frame_header h;
+      std::memcpy(&h, frame->data(), sizeof h);
+      level = std::min(level, h.levels_present - 1);
+      finest = std::max(finest, h.passes - 1);
+      chunks.push_back({{"key", at},
+                        {"position", t},
+                        {"tokens", n},
+                        {"bytes", frame->size()},
+                        {"level", h.levels_present - 1}});
       t += n;
       bar.at(t, ids.size());
     }
@@ -287,11 +296,15 @@ int get(const get_arguments& a) {
                       {"tokens", t},
                       {"of", ids.size()},
                       {"bytes", bytes},
+                      {"level", level},
                       {"status", to_string(end)},
                       {"detail", detail},
                       {"chunks", chunks}});
     else
-      std::printf("%s: %zu of %zu tokens, %zu bytes, verified\n", a.out.c_str(), t, ids.size(), bytes);
+      std::printf("%s: %zu of %zu tokens at level %d, %zu bytes, verified\n", a.out.c_str(), t, ids.size(), level, bytes);
+    if (level < std::min(a.level, finest))
+      std::fprintf(stderr, "sluice: the store holds level %d of some chunks and nothing finer; level %d was wanted\n", level,
+                   std::min(a.level, finest));
     if (end == status::ok || end == status::not_found) return 0;
     std::fprintf(stderr, "sluice: %s; what stands before it was kept\n", store_error(a.store, at, end, detail).what());
     return 1;

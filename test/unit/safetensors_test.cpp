@@ -193,6 +193,7 @@ TEST_CASE("safetensors: a refused file says which and why") {
   const std::string path = dir / "broken.safetensors";
   safetensors::file in;
   CHECK(in.open(path).what == fault::io);
+  CHECK(in.open(path).message() == path + ": No such file or directory");
   CHECK(in.open(dir.path.string()).what == fault::io);
   std::ofstream(path, std::ios::binary) << with_length(a_tensor) << "only ten..";
   const safetensors::problem trouble = in.open(path);

@@ -31,8 +31,23 @@ if(NOT tokens EQUAL 256)
   message(FATAL_ERROR "${tokens} tokens")
 endif()
 
-# The third object is that of another chunk, then gone, then damaged.
 string(JSON other GET "${out}" chunks 1 key)
+
+# What is coarser than it was made is told.
+if(err MATCHES "nothing finer")
+  message(FATAL_ERROR "${err}")
+endif()
+sluice(0 put ${who} a1.slc)
+sluice(0 ${get} --json -o b1.slc)
+expect(err "level 1 of some chunks and nothing finer; level 3 was wanted")
+string(JSON level GET "${out}" level)
+string(JSON third GET "${out}" chunks 2 level)
+if(NOT level EQUAL 1 OR NOT third EQUAL 1)
+  message(FATAL_ERROR "${out}")
+endif()
+sluice(0 put ${who} a.slc)
+
+# The third object is that of another chunk, then gone, then damaged.
 file(COPY_FILE "${SCRATCH}/store/${key}" "${SCRATCH}/kept")
 file(COPY_FILE "${SCRATCH}/store/${other}" "${SCRATCH}/store/${key}")
 sluice(1 ${get} -o b.slc)
