@@ -6,6 +6,7 @@
 #include <sluice/stream/object.hpp>
 #include <sluice/stream/source/url.hpp>
 #include <stream/servers.hpp>
+#include "../../examples/engine/tests/tiny_model.hpp"
 
 #include <cstdio>
 #include <fstream>
@@ -14,7 +15,8 @@
 
 namespace {
 
-const std::string tool = SLUICE_BIN "/sluice", engine = SLUICE_BIN "/engine", model = SLUICE_MODELS "/smol.gguf";
+const std::string tool = SLUICE_BIN "/sluice", engine_command = SLUICE_BIN "/engine",
+                  model = SLUICE_MODELS "/smol.gguf";
 const std::string data = SLUICE_TEST_DATA;
 const std::string password = "p@s5 w/rd%41&#?", wrong = "wr0ng p@ss/%";
 
@@ -126,16 +128,17 @@ TEST_CASE("put, get, save and resume print no password") {
     }
   }
 
-  if (::access(engine.c_str(), X_OK) != 0) return;
+  if (::access(engine_command.c_str(), X_OK) != 0) return;
   std::ofstream(scratch + "/text") << "One two three four five six seven eight nine ten eleven twelve.";
-  const bool real = ::access(model.c_str(), R_OK) == 0;
+  std::string small = scratch + "/tiny.gguf";  // where the real model is not
+  std::ofstream(small, std::ios::binary) << tiny::make_gguf({.arch = "llama", .layers = 2, .seed = 8});
+  if (::access(model.c_str(), R_OK) == 0) small = model;
   for (const std::string& url : {s.at_web(password), s.at_redis(password), s.at_web(wrong), s.at_redis(wrong),
                                  s.at_web(password, "/forbidden"), "redis:me:" + password + "@h:1"}) {
-    const std::vector<std::string> where{real ? model : scratch + "/none.gguf", "--prompt-file", scratch + "/text",
-                                         "--store", url};
-    quietly(std::vector<std::string>{engine, "save"} + where, false);
+    const std::vector<std::string> where{small, "--prompt-file", scratch + "/text", "--store", url};
+    quietly(std::vector<std::string>{engine_command, "save"} + where, false);
     for (const char* flag : {"--level=3", "--json"})
-      quietly(std::vector<std::string>{engine, "resume"} + where +
+      quietly(std::vector<std::string>{engine_command, "resume"} + where +
                   std::vector<std::string>{"--question", "Why?", "--tokens", "2", flag},
               false);
   }
