@@ -60,8 +60,7 @@ std::size_t prefix_cache::head_bytes(int tokens) const noexcept {
   for (int l = 0; l < shape.num_layers(); ++l) {
     runs += l == 0 || !(shape.layers[std::size_t(l)] == shape.layers[std::size_t(l - 1)]);
     for (const sluice::plane p : {sluice::plane::key, sluice::plane::value})
-      if (const sluice::plane_profile& plane = profile_.of(l, p); plane.group_width > 0)
-        groups += std::size_t((plane.width + plane.group_width - 1) / plane.group_width);
+      groups += std::size_t(profile_.of(l, p).groups());
   }
   return envelope + sizeof(sluice::frame_header) + runs * sizeof(sluice::shape_run) +
          groups * std::size_t(tiles * profile_.passes) * sizeof(sluice::tile_entry) + 16;
@@ -96,18 +95,6 @@ sluice::status prefix_cache::check(const sluice::frame_header& h, const located_
   if (h.position != c.begin || h.tokens != std::uint32_t(c.end - c.begin)) return sluice::status::wrong_positions;
   if (h.levels_present == 0) return sluice::status::level_not_present;
   return sluice::status::ok;
-}
-
-int sound_level(const sluice::frame_index& index, std::span<const std::byte> frame, int level) noexcept {
-  for (int l = 0; l <= level; ++l)
-    for (std::size_t i = 0; i < index.tiles_per_pass(); ++i) {
-      const std::size_t tile = std::size_t(l) * index.tiles_per_pass() + i;
-      const sluice::byte_range r = index.range(tile);
-      if (r.end > frame.size() || sluice::checksum(frame.data() + r.begin, std::size_t(r.size()),
-                                                   std::uint32_t(tile)) != index.checksum_of(tile))
-        return l - 1;
-    }
-  return level;
 }
 
 template <class Codec>
@@ -148,7 +135,7 @@ std::size_t prefix_cache::put_missing(std::span<const located_chunk> chunks, slu
     if (s == sluice::status::ok) s = check<Codec>(index.header(), c);
     const int there = s == sluice::status::ok ? index.header().levels_present : 0;
     if (s == sluice::status::ok && frame->size() < index.size()) s = sluice::status::truncated;
-    if (s == sluice::status::ok && sound_level(index, *frame, there - 1) < there - 1) s = sluice::status::corrupt_tile;
+    if (s == sluice::status::ok && sluice::sound_level(index, *frame, there - 1) < there - 1) s = sluice::status::corrupt_tile;
     if (s == sluice::status::ok && there < levels) s = sluice::status::level_not_present;
     if (s == sluice::status::ok) {
       ++report.already_there;
@@ -354,7 +341,7 @@ void prefix_cache::decode(std::span<const located_chunk> chunks, std::span<const
           held < level && held + 1 < profile_.passes ? sluice::status::level_not_present : sluice::status::ok;
       if (degraded_pages > 0) {  // no page holds less than the base
         const auto frame = std::span(object.bytes).subspan(envelope);
-        held = std::max(0, sound_level(c.index, frame, held));
+        held = std::max(0, sluice::sound_level(c.index, frame, held));
         why = sluice::status::degraded;
       }
       if (why != sluice::status::ok) append(report.coarser, {c.begin, c.end - c.begin, why, lost ? object.detail : ""});

@@ -138,9 +138,6 @@ class prefix_cache {
   std::vector<sluice::decoder<codec>> decoders_;
 };
 
-/// The finest level at which every tile of a frame is whole; -1 = a tile of the base is not.
-int sound_level(const sluice::frame_index& index, std::span<const std::byte> frame, int level) noexcept;
-
 /// Computes the tokens that restore() could not fill.
 inline void compute(model& net, std::span<const std::int32_t> ids, sequence& seq,
                     const std::vector<missing_run>& runs) {

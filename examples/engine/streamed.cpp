@@ -64,7 +64,7 @@ struct page_sink {
     if (level == cost->exact_level())
       held = level;
     else if (done.worst == sluice::status::degraded)
-      held = std::max(0, sound_level(c.index, frame, std::min(level, c.levels() - 1)));
+      held = std::max(0, sluice::sound_level(c.index, frame, std::min(level, c.levels() - 1)));
     else if (done)
       held = std::min(level, c.levels() - 1);
     return done;

@@ -312,7 +312,8 @@ inline std::optional<std::string> capture_layout::read(const safetensors::metada
     auto same = std::find(shape.ropes.begin(), shape.ropes.end(), r);
     if (same == shape.ropes.end()) same = shape.ropes.insert(same, r);
     s.rope_index = std::int32_t(same - shape.ropes.begin());
-    if (shape.ropes.size() > 64) return "has more than 64 different rotary embeddings";
+    if (shape.ropes.size() > std::size_t(sluice::max_ropes))
+      return "has more than " + std::to_string(sluice::max_ropes) + " different rotary embeddings";
   }
 
   // All layers end where the sequence ends.
@@ -320,13 +321,12 @@ inline std::optional<std::string> capture_layout::read(const safetensors::metada
     layer& at = layers[std::size_t(l)];
     at.position = position + tokens - at.tokens;
     if (!at.k || at.tokens == tokens) continue;
-    const int window = shape.layers[std::size_t(l)].window;
+    const sluice::layer_shape& s = shape.layers[std::size_t(l)];
     const std::string held = "layer " + std::to_string(l) + ": holds " + std::to_string(at.tokens) + " of " +
                              std::to_string(tokens) + " tokens";
-    if (window == 0) return held + " and has no window in the metadata";
-    if (at.tokens < std::min<std::int64_t>(window - 1, tokens))
-      return held + ", its window of " + std::to_string(window) + " sees " +
-             std::to_string(std::min<std::int64_t>(window - 1, tokens));
+    if (s.window == 0) return held + " and has no window in the metadata";
+    if (at.tokens < s.needed(tokens))
+      return held + ", its window of " + std::to_string(s.window) + " sees " + std::to_string(s.needed(tokens));
   }
   return std::nullopt;
 }

@@ -90,12 +90,11 @@ void check_ropes(const capture_file& file, const std::string& path, const sluice
 void check_windows(const capture_file& file, const std::string& path, const sluice::profile& profile) {
   for (int l = 0; l < std::min(file.shape().num_layers(), profile.shape.num_layers()); ++l) {
     const capture_layout::layer& at = file.layout().layers[std::size_t(l)];
-    const int window = profile.shape.layers[std::size_t(l)].window;
-    if (!at.k || at.tokens == file.tokens()) continue;
-    if (window == 0 || at.tokens < std::min<std::int64_t>(window - 1, file.tokens()))
+    const sluice::layer_shape& s = profile.shape.layers[std::size_t(l)];
+    if (at.k && at.tokens < s.needed(file.tokens()))
       throw data_error(path + ": layer " + std::to_string(l) + ": holds " + std::to_string(at.tokens) + " of " +
                        std::to_string(file.tokens()) + " tokens, and the window of the profile is " +
-                       (window ? std::to_string(window) : "all of them") +
+                       (s.window ? std::to_string(s.window) : "all of them") +
                        "; the captures that the profile is made of have to name it");
   }
 }
@@ -143,11 +142,8 @@ int encode(const encode_arguments& a) {
     progress bar("encoding");
     for (std::int64_t t = begin; t < end; t += a.chunk_tokens) {
       std::vector<sluice::kv_view> part;
-      for (const sluice::kv_view& v : views) {
-        const std::int64_t from = std::max<std::int64_t>(t - v.position, 0);
-        const std::int64_t to = std::min(t + a.chunk_tokens - v.position, v.tokens);
-        if (from < to) part.push_back(v.slice(from, to));
-      }
+      for (const sluice::kv_view& v : views)
+        if (const sluice::kv_view w = v.at_positions(t, t + a.chunk_tokens); w.tokens > 0) part.push_back(w);
       for (const sluice::kv_view& v : part)
         for (sluice::plane p : {sluice::plane::key, sluice::plane::value})
           if (v[p].present())
@@ -236,9 +232,7 @@ std::vector<decoded_layer> make_room(const slc_file& file, const sluice::model_s
     v.num_layers = 1;
     v.num_kv_heads = s.num_kv_heads;
     v.position = start;
-    if (s.window && held.contiguous() && held.end == end &&
-        held.tokens >= std::min<std::int64_t>(s.window - 1, end - start))
-      v.position = held.begin;
+    if (held.contiguous() && held.end == end && held.tokens >= s.needed(end - start)) v.position = held.begin;
     v.tokens = v.capacity = end - v.position;
     for (sluice::plane p : {sluice::plane::key, sluice::plane::value}) {
       if (!s.head_dim(p)) continue;

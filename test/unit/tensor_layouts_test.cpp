@@ -662,6 +662,7 @@ TEST_CASE("validate() and the factories stay within the language for any numbers
     v.k = {memory, nullptr, wild(), wild(), wild(), wild(), wild(), wild(), type, wild32()};
     check(v);
     check(v.slice(wild(), wild()));
+    check(v.at_positions(wild(), wild()));
     check(layouts::last_tokens(v, wild()));
   }
   CHECK(accepted > 1000);  // else the loop proves little
@@ -682,6 +683,10 @@ TEST_CASE("a view begins at the position it is given") {
     CHECK(validate(v) == status::ok);
     CHECK(v.position == 9);
     CHECK(v.slice(2, 3).position == 11);
+    CHECK(v.at_positions(11, 12).first == v.slice(2, 3).first);
+    CHECK(v.at_positions(0, 11).tokens == 2);
+    CHECK(v.at_positions(0, 9).tokens == 0);
+    CHECK(v.at_positions(9 + v.tokens, 100).tokens == 0);
   }
 }
 

@@ -115,9 +115,7 @@ class decoder {
 
   // The first token of a token tile that is inside of a layer's sliding window; there may be none.
   int first_needed(int layer, int tile) const noexcept {
-    const std::int64_t window = profile_->shape.layers[std::size_t(layer)].window;
-    if (window == 0) return 0;
-    const std::int64_t needed = detail::max<std::int64_t>(sequence_end_ - window + 1, 0);
+    const std::int64_t needed = sequence_end_ - profile_->shape.layers[std::size_t(layer)].needed(sequence_end_);
     const std::int64_t start = position_ + std::int64_t{tile} * index_.header().tile_tokens;
     return int(detail::clamp<std::int64_t>(needed - start, 0, index_.tokens_of(tile)));
   }

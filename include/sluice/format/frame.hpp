@@ -240,6 +240,18 @@ inline status frame_index::parse(std::span<const std::byte> bytes) {
   return status::ok;
 }
 
+/// The finest level up to `level` at which every tile of the frame is whole; -1 = a tile of the base is not.
+inline int sound_level(const frame_index& index, std::span<const std::byte> frame, int level) noexcept {
+  const std::size_t tiles = index.tiles_per_pass();
+  for (std::size_t i = 0; i < std::size_t(level + 1) * tiles; ++i) {
+    const byte_range r = index.range(i);
+    if (r.end > frame.size() ||
+        checksum(frame.data() + r.begin, std::size_t(r.size()), std::uint32_t(i)) != index.checksum_of(i))
+      return int(i / tiles) - 1;
+  }
+  return level;
+}
+
 /// Cuts a frame after `level`, in place: lowers levels_present and returns the new size; the bytes behind it may be dropped.
 /// A frame that already holds fewer levels is left as it is. Errors: those of frame_index::parse, level_not_present, truncated.
 inline result<std::size_t> truncate(std::span<std::byte> frame, int level) {

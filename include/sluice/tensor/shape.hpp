@@ -78,6 +78,10 @@ struct layer_shape {
   SLUICE_HD constexpr std::int32_t head_dim(plane p) const noexcept {
     return p == plane::key ? head_dim_k : head_dim_v;
   }
+  /// How many of the last of `tokens` tokens those that follow look at.
+  SLUICE_HD constexpr std::int64_t needed(std::int64_t tokens) const noexcept {
+    return window > 0 && window - 1 < tokens ? window - 1 : tokens;
+  }
   SLUICE_HD constexpr bool absent() const noexcept { return num_kv_heads == 0 && head_dim_k == 0 && head_dim_v == 0; }
   bool operator==(const layer_shape&) const = default;
 };

@@ -62,6 +62,14 @@ struct kv_view {
     return w;
   }
 
+  /// What this view shows of the sequence positions [begin, end): no tokens where it shows none of them.
+  SLUICE_HD constexpr kv_view at_positions(std::int64_t begin, std::int64_t end) const noexcept {
+    if (position < 0 || end < 0) return slice(0, 0);
+    const std::int64_t from = begin < position ? 0 : begin - position;
+    const std::int64_t to = end - position < tokens ? end - position : tokens;
+    return from < to ? slice(from, to) : slice(0, 0);
+  }
+
   SLUICE_HD constexpr const plane_view& operator[](plane p) const noexcept { return p == plane::key ? k : v; }
 
   /// Model layer of layer `i` of the view.
