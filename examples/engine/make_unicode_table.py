@@ -40,5 +40,5 @@ for first, last, name in ranges:
         lines.append(line)
         line = ''
     line += entry
-text = '// Made by make_unicode_table.py: first and last code point, class.\n' + '\n'.join(lines + [line]) + '\n'
+text = '// Made by make_unicode_table.py: first and last code point, class.\n// clang-format off\n' + '\n'.join(lines + [line]) + '\n'
 pathlib.Path(__file__).with_name('unicode_table.inl').write_text(text)

@@ -135,7 +135,8 @@ std::size_t prefix_cache::put_missing(std::span<const located_chunk> chunks, slu
     if (s == sluice::status::ok) s = check<Codec>(index.header(), c);
     const int there = s == sluice::status::ok ? index.header().levels_present : 0;
     if (s == sluice::status::ok && frame->size() < index.size()) s = sluice::status::truncated;
-    if (s == sluice::status::ok && sluice::sound_level(index, *frame, there - 1) < there - 1) s = sluice::status::corrupt_tile;
+    if (s == sluice::status::ok && sluice::sound_level(index, *frame, there - 1) < there - 1)
+      s = sluice::status::corrupt_tile;
     if (s == sluice::status::ok && there < levels) s = sluice::status::level_not_present;
     if (s == sluice::status::ok) {
       ++report.already_there;

@@ -28,7 +28,8 @@ std::vector<double> ideal_bytes(slc_file& file, const sluice::profile& profile) 
             if (at(0).empty()) continue;
             if (parse_tile(at(0), f.index.tokens_of(tile), width, row, t.base) != sluice::status::ok) return {};
             for (int pass = 1; pass < profile.passes; ++pass)
-              if (parse_refinement(at(pass), t.base.rows(), width, t.refinement[pass - 1]) != sluice::status::ok) return {};
+              if (parse_refinement(at(pass), t.base.rows(), width, t.refinement[pass - 1]) != sluice::status::ok)
+                return {};
             std::vector<std::int16_t> parent;
             double sum = 8 * double(t.base.exact_rows.size() + t.base.exact_index.size() + t.base.deltas.size() +
                                     (t.base.delta_blocks ? 4 : 0) + t.base.classes.size() + t.base.mean.size());

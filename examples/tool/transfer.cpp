@@ -273,11 +273,8 @@ int get(const get_arguments& a) {
       std::memcpy(&h, frame->data(), sizeof h);
       level = std::min(level, h.levels_present - 1);
       finest = std::max(finest, h.passes - 1);
-      chunks.push_back({{"key", at},
-                        {"position", t},
-                        {"tokens", n},
-                        {"bytes", frame->size()},
-                        {"level", h.levels_present - 1}});
+      chunks.push_back(
+          {{"key", at}, {"position", t}, {"tokens", n}, {"bytes", frame->size()}, {"level", h.levels_present - 1}});
       t += n;
       bar.at(t, ids.size());
     }
@@ -296,10 +293,11 @@ int get(const get_arguments& a) {
                       {"detail", detail},
                       {"chunks", chunks}});
     else
-      std::printf("%s: %zu of %zu tokens at level %d, %zu bytes, verified\n", a.out.c_str(), t, ids.size(), level, bytes);
+      std::printf("%s: %zu of %zu tokens at level %d, %zu bytes, verified\n", a.out.c_str(), t, ids.size(), level,
+                  bytes);
     if (level < std::min(a.level, finest))
-      std::fprintf(stderr, "sluice: the store holds level %d of some chunks and nothing finer; level %d was wanted\n", level,
-                   std::min(a.level, finest));
+      std::fprintf(stderr, "sluice: the store holds level %d of some chunks and nothing finer; level %d was wanted\n",
+                   level, std::min(a.level, finest));
     if (end == status::ok || end == status::not_found) return 0;
     std::fprintf(stderr, "sluice: %s; what stands before it was kept\n", store_error(a.store, at, end, detail).what());
     return 1;

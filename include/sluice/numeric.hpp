@@ -42,9 +42,7 @@ inline float abs(float x) noexcept { return __builtin_fabsf(x); }
 inline double abs(double x) noexcept { return __builtin_fabs(x); }
 inline long lrint(float x) noexcept { return __builtin_lrintf(x); }
 // By their bits: under -ffast-math every comparison may be taken to be between numbers.
-constexpr bool isfinite(float x) noexcept {
-  return (__builtin_bit_cast(unsigned, x) & 0x7f800000u) != 0x7f800000u;
-}
+constexpr bool isfinite(float x) noexcept { return (__builtin_bit_cast(unsigned, x) & 0x7f800000u) != 0x7f800000u; }
 constexpr bool isfinite(double x) noexcept {
   return (__builtin_bit_cast(unsigned long long, x) & 0x7ff0000000000000u) != 0x7ff0000000000000u;
 }

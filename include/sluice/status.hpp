@@ -11,6 +11,9 @@
 
 namespace sluice {
 
+// clang-format takes an enum with an attribute for a list of values.
+// clang-format off
+
 /// What went wrong, by value; numbers are pinned (they travel through C interfaces and logs).
 enum class [[nodiscard]] status : std::uint32_t {
   ok = 0,
@@ -59,6 +62,7 @@ enum class [[nodiscard]] status : std::uint32_t {
   cuda_error = 60,
   not_kept = 61,            ///< a store said that it took what it does not give back
 };
+// clang-format on
 
 /// A short English phrase for a status; never null.
 constexpr const char* to_string(status s) noexcept {

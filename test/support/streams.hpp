@@ -21,7 +21,8 @@ inline stream::cost_model equal_chunks(int n, int tokens, std::vector<std::uint6
 /// Chunks of random sizes, levels and losses; the engine and the decoder get random rates.
 inline stream::cost_model random_chunks(std::mt19937& rng, int most_chunks = 40) {
   const auto uniform = [&](double a, double b) { return std::uniform_real_distribution<double>(a, b)(rng); };
-  const int n = std::uniform_int_distribution<int>(1, most_chunks)(rng), levels = std::uniform_int_distribution<int>(1, 5)(rng);
+  const int n = std::uniform_int_distribution<int>(1, most_chunks)(rng),
+            levels = std::uniform_int_distribution<int>(1, 5)(rng);
   std::vector<stream::chunk_cost> chunks;
   std::int64_t position = 0;
   for (int i = 0; i < n; ++i) {
@@ -57,7 +58,8 @@ struct fresh_request {
   fresh_request(const fresh_request&) = delete;
   stream::chunk_progress& operator[](int c) { return chunks[std::size_t(c)]; }
   void fetched(int c, int level) {
-    chunks[std::size_t(c)].requested = chunks[std::size_t(c)].arrived = chunks[std::size_t(c)].ready = std::int8_t(level);
+    chunks[std::size_t(c)].requested = chunks[std::size_t(c)].arrived = chunks[std::size_t(c)].ready =
+        std::int8_t(level);
   }
   std::vector<stream::chunk_progress> chunks;
   stream::progress now;

@@ -261,8 +261,8 @@ void check_profile(const profile& p, const capture& c, const model_shape& shape,
       }
       error /= double(x.size());
       if (!options.sensitivity_k.empty()) {
-        const double s = sluice::detail::interaction *
-                         (which == plane::key ? options.sensitivity_k : options.sensitivity_v)[index];
+        const double s =
+            sluice::detail::interaction * (which == plane::key ? options.sensitivity_k : options.sensitivity_v)[index];
         worst_prediction = std::max(worst_prediction, std::abs(double(q.loss[1]) / (s * error) - 1));
       }
     }
@@ -494,9 +494,7 @@ TEST_CASE("layers that keep nothing keep their numbers") {
   CHECK(p->shape == hybrid);
   for (int l = 0; l < 6; ++l)
     for (const plane which : {plane::key, plane::value})
-      CHECK(p->of(l, which) == (l == 1   ? plain->of(0, which)
-                                : l == 4 ? plain->of(1, which)
-                                         : plane_profile{}));
+      CHECK(p->of(l, which) == (l == 1 ? plain->of(0, which) : l == 4 ? plain->of(1, which) : plane_profile{}));
   const auto again = profile::parse(p->serialize());
   REQUIRE(again.has_value());
   CHECK(again->shape == hybrid);

@@ -57,8 +57,12 @@ TEST_CASE("FORMAT.md: the worked example decodes to the values it names") {
   const sluice::profile profile = sluice::profile::uncalibrated(shape, 1, 0);
   std::vector<sluice::f16> k(64);
   sluice::kv_view view;
-  view.k = {.base = reinterpret_cast<std::byte*>(k.data()), .token_stride = 4, .head_stride = 4, .element_stride = 2,
-            .type = sluice::dtype::f16, .head_dim = 2};
+  view.k = {.base = reinterpret_cast<std::byte*>(k.data()),
+            .token_stride = 4,
+            .head_stride = 4,
+            .element_stride = 2,
+            .type = sluice::dtype::f16,
+            .head_dim = 2};
   view.num_layers = view.num_kv_heads = 1;
   view.capacity = view.tokens = 32;
   view.position = 100;
@@ -76,15 +80,24 @@ TEST_CASE("FORMAT.md: the header's table is the struct") {
   const struct {
     const char* name;
     std::size_t offset;
-  } fields[] = {{"magic", offsetof(h, magic)}, {"version_major", offsetof(h, version_major)},
-                {"version_minor", offsetof(h, version_minor)}, {"header_size", offsetof(h, header_size)},
-                {"fingerprint", offsetof(h, fingerprint)}, {"position", offsetof(h, position)},
-                {"frame_size", offsetof(h, frame_size)}, {"tokens", offsetof(h, tokens)},
-                {"tile_tokens", offsetof(h, tile_tokens)}, {"index_size", offsetof(h, index_size)},
-                {"index_checksum", offsetof(h, index_checksum)}, {"layers", offsetof(h, layers)},
-                {"shape_runs", offsetof(h, shape_runs)}, {"passes", offsetof(h, passes)},
-                {"levels_present", offsetof(h, levels_present)}, {"codec", offsetof(h, codec)},
-                {"reserved", offsetof(h, reserved)}, {"header_checksum", offsetof(h, header_checksum)}};
+  } fields[] = {{"magic", offsetof(h, magic)},
+                {"version_major", offsetof(h, version_major)},
+                {"version_minor", offsetof(h, version_minor)},
+                {"header_size", offsetof(h, header_size)},
+                {"fingerprint", offsetof(h, fingerprint)},
+                {"position", offsetof(h, position)},
+                {"frame_size", offsetof(h, frame_size)},
+                {"tokens", offsetof(h, tokens)},
+                {"tile_tokens", offsetof(h, tile_tokens)},
+                {"index_size", offsetof(h, index_size)},
+                {"index_checksum", offsetof(h, index_checksum)},
+                {"layers", offsetof(h, layers)},
+                {"shape_runs", offsetof(h, shape_runs)},
+                {"passes", offsetof(h, passes)},
+                {"levels_present", offsetof(h, levels_present)},
+                {"codec", offsetof(h, codec)},
+                {"reserved", offsetof(h, reserved)},
+                {"header_checksum", offsetof(h, header_checksum)}};
   const std::string header = between(text, "### 3.1", "### 3.2");
   for (const auto& f : fields) {
     CAPTURE(f.name);

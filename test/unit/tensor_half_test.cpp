@@ -117,8 +117,7 @@ TEST_CASE_TEMPLATE("every pattern converts to the value its definition gives, an
       wrong += !std::isnan(got) || !std::isnan(to_float(back)) || std::signbit(got) != (i >= pattern_count<T> / 2) ||
                std::signbit(to_float(back)) != std::signbit(got);
     } else {
-      wrong += static_cast<double>(got) != want || std::signbit(got) != std::signbit(want) ||
-               from_float<T>(got) != x;
+      wrong += static_cast<double>(got) != want || std::signbit(got) != std::signbit(want) || from_float<T>(got) != x;
     }
   }
   CHECK(wrong == 0);
@@ -145,8 +144,8 @@ TEST_CASE_TEMPLATE("rounding agrees with a search on random floats of every magn
   int wrong = 0;
   for (int i = 0; i < 300000; ++i) {
     const float any = detail::bits_float(static_cast<std::uint32_t>(random()));
-    const float near_range = std::ldexp(std::uniform_real_distribution<float>(-1, 1)(random),
-                                        static_cast<int>(random() % 48) - 28);
+    const float near_range =
+        std::ldexp(std::uniform_real_distribution<float>(-1, 1)(random), static_cast<int>(random() % 48) - 28);
     for (const float x : {any, near_range})
       wrong += std::isnan(x) ? !std::isnan(to_float(from_float<T>(x)))
                              : static_cast<int>(from_float<T>(x).bits) != nearest<T>(values, x);

@@ -99,8 +99,12 @@ std::vector<engine> engines(const logical& s, rng& random) {
   const bool has_v = V != 0, alike = V == 0 || V == K;
   const i64 kv = has_v ? 2 : 1;
   const i64 N = between(random, 1, 5), used = (T + N - 1) / N, B = used + between(random, 0, 4) + 1;
-  const layouts::paged paged{.num_kv_heads = s.heads, .head_dim_k = s.dim_k, .head_dim_v = s.dim_v, .page_size = N,
-                             .num_pages = B, .type = s.type};
+  const layouts::paged paged{.num_kv_heads = s.heads,
+                             .head_dim_k = s.dim_k,
+                             .head_dim_v = s.dim_v,
+                             .page_size = N,
+                             .num_pages = B,
+                             .type = s.type};
   const auto plane_of = [](const coordinates& c) { return static_cast<i64>(c.which); };
   const auto dim_of = [=](const coordinates& c) { return c.which == plane::key ? K : V; };
 
@@ -167,8 +171,8 @@ std::vector<engine> engines(const logical& s, rng& random) {
     if (!alike) continue;
     add(nhd ? "vllm_nhd one tensor" : "vllm_hnd one tensor", pages(), [&](engine& e) {
       per_layer(e, kv * B * N * H * K, 0, s.type, s.type);
-      e.view = nhd ? layouts::vllm_nhd(e.k_ptrs, paged, e.indices, T)
-                   : layouts::vllm_hnd(e.k_ptrs, paged, e.indices, T);
+      e.view =
+          nhd ? layouts::vllm_nhd(e.k_ptrs, paged, e.indices, T) : layouts::vllm_hnd(e.k_ptrs, paged, e.indices, T);
       e.place = [=, table = e.indices](const coordinates& c) {
         return std::pair(static_cast<std::size_t>(c.layer),
                          flat({kv, B}, {plane_of(c), page(table, c.token)}) * N * H * K + in_page(c, K, c.element));
@@ -178,8 +182,8 @@ std::vector<engine> engines(const logical& s, rng& random) {
       per_layer(e, kv * B * N * H * K, 0, s.type, s.type);
       e.more[0] = {0, static_cast<std::int32_t>(used)};
       e.more[1] = {static_cast<std::int32_t>((T - 1) % N + 1)};
-      e.view = layouts::flashinfer(
-          e.k_ptrs, paged, {.indptr = e.more[0], .indices = e.indices, .last_page_len = e.more[1]}, 0, layout);
+      e.view = layouts::flashinfer(e.k_ptrs, paged,
+                                   {.indptr = e.more[0], .indices = e.indices, .last_page_len = e.more[1]}, 0, layout);
       e.place = [=, table = e.indices](const coordinates& c) {
         return std::pair(static_cast<std::size_t>(c.layer),
                          flat({B, kv}, {page(table, c.token), plane_of(c)}) * N * H * K + in_page(c, K, c.element));
@@ -207,9 +211,9 @@ std::vector<engine> engines(const logical& s, rng& random) {
         for (const char axis : order) {
           const i64 size = axis == 'L' ? L : axis == 'B' ? B : axis == 'H' ? H : N;
           const i64 at = axis == 'L'   ? c.layer
-                           : axis == 'B' ? page(table, c.token)
-                           : axis == 'H' ? c.head
-                                         : c.token % N;
+                         : axis == 'B' ? page(table, c.token)
+                         : axis == 'H' ? c.head
+                                       : c.token % N;
           r = r * size + at;
         }
         return std::pair(std::size_t{0}, r * C + (plane_of(c) ? K : 0) + c.element);
@@ -219,10 +223,10 @@ std::vector<engine> engines(const logical& s, rng& random) {
   const i64 S = T + between(random, 0, 9);
   add("sglang_slots", distinct(random, T, S), [&](engine& e) {
     per_layer(e, S * H * K, S * H * V, s.type, s.type);
-    e.view = layouts::sglang_slots(e.k_ptrs, e.v_ptrs,
-                                   {.num_kv_heads = s.heads, .head_dim_k = s.dim_k, .head_dim_v = s.dim_v,
-                                    .num_slots = S, .type = s.type},
-                                   e.indices);
+    e.view = layouts::sglang_slots(
+        e.k_ptrs, e.v_ptrs,
+        {.num_kv_heads = s.heads, .head_dim_k = s.dim_k, .head_dim_v = s.dim_v, .num_slots = S, .type = s.type},
+        e.indices);
     e.place = [=, slots = e.indices](const coordinates& c) {
       const i64 slot = slots[static_cast<std::size_t>(c.token)];
       return std::pair(own_buffer(c), flat({S, H, dim_of(c)}, {slot, c.head, c.element}));
@@ -236,13 +240,18 @@ std::vector<engine> engines(const logical& s, rng& random) {
       if (offsets)
         for (std::int32_t& i : e.indices) i *= static_cast<std::int32_t>(L * kv);
       e.view = layouts::trtllm(e.buffer(B * L * kv * H * N * K, s.type),
-                               {.num_layers = s.layers, .num_kv_heads = s.heads, .head_dim_k = s.dim_k,
-                                .head_dim_v = s.dim_v, .tokens_per_block = N, .num_blocks = B, .type = s.type,
+                               {.num_layers = s.layers,
+                                .num_kv_heads = s.heads,
+                                .head_dim_k = s.dim_k,
+                                .head_dim_v = s.dim_v,
+                                .tokens_per_block = N,
+                                .num_blocks = B,
+                                .type = s.type,
                                 .kernel_offsets = offsets},
                                e.indices, T);
       e.place = [=](const coordinates& c) {
         return std::pair(std::size_t{0}, flat({B, L, kv, H, N, K}, {page(blocks, c.token), c.layer, plane_of(c), c.head,
-                                                                   c.token % N, c.element}));
+                                                                    c.token % N, c.element}));
       };
     });
   }
@@ -251,8 +260,12 @@ std::vector<engine> engines(const logical& s, rng& random) {
   add("hf", {}, [&](engine& e) {
     per_layer(e, batch * H * room * K, batch * H * room * V, s.type, s.type);
     e.view = layouts::hf(e.k_ptrs, e.v_ptrs,
-                         {.batch_size = static_cast<std::int32_t>(batch), .num_kv_heads = s.heads,
-                          .head_dim_k = s.dim_k, .head_dim_v = s.dim_v, .max_tokens = room, .type = s.type},
+                         {.batch_size = static_cast<std::int32_t>(batch),
+                          .num_kv_heads = s.heads,
+                          .head_dim_k = s.dim_k,
+                          .head_dim_v = s.dim_v,
+                          .max_tokens = room,
+                          .type = s.type},
                          static_cast<std::int32_t>(which), T);
     e.place = [=](const coordinates& c) {
       return std::pair(own_buffer(c), flat({batch, H, room, dim_of(c)}, {which, c.head, c.token, c.element}));
@@ -265,8 +278,13 @@ std::vector<engine> engines(const logical& s, rng& random) {
       std::vector<std::int32_t> cells = distinct(random, T, room);
       if (!scattered) std::iota(cells.begin(), cells.end(), static_cast<std::int32_t>(first));
       add(v_trans ? "llama_cpp v_trans" : "llama_cpp", cells, [&](engine& e) {
-        const layouts::llama_cpp_cache cache{.num_kv_heads = s.heads, .head_dim_k = s.dim_k, .head_dim_v = s.dim_v,
-                                             .kv_size = room, .type_k = s.type, .type_v = s.type, .v_trans = v_trans,
+        const layouts::llama_cpp_cache cache{.num_kv_heads = s.heads,
+                                             .head_dim_k = s.dim_k,
+                                             .head_dim_v = s.dim_v,
+                                             .kv_size = room,
+                                             .type_k = s.type,
+                                             .type_v = s.type,
+                                             .v_trans = v_trans,
                                              .n_stream = static_cast<std::int32_t>(batch),
                                              .stream = static_cast<std::int32_t>(which)};
         per_layer(e, batch * room * H * K, batch * room * H * V, s.type, s.type);
@@ -274,16 +292,19 @@ std::vector<engine> engines(const logical& s, rng& random) {
                            : layouts::llama_cpp(e.k_ptrs, e.v_ptrs, cache, first, T);
         e.place = [=](const coordinates& c) {
           const i64 cell = cells[static_cast<std::size_t>(c.token)];
-          return std::pair(own_buffer(c),
-                           v_trans && c.which == plane::value
-                               ? flat({batch, H, V, room}, {which, c.head, c.element, cell})
-                               : flat({batch, room, H, dim_of(c)}, {which, cell, c.head, c.element}));
+          return std::pair(own_buffer(c), v_trans && c.which == plane::value
+                                              ? flat({batch, H, V, room}, {which, c.head, c.element, cell})
+                                              : flat({batch, room, H, dim_of(c)}, {which, cell, c.head, c.element}));
         };
       });
     }
 
-  const layouts::dense_cache dense{.num_layers = s.layers, .num_kv_heads = s.heads, .head_dim_k = s.dim_k,
-                                   .head_dim_v = s.dim_v, .max_tokens = room, .type = s.type};
+  const layouts::dense_cache dense{.num_layers = s.layers,
+                                   .num_kv_heads = s.heads,
+                                   .head_dim_k = s.dim_k,
+                                   .head_dim_v = s.dim_v,
+                                   .max_tokens = room,
+                                   .type = s.type};
   add("dense", {}, [&](engine& e) {
     e.buffers.reserve(2);
     std::byte* k = e.buffer(L * room * H * K, s.type);
@@ -311,8 +332,12 @@ std::vector<engine> engines(const logical& s, rng& random) {
   if (alike)
     add("lmcache_chunk", {}, [&](engine& e) {
       e.view = layouts::lmcache_chunk(e.buffer(kv * L * room * H * K, s.type),
-                                      {.num_layers = s.layers, .num_kv_heads = s.heads, .head_dim_k = s.dim_k,
-                                       .head_dim_v = s.dim_v, .chunk_tokens = room, .type = s.type},
+                                      {.num_layers = s.layers,
+                                       .num_kv_heads = s.heads,
+                                       .head_dim_k = s.dim_k,
+                                       .head_dim_v = s.dim_v,
+                                       .chunk_tokens = room,
+                                       .type = s.type},
                                       T);
       e.place = [=](const coordinates& c) {
         return std::pair(std::size_t{0},
@@ -432,8 +457,8 @@ TEST_CASE("tables that are too short or point outside the pool are refused") {
       std::int32_t& entry = e.indices[static_cast<std::size_t>(&e.view.indices[bad_token / unit] - e.indices.data())];
       const std::int32_t good = entry;
       const auto capacity = static_cast<std::int32_t>(e.view.capacity);
-      for (const std::int32_t bad : {-1, capacity, std::numeric_limits<std::int32_t>::max(),
-                                     std::numeric_limits<std::int32_t>::min()}) {
+      for (const std::int32_t bad :
+           {-1, capacity, std::numeric_limits<std::int32_t>::max(), std::numeric_limits<std::int32_t>::min()}) {
         entry = bad;
         CHECK(validate(e.view) == status::page_out_of_range);
         CHECK(validate(e.view.slice(0, bad_token / unit * unit)) == status::ok);
@@ -457,8 +482,8 @@ TEST_CASE("addresses are right past 2^31 elements") {
   };
 
   const std::int32_t last_page[] = {0, 199999};
-  const layouts::paged big{.num_kv_heads = 8, .head_dim_k = 128, .head_dim_v = 128, .page_size = 256,
-                           .num_pages = 200000};
+  const layouts::paged big{
+      .num_kv_heads = 8, .head_dim_k = 128, .head_dim_v = 128, .page_size = 256, .num_pages = 200000};
   const std::uintptr_t page = 256 * 8 * 128 * 2, token = 255;
   CHECK(offset(layouts::vllm_nhd(ptrs, v_ptrs, big, last_page, 512), plane::key, 0, 511, 7, 127) ==
         199999 * page + ((token * 8 + 7) * 128 + 127) * 2);
@@ -467,23 +492,27 @@ TEST_CASE("addresses are right past 2^31 elements") {
   CHECK(offset(layouts::vllm_cross_layer(ptrs[0], 80, big, last_page, 512), plane::value, 79, 511, 7, 127) ==
         ((199999 * 80 + 79) * std::uintptr_t{2} + 1) * page + ((token * 8 + 7) * 128 + 127) * 2);
   CHECK(offset(layouts::trtllm(ptrs[0],
-                               {.num_layers = 80, .num_kv_heads = 8, .head_dim_k = 128, .head_dim_v = 128,
-                                .tokens_per_block = 256, .num_blocks = 200000},
+                               {.num_layers = 80,
+                                .num_kv_heads = 8,
+                                .head_dim_k = 128,
+                                .head_dim_v = 128,
+                                .tokens_per_block = 256,
+                                .num_blocks = 200000},
                                last_page, 512),
-               plane::value, 79, 511, 7, 127) ==
-        ((199999 * 80 + 79) * std::uintptr_t{2} + 1) * page + ((7 * 256 + token) * 128 + 127) * 2);
+               plane::value, 79, 511, 7,
+               127) == ((199999 * 80 + 79) * std::uintptr_t{2} + 1) * page + ((7 * 256 + token) * 128 + 127) * 2);
   const std::int32_t slot[] = {2000000000};
   CHECK(offset(layouts::sglang_slots(ptrs, {}, {.num_kv_heads = 1, .head_dim_k = 576, .num_slots = 2000000001}, slot),
                plane::key, 0, 0, 0, 575) == (std::uintptr_t{2000000000} * 576 + 575) * 2);
-  CHECK(offset(layouts::llama_cpp(v_ptrs, ptrs,
-                                  {.num_kv_heads = 8, .head_dim_k = 128, .head_dim_v = 128, .kv_size = 4194304,
-                                   .v_trans = true},
-                                  4194303, 1),
+  CHECK(offset(layouts::llama_cpp(
+                   v_ptrs, ptrs,
+                   {.num_kv_heads = 8, .head_dim_k = 128, .head_dim_v = 128, .kv_size = 4194304, .v_trans = true},
+                   4194303, 1),
                plane::value, 0, 0, 7, 127) == ((std::uintptr_t{7} * 128 + 127) * 4194304 + 4194303) * 2);
-  CHECK(offset(layouts::dense(ptrs[0], v_ptrs[0],
-                              {.num_layers = 80, .num_kv_heads = 8, .head_dim_k = 128, .head_dim_v = 128,
-                               .max_tokens = 1048576},
-                              1048576),
+  CHECK(offset(layouts::dense(
+                   ptrs[0], v_ptrs[0],
+                   {.num_layers = 80, .num_kv_heads = 8, .head_dim_k = 128, .head_dim_v = 128, .max_tokens = 1048576},
+                   1048576),
                plane::key, 79, 1048575, 7, 127) == (std::uintptr_t{80} * 1048576 * 8 * 128 - 1) * 2);
 }
 
@@ -550,8 +579,13 @@ TEST_CASE("factories given nonsense make views that are refused") {
 
   // A block offset with its sign bit set means TensorRT-LLM's secondary pool.
   const std::int32_t secondary[] = {std::numeric_limits<std::int32_t>::min()};
-  const layouts::trtllm_pool pool{.num_layers = 1, .num_kv_heads = 1, .head_dim_k = 2, .head_dim_v = 2,
-                                  .tokens_per_block = 2, .num_blocks = 2, .kernel_offsets = true};
+  const layouts::trtllm_pool pool{.num_layers = 1,
+                                  .num_kv_heads = 1,
+                                  .head_dim_k = 2,
+                                  .head_dim_v = 2,
+                                  .tokens_per_block = 2,
+                                  .num_blocks = 2,
+                                  .kernel_offsets = true};
   CHECK(validate(layouts::trtllm(memory, pool, secondary, 1)) == status::page_out_of_range);
   CHECK(refused(layouts::trtllm(nullptr, pool, pages, 1)));
 
@@ -571,8 +605,8 @@ TEST_CASE("factories given nonsense make views that are refused") {
   llama.stream = 1;
   CHECK(refused(layouts::llama_cpp(one, one, llama, 1, 3)));
 
-  const layouts::dense_cache dense{.num_layers = 2, .num_kv_heads = 2, .head_dim_k = 2, .head_dim_v = 2,
-                                   .max_tokens = 2};
+  const layouts::dense_cache dense{
+      .num_layers = 2, .num_kv_heads = 2, .head_dim_k = 2, .head_dim_v = 2, .max_tokens = 2};
   CHECK_FALSE(refused(layouts::dense(memory, memory + 32, dense, 2)));
   CHECK(refused(layouts::dense(memory, nullptr, dense, 2)));
   CHECK(refused(layouts::dense(nullptr, memory, dense, 2)));
@@ -596,8 +630,8 @@ TEST_CASE("validate() and the factories stay within the language for any numbers
     }
   };
   const auto wild32 = [&] {
-    return static_cast<std::int32_t>(std::clamp<i64>(wild(), std::numeric_limits<std::int32_t>::min(),
-                                                       std::numeric_limits<std::int32_t>::max()));
+    return static_cast<std::int32_t>(
+        std::clamp<i64>(wild(), std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max()));
   };
   int accepted = 0;
   const auto check = [&](const kv_view& v) {
@@ -675,8 +709,8 @@ TEST_CASE("a view begins at the position it is given") {
   const layouts::llama_cpp_cache llama{.num_kv_heads = 1, .head_dim_k = 2, .head_dim_v = 2, .kv_size = 4};
   const layouts::sglang_pool sglang{.num_kv_heads = 1, .head_dim_k = 2, .head_dim_v = 2, .num_slots = 3};
   for (const kv_view& v :
-       {layouts::sglang_slots(one, one, sglang, slots, 9),
-        layouts::llama_cpp(one, one, llama, 0, 3, 9), layouts::llama_cpp(one, one, llama, slots, 9),
+       {layouts::sglang_slots(one, one, sglang, slots, 9), layouts::llama_cpp(one, one, llama, 0, 3, 9),
+        layouts::llama_cpp(one, one, llama, slots, 9),
         layouts::hf(one, one, {.num_kv_heads = 1, .head_dim_k = 2, .head_dim_v = 2, .max_tokens = 3}, 0, 3, 9),
         layouts::dense(memory, nullptr, {.num_layers = 1, .num_kv_heads = 1, .head_dim_k = 2, .max_tokens = 3}, 3, 9),
         layouts::lmcache_chunk(memory, {.num_layers = 1, .num_kv_heads = 1, .head_dim_k = 2, .head_dim_v = 2}, 3, 9)}) {
@@ -694,8 +728,13 @@ TEST_CASE("pages may be padded") {
   std::vector<std::byte> memory(2 * 3 * 100);
   std::byte* ptrs[] = {memory.data()};
   const std::int32_t pages[] = {2, 0};
-  const layouts::paged s{.num_kv_heads = 2, .head_dim_k = 3, .head_dim_v = 3, .page_size = 4, .num_pages = 3,
-                         .type = dtype::f16, .page_stride = 100};
+  const layouts::paged s{.num_kv_heads = 2,
+                         .head_dim_k = 3,
+                         .head_dim_v = 3,
+                         .page_size = 4,
+                         .num_pages = 3,
+                         .type = dtype::f16,
+                         .page_stride = 100};
   const kv_view separate = layouts::vllm_nhd(ptrs, ptrs, s, pages, 8), one = layouts::vllm_nhd(ptrs, s, pages, 8);
   CHECK(validate(one) == status::ok);
   CHECK(separate.at(plane::key, 0, 0, 0, 0) == memory.data() + 200);

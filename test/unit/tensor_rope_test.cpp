@@ -37,10 +37,20 @@ std::vector<rope> all_ropes() {
       ropes.push_back({.pairing = pairing, .scaling = rope_scaling::linear, .rotary_dims = dims, .factor = 4});
       ropes.push_back({.pairing = pairing, .scaling = rope_scaling::ntk, .rotary_dims = dims, .factor = 2});
       for (const rope_scaling scaling : {rope_scaling::yarn, rope_scaling::yarn_untruncated})
-        ropes.push_back({.pairing = pairing, .scaling = scaling, .rotary_dims = dims, .factor = 4, .low_freq = 1,
-                         .high_freq = 32, .original_context = 4096, .attention_factor = yarn_attention_factor(4)});
-      ropes.push_back({.pairing = pairing, .scaling = rope_scaling::llama3, .rotary_dims = dims, .base = 5e5,
-                       .factor = 8, .original_context = 8192});
+        ropes.push_back({.pairing = pairing,
+                         .scaling = scaling,
+                         .rotary_dims = dims,
+                         .factor = 4,
+                         .low_freq = 1,
+                         .high_freq = 32,
+                         .original_context = 4096,
+                         .attention_factor = yarn_attention_factor(4)});
+      ropes.push_back({.pairing = pairing,
+                       .scaling = rope_scaling::llama3,
+                       .rotary_dims = dims,
+                       .base = 5e5,
+                       .factor = 8,
+                       .original_context = 8192});
     }
   return ropes;
 }
@@ -60,7 +70,11 @@ double dot(const std::vector<float>& a, const std::vector<float>& b) {
 //   ntk:    w with base * factor^(d / (d - 2))
 TEST_CASE("frequencies of well-known models") {
   // Llama 3.1: pairs 29 to 34 lie in the ramp.
-  check_known({.scaling = rope_scaling::llama3, .base = 500000, .factor = 8, .low_freq = 1, .high_freq = 4,
+  check_known({.scaling = rope_scaling::llama3,
+               .base = 500000,
+               .factor = 8,
+               .low_freq = 1,
+               .high_freq = 4,
                .original_context = 8192},
               128,
               {{0, 1},
@@ -73,7 +87,11 @@ TEST_CASE("frequencies of well-known models") {
                {35, 9.5562123539646833e-05},
                {63, 3.0689259889145111e-07}});
   // Qwen2.5 stretched four times: ramp from 23 to 40.
-  check_known({.scaling = rope_scaling::yarn, .base = 1e6, .factor = 4, .low_freq = 1, .high_freq = 32,
+  check_known({.scaling = rope_scaling::yarn,
+               .base = 1e6,
+               .factor = 4,
+               .low_freq = 1,
+               .high_freq = 32,
                .original_context = 32768},
               128,
               {{0, 1},
@@ -84,8 +102,13 @@ TEST_CASE("frequencies of well-known models") {
                {40, 4.4456985250973067e-05},
                {63, 3.1023444018792988e-07}});
   // DeepSeek-V3, the 64 rotary dims: ramp from 10 to 23.
-  check_known({.pairing = rope_pairing::interleaved, .scaling = rope_scaling::yarn, .base = 1e4, .factor = 40,
-               .low_freq = 1, .high_freq = 32, .original_context = 4096},
+  check_known({.pairing = rope_pairing::interleaved,
+               .scaling = rope_scaling::yarn,
+               .base = 1e4,
+               .factor = 40,
+               .low_freq = 1,
+               .high_freq = 32,
+               .original_context = 4096},
               64,
               {{9, 0.074989420933245579},
                {10, 0.056234132519034905},
@@ -93,7 +116,11 @@ TEST_CASE("frequencies of well-known models") {
                {23, 3.3338035804083099e-05},
                {31, 3.3338035804083097e-06}});
   // gpt-oss: ramp from 8.0928 to 17.398, not rounded to whole dims.
-  check_known({.scaling = rope_scaling::yarn_untruncated, .base = 150000, .factor = 32, .low_freq = 1, .high_freq = 32,
+  check_known({.scaling = rope_scaling::yarn_untruncated,
+               .base = 150000,
+               .factor = 32,
+               .low_freq = 1,
+               .high_freq = 32,
                .original_context = 4096},
               64,
               {{8, 0.050813274815461475},

@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType as T, dequantize
 halves = {'Q4_0': [0], 'Q4_1': [0, 2], 'Q5_0': [0], 'Q5_1': [0, 2], 'Q8_0': [0], 'Q4_K': [0, 2], 'Q5_K': [0, 2], 'Q6_K': [208]}
 sizes = {'Q4_0': 18, 'Q4_1': 20, 'Q5_0': 22, 'Q5_1': 24, 'Q8_0': 34, 'Q4_K': 144, 'Q5_K': 176, 'Q6_K': 210}
 random = np.random.default_rng(4)
-out = '// Made by make_quants_golden.py: type, bytes of a block, its elements.\n'
+out = '// Made by make_quants_golden.py: type, bytes of a block, its elements.\n// clang-format off\n'
 for name, size in sizes.items():
     block = random.integers(0, 256, size, dtype=np.uint8)
     for at in halves[name]:  # scales of a reasonable size

@@ -1,4 +1,5 @@
 // Made by make_quants_golden.py: type, bytes of a block, its elements.
+// clang-format off
 {tensor_type::q4_0,
  "5ea9f8b9fb1f6cf1b529a3e1cc5ce682c38e",
  {-0.0f, -0.0419311523f, -0.125793457f, -0.293518066f, -0.167724609f, 0.293518066f, 0.125793457f, -0.0419311523f,

@@ -41,8 +41,9 @@ struct basic_codec {
 
   static_assert(EntropyModel::id != bitpack::id || (BitWidths::id != profile_steps::id && Quantizer::passes == 1),
                 "sluice::basic_codec: bitpack needs uniform_bits or layer_bits, and single_level");
-  static_assert(!EntropyModel::exact || (!Transform::decorrelates && Quantizer::passes == 1),
-                "sluice::basic_codec: split_exponent and raw code values as they are: identity_transform and single_level");
+  static_assert(
+      !EntropyModel::exact || (!Transform::decorrelates && Quantizer::passes == 1),
+      "sluice::basic_codec: split_exponent and raw code values as they are: identity_transform and single_level");
   static_assert(EntropyModel::id != class_rans::id || Transform::decorrelates,
                 "sluice::basic_codec: class_rans codes the coefficients of profile_basis");
 };

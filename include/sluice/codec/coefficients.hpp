@@ -111,8 +111,17 @@ class coefficient_maker {
       }
       workspace_.resize(dense_workspace(rows, width, width));
       forward_transform(isa_,
-                        {.x = in.x, .ldx = in.ld, .mean = mean, .matrix = matrix, .ldm = width, .c = values_.data(),
-                         .ldc = stride_, .beyond = beyond_.data(), .rows = rows, .n = width, .k = width},
+                        {.x = in.x,
+                         .ldx = in.ld,
+                         .mean = mean,
+                         .matrix = matrix,
+                         .ldm = width,
+                         .c = values_.data(),
+                         .ldc = stride_,
+                         .beyond = beyond_.data(),
+                         .rows = rows,
+                         .n = width,
+                         .k = width},
                         workspace_.data());
     } while (in.make_exact(beyond_));
   }

@@ -25,9 +25,9 @@ struct decode_options {
     int begin = 0;
     int end = INT32_MAX;
   };
-  int level = max_passes;       ///< finest level to decode; above what is present means the finest present
+  int level = max_passes;  ///< finest level to decode; above what is present means the finest present
   layer_range layers{};
-  std::int64_t position = -1;   ///< where the frame's first token goes; -1 = where it came from. K is rotated to match.
+  std::int64_t position = -1;  ///< where the frame's first token goes; -1 = where it came from. K is rotated to match.
   /// Where the sequence ends that the views will serve: tokens outside of a layer's sliding window may be missing.
   /// -1 = behind the last position that any view shows; who decodes into a part of a cache has to say where it is.
   std::int64_t sequence_end = -1;
@@ -222,7 +222,8 @@ class decoder {
         }
       }
     for (std::size_t i = 0; i < tasks_.size(); i += detail::tiles_at_once) {
-      const auto batch = std::span(tasks_).subspan(i, detail::min<std::size_t>(detail::tiles_at_once, tasks_.size() - i));
+      const auto batch =
+          std::span(tasks_).subspan(i, detail::min<std::size_t>(detail::tiles_at_once, tasks_.size() - i));
       coder_.decode(batch);
       for (task& t : batch) {
         const int first = t.base.head.first, last = first + t.base.head.count;
@@ -255,9 +256,9 @@ class decoder {
         if (index_.checksum_of(ordinal) != checksum(bytes.data(), bytes.size(), std::uint32_t(ordinal), isa_))
           s = status::corrupt_tile;
         else if (pass == 0)
-          s = bytes.empty() ? status::absent
-                            : detail::parse_tile(bytes, tokens, width,
-                                                 std::size_t(width) * std::size_t(size_of(t.type)), t.base);
+          s = bytes.empty()
+                  ? status::absent
+                  : detail::parse_tile(bytes, tokens, width, std::size_t(width) * std::size_t(size_of(t.type)), t.base);
         else
           s = detail::parse_refinement(bytes, t.base.rows(), width, t.refinement[pass - 1]);
       }
@@ -318,7 +319,7 @@ class decoder {
   }
 
   static detail::row_layout layout_of(const task& t, const plane_view& p, const std::int64_t* offsets) noexcept {
-    return {offsets,        p.head_stride,    p.element_stride, t.place.first_head,
+    return {offsets,       p.head_stride,    p.element_stride, t.place.first_head,
             t.place.heads, t.place.head_dim, p.type,           false};
   }
 
@@ -389,8 +390,14 @@ class decoder {
         continue;
       }
       const std::int64_t zero = 0;
-      const detail::row_layout packed{&zero, std::int64_t(element) * t.place.head_dim, std::int64_t(element), 0,
-                                      t.place.heads, t.place.head_dim, from, false};
+      const detail::row_layout packed{&zero,
+                                      std::int64_t(element) * t.place.head_dim,
+                                      std::int64_t(element),
+                                      0,
+                                      t.place.heads,
+                                      t.place.head_dim,
+                                      from,
+                                      false};
       std::uint8_t not_finite = 0;
       detail::load_rows(isa_, reinterpret_cast<const std::byte*>(source), packed, 1, exact_values_.data(), width,
                         &not_finite);

@@ -27,7 +27,7 @@ struct row_layout {
   std::int32_t num_heads = 0;
   std::int32_t head_dim = 0;
   dtype type = dtype::f16;
-  bool finite = false;            ///< store_rows: what is beyond f16 becomes its largest number, as with 8-bit types
+  bool finite = false;  ///< store_rows: what is beyond f16 becomes its largest number, as with 8-bit types
 };
 
 /// An exception: `value`, in units of the coefficients, is added to one of them before the product.

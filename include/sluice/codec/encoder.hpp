@@ -179,8 +179,14 @@ class encoder {
     values_.resize(std::size_t(count) * std::size_t(ld_));
     flagged_.assign(std::size_t(count), 0);
     for (int i = 0; i < count; ++i) flagged_[std::size_t(i)] = position_ + token + i < profile_->sinks;
-    const detail::row_layout at{offsets_.data(), in_.plane->head_stride, in_.plane->element_stride, 0,
-                                l.num_kv_heads,  dim,                    in_.plane->type,           false};
+    const detail::row_layout at{offsets_.data(),
+                                in_.plane->head_stride,
+                                in_.plane->element_stride,
+                                0,
+                                l.num_kv_heads,
+                                dim,
+                                in_.plane->type,
+                                false};
     detail::load_rows(isa_, in_.base, at, count, values_.data(), ld_, flagged_.data());
     if (Codec::transform::decorrelates && which == plane::key)
       ropes_.rotate(isa_, layer, values_.data(), ld_, count, l.num_kv_heads, token);
@@ -207,7 +213,8 @@ class encoder {
     std::size_t size = 0;
     for (int p = 0; p < made_; ++p) size += payload_[p].size() - before[p];
     if (s == status::ok && !Codec::entropy::exact && in_.rows.empty()) s = status::too_large;  // nothing was coded
-    const std::size_t stored = (sizeof(detail::tile_head) + (2 + in_.row_bytes()) * std::size_t(in_.count) + 15) / 16 * 16;
+    const std::size_t stored =
+        (sizeof(detail::tile_head) + (2 + in_.row_bytes()) * std::size_t(in_.count) + 15) / 16 * 16;
     if (s == status::too_large || (s == status::ok && size > stored && !Codec::entropy::exact)) {
       for (int p = 0; p < made_; ++p) payload_[p].resize(before[p]);
       store();
@@ -222,7 +229,8 @@ class encoder {
     in_.exact.resize(std::size_t(in_.count));
     for (int i = 0; i < in_.count; ++i) in_.exact[std::size_t(i)] = std::uint16_t(i);
     detail::section_writer w(payload_[0]);
-    w.put(detail::tile_head{std::uint16_t(in_.first), std::uint16_t(in_.count), std::uint16_t(in_.count), 0, 0, 0, 0, 0});
+    w.put(
+        detail::tile_head{std::uint16_t(in_.first), std::uint16_t(in_.count), std::uint16_t(in_.count), 0, 0, 0, 0, 0});
     w.put_bytes(in_.exact.data(), 2 * in_.exact.size());
     in_.put_exact_rows(w);
     w.finish();
@@ -252,7 +260,8 @@ class encoder {
       std::size_t start = 0;
       for (std::size_t i = 0; i < tiles; ++i, ++ordinal) {
         const std::size_t end = entries_[i * std::size_t(made_) + std::size_t(p)];
-        const tile_entry e{std::uint32_t(end - start), checksum(payload_[p].data() + start, end - start, ordinal, isa_)};
+        const tile_entry e{std::uint32_t(end - start),
+                           checksum(payload_[p].data() + start, end - start, ordinal, isa_)};
         std::memcpy(at, &e, sizeof e);
         at += sizeof e;
         start = end;

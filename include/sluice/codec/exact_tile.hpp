@@ -15,8 +15,7 @@ namespace sluice::detail::inline SLUICE_HOST_ABI {
 // split_exponent and raw: the elements as they are stored.
 
 template <class Codec>
-  requires(Codec::entropy::exact)
-class tile_encoder<Codec> {
+requires(Codec::entropy::exact) class tile_encoder<Codec> {
  public:
   tile_encoder(const profile&, isa i) : isa_(i) {}
   status state() const noexcept { return status::ok; }
@@ -28,9 +27,9 @@ class tile_encoder<Codec> {
     std::span<const std::uint8_t> stream = elements_;
     if constexpr (Codec::entropy::id == split_exponent::id) {
       coded_.resize(lossless_max_size(in.plane->type, in.count, in.place.width()));
-      const std::size_t n =
-          lossless_encode(in.plane->type, in.count, in.place.width(), reinterpret_cast<const std::byte*>(elements_.data()),
-                          row, std::as_writable_bytes(std::span(coded_)), workspace_, isa_);
+      const std::size_t n = lossless_encode(in.plane->type, in.count, in.place.width(),
+                                            reinterpret_cast<const std::byte*>(elements_.data()), row,
+                                            std::as_writable_bytes(std::span(coded_)), workspace_, isa_);
       stream = std::span<const std::uint8_t>(coded_).first(n);
     }
     section_writer w(passes[0]);
@@ -47,8 +46,7 @@ class tile_encoder<Codec> {
 };
 
 template <class Codec>
-  requires(Codec::entropy::exact)
-class tile_decoder<Codec> {
+requires(Codec::entropy::exact) class tile_decoder<Codec> {
  public:
   tile_decoder(const profile&, isa i) : isa_(i) {}
 

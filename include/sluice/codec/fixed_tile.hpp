@@ -19,8 +19,7 @@ namespace sluice::detail::inline SLUICE_HOST_ABI {
 inline constexpr int whole_tile = int(max_tile_tokens);  // rows that share a step: all of a tile
 
 template <class Codec>
-  requires(Codec::entropy::id == bitpack::id)
-class tile_encoder<Codec> {
+requires(Codec::entropy::id == bitpack::id) class tile_encoder<Codec> {
  public:
   tile_encoder(const profile& p, isa i) : isa_(i), basis_(p, i) {}
   status state() const noexcept { return Codec::transform::decorrelates ? basis_.state() : status::ok; }
@@ -68,8 +67,7 @@ class tile_encoder<Codec> {
 };
 
 template <class Codec>
-  requires(Codec::entropy::id == bitpack::id)
-class tile_decoder<Codec> {
+requires(Codec::entropy::id == bitpack::id) class tile_decoder<Codec> {
  public:
   tile_decoder(const profile& p, isa i) : isa_(i), tables_(p) {}
 
@@ -103,7 +101,8 @@ class tile_decoder<Codec> {
       if constexpr (Codec::transform::decorrelates) {
         s.values.resize(s.floats.size());
         for (std::size_t c = 0; c < s.floats.size(); ++c)  // NaN from hostile steps becomes a number here
-          s.values[c] = std::int16_t(detail::lrint(s.floats[c] > -32767.f ? detail::min(s.floats[c], 32767.f) : -32767.f));
+          s.values[c] =
+              std::int16_t(detail::lrint(s.floats[c] > -32767.f ? detail::min(s.floats[c], 32767.f) : -32767.f));
         t.values = s.values.data();
       }
     }
@@ -121,8 +120,17 @@ class tile_decoder<Codec> {
       if (!matrix) return dequantize_rows(isa_, c, t.stride, n, width, scale, t.mean, width, out, ld);
       workspace_.resize(dense_workspace(n, width, width));
       inverse_transform(isa_,
-                        {.c = c, .ldc = t.stride, .matrix = matrix, .mean = t.mean, .scale = scale, .x = out, .ldx = ld,
-                         .rows = n, .k = width, .n = width, .matrix_rows = width},
+                        {.c = c,
+                         .ldc = t.stride,
+                         .matrix = matrix,
+                         .mean = t.mean,
+                         .scale = scale,
+                         .x = out,
+                         .ldx = ld,
+                         .rows = n,
+                         .k = width,
+                         .n = width,
+                         .matrix_rows = width},
                         workspace_.data());
     }
   }

@@ -8,7 +8,8 @@
 namespace sluice::codec {
 
 /// Lossless: exponents entropy-coded, the rest verbatim.
-using exact = basic_codec<tile_tokens<>, no_prediction, identity_transform, single_level, profile_steps, split_exponent>;
+using exact =
+    basic_codec<tile_tokens<>, no_prediction, identity_transform, single_level, profile_steps, split_exponent>;
 
 /// The bytes as they are, framed and checksummed: what everything else is measured against.
 using uncompressed = exact::with_entropy<raw>;

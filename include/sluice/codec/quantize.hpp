@@ -11,8 +11,7 @@ namespace sluice {
 /// Reconstruction is the middle of the cell: shrinking it towards zero lowers MSE and doubles KL.
 template <int Refinements = 3>
 struct embedded {
-  static_assert(Refinements >= 0 && Refinements <= 5,
-                "sluice::embedded<Refinements>: Refinements must be from 0 to 5");
+  static_assert(Refinements >= 0 && Refinements <= 5, "sluice::embedded<Refinements>: Refinements must be from 0 to 5");
   static constexpr std::uint8_t id = 1;
   static constexpr int passes = Refinements + 1;
 };

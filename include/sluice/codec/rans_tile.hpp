@@ -19,17 +19,17 @@ namespace sluice::detail::inline SLUICE_HOST_ABI {
 struct tile_task {
   stream_place place;
   const plane_profile* source = nullptr;
-  dtype type = dtype::f16;      // of the elements when encoded
+  dtype type = dtype::f16;  // of the elements when encoded
   base_tile base;
   refinement_tile refinement[max_passes - 1];
-  int level = 0;                // finest pass to decode
-  status opened = status::ok;   // ok, or degraded where a refinement is missing
+  int level = 0;               // finest pass to decode
+  status opened = status::ok;  // ok, or degraded where a refinement is missing
   status state = status::ok;
   const stream_tables* tables = nullptr;
   const float* mean = nullptr;
-  std::int16_t* values = nullptr;           // [rows][stride] coefficients
-  const float* floats = nullptr;            // [rows][stride] where the codec has no coefficients
-  const std::uint8_t* elements = nullptr;   // [rows][width] as stored, from an exact codec
+  std::int16_t* values = nullptr;          // [rows][stride] coefficients
+  const float* floats = nullptr;           // [rows][stride] where the codec has no coefficients
+  const std::uint8_t* elements = nullptr;  // [rows][width] as stored, from an exact codec
   std::int64_t stride = 0;
 };
 
@@ -41,8 +41,7 @@ class tile_decoder;
 
 // class_rans: coefficients under static class tables, base and refinements.
 template <class Codec>
-  requires(Codec::entropy::id == class_rans::id)
-class tile_decoder<Codec> {
+requires(Codec::entropy::id == class_rans::id) class tile_decoder<Codec> {
  public:
   tile_decoder(const profile& p, isa i) : isa_(i), tables_(p) {}
 
@@ -69,8 +68,18 @@ class tile_decoder<Codec> {
     }
     workspace_.resize(dense_workspace(n, width, width));
     inverse_transform(isa_,
-                      {.c = c, .ldc = t.stride, .matrix = matrix, .mean = t.mean, .scale = scale, .x = out, .ldx = ld,
-                       .rows = n, .k = live, .n = width, .matrix_rows = width, .corrections = corrections_.data(),
+                      {.c = c,
+                       .ldc = t.stride,
+                       .matrix = matrix,
+                       .mean = t.mean,
+                       .scale = scale,
+                       .x = out,
+                       .ldx = ld,
+                       .rows = n,
+                       .k = live,
+                       .n = width,
+                       .matrix_rows = width,
+                       .corrections = corrections_.data(),
                        .num_corrections = corrections_.size()},
                       workspace_.data());
   }
@@ -181,7 +190,8 @@ class tile_decoder<Codec> {
       }
     };
     add(t.base.exceptions, t.base.head.exceptions, 0);
-    for (int pass = 1; pass <= t.level; ++pass) add(t.refinement[pass - 1].exceptions, t.refinement[pass - 1].count, pass);
+    for (int pass = 1; pass <= t.level; ++pass)
+      add(t.refinement[pass - 1].exceptions, t.refinement[pass - 1].count, pass);
   }
 
   isa isa_;

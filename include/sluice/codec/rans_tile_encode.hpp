@@ -46,8 +46,7 @@ class tile_encoder;
 
 // class_rans: coefficients under static class tables, base and refinements.
 template <class Codec>
-  requires(Codec::entropy::id == class_rans::id)
-class tile_encoder<Codec> {
+requires(Codec::entropy::id == class_rans::id) class tile_encoder<Codec> {
  public:
   tile_encoder(const profile& p, isa i) : isa_(i), basis_(p, i) {}
 
@@ -192,7 +191,9 @@ class tile_encoder<Codec> {
       }
     }
   }
-  float deviation(int lane, int rows) const noexcept { return detail::sqrt(energy_[lane] / float(detail::max(rows, 1))); }
+  float deviation(int lane, int rows) const noexcept {
+    return detail::sqrt(energy_[lane] / float(detail::max(rows, 1)));
+  }
 
   // A cheap test before counting: is the saving that the deviations promise worth 16 bytes?
   bool disagrees(const stream_tables& known, int b, int rows) const {
@@ -215,7 +216,8 @@ class tile_encoder<Codec> {
       const std::size_t at = std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b);
       for (std::size_t lane = 0; lane < 32; ++lane) {
         int v = values_[at + lane];
-        ++histogram_[lane].base[detail::clamp(v, -lane_histogram::reach, lane_histogram::reach) + lane_histogram::reach];
+        ++histogram_[lane]
+              .base[detail::clamp(v, -lane_histogram::reach, lane_histogram::reach) + lane_histogram::reach];
         for (int p = 1; p < made_; ++p) {
           const int d = digits_[p][at + lane];
           ++histogram_[lane].digit[p - 1][v != 0][d == 0 ? 0 : (v < 0 ? -d : d) < 0 ? 1 : 2];
@@ -247,8 +249,8 @@ class tile_encoder<Codec> {
       limit_[i] = std::int16_t(detail::min(clip_limit(t.classes[i], passes_ - 1), 32767));
     for (auto& e : exceptions_) e.clear();
     places_.resize(max_exceptions);
-    const std::size_t found = scan_limits(isa_, values_.data(), stride_, rows, int(stride_), limit_.data(),
-                                          places_.data(), places_.size());
+    const std::size_t found =
+        scan_limits(isa_, values_.data(), stride_, rows, int(stride_), limit_.data(), places_.data(), places_.size());
     if (found > places_.size()) return status::too_large;
     for (std::size_t i = 0; i < found; ++i) {
       const coefficient_place at = places_[i];

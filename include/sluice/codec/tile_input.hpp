@@ -17,15 +17,15 @@ namespace sluice::detail {
 struct tile_input {
   stream_place place;
   const plane_profile* source = nullptr;
-  int first = 0;                      // of the tokens covered, counted from the start of the token tile
+  int first = 0;  // of the tokens covered, counted from the start of the token tile
   int count = 0;
-  std::vector<std::uint16_t> rows;    // coded tokens, counted from `first`, ascending
-  std::vector<std::uint16_t> exact;   // the others
-  float* x = nullptr;                 // [rows][ld]; this stream's channels
+  std::vector<std::uint16_t> rows;   // coded tokens, counted from `first`, ascending
+  std::vector<std::uint16_t> exact;  // the others
+  float* x = nullptr;                // [rows][ld]; this stream's channels
   std::ptrdiff_t ld = 0;
 
   // Where the engine keeps these tokens.
-  const std::byte* base = nullptr;    // of the layer
+  const std::byte* base = nullptr;        // of the layer
   const std::int64_t* offsets = nullptr;  // [count], bytes to head 0, element 0
   const plane_view* plane = nullptr;
 
@@ -64,7 +64,8 @@ struct tile_input {
         to += element * std::size_t(place.head_dim);
         continue;
       }
-      for (int d = 0; d < place.head_dim; ++d, to += element) std::memcpy(to, head + d * plane->element_stride, element);
+      for (int d = 0; d < place.head_dim; ++d, to += element)
+        std::memcpy(to, head + d * plane->element_stride, element);
     }
   }
 

@@ -32,21 +32,21 @@ struct frame_header {
   std::uint8_t version_major;
   std::uint8_t version_minor;
   std::uint16_t header_size;
-  std::uint64_t fingerprint;     ///< of the profile; 0 for codecs that need none
-  std::int64_t position;         ///< sequence position of the first token
-  std::uint64_t frame_size;      ///< bytes with all passes that were made
+  std::uint64_t fingerprint;  ///< of the profile; 0 for codecs that need none
+  std::int64_t position;      ///< sequence position of the first token
+  std::uint64_t frame_size;   ///< bytes with all passes that were made
   std::uint32_t tokens;
   std::uint32_t tile_tokens;
   std::uint32_t index_size;
   std::uint32_t index_checksum;
   std::uint16_t layers;
   std::uint16_t shape_runs;
-  std::uint8_t unused[2];        ///< zero
-  std::uint8_t passes;           ///< made
-  std::uint8_t levels_present;   ///< passes that are here: truncation lowers this and nothing else
+  std::uint8_t unused[2];       ///< zero
+  std::uint8_t passes;          ///< made
+  std::uint8_t levels_present;  ///< passes that are here: truncation lowers this and nothing else
   codec_id codec;
-  std::uint8_t reserved[7];      ///< zero
-  std::uint32_t header_checksum; ///< over all bytes before
+  std::uint8_t reserved[7];       ///< zero
+  std::uint32_t header_checksum;  ///< over all bytes before
 };
 static_assert(sizeof(frame_header) == 72 && offsetof(frame_header, frame_size) == 24 &&
               offsetof(frame_header, layers) == 48 && offsetof(frame_header, codec) == 56 &&
@@ -134,8 +134,8 @@ class frame_index {
     const shape_run& s = shape_of(k.layer);
     const std::size_t first = first_tile_[std::size_t(k.layer)] +
                               (k.plane == plane::value ? std::size_t(s.groups(0)) * std::size_t(token_tiles()) : 0);
-    return std::size_t(pass) * tiles_per_pass_ + first +
-           std::size_t(k.tile) * std::size_t(s.groups(int(k.plane))) + std::size_t(k.group);
+    return std::size_t(pass) * tiles_per_pass_ + first + std::size_t(k.tile) * std::size_t(s.groups(int(k.plane))) +
+           std::size_t(k.group);
   }
   byte_range range(std::size_t ordinal) const noexcept { return {offset_[ordinal], offset_[ordinal + 1]}; }
   std::uint32_t checksum_of(std::size_t ordinal) const noexcept { return checksum_[ordinal]; }
@@ -148,18 +148,18 @@ class frame_index {
 
   std::uint64_t payload_offset() const noexcept { return header_.header_size + header_.index_size; }
   /// Bytes of this frame when cut after `level`.
-  std::uint64_t size_at(int level) const noexcept {
-    return offset_[std::size_t(level + 1) * tiles_per_pass_];
-  }
+  std::uint64_t size_at(int level) const noexcept { return offset_[std::size_t(level + 1) * tiles_per_pass_]; }
   /// Bytes of this frame as the header says it stands here.
-  std::uint64_t size() const noexcept { return header_.levels_present ? size_at(header_.levels_present - 1) : payload_offset(); }
+  std::uint64_t size() const noexcept {
+    return header_.levels_present ? size_at(header_.levels_present - 1) : payload_offset();
+  }
 
  private:
   frame_header header_{};
   std::vector<shape_run> runs_;
   std::vector<std::uint16_t> run_of_layer_;
-  std::vector<std::size_t> first_tile_;   // [layers + 1], within a pass
-  std::vector<std::uint64_t> offset_;     // [passes * tiles_per_pass + 1], from the frame's first byte
+  std::vector<std::size_t> first_tile_;  // [layers + 1], within a pass
+  std::vector<std::uint64_t> offset_;    // [passes * tiles_per_pass + 1], from the frame's first byte
   std::vector<std::uint32_t> checksum_;
   std::size_t tiles_per_pass_ = 0;
 };

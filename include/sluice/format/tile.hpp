@@ -16,9 +16,9 @@ namespace sluice::detail {
 // come the sections in the order of the fields below. A tile of size zero holds nothing.
 
 struct tile_head {
-  std::uint16_t first;        // first token covered, counted from the start of the token tile
-  std::uint16_t count;        // tokens covered
-  std::uint16_t exact;        // of these, how many are stored as they are
+  std::uint16_t first;  // first token covered, counted from the start of the token tile
+  std::uint16_t count;  // tokens covered
+  std::uint16_t exact;  // of these, how many are stored as they are
   std::uint16_t exceptions;
   std::uint32_t stream_size;  // bytes of the entropy-coded (or packed, or raw) stream
   std::uint8_t side;          // side_info bits
@@ -48,11 +48,11 @@ static_assert(sizeof(exception) == 8);
 struct base_tile {
   tile_head head{};
   std::span<const std::uint8_t> stream;
-  std::uint32_t delta_blocks = 0;          // bit b: block b has class deltas
-  std::span<const std::uint8_t> deltas;    // 16 bytes a block, a nibble a lane, signed
-  float step = 1;                          // multiplies the profile's scale (side_classes)
-  std::span<const std::uint8_t> classes;   // [width]
-  std::span<const std::uint8_t> mean;      // [width] f16 (side_mean)
+  std::uint32_t delta_blocks = 0;         // bit b: block b has class deltas
+  std::span<const std::uint8_t> deltas;   // 16 bytes a block, a nibble a lane, signed
+  float step = 1;                         // multiplies the profile's scale (side_classes)
+  std::span<const std::uint8_t> classes;  // [width]
+  std::span<const std::uint8_t> mean;     // [width] f16 (side_mean)
   std::span<const std::uint8_t> exceptions;
   std::span<const std::uint8_t> exact_index;  // [exact] u16, ascending
   std::span<const std::uint8_t> exact_rows;   // [exact][row_bytes]

@@ -38,19 +38,20 @@ constexpr int basis_heads(int requested, int num_kv_heads, int head_dim) noexcep
 /// What is known about K or V of one layer: how to turn channels into coefficients and how those are distributed.
 /// Decoded channels of group g are x = scale * sum_k c[k] * matrix[k] + mean, with c in units of the finest step.
 struct plane_profile {
-  std::int32_t width = 0;               ///< num_kv_heads * head_dim; 0 = the plane is absent
-  std::int32_t group_width = 0;         ///< channels that share a basis; the last group may be narrower
-  float step = 0;                       ///< finest quantiser step in the weighted domain (information only: folded into scale)
+  std::int32_t width = 0;        ///< num_kv_heads * head_dim; 0 = the plane is absent
+  std::int32_t group_width = 0;  ///< channels that share a basis; the last group may be narrower
+  float step = 0;                ///< finest quantiser step in the weighted domain (information only: folded into scale)
   float scale = 1;
-  std::array<float, max_passes> loss{}; ///< expected quality loss in nats at each level when only this plane is coded
-  std::vector<std::uint8_t> classes;    ///< [width] distribution class of each coefficient; empty = carried in the tiles
-  std::vector<std::uint16_t> mean;      ///< [width] f16 bits; empty = carried in the tiles
-  std::vector<std::uint16_t> matrix;    ///< f16 bits, group after group, row k = coefficient k; empty = identity
+  std::array<float, max_passes> loss{};  ///< expected quality loss in nats at each level when only this plane is coded
+  std::vector<std::uint8_t> classes;  ///< [width] distribution class of each coefficient; empty = carried in the tiles
+  std::vector<std::uint16_t> mean;    ///< [width] f16 bits; empty = carried in the tiles
+  std::vector<std::uint16_t> matrix;  ///< f16 bits, group after group, row k = coefficient k; empty = identity
 
   int groups() const noexcept { return group_width ? (width + group_width - 1) / group_width : 0; }
   int width_of(int group) const noexcept { return detail::min(group_width, width - group * group_width); }
   const std::uint16_t* matrix_of(int group) const noexcept {
-    return matrix.empty() ? nullptr : matrix.data() + std::size_t(group) * std::size_t(group_width) * std::size_t(group_width);
+    return matrix.empty() ? nullptr
+                          : matrix.data() + std::size_t(group) * std::size_t(group_width) * std::size_t(group_width);
   }
   std::size_t matrix_size() const noexcept {
     std::size_t n = 0;
@@ -62,15 +63,13 @@ struct plane_profile {
 
 /// Everything encoder and decoder share about a model before any context arrives; made by calibrate(), or uncalibrated().
 struct profile {
-  model_shape shape;                 ///< layers without KV have their number and two planes of width 0
-  std::int32_t passes = 4;           ///< base + refinements; levels are 0 .. passes-1
-  std::int32_t sinks = 4;            ///< tokens at the start of a sequence that are kept exact
-  std::vector<plane_profile> planes; ///< [2 * layer + plane]
-  std::array<char, 64> name{};       ///< of the model, for people; not part of the identity
+  model_shape shape;                  ///< layers without KV have their number and two planes of width 0
+  std::int32_t passes = 4;            ///< base + refinements; levels are 0 .. passes-1
+  std::int32_t sinks = 4;             ///< tokens at the start of a sequence that are kept exact
+  std::vector<plane_profile> planes;  ///< [2 * layer + plane]
+  std::array<char, 64> name{};        ///< of the model, for people; not part of the identity
 
-  const plane_profile& of(int layer, plane p) const noexcept {
-    return planes[2 * std::size_t(layer) + std::size_t(p)];
-  }
+  const plane_profile& of(int layer, plane p) const noexcept { return planes[2 * std::size_t(layer) + std::size_t(p)]; }
   plane_profile& of(int layer, plane p) noexcept { return planes[2 * std::size_t(layer) + std::size_t(p)]; }
 
   /// Keeps 63 bytes at most, of UTF-8 whole characters.
@@ -353,8 +352,7 @@ inline result<profile> profile::load(const char* path) {
   if (!f) return status::io_error;
   std::vector<std::byte> bytes;
   std::byte buffer[1 << 16];
-  for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, f)) > 0;)
-    bytes.insert(bytes.end(), buffer, buffer + n);
+  for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, f)) > 0;) bytes.insert(bytes.end(), buffer, buffer + n);
   const bool bad = std::ferror(f) != 0;
   std::fclose(f);
   return bad ? result<profile>(status::io_error) : parse(bytes);

@@ -25,7 +25,8 @@ class page_decoder {
     std::int64_t sequence_end = 0;  // of the whole cache: a chunk does not show where windows lie
     for (const kv_view& v : cache_) {
       sequence_end = std::max(sequence_end, v.position + v.tokens);
-      if (const kv_view part = v.at_positions(c.position, c.position + c.tokens); part.tokens > 0) part_.push_back(part);
+      if (const kv_view part = v.at_positions(c.position, c.position + c.tokens); part.tokens > 0)
+        part_.push_back(part);
     }
     if (part_.empty()) return {.worst = status::wrong_positions};
     if (level == cost_->exact_level()) return exact_.decode(frame, part_, {.sequence_end = sequence_end});

@@ -24,8 +24,8 @@
 
 namespace sluice::layouts {
 
-using pointers = std::span<std::byte* const>;   ///< one for each layer of the view, rising
-using table = std::span<const std::int32_t>;    ///< page or slot numbers, from the sequence's first token on
+using pointers = std::span<std::byte* const>;  ///< one for each layer of the view, rising
+using table = std::span<const std::int32_t>;   ///< page or slot numbers, from the sequence's first token on
 
 /// Which of tokens and heads is outside within a page.
 enum class kv_layout : std::uint8_t { nhd = 0, hnd = 1 };
@@ -121,7 +121,7 @@ struct lmcache_object {
   std::int32_t head_dim_v = 0;      ///< 0 or head_dim_k
   std::int64_t chunk_tokens = 256;  ///< size of the token axis
   dtype type = dtype::f16;
-  std::int64_t token_stride = 0;    ///< bytes from token to token where rows are padded; 0 = no padding
+  std::int64_t token_stride = 0;  ///< bytes from token to token where rows are padded; 0 = no padding
 };
 
 namespace detail {
@@ -508,8 +508,7 @@ constexpr kv_view dense(std::byte* k, std::byte* v, const dense_cache& cache, st
     s.layer = detail::product({cache.max_tokens, s.token});
     return s;
   };
-  return detail::checked(
-      dense(k, v, cache, strides(cache.head_dim_k), strides(cache.head_dim_v), tokens, position));
+  return detail::checked(dense(k, v, cache, strides(cache.head_dim_k), strides(cache.head_dim_v), tokens, position));
 }
 
 /// LMCache's chunk in memory: KV_2LTD, or KV_MLA_FMT where head_dim_v = 0.

@@ -55,11 +55,11 @@ struct rope {
   rope_scaling scaling = rope_scaling::none;
   std::int32_t rotary_dims = 0;  ///< leading dims that rotate; 0 = the whole head
   double base = 10000.0;
-  double factor = 1.0;           ///< context extension factor of the scaling
-  double low_freq = 1.0;         ///< llama3: low_freq_factor; yarn: beta_slow (1)
-  double high_freq = 4.0;        ///< llama3: high_freq_factor (4); yarn: beta_fast (32)
-  double original_context = 0;   ///< tokens the model was trained on (llama3, yarn)
-  double attention_factor = 1.0; ///< yarn: cos and sin are multiplied by this
+  double factor = 1.0;            ///< context extension factor of the scaling
+  double low_freq = 1.0;          ///< llama3: low_freq_factor; yarn: beta_slow (1)
+  double high_freq = 4.0;         ///< llama3: high_freq_factor (4); yarn: beta_fast (32)
+  double original_context = 0;    ///< tokens the model was trained on (llama3, yarn)
+  double attention_factor = 1.0;  ///< yarn: cos and sin are multiplied by this
 
   bool operator==(const rope&) const = default;
 };
@@ -96,8 +96,7 @@ struct model_shape {
 
   /// All layers alike.
   static model_shape uniform(int num_layers, int num_kv_heads, int head_dim, rope r = {}) {
-    return {std::vector<layer_shape>(static_cast<std::size_t>(num_layers),
-                                     {num_kv_heads, head_dim, head_dim, 0, 0}),
+    return {std::vector<layer_shape>(static_cast<std::size_t>(num_layers), {num_kv_heads, head_dim, head_dim, 0, 0}),
             {r}};
   }
 };

@@ -13,14 +13,14 @@ namespace sluice {
 /// One of K or V in the engine's memory: a base pointer (or one per layer) and byte strides.
 /// All strides are 64-bit bytes and may be negative or interleaved; K and V in one buffer differ only in `base`.
 struct plane_view {
-  std::byte* base = nullptr;                 ///< layer 0 of the view; null with no layer_bases = the plane is absent
-  std::byte* const* layer_bases = nullptr;   ///< one pointer per layer of the view; overrides base and layer_stride
+  std::byte* base = nullptr;                ///< layer 0 of the view; null with no layer_bases = the plane is absent
+  std::byte* const* layer_bases = nullptr;  ///< one pointer per layer of the view; overrides base and layer_stride
   std::int64_t layer_stride = 0;
-  std::int64_t layer_offset = 0;             ///< bytes from a layer's base to the plane: V behind K in one allocation
-  std::int64_t page_stride = 0;              ///< ignored where tokens are contiguous or slots
-  std::int64_t token_stride = 0;             ///< within a page; between slots for a slot list
+  std::int64_t layer_offset = 0;  ///< bytes from a layer's base to the plane: V behind K in one allocation
+  std::int64_t page_stride = 0;   ///< ignored where tokens are contiguous or slots
+  std::int64_t token_stride = 0;  ///< within a page; between slots for a slot list
   std::int64_t head_stride = 0;
-  std::int64_t element_stride = 0;           ///< larger than the element for a transposed V
+  std::int64_t element_stride = 0;  ///< larger than the element for a transposed V
   dtype type = dtype::f16;
   std::int32_t head_dim = 0;
 
@@ -40,14 +40,14 @@ struct kv_view {
   const std::int32_t* layer_ids = nullptr;  ///< model layer of each layer of the view; null = 0, 1, 2, ...
 
   addressing mode = addressing::contiguous;
-  const std::int32_t* indices = nullptr;    ///< page or slot numbers, from the sequence's first token on
-  std::int64_t num_indices = 0;             ///< entries of `indices`
-  std::int64_t page_size = 1;               ///< tokens a page
-  std::int64_t capacity = 0;                ///< pages, slots or contiguous tokens in the pool; indices must be below
+  const std::int32_t* indices = nullptr;  ///< page or slot numbers, from the sequence's first token on
+  std::int64_t num_indices = 0;           ///< entries of `indices`
+  std::int64_t page_size = 1;             ///< tokens a page
+  std::int64_t capacity = 0;              ///< pages, slots or contiguous tokens in the pool; indices must be below
 
-  std::int64_t first = 0;                   ///< token 0 of the view within `indices` or the contiguous run
+  std::int64_t first = 0;  ///< token 0 of the view within `indices` or the contiguous run
   std::int64_t tokens = 0;
-  std::int64_t position = 0;                ///< sequence position of token 0
+  std::int64_t position = 0;  ///< sequence position of token 0
 
   /// The same cache, tokens [begin, end) of this view; a range outside it gives a view that validate() refuses.
   SLUICE_HD constexpr kv_view slice(std::int64_t begin, std::int64_t end) const noexcept {

@@ -29,9 +29,9 @@ namespace sluice::detail::inline SLUICE_HOST_ABI::avx2 {
 
 #define SLUICE_TARGET_AVX512 1
 #if defined(__clang__)
-#pragma clang attribute push(                                                                                    \
-    __attribute__((target("avx2,bmi,bmi2,f16c,fma,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,"      \
-                          "avx512vbmi2"))),                                                                       \
+#pragma clang attribute push(                                                                                  \
+    __attribute__((target("avx2,bmi,bmi2,f16c,fma,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi," \
+                          "avx512vbmi2"))),                                                                    \
     apply_to = function)
 #else
 #pragma GCC push_options

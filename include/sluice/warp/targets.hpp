@@ -41,8 +41,8 @@ inline namespace SLUICE_HOST_ABI {
 /// The widest instruction set this processor has, or `wanted` where it has that one.
 inline isa usable_isa(isa wanted = isa::best) noexcept {
 #if SLUICE_X86_TARGETS
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
-                        __builtin_cpu_supports("fma");
+  const bool has_avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi2");
   if (has_avx512 && (wanted == isa::best || wanted == isa::avx512)) return isa::avx512;
