@@ -53,7 +53,4 @@ if(SLUICE_BUILD_TESTS)
   if(SLUICE_OTHER_COMPILER)
     add_test(NAME headers.other_compiler COMMAND "${SLUICE_OTHER_COMPILER}" ${compile})
   endif()
-  add_test(NAME headers.preprocessed_lines COMMAND "${CMAKE_COMMAND}" "-DCOMPILER=${CMAKE_CXX_COMPILER}"
-    "-DINCLUDE=${PROJECT_SOURCE_DIR}/include" "-DSCRATCH=${CMAKE_CURRENT_BINARY_DIR}/headers" -DLIMIT=30000
-    -P "${PROJECT_SOURCE_DIR}/cmake/preprocessed_lines.cmake")
 endif()

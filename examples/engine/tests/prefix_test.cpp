@@ -3,6 +3,8 @@
 #include "../tokenizer.hpp"
 #include "tiny_model.hpp"
 
+#include <servers.hpp>
+
 #include <sluice/stream/source/file.hpp>
 
 #include <doctest/doctest.h>
@@ -21,19 +23,12 @@ namespace fs = std::filesystem;
 
 namespace {
 
-struct temporary_folder {
-  temporary_folder() {
-    char name[] = "/tmp/sluice-store-XXXXXX";
-    path = ::mkdtemp(name);
-  }
-  ~temporary_folder() {
-    std::error_code error;
-    fs::remove_all(path, error);
-  }
-  std::string path;
-};
-
 using row = std::vector<float>;
+
+std::string contents(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
 
 // A model, a document of two whole chunks and a part of one, and the exact answer to what follows it.
 struct fixture {
@@ -76,7 +71,17 @@ struct fixture {
     return names;
   }
 
-  temporary_folder folder;
+  // The object of the chunk that ends at `end`, as it is with a profile of three levels.
+  std::string of_another_profile(int end) {
+    const servers::temporary_folder other;
+    sluice::stream::file_source other_files(other.path);
+    store_of other_store(other_files);
+    prefix_cache p(net, sluice::profile::uncalibrated(kv_shape(net.config()), 3), other_store, threads);
+    p.save(ids, document, 4);
+    return contents(other.path + "/" + p.name_of(std::span(ids).first(std::size_t(end))));
+  }
+
+  servers::temporary_folder folder;
   sluice::stream::file_source files{folder.path};
   mutable store_of<sluice::stream::file_source> kept{files};
   tiny::temporary_file file;
@@ -88,10 +93,6 @@ struct fixture {
   row expected;
 };
 
-std::string contents(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 // Where the first tile of an object lies.
 std::size_t base_tile(const std::string& object) {
   sluice::frame_index index;
@@ -260,13 +261,7 @@ TEST_CASE("prefix: a second save repairs what is damaged, refines what is coarse
   repair("a byte of the base, where less is asked for", 1, sluice::status::corrupt_tile,
          flipped(sound[1], base_tile(sound[1])), 1);
 
-  temporary_folder other_folder;
-  sluice::stream::file_source other_files(other_folder.path);
-  store_of other_store(other_files);
-  prefix_cache other(f.net, sluice::profile::uncalibrated(kv_shape(f.net.config()), 3), other_store, f.threads);
-  other.save(f.ids, f.document, 4);
-  const std::string foreign =
-      contents(other_folder.path + "/" + other.name_of(std::span(f.ids).first(prefix_cache::chunk_tokens)));
+  const std::string foreign = f.of_another_profile(prefix_cache::chunk_tokens);
   repair("a frame of another profile", 0, sluice::status::wrong_profile, sound[0].substr(0, 48) + foreign.substr(48));
 
   // What is there at a coarser level is refined, what is finer than asked for stays.
@@ -330,13 +325,7 @@ TEST_CASE("prefix: reports name the level that pages hold, and a frame of anothe
     CHECK(r.coarser[0].position == prefix_cache::chunk_tokens);
     CHECK(r.coarser[0].why == sluice::status::degraded);
   }
-  temporary_folder other_folder;
-  sluice::stream::file_source other_files(other_folder.path);
-  store_of other_store(other_files);
-  prefix_cache other(f.net, sluice::profile::uncalibrated(kv_shape(f.net.config()), 3), other_store, f.threads);
-  other.save(f.ids, f.document, 4);
-  const std::string foreign =
-      contents(other_folder.path + "/" + other.name_of(std::span(f.ids).first(2 * prefix_cache::chunk_tokens)));
+  const std::string foreign = f.of_another_profile(2 * prefix_cache::chunk_tokens);
   overwrite(objects[1], sound.substr(0, 48) + foreign.substr(48));
   {
     sequence seq(f.pages);

@@ -2,6 +2,8 @@
 #include "../streamed.hpp"
 #include "tiny_model.hpp"
 
+#include <servers.hpp>
+
 #include <sluice/stream/policies.hpp>
 #include <sluice/stream/source/file.hpp>
 
@@ -20,16 +22,29 @@
 
 using namespace engine;
 
+namespace {
+
+// A model whose prefixes lie in a folder.
+struct stored_model {
+  stored_model(const tiny::recipe& r, int num_threads, int num_pages)
+      : file(tiny::make_gguf(r)), threads(num_threads), pages(net.config(), sluice::dtype::f16, num_pages) {}
+
+  tiny::temporary_file file;
+  thread_pool threads;
+  model net{file.path(), arithmetic::exact, threads};
+  servers::temporary_folder folder;
+  sluice::stream::file_source files{folder.path};
+  store_of<sluice::stream::file_source> kept{files};
+  prefix_cache prefixes{net, sluice::profile::uncalibrated(kv_shape(net.config())), kept, threads};
+  page_pool pages;
+};
+
+}  // namespace
+
 TEST_CASE("stream: every policy ends with every token, whatever the store lost, and the right answer") {
-  tiny::temporary_file file(tiny::make_gguf({.arch = "llama", .layers = 4, .seed = 7}));
-  thread_pool threads(2);
-  model net(file.path(), arithmetic::exact, threads);
-  char pattern[] = "/tmp/sluice-store-XXXXXX";
-  const std::string folder = ::mkdtemp(pattern);
-  sluice::stream::file_source files(folder);
-  store_of kept(files);
-  prefix_cache prefixes(net, sluice::profile::uncalibrated(kv_shape(net.config())), kept, threads);
-  page_pool pages(net.config(), sluice::dtype::f16, 400);
+  stored_model m({.arch = "llama", .layers = 4, .seed = 7}, 2, 400);
+  model& net = m.net;
+  prefix_cache& prefixes = m.prefixes;
   std::mt19937_64 random(7);
   std::vector<std::int32_t> ids, question;
   for (int i = 0; i < 3 * prefix_cache::chunk_tokens + 60; ++i) ids.push_back(std::int32_t(random() % 256));
@@ -39,7 +54,7 @@ TEST_CASE("stream: every policy ends with every token, whatever the store lost, 
     net.forward(question, seq, {.on_logits = [&](int, std::span<const float> l) { out.assign(l.begin(), l.end()); }});
     return out;
   };
-  sequence exact(pages);
+  sequence exact(m.pages);
   net.forward(ids, exact);
   prefixes.save(ids, exact, sluice::max_passes, true);
   const std::vector<float> expected = ask(exact);
@@ -57,10 +72,10 @@ TEST_CASE("stream: every policy ends with every token, whatever the store lost, 
   for (const bool damaged : {false, true}) {
     CAPTURE(damaged);
     if (damaged) {  // one chunk is gone with its exact copy, one is garbage
-      std::filesystem::remove(folder + "/" + sluice::stream::to_hex(chunks[1].key));
-      std::filesystem::remove(folder + "/" + sluice::stream::to_hex(chunks[1].exact_key));
+      std::filesystem::remove(m.folder.path + "/" + sluice::stream::to_hex(chunks[1].key));
+      std::filesystem::remove(m.folder.path + "/" + sluice::stream::to_hex(chunks[1].exact_key));
       for (const sluice::digest& key : {chunks[2].key, chunks[2].exact_key}) {
-        const std::string path = folder + "/" + sluice::stream::to_hex(key);
+        const std::string path = m.folder.path + "/" + sluice::stream::to_hex(key);
         const auto size = std::filesystem::file_size(path);
         std::fstream out(path, std::ios::in | std::ios::out | std::ios::binary);
         out.seekp(std::streamoff(size / 3));
@@ -71,9 +86,9 @@ TEST_CASE("stream: every policy ends with every token, whatever the store lost, 
       const std::string policy(name);
       if (damaged && policy == "always_raw") continue;  // refused: see below
       CAPTURE(policy);
-      sequence seq(pages);
+      sequence seq(m.pages);
       const stream_result r =
-          stream_prefix(net, prefixes, kept, ids, seq, costs, {.policy = policy, .deadline_seconds = 5});
+          stream_prefix(net, prefixes, m.kept, ids, seq, costs, {.policy = policy, .deadline_seconds = 5});
       CHECK(seq.tokens() == int(ids.size()));
       CHECK(r.report.outcome == sluice::status::ok);
       CHECK(r.chunks == 4);
@@ -86,11 +101,10 @@ TEST_CASE("stream: every policy ends with every token, whatever the store lost, 
       CHECK(error(ask(seq)) < (coarsest == 4 ? 1e-5 : coarsest == 3 ? 0.15 : 3));
     }
   }
-  sequence seq(pages);
-  CHECK_THROWS_AS(stream_prefix(net, prefixes, kept, ids, seq, costs, {.policy = "always_raw"}), std::runtime_error);
-  sequence other(pages);
-  CHECK_THROWS_AS(stream_prefix(net, prefixes, kept, ids, other, costs, {.policy = "none"}), std::runtime_error);
-  std::filesystem::remove_all(folder);
+  sequence seq(m.pages);
+  CHECK_THROWS_AS(stream_prefix(net, prefixes, m.kept, ids, seq, costs, {.policy = "always_raw"}), std::runtime_error);
+  sequence other(m.pages);
+  CHECK_THROWS_AS(stream_prefix(net, prefixes, m.kept, ids, other, costs, {.policy = "none"}), std::runtime_error);
 }
 
 namespace {
@@ -167,30 +181,23 @@ TEST_CASE("stream: looking for chunks is part of the deadline, and a store that 
 }
 
 TEST_CASE("stream: levels in the report are those that the objects hold") {
-  tiny::temporary_file file(tiny::make_gguf({.arch = "llama", .layers = 2, .seed = 8}));
-  thread_pool threads(1);
-  model net(file.path(), arithmetic::exact, threads);
-  char pattern[] = "/tmp/sluice-store-XXXXXX";
-  const std::string folder = ::mkdtemp(pattern);
-  sluice::stream::file_source files(folder);
-  store_of kept(files);
-  prefix_cache prefixes(net, sluice::profile::uncalibrated(kv_shape(net.config())), kept, threads);
-  page_pool pages(net.config(), sluice::dtype::f16, 80);
+  stored_model m({.arch = "llama", .layers = 2, .seed = 8}, 1, 80);
+  model& net = m.net;
+  prefix_cache& prefixes = m.prefixes;
   const std::vector<std::int32_t> ids(300, 65);
-  sequence seq(pages);
+  sequence seq(m.pages);
   net.forward(ids, seq);
   for (const int levels : {1, 2}) {
     CAPTURE(levels);
     prefixes.save(ids, seq, levels);
-    sequence other(pages);
-    const stream_result r = stream_prefix(net, prefixes, kept, ids, other, {10, 0, 1e-9},
+    sequence other(m.pages);
+    const stream_result r = stream_prefix(net, prefixes, m.kept, ids, other, {10, 0, 1e-9},
                                           {.policy = "fixed_level_2", .deadline_seconds = 60});
     for (const sluice::stream::chunk_report& c : r.report.chunks) {
       CHECK_FALSE(c.computed);
       CHECK(c.level == levels - 1);
     }
   }
-  std::filesystem::remove_all(folder);
 }
 
 TEST_CASE("stream: a note is read as it was written, and never required") {
