@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sluice/codec/bitpack.hpp>
+#include <sluice/codec/entropy/bitpack/bitpack.hpp>
 
 #include <benchmark/benchmark.h>
 

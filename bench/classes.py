@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Makes include/sluice/codec/classes_data.inl, the normative probability tables of the coefficient classes.
+"""Makes include/sluice/codec/entropy/class_rans/classes_data.inl, the normative probability tables of the coefficient classes.
 
-    bench/classes.py > include/sluice/codec/classes_data.inl      write the tables
+    bench/classes.py > include/sluice/codec/entropy/class_rans/classes_data.inl      write the tables
     bench/classes.py --report                                     what each table costs against the entropy of its class
 
 A class is a distribution family (shape) and the quarter-octave index w of its standard deviation over a step: 2^((w-16)/4).

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The float side of the codec beside Eigen (products) and memcpy (everything that moves rows). Bytes are those read and
 // written in the engine's memory or as floats, whichever is named; a multiply-add counts as two operations.
-#include <sluice/codec/dense.hpp>
+#include <sluice/codec/transform/dense.hpp>
 #include <sluice/tensor/half.hpp>
 
 #include <benchmark/benchmark.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sluice/codec/lossless.hpp>
+#include <sluice/codec/entropy/split_exponent/lossless.hpp>
 #include <sluice/tensor/half.hpp>
 
 #include <benchmark/benchmark.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sluice/codec/rans.hpp>
+#include <sluice/codec/rans/rans.hpp>
 
 #include <benchmark/benchmark.h>
 #include <time.h>

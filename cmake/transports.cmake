@@ -30,7 +30,7 @@ if(UNIX AND NOT TARGET sluice::redis)
   target_compile_definitions(sluice::redis INTERFACE SLUICE_WITH_REDIS)
   find_package(OpenSSL 1.1.1 QUIET)
   if(TARGET OpenSSL::SSL)
-    sluice_source_works(works sluice/stream/source/redis.hpp
+    sluice_source_works(works sluice/stream/store/sources/redis.hpp
       "sluice::stream::redis_source s({.tls = true}); return int(s.size(\"a\").status());" SLUICE_WITH_TLS OpenSSL::SSL)
     if(works)
       target_link_libraries(sluice::redis INTERFACE OpenSSL::SSL)
@@ -40,7 +40,7 @@ if(UNIX AND NOT TARGET sluice::redis)
 endif()
 find_package(CURL 7.85 QUIET)
 if(TARGET CURL::libcurl AND NOT TARGET sluice::http)
-  sluice_source_works(works sluice/stream/source/http.hpp
+  sluice_source_works(works sluice/stream/store/sources/http.hpp
     "sluice::stream::http_source s({.url = \"http://h\"}); return int(s.size(\"a\").status());" SLUICE_WITH_HTTP CURL::libcurl)
   if(works)
     add_library(sluice::http INTERFACE IMPORTED GLOBAL)

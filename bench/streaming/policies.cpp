@@ -7,7 +7,7 @@
 // group's mean is a stated share of the engine's KV rate (raw bytes of cache it computes a second).
 
 #include <simulation.hpp>
-#include <sluice/stream/placement.hpp>
+#include <sluice/stream/study/placement.hpp>
 
 #include <chrono>
 #include <cstdio>

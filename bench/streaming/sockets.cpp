@@ -8,12 +8,12 @@
 #include <doctest/doctest.h>
 
 #include <nlohmann/json.hpp>
-#include <sluice/stream/policy/cachegen.hpp>
-#include <sluice/stream/policy/cake.hpp>
-#include <sluice/stream/policy/control.hpp>
-#include <sluice/stream/policy/progressive_cake.hpp>
-#include <sluice/stream/simulator.hpp>
-#include <sluice/stream/source/shaped.hpp>
+#include <sluice/stream/plan/policy/cachegen.hpp>
+#include <sluice/stream/plan/policy/cake.hpp>
+#include <sluice/stream/plan/policy/control.hpp>
+#include <sluice/stream/plan/policy/progressive_cake.hpp>
+#include <sluice/stream/study/simulator.hpp>
+#include <sluice/stream/store/sources/shaped.hpp>
 #include <stream/stores.hpp>
 
 #include <algorithm>

@@ -6,10 +6,10 @@
 #include <capture_file.hpp>
 #include <nlohmann/json.hpp>
 #include <sluice/sluice.hpp>
-#include <sluice/stream/execute.hpp>
-#include <sluice/stream/page_decoder.hpp>
-#include <sluice/stream/policy/control.hpp>
-#include <sluice/stream/source/redis.hpp>
+#include <sluice/stream/run/loops.hpp>
+#include <sluice/stream/run/page_decoder.hpp>
+#include <sluice/stream/plan/policy/control.hpp>
+#include <sluice/stream/store/sources/redis.hpp>
 #include <stream/servers.hpp>
 
 #include <algorithm>

@@ -2,8 +2,8 @@
 #include <streaming.hpp>
 #include <svg.hpp>
 
-#include <sluice/stream/policies.hpp>
-#include <sluice/stream/simulator.hpp>
+#include <sluice/stream/plan/by_name.hpp>
+#include <sluice/stream/study/simulator.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -7,7 +7,7 @@
 #include "observe.hpp"
 #include "predictions.hpp"
 
-#include <sluice/model/calibrate.hpp>
+#include <sluice/calibrate/calibrate.hpp>
 #include <sluice/status.hpp>
 
 #include <Eigen/Dense>

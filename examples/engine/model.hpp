@@ -7,7 +7,7 @@
 #include "linear.hpp"
 #include "threads.hpp"
 
-#include <sluice/stream/sha256.hpp>
+#include <sluice/stream/store/sha256.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -8,7 +8,7 @@
 #include <sluice/codec/encoder.hpp>
 #include <sluice/codec/presets.hpp>
 #include <sluice/model/profile.hpp>
-#include <sluice/stream/object.hpp>
+#include <sluice/stream/store/object.hpp>
 
 #include <algorithm>
 #include <cstdint>

@@ -7,7 +7,7 @@
 #include "session.hpp"
 #include "streamed.hpp"
 
-#include <sluice/stream/policies.hpp>
+#include <sluice/stream/plan/by_name.hpp>
 
 #include <store_url.hpp>
 

@@ -6,7 +6,7 @@
 #include "tokenizer.hpp"
 
 #include <sluice/model/profile.hpp>
-#include <sluice/stream/source/url.hpp>
+#include <sluice/stream/store/sources/url.hpp>
 
 #include <command.hpp>
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <sluice/status.hpp>
-#include <sluice/stream/source.hpp>
+#include <sluice/stream/store/source.hpp>
 
 #include <algorithm>
 #include <chrono>

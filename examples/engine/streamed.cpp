@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "streamed.hpp"
 
-#include <sluice/stream/execute.hpp>
-#include <sluice/stream/page_decoder.hpp>
-#include <sluice/stream/policies.hpp>
-#include <sluice/stream/source/shaped.hpp>
+#include <sluice/stream/run/loops.hpp>
+#include <sluice/stream/run/page_decoder.hpp>
+#include <sluice/stream/plan/by_name.hpp>
+#include <sluice/stream/store/sources/shaped.hpp>
 
 #include <cmath>
 #include <stdexcept>

@@ -4,8 +4,8 @@
 #include "costs.hpp"
 #include "prefix_cache.hpp"
 
-#include <sluice/stream/executor.hpp>
-#include <sluice/stream/trace.hpp>
+#include <sluice/stream/run/executor.hpp>
+#include <sluice/stream/study/trace.hpp>
 
 #include <optional>
 #include <string>

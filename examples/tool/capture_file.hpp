@@ -3,7 +3,7 @@
 
 #include <capture_layout.hpp>
 #include <safetensors.hpp>
-#include <sluice/model/calibrate.hpp>
+#include <sluice/calibrate/calibrate.hpp>
 #include <sluice/tensor/view.hpp>
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/stream/cost.hpp>
+#include <sluice/stream/plan/cost.hpp>
 
 #include <cstdint>
 #include <span>

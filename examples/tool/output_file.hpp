@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/stream/source/atomic_file.hpp>
-#include <sluice/stream/source/words.hpp>
+#include <sluice/stream/store/sources/atomic_file.hpp>
+#include <sluice/stream/store/sources/words.hpp>
 
 #include <filesystem>
 #include <string>

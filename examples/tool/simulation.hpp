@@ -6,9 +6,9 @@
 #include <command.hpp>
 #include <input_file.hpp>
 #include <model_shapes.hpp>
-#include <sluice/stream/policies.hpp>
-#include <sluice/stream/policy/oracle.hpp>
-#include <sluice/stream/simulator.hpp>
+#include <sluice/stream/plan/by_name.hpp>
+#include <sluice/stream/study/oracle.hpp>
+#include <sluice/stream/study/simulator.hpp>
 
 #include <algorithm>
 #include <filesystem>

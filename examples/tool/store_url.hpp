@@ -3,13 +3,13 @@
 
 #include <command.hpp>
 
-#include <sluice/stream/source/file.hpp>
-#include <sluice/stream/source/url.hpp>
+#include <sluice/stream/store/sources/file.hpp>
+#include <sluice/stream/store/sources/url.hpp>
 #ifdef SLUICE_WITH_HTTP
-#include <sluice/stream/source/http.hpp>
+#include <sluice/stream/store/sources/http.hpp>
 #endif
 #ifdef SLUICE_WITH_REDIS
-#include <sluice/stream/source/redis.hpp>
+#include <sluice/stream/store/sources/redis.hpp>
 #endif
 
 #include <cstdlib>

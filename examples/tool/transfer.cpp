@@ -8,8 +8,8 @@
 #include <slc_file.hpp>
 #include <sluice/codec/presets.hpp>
 #include <sluice/model/profile.hpp>
-#include <sluice/stream/object.hpp>
-#include <sluice/stream/source.hpp>
+#include <sluice/stream/store/object.hpp>
+#include <sluice/stream/store/source.hpp>
 #include <store_url.hpp>
 
 #include <cstdio>

@@ -11,9 +11,9 @@
 #include <sluice/format/frame.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/status.hpp>
-#include <sluice/stream/plan.hpp>
-#include <sluice/stream/policy/cachegen.hpp>
-#include <sluice/stream/policy/progressive_cake.hpp>
+#include <sluice/stream/plan/plan.hpp>
+#include <sluice/stream/plan/policy/cachegen.hpp>
+#include <sluice/stream/plan/policy/progressive_cake.hpp>
 #include <sluice/tensor/half.hpp>
 #include <sluice/tensor/layouts.hpp>
 #include <sluice/tensor/rope.hpp>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Input: type, rows, columns (2 bytes), then bytes that are decoded as a tile, on all instruction sets alike, and that
 // are encoded as the elements of one.
-#include <sluice/codec/lossless.hpp>
+#include <sluice/codec/entropy/split_exponent/lossless.hpp>
 
 #include <algorithm>
 #include <cstddef>

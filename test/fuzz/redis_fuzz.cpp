@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Answers of a Redis server: whatever bytes come, in whatever parts, reads and commands end, nothing is written outside
 // their buffers, and bytes that are taken for a value's are those that the answer marks as such.
-#include <sluice/stream/source/redis.hpp>
+#include <sluice/stream/store/sources/redis.hpp>
 
 #include <sys/socket.h>
 #include <sys/un.h>

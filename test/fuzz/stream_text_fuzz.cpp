@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What streaming reads from others: plans and link traces as text, headers of stored objects. What is accepted means
 // something, and is written again to what means the same. The first byte chooses.
-#include <sluice/stream/object.hpp>
-#include <sluice/stream/plan_text.hpp>
-#include <sluice/stream/trace.hpp>
+#include <sluice/stream/store/object.hpp>
+#include <sluice/stream/study/plan_text.hpp>
+#include <sluice/stream/study/trace.hpp>
 
 #include <cmath>
 #include <cstdint>

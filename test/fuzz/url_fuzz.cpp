@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // URLs of stores: any text is read or refused in words, what is read keeps what it was made of, and neither words nor the
 // printed form hold the password.
-#include <sluice/stream/source/s3.hpp>
-#include <sluice/stream/source/url.hpp>
+#include <sluice/stream/store/sources/s3.hpp>
+#include <sluice/stream/store/sources/url.hpp>
 
 #include <cstdint>
 #include <cstdlib>

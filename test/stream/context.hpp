@@ -3,9 +3,9 @@
 
 #include <doctest/doctest.h>
 #include <sluice/codec/encoder.hpp>
-#include <sluice/stream/execute.hpp>
-#include <sluice/stream/object.hpp>
-#include <sluice/stream/page_decoder.hpp>
+#include <sluice/stream/run/loops.hpp>
+#include <sluice/stream/store/object.hpp>
+#include <sluice/stream/run/page_decoder.hpp>
 
 #include <atomic>
 #include <chrono>

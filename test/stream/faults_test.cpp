@@ -3,7 +3,7 @@
 // went wrong, computing stands in, and nothing is left open.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
-#include <sluice/stream/policy/progressive_cake.hpp>
+#include <sluice/stream/plan/policy/progressive_cake.hpp>
 #include <stream/proxy.hpp>
 #include <stream/stores.hpp>
 

@@ -3,7 +3,7 @@
 // caller is told.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
-#include <sluice/stream/source/http.hpp>
+#include <sluice/stream/store/sources/http.hpp>
 #include <stream/proxy.hpp>
 #include <stream/servers.hpp>
 

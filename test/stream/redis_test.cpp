@@ -3,7 +3,7 @@
 // refuse and in which words, servers that are busy, stopped or restarted, and links that are slow or break.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
-#include <sluice/stream/source/redis.hpp>
+#include <sluice/stream/store/sources/redis.hpp>
 #include <stream/proxy.hpp>
 #include <stream/servers.hpp>
 

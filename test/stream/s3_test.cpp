@@ -2,8 +2,8 @@
 // Requests to S3 are signed as AWS asks (Signature Version 4): what arrives is signed again here and compared.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
-#include <sluice/stream/object.hpp>
-#include <sluice/stream/source/http.hpp>
+#include <sluice/stream/store/object.hpp>
+#include <sluice/stream/store/sources/http.hpp>
 #include <stream/servers.hpp>
 
 #include <algorithm>

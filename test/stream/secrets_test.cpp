@@ -3,8 +3,8 @@
 // that let in, that refuse, that do not answer, and with URLs that make no sense.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
-#include <sluice/stream/object.hpp>
-#include <sluice/stream/source/url.hpp>
+#include <sluice/stream/store/object.hpp>
+#include <sluice/stream/store/sources/url.hpp>
 #include <stream/servers.hpp>
 #include "../../examples/engine/tests/tiny_model.hpp"
 

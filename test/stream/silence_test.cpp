@@ -3,8 +3,8 @@
 // not lost, and what the simulator says of the same link comes true.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
-#include <sluice/stream/policy/progressive_cake.hpp>
-#include <sluice/stream/simulator.hpp>
+#include <sluice/stream/plan/policy/progressive_cake.hpp>
+#include <sluice/stream/study/simulator.hpp>
 #include <stream/proxy.hpp>
 #include <stream/stores.hpp>
 

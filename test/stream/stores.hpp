@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/stream/source/http.hpp>
-#include <sluice/stream/source/redis.hpp>
+#include <sluice/stream/store/sources/http.hpp>
+#include <sluice/stream/store/sources/redis.hpp>
 #include <stream/context.hpp>
 #include <stream/servers.hpp>
 

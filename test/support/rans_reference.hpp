@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/tables.hpp>
+#include <sluice/codec/rans/tables.hpp>
 
 #include <algorithm>
 #include <array>

@@ -191,7 +191,7 @@ struct class_row {
   std::uint8_t base[15], digits, zero[2], other[2];
 };
 inline constexpr class_row class_rows[256] = {
-#include <sluice/codec/classes_data.inl>
+#include <sluice/codec/entropy/class_rans/classes_data.inl>
 };
 inline const class_row& at_pass(int cls, int back) {
   constexpr int shift[] = {0, 6, 13, 19, 25, 32};

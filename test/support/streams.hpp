@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/stream/cost.hpp>
-#include <sluice/stream/plan.hpp>
+#include <sluice/stream/plan/cost.hpp>
+#include <sluice/stream/plan/plan.hpp>
 
 #include <random>
 #include <vector>

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <sluice/format/frame.hpp>
-#include <sluice/stream/executor.hpp>
-#include <sluice/stream/object.hpp>
-#include <sluice/stream/trace.hpp>
+#include <sluice/stream/run/executor.hpp>
+#include <sluice/stream/store/object.hpp>
+#include <sluice/stream/study/trace.hpp>
 
 #include <cstring>
 #include <deque>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sluice/codec/classes.hpp>
+#include <sluice/codec/entropy/class_rans/classes.hpp>
 
 #include <doctest/doctest.h>
 

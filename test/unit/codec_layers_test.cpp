@@ -2,7 +2,7 @@
 // Models whose layers differ in what they keep: types of their own for K and V, nothing at all, or only what lies inside of a
 // sliding window.
 #include <sluice/codec/presets.hpp>
-#include <sluice/stream/page_decoder.hpp>
+#include <sluice/stream/run/page_decoder.hpp>
 
 #include <doctest/doctest.h>
 #include <support/caches.hpp>

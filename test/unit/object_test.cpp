@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sluice/stream/object.hpp>
+#include <sluice/stream/store/object.hpp>
 
 #include <doctest/doctest.h>
 

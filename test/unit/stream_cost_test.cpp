@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sluice/stream/cost.hpp>
-#include <sluice/stream/link.hpp>
-#include <sluice/stream/verify.hpp>
+#include <sluice/stream/plan/cost.hpp>
+#include <sluice/stream/plan/link.hpp>
+#include <sluice/stream/store/verify.hpp>
 
 #include <doctest/doctest.h>
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The executor on real objects in memory: what ends up in the pages, whatever the objects are like.
 #include <doctest/doctest.h>
-#include <sluice/stream/policy/cachegen.hpp>
-#include <sluice/stream/policy/cake.hpp>
-#include <sluice/stream/policy/progressive.hpp>
-#include <sluice/stream/policy/progressive_cake.hpp>
-#include <sluice/stream/source/memory.hpp>
-#include <sluice/stream/source/shaped.hpp>
+#include <sluice/stream/plan/policy/cachegen.hpp>
+#include <sluice/stream/plan/policy/cake.hpp>
+#include <sluice/stream/plan/policy/progressive.hpp>
+#include <sluice/stream/plan/policy/progressive_cake.hpp>
+#include <sluice/stream/store/sources/memory.hpp>
+#include <sluice/stream/store/sources/shaped.hpp>
 #include <stream/context.hpp>
 
 namespace {

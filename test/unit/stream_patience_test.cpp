@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // When silence makes reads late; and an executor in virtual time, which must do what the simulator says of the same link.
-#include <sluice/stream/policies.hpp>
-#include <sluice/stream/simulator.hpp>
+#include <sluice/stream/plan/by_name.hpp>
+#include <sluice/stream/study/simulator.hpp>
 
 #include <doctest/doctest.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sluice/stream/placement.hpp>
+#include <sluice/stream/study/placement.hpp>
 
 #include <doctest/doctest.h>
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The simulator against closed forms, and what must hold on any link.
-#include <sluice/stream/policy/bola.hpp>
-#include <sluice/stream/policy/cachegen.hpp>
-#include <sluice/stream/policy/cachegen_released.hpp>
-#include <sluice/stream/policy/kvserve.hpp>
-#include <sluice/stream/policy/oracle.hpp>
-#include <sluice/stream/policy/progressive_cake.hpp>
-#include <sluice/stream/policy/replay.hpp>
-#include <sluice/stream/policy/robust_mpc.hpp>
-#include <sluice/stream/simulator.hpp>
+#include <sluice/stream/plan/policy/bola.hpp>
+#include <sluice/stream/plan/policy/cachegen.hpp>
+#include <sluice/stream/plan/policy/cachegen_released.hpp>
+#include <sluice/stream/plan/policy/kvserve.hpp>
+#include <sluice/stream/study/oracle.hpp>
+#include <sluice/stream/plan/policy/progressive_cake.hpp>
+#include <sluice/stream/study/replay.hpp>
+#include <sluice/stream/plan/policy/robust_mpc.hpp>
+#include <sluice/stream/study/simulator.hpp>
 
 #include <doctest/doctest.h>
 

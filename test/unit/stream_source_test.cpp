@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sources that need no server: memory, files, and both behind a shaped link.
 #include <doctest/doctest.h>
-#include <sluice/stream/source/file.hpp>
-#include <sluice/stream/source/memory.hpp>
-#include <sluice/stream/source/shaped.hpp>
+#include <sluice/stream/store/sources/file.hpp>
+#include <sluice/stream/store/sources/memory.hpp>
+#include <sluice/stream/store/sources/shaped.hpp>
 #include <stream/servers.hpp>
 
 #include <sched.h>

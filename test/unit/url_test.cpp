@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // URLs of stores: what is taken, what is refused and in which words, and that secrets never come out again.
 #include <doctest/doctest.h>
-#include <sluice/stream/source/memory.hpp>
-#include <sluice/stream/source/s3.hpp>
-#include <sluice/stream/source/url.hpp>
+#include <sluice/stream/store/sources/memory.hpp>
+#include <sluice/stream/store/sources/s3.hpp>
+#include <sluice/stream/store/sources/url.hpp>
 
 #include <map>
 #include <string>

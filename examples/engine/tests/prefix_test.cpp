@@ -5,7 +5,7 @@
 
 #include <servers.hpp>
 
-#include <sluice/stream/source/file.hpp>
+#include <sluice/stream/store/sources/file.hpp>
 
 #include <doctest/doctest.h>
 

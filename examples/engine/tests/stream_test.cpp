@@ -4,8 +4,8 @@
 
 #include <servers.hpp>
 
-#include <sluice/stream/policies.hpp>
-#include <sluice/stream/source/file.hpp>
+#include <sluice/stream/plan/by_name.hpp>
+#include <sluice/stream/store/sources/file.hpp>
 
 #include <doctest/doctest.h>
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/bit_widths.hpp>
-#include <sluice/codec/entropy.hpp>
-#include <sluice/codec/grouping.hpp>
-#include <sluice/codec/predict.hpp>
-#include <sluice/codec/quantize.hpp>
-#include <sluice/codec/transform.hpp>
+#include <sluice/codec/width/bit_widths.hpp>
+#include <sluice/codec/entropy/entropy.hpp>
+#include <sluice/codec/group/tile_tokens.hpp>
+#include <sluice/codec/predict/no_prediction.hpp>
+#include <sluice/codec/quantize/embedded.hpp>
+#include <sluice/codec/transform/profile_basis.hpp>
 #include <sluice/format/frame.hpp>
 
 namespace sluice::codec {

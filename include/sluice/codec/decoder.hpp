@@ -2,10 +2,10 @@
 #pragma once
 
 #include <sluice/codec/codec.hpp>
-#include <sluice/codec/dense.hpp>
-#include <sluice/codec/exact_tile.hpp>
-#include <sluice/codec/fixed_tile.hpp>
-#include <sluice/codec/rans_tile.hpp>
+#include <sluice/codec/transform/dense.hpp>
+#include <sluice/codec/entropy/split_exponent/exact_tile.hpp>
+#include <sluice/codec/entropy/bitpack/fixed_tile.hpp>
+#include <sluice/codec/entropy/class_rans/decode.hpp>
 #include <sluice/codec/stream.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/format/tile.hpp>

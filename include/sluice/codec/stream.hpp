@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/dense.hpp>
+#include <sluice/codec/transform/dense.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/numeric.hpp>

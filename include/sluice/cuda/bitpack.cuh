@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/bitpack.hpp>
+#include <sluice/codec/entropy/bitpack/bitpack.hpp>
 #include <sluice/cuda/dense.cuh>
 
 #include <cstdint>
@@ -20,7 +20,7 @@ using detail::bitpack_job;
 using detail::bitpack_task;
 using detail::group_scale;
 
-#include <sluice/codec/bitpack_body.inl>
+#include <sluice/codec/entropy/bitpack/bitpack_body.inl>
 
 }  // namespace sluice::cuda
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/dense.hpp>
+#include <sluice/codec/transform/dense.hpp>
 #include <sluice/tensor/half.hpp>
 
 #include <cuda_fp16.h>
@@ -28,7 +28,7 @@ namespace sluice::cuda {
 
 #include <sluice/warp/floats.inl>
 
-#include <sluice/codec/dense_body.inl>
+#include <sluice/codec/transform/dense_body.inl>
 
 }  // namespace sluice::cuda
 

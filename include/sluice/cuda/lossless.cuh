@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/lossless.hpp>
+#include <sluice/codec/entropy/split_exponent/lossless.hpp>
 #include <sluice/cuda/dense.cuh>
 
 #include <cstddef>
@@ -26,7 +26,7 @@ using detail::strip_lanes;
 using detail::strip_lanes_table;
 using detail::symbol_counts;
 
-#include <sluice/codec/lossless_body.inl>
+#include <sluice/codec/entropy/split_exponent/lossless_body.inl>
 
 }  // namespace sluice::cuda
 

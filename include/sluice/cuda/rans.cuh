@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/rans.hpp>
+#include <sluice/codec/rans/rans.hpp>
 #include <sluice/cuda/warp.cuh>
 
 #include <cstddef>
@@ -21,7 +21,7 @@
 
 namespace sluice::cuda {
 
-#include <sluice/codec/rans_body.inl>
+#include <sluice/codec/rans/rans_body.inl>
 
 }  // namespace sluice::cuda
 

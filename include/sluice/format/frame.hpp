@@ -2,7 +2,7 @@
 #pragma once
 
 #include <sluice/format/checksum.hpp>
-#include <sluice/model/profile.hpp>
+#include <sluice/format/limits.hpp>
 #include <sluice/numeric.hpp>
 #include <sluice/status.hpp>
 #include <sluice/tensor/shape.hpp>
@@ -87,8 +87,6 @@ struct tile_entry {
 static_assert(sizeof(tile_entry) == 8);
 
 inline constexpr std::uint32_t frame_magic = 0x46434c53;  // "SLCF"
-inline constexpr std::uint32_t max_frame_tokens = 1u << 20;
-inline constexpr std::uint32_t max_tile_tokens = 4096;
 
 /// A half-open range of bytes within a frame.
 struct byte_range {

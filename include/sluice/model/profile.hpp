@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/format/checksum.hpp>
+#include <sluice/format/limits.hpp>
 #include <sluice/numeric.hpp>
 #include <sluice/status.hpp>
 #include <sluice/tensor/rope.hpp>
@@ -16,18 +17,6 @@
 #include <vector>
 
 namespace sluice {
-
-/// Most passes (levels) a stream can have, and most coefficients that share one basis.
-inline constexpr int max_passes = 6;
-inline constexpr int max_group_width = 1024;
-
-/// Limits of a model: layers, rotary embeddings, heads of a layer, elements of a head, sinks, streams of all layers.
-inline constexpr int max_model_layers = 4096;
-inline constexpr int max_ropes = 64;
-inline constexpr int max_kv_heads = 4096;
-inline constexpr int max_head_dim = 16384;
-inline constexpr int max_sinks = 255;
-inline constexpr int max_streams = 1 << 18;
 
 /// Heads that share one basis: `requested`, or for 0 all heads while they span at most 256 channels, else as many as fit.
 constexpr int basis_heads(int requested, int num_kv_heads, int head_dim) noexcept {

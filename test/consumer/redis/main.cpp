@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sluice/stream/source/redis.hpp>
+#include <sluice/stream/store/sources/redis.hpp>
 #include <sluice/version.hpp>
 
 #include <cstdio>

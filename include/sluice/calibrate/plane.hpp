@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/codec/entropy/class_rans/class_choice.hpp>
+#include <sluice/codec/entropy/class_rans/classes.hpp>
+#include <sluice/codec/transform/invert_basis.hpp>
+#include <sluice/model/profile.hpp>
+#include <sluice/tensor/half.hpp>
+#include <sluice/tensor/rope.hpp>
+#include <sluice/tensor/shape.hpp>
+
+#include <Eigen/Dense>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+// What model/calibrate.hpp keeps of K or V of one layer: running sums, then bases, then counts.
+
+namespace sluice::detail {
+
+using matrix_f = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic>;
+using rows_f = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using matrix_d = Eigen::MatrixXd;
+
+inline constexpr std::int64_t fold_tokens = 512;  // runs of tokens that alternate between the two halves
+inline constexpr std::size_t sample_rows = 1024;
+inline constexpr double eigenvalue_floor = 1e-4;  // of the head's largest; as kvlab.py does
+
+// Mean, covariance and the basis they give, of one group of channels.
+struct group_sums {
+  double n = 0;
+  Eigen::VectorXd sum;
+  matrix_d product;  // lower triangle
+
+  void add(const Eigen::Ref<const rows_f, 0, Eigen::OuterStride<>>& x) {
+    if (sum.size() == 0) {
+      sum.setZero(x.cols());
+      product.setZero(x.cols(), x.cols());
+    }
+    const matrix_d d = x.cast<double>().transpose();
+    n += double(x.rows());
+    sum += d.rowwise().sum();
+    product.selfadjointView<Eigen::Lower>().rankUpdate(d);
+  }
+};
+
+struct group_basis {
+  Eigen::VectorXd mean;
+  matrix_d forward;  // y = (x - mean) * forward, in the weighted domain, by falling variance
+  matrix_d inverse;
+
+  void fit(const group_sums& a, const group_sums& b, const matrix_d& root, const matrix_d& inverse_root) {
+    const Eigen::Index w = root.rows();
+    const double n = a.n + b.n;
+    mean.setZero(w);
+    matrix_d product = matrix_d::Zero(w, w);
+    for (const group_sums* s : {&a, &b})
+      if (s->n > 0) {
+        mean += s->sum / n;
+        product += s->product / n;
+      }
+    matrix_d c = product.selfadjointView<Eigen::Lower>();
+    c = root * (c - mean * mean.transpose()) * root;
+    const Eigen::SelfAdjointEigenSolver<matrix_d> solver((c + c.transpose()) / 2);
+    matrix_d u = solver.eigenvectors().rowwise().reverse();
+    for (Eigen::Index k = 0; k < w; ++k) {
+      Eigen::Index largest = 0;
+      u.col(k).cwiseAbs().maxCoeff(&largest);
+      if (u(largest, k) < 0) u.col(k) *= -1;
+    }
+    forward = root * u;
+    inverse = u.transpose() * inverse_root;
+  }
+};
+
+// K or V of one layer while it is calibrated.
+struct plane_calibration {
+  int width = 0, head_dim = 0, heads = 0, group_width = 0;
+  std::array<std::vector<group_sums>, 2> folds;
+  Eigen::MatrixXd metric;  // sums of q2 (one column a head) or wo (head_dim columns a head)
+  int metrics = 0;
+  std::vector<float> sample;
+  std::int64_t stride = 1, seen = 0, measured = 0;
+  double error_gain = 0, energy = 0;  // of attention outputs, per unit of weighted squared error
+
+  std::vector<group_basis> basis, held_out[2];
+  std::vector<matrix_f> forward, held_out_forward[2];  // to units of the finest step
+  double sensitivity = 0, step = 0, variance = 0;
+  plane_profile profile;
+  std::vector<coefficient_counts> counts;
+  std::array<double, max_passes> squares{};
+
+  int groups() const noexcept { return group_width ? (width + group_width - 1) / group_width : 0; }
+  int begin_of(int g) const noexcept { return g * group_width; }
+  int width_of(int g) const noexcept { return std::min(group_width, width - g * group_width); }
+
+  // Calls f(first row, rows, fold) for runs that belong to one fold.
+  template <class F>
+  static void runs(std::int64_t from, std::int64_t rows, const F& f) {
+    for (std::int64_t r = 0; r < rows;) {
+      const std::int64_t end = std::min(rows, r + fold_tokens - (from + r) % fold_tokens);
+      f(r, end - r, static_cast<std::size_t>((from + r) / fold_tokens % 2));
+      r = end;
+    }
+  }
+
+  void add(const rows_f& x) {
+    runs(seen, x.rows(), [&](std::int64_t first, std::int64_t n, std::size_t fold) {
+      for (int g = 0; g < groups(); ++g) folds[fold][std::size_t(g)].add(x.block(first, begin_of(g), n, width_of(g)));
+    });
+    for (std::int64_t r = 0; r < x.rows(); ++r) {
+      if ((seen + r) % stride) continue;
+      if (sample.size() == sample_rows * std::size_t(width)) {
+        for (std::size_t i = 1; i < sample_rows / 2; ++i)
+          std::copy_n(sample.data() + 2 * i * std::size_t(width), width, sample.data() + i * std::size_t(width));
+        sample.resize(sample.size() / 2);
+        stride *= 2;
+        if ((seen + r) % stride) continue;
+      }
+      sample.insert(sample.end(), x.row(r).data(), x.row(r).data() + width);
+    }
+    seen += x.rows();
+  }
+
+  // W^(1/2) and W^(-1/2) of every head; without a metric the identity. K: diag(q2 averaged over each rotary pair /
+  // head_dim), since its error turns with the position; V: wo.
+  void roots(plane which, const rope* r, std::vector<matrix_d>& root, std::vector<matrix_d>& inverse) const {
+    const Eigen::Index d = head_dim;
+    std::vector<Eigen::SelfAdjointEigenSolver<matrix_d>> solvers;
+    double largest = 0;
+    for (int h = 0; metrics && h < heads; ++h) {
+      matrix_d w = matrix_d::Zero(d, d);
+      if (which == plane::value) {
+        w = metric.middleCols(h * d, d) / metrics;
+      } else {
+        Eigen::VectorXd q2 = metric.col(h) / metrics / double(d);
+        const int dims = r ? rotary_dims(*r, head_dim) : 0;
+        for (int i = 0; i < dims / 2; ++i) {
+          const int a = r->pairing == rope_pairing::half ? i : 2 * i;
+          const int b = r->pairing == rope_pairing::half ? i + dims / 2 : 2 * i + 1;
+          q2(a) = q2(b) = (q2(a) + q2(b)) / 2;
+        }
+        w = q2.asDiagonal();
+      }
+      solvers.emplace_back((w + w.transpose()) / 2);
+      largest = std::max(largest, solvers.back().eigenvalues().maxCoeff());
+    }
+    for (int h = 0; h < heads; ++h) {
+      if (!(largest > 0) || !std::isfinite(largest)) {
+        root.push_back(matrix_d::Identity(d, d));
+        inverse.push_back(root.back());
+        continue;
+      }
+      const auto& s = solvers[std::size_t(h)];
+      // A head that hardly matters must not push the others out of the range of f16: 1e-8 of all heads.
+      const double least = std::max(eigenvalue_floor * s.eigenvalues().maxCoeff(), 1e-8 * largest);
+      const Eigen::VectorXd e = s.eigenvalues().cwiseMax(least).cwiseSqrt();
+      root.push_back(s.eigenvectors() * e.asDiagonal() * s.eigenvectors().transpose());
+      inverse.push_back(s.eigenvectors() * e.cwiseInverse().asDiagonal() * s.eigenvectors().transpose());
+    }
+  }
+
+  // Bases of all tokens and of either half.
+  void fit(plane which, const rope* r) {
+    std::vector<matrix_d> root, inverse;
+    roots(which, r, root, inverse);
+    basis.resize(std::size_t(groups()));
+    variance = 0;
+    for (int g = 0; g < groups(); ++g) {
+      const Eigen::Index w = width_of(g);
+      const auto i = std::size_t(g);
+      matrix_d a = matrix_d::Zero(w, w), b = a;
+      for (Eigen::Index at = 0; at < w; at += head_dim) {
+        const auto h = std::size_t((begin_of(g) + at) / head_dim);
+        a.block(at, at, head_dim, head_dim) = root[h];
+        b.block(at, at, head_dim, head_dim) = inverse[h];
+      }
+      const group_sums none;
+      basis[i].fit(folds[0][i], folds[1][i], a, b);
+      for (int f = 0; f < 2; ++f)
+        if (folds[0][i].n > 0 && folds[1][i].n > 0) {
+          held_out[f].resize(std::size_t(groups()));
+          held_out[f][i].fit(folds[std::size_t(f)][i], none, a, b);
+        }
+    }
+    folds = {};
+    // The sample as coefficients of the weighted domain.
+    Eigen::Map<rows_f> s(sample.data(), Eigen::Index(sample.size()) / width, width);
+    for (int g = 0; g < groups(); ++g) {
+      const group_basis& q = basis[std::size_t(g)];
+      const rows_f y = (s.middleCols(begin_of(g), width_of(g)).rowwise() - q.mean.cast<float>().transpose()) *
+                       q.forward.cast<float>();
+      s.middleCols(begin_of(g), width_of(g)) = y;
+      variance += y.cast<double>().squaredNorm();
+    }
+    if (s.rows()) variance /= double(s.size());
+  }
+
+  // Mean squared error of the sample under a step, over all coefficients.
+  double error_at(double with_step) const noexcept {
+    const auto s = static_cast<float>(with_step), inverse = static_cast<float>(1 / with_step);
+    double sum = 0;
+    for (std::size_t i = 0; i < sample.size();) {
+      float part = 0;
+      for (const std::size_t end = std::min(sample.size(), i + 1024); i < end; ++i) {
+        const float q = std::clamp(sample[i] * inverse, -1e9f, 1e9f);
+        const float e = sample[i] - s * static_cast<float>(static_cast<int>(q + (q < 0 ? -0.5f : 0.5f)));
+        part += e * e;
+      }
+      sum += double(part);
+    }
+    return sample.empty() ? 0 : sum / double(sample.size());
+  }
+
+  // Folds the finest step into the decoder's matrix; the second sweep uses its exact inverse, as encoders will.
+  bool finish_basis(double finest) {
+    step = finest;
+    profile.width = width;
+    profile.group_width = group_width;
+    profile.step = static_cast<float>(finest);
+    double largest = 0;
+    for (const group_basis& g : basis) largest = std::max(largest, finest * g.inverse.cwiseAbs().maxCoeff());
+    int exponent = 0;
+    if (std::frexp(largest, &exponent) == 0.5) --exponent;  // the largest entry lands in (0.5, 1]
+    profile.scale = std::ldexp(1.0f, exponent);
+    if (!(largest > 0) || !std::isfinite(largest) || !(profile.scale > 0) || !std::isfinite(profile.scale))
+      return false;
+    for (const group_basis& g : basis) {
+      const auto w = static_cast<int>(g.inverse.rows());
+      const std::size_t at = profile.matrix.size();
+      for (int k = 0; k < w; ++k)
+        for (int j = 0; j < w; ++j)
+          profile.matrix.push_back(
+              from_float<f16>(static_cast<float>(std::ldexp(finest * g.inverse(k, j), -exponent))).bits);
+      for (int j = 0; j < w; ++j) {
+        profile.mean.push_back(from_float<f16>(static_cast<float>(g.mean(j))).bits);
+        if (!finite_f16(profile.mean.back())) return false;
+      }
+      std::vector<float> inverse;
+      if (!invert_basis(profile.matrix.data() + at, w, double(profile.scale), inverse)) return false;
+      forward.push_back(Eigen::Map<const rows_f>(inverse.data(), w, w));
+    }
+    for (int f = 0; f < 2; ++f)
+      for (const group_basis& g : held_out[f]) held_out_forward[f].push_back((g.forward / finest).cast<float>());
+    counts.resize(std::size_t(width));
+    basis = {};
+    sample = {};
+    return true;
+  }
+
+  void measure(const rows_f& x, int passes) {
+    for (int g = 0; g < groups(); ++g) {
+      const int w = width_of(g);
+      Eigen::RowVectorXf mean(w);
+      for (int j = 0; j < w; ++j) mean(j) = to_float(f16{profile.mean[std::size_t(begin_of(g) + j)]});
+      matrix_f y = (x.middleCols(begin_of(g), w).rowwise() - mean) * forward[std::size_t(g)];
+      count(g, y, passes);
+      for (int p = 0; p < passes; ++p) {
+        const auto s = static_cast<float>(power_of_3(passes - 1 - p)), inverse = 1 / s;
+        double sum = 0;
+        for (int k = 0; k < w; ++k) {
+          float part = 0;
+          for (const float v : y.col(k)) {
+            const float q = std::clamp(v * inverse, -1e9f, 1e9f);
+            const float e = v - s * static_cast<float>(static_cast<int>(q + (q < 0 ? -0.5f : 0.5f)));
+            part += e * e;
+          }
+          sum += double(part);
+        }
+        squares[std::size_t(p)] += sum;
+      }
+      if (held_out[0].empty()) continue;
+      runs(measured, x.rows(), [&](std::int64_t first, std::int64_t n, std::size_t fold) {
+        const auto i = std::size_t(g);
+        y = (x.block(first, begin_of(g), n, w).rowwise() - held_out[1 - fold][i].mean.cast<float>().transpose()) *
+            held_out_forward[1 - fold][i];
+        count(g, y, passes);
+      });
+    }
+    measured += x.rows();
+  }
+
+  void count(int g, const matrix_f& y, int passes) noexcept {
+    for (Eigen::Index k = 0; k < y.cols(); ++k) {
+      coefficient_counts& c = counts[std::size_t(begin_of(g) + k)];
+      c.add(y.col(k).data(), y.rows(), passes);
+      c.squares += double(y.col(k).squaredNorm());
+    }
+  }
+};
+
+}  // namespace sluice::detail

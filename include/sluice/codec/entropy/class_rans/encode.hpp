@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/codec/codec.hpp>
+#include <sluice/codec/transform/coefficients.hpp>
+#include <sluice/codec/transform/dense.hpp>
+#include <sluice/codec/rans/rans.hpp>
+#include <sluice/codec/entropy/class_rans/group_tables.hpp>
+#include <sluice/codec/stream.hpp>
+#include <sluice/codec/tile_input.hpp>
+#include <sluice/format/tile.hpp>
+#include <sluice/numeric.hpp>
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <vector>
+
+namespace sluice::detail::inline SLUICE_HOST_ABI {
+
+// How often each symbol of a lane occurs: values of the base pass within +-reach (the ends collect what lies beyond),
+// and refinement digits by context (parent zero, parent not zero; digits same, towards zero or -1, away or +1).
+struct lane_histogram {
+  static constexpr int reach = 40;
+  std::uint16_t base[2 * reach + 1] = {};
+  std::uint16_t digit[max_passes - 1][2][3] = {};
+
+  // Bits of everything counted under a class, all passes made.
+  float bits(std::uint8_t cls, int passes, int made) const noexcept {
+    float sum = 0;
+    for (int v = -reach; v <= reach; ++v)
+      if (base[v + reach]) sum += float(base[v + reach]) * bits_base(cls, passes - 1, v);
+    for (int p = 1; p < made; ++p)
+      for (int r = -1; r <= 1; ++r) {
+        const int s = r == 0 ? 0 : r < 0 ? 1 : 2;
+        if (digit[p - 1][0][s]) sum += float(digit[p - 1][0][s]) * bits_ternary(cls, passes - 1 - p, 0, r);
+        if (digit[p - 1][1][s]) sum += float(digit[p - 1][1][s]) * bits_ternary(cls, passes - 1 - p, 1, r);
+      }
+    return sum;
+  }
+};
+
+template <class Codec>
+class tile_encoder;
+
+// class_rans: coefficients under static class tables, base and refinements.
+template <class Codec>
+requires(Codec::entropy::id == class_rans::id) class tile_encoder<Codec> {
+ public:
+  tile_encoder(const profile& p, isa i) : isa_(i), basis_(p, i) {}
+
+  status state() const noexcept { return basis_.state(); }
+
+  // Codes one tile into its passes. Rows whose coefficients leave the quantiser's range become exact tokens of `in`.
+  // Errors: too_large where the tile does not fit the format's counts; the caller then stores it as it is.
+  status encode(tile_input& in, int made, std::span<std::vector<std::uint8_t>> passes) {
+    const profile_tables::stream& known = basis_.known(in.place);
+    const bool own_mean = known.mean.empty();
+    passes_ = basis_.tables().passes();
+    made_ = made;
+    width_ = in.place.width();
+    basis_.make(in);
+    if constexpr (Codec::bit_widths::id != profile_steps::id)
+      basis_.coarsen(in, range_step(Codec::bit_widths::bits(in.place.layer)));
+    stride_ = basis_.stride();
+    split(int(in.rows.size()));
+
+    const bool explicit_classes = own_mean || Codec::bit_widths::id != profile_steps::id;
+    choose_classes(known.tables, explicit_classes, int(in.rows.size()));
+    if (const status s = find_exceptions(int(in.rows.size())); s != status::ok) return s;
+
+    const stream_tables& t = chosen_ ? *chosen_ : own_;
+    tile_head head{};
+    head.first = std::uint16_t(in.first);
+    head.count = std::uint16_t(in.count);
+    head.exact = std::uint16_t(in.exact.size());
+    head.exceptions = std::uint16_t(exceptions_[0].size());
+    head.side = std::uint8_t((delta_blocks_ ? side_deltas : 0) | (explicit_classes ? side_classes : 0) |
+                             (own_mean ? side_mean : 0));
+    section_writer w(passes[0]);
+    if (!code(t, 0, int(in.rows.size()))) return status::too_large;
+    head.stream_size = std::uint32_t(stream_.size());
+    w.put(head);
+    w.put_bytes(stream_.data(), stream_.size());
+    if (delta_blocks_) {
+      w.put(delta_blocks_);
+      w.put_bytes(deltas_.data(), deltas_.size());
+    }
+    if (explicit_classes) {
+      w.put(basis_.step());
+      w.put_bytes(t.classes.data(), std::size_t(width_));
+    }
+    if (own_mean) w.put_bytes(basis_.mean_bits().data(), 2 * std::size_t(width_));
+    w.put_bytes(exceptions_[0].data(), exceptions_[0].size() * sizeof(exception));
+    w.put_bytes(in.exact.data(), 2 * in.exact.size());
+    in.put_exact_rows(w);
+    w.finish();
+    for (int pass = 1; pass < made; ++pass) {
+      if (!code(t, pass, int(in.rows.size()))) return status::too_large;
+      if (stream_.empty() && exceptions_[pass].empty()) continue;
+      section_writer r(passes[std::size_t(pass)]);
+      r.put(refinement_head{std::uint32_t(stream_.size()), std::uint16_t(exceptions_[pass].size()), 0});
+      r.put_bytes(stream_.data(), stream_.size());
+      r.put_bytes(exceptions_[pass].data(), exceptions_[pass].size() * sizeof(exception));
+      r.finish();
+    }
+    return status::ok;
+  }
+
+ private:
+  // Steps of 2^bits levels over the range of the tile, in units of the finest step.
+  float range_step(int bits) const {
+    int low = 0, high = 0;
+    for (std::int16_t v : basis_.values()) low = detail::min<int>(low, v), high = detail::max<int>(high, v);
+    return detail::max(float(high - low) / float((1 << bits) - 1), 1.f) / float(power_of_3(passes_ - 1));
+  }
+
+  // Splits into passes: parents by rounding, digits as what remains. Passes beyond `made_` are rounded away.
+  void split(int rows) {
+    const int n = rows * int(stride_);
+    values_.resize(std::size_t(n));
+    if (passes_ == 1) values_ = basis_.values();
+    for (int p = passes_ - 1; p > 0; --p) {
+      digits_[p].resize(std::size_t(n));
+      split3(isa_, p == passes_ - 1 ? basis_.values().data() : values_.data(), values_.data(), digits_[p].data(), n);
+    }
+  }
+
+  // --- classes
+  void choose_classes(const stream_tables& known, bool explicit_classes, int rows) {
+    delta_blocks_ = 0;
+    deltas_.clear();
+    chosen_ = &known;
+    if (rows == 0 && !explicit_classes) return;
+    if (explicit_classes) {
+      std::vector<std::uint8_t>& classes = own_classes_;
+      classes.assign(std::size_t(width_), 0);
+      for (int b = 0; b * 32 < width_; ++b) {
+        count(b, rows);
+        for (int lane = 0; lane < 32 && 32 * b + lane < width_; ++lane)
+          classes[std::size_t(32 * b + lane)] = fit(lane, class_of(deviation(lane, rows)));
+      }
+      own_.build(classes, passes_);
+      chosen_ = nullptr;
+      return;
+    }
+    // A block's classes move where the tile's own statistics disagree with the profile and the saving exceeds the cost.
+    for (int b = 0; b * 32 < width_ && width_ <= 32 * 32; ++b) {  // the mask of blocks has 32 bits
+      measure(b, rows);
+      if (!disagrees(known, b, rows)) continue;
+      count(b, rows);
+      std::uint8_t nibbles[16] = {};
+      float saved = 0;
+      for (int lane = 0; lane < 32; ++lane) {
+        const std::uint8_t cls = known.classes[std::size_t(32 * b + lane)];
+        if (cls % class_widths == 0) continue;
+        const int guess = detail::clamp(class_of(deviation(lane, rows), 0) - cls % class_widths, -7, 6);
+        const float now = histogram_[lane].bits(cls, passes_, made_);
+        float best = now;
+        int delta = 0;
+        for (int d = guess - 1; d <= guess + 1; ++d) {
+          const float bits = histogram_[lane].bits(shift_class(cls, d), passes_, made_);
+          if (bits < best) best = bits, delta = d;
+        }
+        saved += now - best;
+        nibbles[lane / 2] |= std::uint8_t((delta & 15) << (lane % 2 ? 4 : 0));
+      }
+      if (saved < 8 * 16 + (delta_blocks_ ? 0 : 32)) continue;
+      if (!delta_blocks_) own_ = known;
+      delta_blocks_ |= 1u << b;
+      deltas_.insert(deltas_.end(), nibbles, nibbles + 16);
+      std::uint8_t shifted[32];
+      apply_deltas(&known.classes[std::size_t(32 * b)], nibbles, shifted);
+      own_.replace_block(std::size_t(b), shifted, passes_);
+    }
+    if (delta_blocks_) {
+      own_.count_blocks(passes_);
+      chosen_ = nullptr;
+    }
+  }
+
+  // Sums of squares of a block's lanes, in units of the finest step made.
+  void measure(int b, int rows) {
+    for (float& e : energy_) e = 0;
+    for (int r = 0; r < rows; ++r) {
+      const std::size_t at = std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b);
+      for (int lane = 0; lane < 32; ++lane) {
+        const float v = float(basis_.values()[at + std::size_t(lane)]);
+        energy_[lane] += v * v;
+      }
+    }
+  }
+  float deviation(int lane, int rows) const noexcept {
+    return detail::sqrt(energy_[lane] / float(detail::max(rows, 1)));
+  }
+
+  // A cheap test before counting: is the saving that the deviations promise worth 16 bytes?
+  bool disagrees(const stream_tables& known, int b, int rows) const {
+    float promise = 0;
+    for (int lane = 0; lane < 32; ++lane) {
+      const std::uint8_t cls = known.classes[std::size_t(32 * b + lane)];
+      if (cls % class_widths == 0) continue;
+      const float sigma = deviation(lane, rows);
+      const float d = 0.1733f * float(class_of(sigma, 0) - cls % class_widths);  // ln 2 / 4 a class
+      const float rate = detail::min(1.f, sigma / float(power_of_3(passes_ - made_)));
+      promise += float(rows) * d * d * rate;
+    }
+    return promise > 100;
+  }
+
+  void count(int b, int rows) {
+    for (lane_histogram& h : histogram_) h = {};
+    for (float& e : energy_) e = 0;
+    for (int r = 0; r < rows; ++r) {
+      const std::size_t at = std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b);
+      for (std::size_t lane = 0; lane < 32; ++lane) {
+        int v = values_[at + lane];
+        ++histogram_[lane]
+              .base[detail::clamp(v, -lane_histogram::reach, lane_histogram::reach) + lane_histogram::reach];
+        for (int p = 1; p < made_; ++p) {
+          const int d = digits_[p][at + lane];
+          ++histogram_[lane].digit[p - 1][v != 0][d == 0 ? 0 : (v < 0 ? -d : d) < 0 ? 1 : 2];
+          v = 3 * v + d;
+        }
+        const float f = float(basis_.values()[at + lane]);
+        energy_[lane] += f * f;
+      }
+    }
+  }
+
+  std::uint8_t fit(int lane, std::uint8_t guess) const {
+    std::uint8_t best = guess;
+    float least = 1e30f;
+    for (int shape = 0; shape < class_shapes; ++shape)
+      for (int d = -2; d <= 2; ++d) {
+        const std::uint8_t cls = shift_class(std::uint8_t(shape * class_widths + guess % class_widths), d);
+        const float bits = histogram_[lane].bits(cls, passes_, made_);
+        if (bits < least) least = bits, best = cls;
+      }
+    return best;
+  }
+
+  // --- exceptions: what the chosen classes cannot say. Afterwards values_ and digits_ hold what is coded.
+  status find_exceptions(int rows) {
+    const stream_tables& t = chosen_ ? *chosen_ : own_;
+    limit_.assign(std::size_t(stride_), 0);
+    for (std::size_t i = 0; i < std::size_t(stride_); ++i)
+      limit_[i] = std::int16_t(detail::min(clip_limit(t.classes[i], passes_ - 1), 32767));
+    for (auto& e : exceptions_) e.clear();
+    places_.resize(max_exceptions);
+    const std::size_t found =
+        scan_limits(isa_, values_.data(), stride_, rows, int(stride_), limit_.data(), places_.data(), places_.size());
+    if (found > places_.size()) return status::too_large;
+    for (std::size_t i = 0; i < found; ++i) {
+      const coefficient_place at = places_[i];
+      std::int16_t& v = values_[std::size_t(at.row) * std::size_t(stride_) + std::size_t(at.coefficient)];
+      const std::int16_t limit = limit_[std::size_t(at.coefficient)];
+      const std::int16_t coded = v < 0 ? std::int16_t(-limit) : limit;
+      exceptions_[0].push_back({std::uint16_t(at.row), std::uint16_t(at.coefficient), v - coded});
+      v = coded;
+    }
+    // A digit of a lane that is dead in its pass: only the columns that are dead can hold one.
+    for (int p = 1; p < made_; ++p) {
+      for (int b = 0; b * 32 < width_; ++b) {
+        std::uint8_t dead[32];
+        bool any = false;
+        for (std::size_t lane = 0; lane < 32; ++lane) {
+          dead[lane] = live(t.classes[std::size_t(32 * b) + lane], passes_ - 1 - p) ? 0 : 255;
+          any |= dead[lane] != 0;
+        }
+        if (!any) continue;
+        for (int r = 0; r < rows; ++r) {
+          std::int8_t* d = &digits_[p][std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b)];
+          std::uint64_t hit = 0;
+          for (int i = 0; i < 4; ++i) {
+            std::uint64_t x, m;
+            std::memcpy(&x, d + 8 * i, 8);
+            std::memcpy(&m, dead + 8 * i, 8);
+            hit |= x & m;
+          }
+          if (!hit) continue;
+          for (int lane = 0; lane < 32; ++lane)
+            if (dead[lane] && d[lane]) {
+              exceptions_[p].push_back({std::uint16_t(r), std::uint16_t(32 * b + lane), d[lane]});
+              d[lane] = 0;
+            }
+          if (exceptions_[p].size() > max_exceptions) return status::too_large;
+        }
+      }
+    }
+    return status::ok;
+  }
+
+  // --- entropy coding; passes must be coded in order, since each leaves values_ at its own level.
+  bool code(const stream_tables& t, int pass, int rows) {
+    if (pass > 1) advance(pass - 1);
+    stream_.clear();
+    const int blocks = rows ? t.blocks[pass] : 0;
+    const std::size_t parts = std::size_t(stream_parts(blocks));
+    if (parts > 1) stream_.resize(4 * parts);
+    for (std::size_t i = 0; i < parts; ++i) {
+      const int first = int(i) * rans_max_blocks, n = detail::min(blocks - first, rans_max_blocks);
+      int digits = 0;
+      for (int b = first; !pass && b < first + n; ++b) digits = detail::max<int>(digits, t.base[std::size_t(b)].digits);
+      scratch_.resize(encoded_bound(n, rows, digits));
+      encode_job j;
+      if (pass)
+        j.tables = t.ternary[pass - 1].data() + first;
+      else
+        j.tables = t.base.data() + first;
+      j.blocks = n;
+      j.rows = rows;
+      j.values = values_.data() + 32 * first;
+      j.digits = pass ? digits_[pass].data() + 32 * first : nullptr;
+      j.stride = stride_;
+      j.scratch = scratch_.data();
+      j.capacity = scratch_.size();
+      if (pass)
+        encode_ternary({&j, 1}, isa_);
+      else
+        encode_base({&j, 1}, isa_);
+      if (!j.ok) return false;
+      if (parts > 1) std::memcpy(stream_.data() + 4 * i, &j.size, 4);
+      stream_.insert(stream_.end(), j.bytes, j.bytes + j.size);
+    }
+    return true;
+  }
+
+  // Coded parents of the pass after `pass`.
+  void advance(int pass) {
+    std::int16_t* v = values_.data();
+    const std::int8_t* d = digits_[pass].data();
+    for (std::size_t i = 0; i < values_.size(); ++i) v[i] = std::int16_t(3 * v[i] + d[i]);
+  }
+
+  static constexpr std::size_t max_exceptions = 8192;  // a tile with more is better stored
+
+  isa isa_;
+  coefficient_maker basis_;
+  int passes_ = 0, made_ = 0, width_ = 0;
+  std::int64_t stride_ = 0;
+  std::vector<std::int16_t> values_, limit_;
+  std::vector<std::int8_t> digits_[max_passes];
+  std::vector<std::uint8_t> own_classes_, deltas_, scratch_, stream_;
+  std::uint32_t delta_blocks_ = 0;
+  const stream_tables* chosen_ = nullptr;  // null = own_
+  stream_tables own_;
+  lane_histogram histogram_[32];
+  float energy_[32] = {};
+  std::vector<coefficient_place> places_;
+  std::vector<exception> exceptions_[max_passes];
+};
+
+}  // namespace sluice::detail::inline SLUICE_HOST_ABI

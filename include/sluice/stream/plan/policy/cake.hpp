@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/stream/plan/policy/control.hpp>
+
+namespace sluice::stream::policy {
+
+/// The front of a two-ended plan: the first chunk that the engine neither has nor works on.
+inline int next_to_compute(const cost_model& cost, const progress& p) noexcept {
+  const int c = first_missing(cost, p);
+  return c == p.computing ? c + 1 : c;
+}
+
+/// Cake (Jin et al., ICML 2025, algorithm 1): the engine computes from the front while the link loads from the back, until they
+/// meet. No estimate is needed. The last chunk is contested: whoever is idle tries it too, so neither end waits for a slow other.
+struct cake {
+  static constexpr const char* name = "cake";
+  int level = -1;  ///< what is loaded; -1 = the exact copy, as published
+
+  step link(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+    const int what = level < 0 ? cost.exact_level() : detail::min(level, cost.num_levels() - 1);
+    if (const int c = next_from_back(cost, p); c >= 0) return fetch(cost, c, what);
+    return contested(cost, h, p, what);
+  }
+  step compute(const cost_model& cost, const link_history&, const progress& p) const noexcept {
+    const int c = first_missing(cost, p);
+    return c < cost.num_chunks() && p.chunks[std::size_t(c)].arrived < 0 ? stream::compute(cost, c) : step{};
+  }
+
+  /// The chunk that the engine works on, if the link would have it sooner.
+  static step contested(const cost_model& cost, const link_history& h, const progress& p, int what) noexcept {
+    const int c = p.computing;
+    if (c < 0 || !cost.stored(c) || p.chunks[std::size_t(c)].lost || p.chunks[std::size_t(c)].requested >= 0) return {};
+    const std::uint64_t bytes = p.bytes_in_flight + cost.bytes(c, what);
+    const double rate = expected_rate(harmonic_mean{}, h, p, bytes);
+    const double arrival = rate > 0 ? p.now_seconds + cost.rates().latency_seconds + double(bytes) / rate : 0;
+    return arrival < p.compute_free_seconds ? fetch(cost, c, what) : step{};
+  }
+};
+
+/// Cake with a choice of levels: the finest at which loading what remains finishes no later than at the coarsest, so that
+/// quality is taken where it is free (the link waits for the engine or for the decoder anyway).
+template <class Estimator = harmonic_mean>
+struct cake_levels_with {
+  static constexpr const char* name = "cake_levels";
+  Estimator estimate{};
+  double tolerance = 1e-3;  ///< share of the finish time
+
+  step link(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+    const int c = next_from_back(cost, p);
+    int level = 0;
+    const double rate = expected_rate(estimate, h, p, 0);
+    if (rate > 0 && c >= 0) {
+      const double soonest = finish(cost, p, rate, 0);
+      for (int l = cost.exact_level(); l > 0 && level == 0; --l)
+        if (finish(cost, p, rate, l) <= soonest + tolerance * (soonest - p.now_seconds)) level = l;
+    }
+    return c >= 0 ? fetch(cost, c, level) : cake::contested(cost, h, p, level);
+  }
+  step compute(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+    return cake{}.compute(cost, h, p);
+  }
+
+  /// When the two ends have met, if everything untouched is loaded at `level`.
+  static double finish(const cost_model& cost, const progress& p, double rate, int level) noexcept {
+    double engine = p.computing < 0 ? p.now_seconds : p.compute_free_seconds;
+    double link = p.now_seconds + double(p.bytes_in_flight) / rate, decoded = detail::max(p.decode_free_seconds, link);
+    engine += forced_seconds(cost, p);
+    int front = next_to_compute(cost, p), back = cost.num_chunks() - 1;
+    while (true) {
+      while (front <= back && !(untouched(p, front) && can_fetch(cost, p, front))) ++front;
+      while (back >= front && !(untouched(p, back) && can_fetch(cost, p, back))) --back;
+      if (front > back) return detail::max(engine, decoded);
+      const double computed = engine + cost.recompute_seconds(front);
+      const double loaded = link + double(cost.bytes(back, level)) / rate;
+      if (computed <= loaded) {  // whoever is done first takes the next chunk
+        engine = computed;
+        ++front;
+        continue;
+      }
+      link = loaded;
+      decoded = detail::max(decoded, link) + cost.decode_seconds(back, level, cost.bytes(back, level));
+      --back;
+    }
+  }
+};
+using cake_levels = cake_levels_with<>;
+
+}  // namespace sluice::stream::policy

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/stream/plan/policy/cake.hpp>
+
+namespace sluice::stream::policy {
+
+/// Ours: base passes of everything first, then refinements in the order of loss removed per byte until the deadline. At every
+/// instant the cache is the best that the bytes so far allow, and nothing sent is wasted when the link drops.
+template <class Estimator = harmonic_mean>
+struct progressive_with {
+  static constexpr const char* name = "progressive";
+  static constexpr bool refines = true;
+  Estimator estimate{};
+  /// The first pass is cut finer than the base only where everything fits at that level into this share of the time left; it
+  /// saves requests and decoding, never the base of another chunk.
+  double first_pass_share = 0.5;
+
+  step link(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+    return link_from(cost, h, p, 0);
+  }
+  step compute(const cost_model&, const link_history&, const progress&) const noexcept { return {}; }
+
+  /// The next request when everything before chunk `reach` will come from the engine.
+  step link_from(const cost_model& cost, const link_history& h, const progress& p, int reach) const noexcept {
+    const double rate = expected_rate(estimate, h, p, 0);
+    const int c = next_from_back(cost, p);
+    if (c >= reach) return fetch(cost, c, first_pass(cost, p, rate, reach));
+    for (const refinement& r : cost.refinements()) {
+      const chunk_progress& s = p.chunks[std::size_t(r.chunk)];
+      if (r.chunk < reach || s.requested < r.from || s.requested >= r.to || !can_fetch(cost, p, r.chunk)) continue;
+      if (in_time(cost, p, rate, r.chunk, r.to)) return fetch(cost, r.chunk, r.to);
+    }
+    return {};
+  }
+
+  /// Whether a chunk would be here and decoded at `level` before the deadline.
+  static bool in_time(const cost_model& cost, const progress& p, double rate, int c, int level) noexcept {
+    const int have = p.chunks[std::size_t(c)].requested;
+    const std::uint64_t bytes = cost.bytes_between(c, have, level);
+    const double arrival = p.now_seconds + (rate > 0 ? double(p.bytes_in_flight + bytes) / rate : 0) +
+                           (p.fetches_in_flight ? 0 : cost.rates().latency_seconds);
+    return detail::max(arrival, p.decode_free_seconds) + cost.decode_seconds(c, level, bytes) <= p.deadline_seconds;
+  }
+
+ private:
+  int first_pass(const cost_model& cost, const progress& p, double rate, int reach) const noexcept {
+    if (!(rate > 0)) return 0;
+    const double budget = first_pass_share * rate * p.left() - double(p.bytes_in_flight);
+    int level = 0;
+    for (; level + 1 < cost.num_levels(); ++level) {
+      std::uint64_t bytes = 0;
+      for (int i = reach; i < cost.num_chunks(); ++i)
+        if (can_fetch(cost, p, i)) bytes += cost.bytes_between(i, p.chunks[std::size_t(i)].requested, level + 1);
+      if (double(bytes) > budget) break;
+    }
+    return level;
+  }
+};
+using progressive = progressive_with<>;
+
+}  // namespace sluice::stream::policy

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/stream/plan/policy/progressive.hpp>
+
+namespace sluice::stream::policy {
+
+/// Ours, the default: progressive, while the engine computes the front exactly. What the engine will have computed by the
+/// deadline is not fetched until everything behind it is as good as the levels get; then the ends meet as in Cake. Where the
+/// raw copy would be there no later than the finest level (a slow decoder on a fast link), the raw copy is loaded.
+template <class Estimator = harmonic_mean>
+struct progressive_cake_with {
+  static constexpr const char* name = "progressive_cake";
+  static constexpr bool refines = true;
+  progressive_with<Estimator> fetcher{};
+
+  step link(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+    const double rate = expected_rate(fetcher.estimate, h, p, 0);
+    const int c = next_from_back(cost, p), front = reach(cost, p, rate);
+    int whole = cost.num_levels() - 1;  // what a chunk is fetched as where it is fetched once and for all
+    if (c >= 0 && rate > 0) {
+      const double raw = cake_levels::finish(cost, p, rate, cost.exact_level());
+      const bool late = raw > p.deadline_seconds;  // then only the soonest end counts
+      if (raw < cake_levels::finish(cost, p, rate, late ? 0 : whole)) whole = cost.exact_level();
+    }
+    if (c >= front && whole == cost.exact_level()) return fetch(cost, c, whole);
+    if (c < front && p.computing >= 0 &&
+        p.compute_free_seconds > p.deadline_seconds)  // the engine will be late with this one
+      if (const step s = cake::contested(cost, h, p, 0)) return s;
+    if (const step s = fetcher.link_from(cost, h, p, front)) return s;
+    // Nothing behind the front is left to improve in time: shorten the front, as Cake does, without trust in any estimate.
+    if (c >= 0) return fetch(cost, c, whole);
+    if (const step s = fetcher.link_from(cost, h, p, 0)) return s;
+    return cake::contested(cost, h, p, whole);
+  }
+
+  step compute(const cost_model& cost, const link_history&, const progress& p) const noexcept {
+    const int missing = first_missing(cost, p), top = cost.num_levels() - 1;
+    if (missing < cost.num_chunks())
+      return p.chunks[std::size_t(missing)].arrived < 0 ? stream::compute(cost, missing) : step{};
+    int best = -1;  // everything is usable: compute where it removes most loss a second, if it is done in time
+    double gain = 0;
+    for (int c = 0; c < cost.num_chunks(); ++c) {
+      const chunk_progress& s = p.chunks[std::size_t(c)];
+      if (s.computed || s.requested >= top || p.now_seconds + cost.recompute_seconds(c) > p.deadline_seconds) continue;
+      const double g = cost.loss(c, s.requested) / cost.recompute_seconds(c);
+      if (g <= gain) continue;
+      gain = g;
+      best = c;
+    }
+    return best < 0 ? step{} : stream::compute(cost, best);
+  }
+
+  /// The first chunk that the engine will not have computed by the deadline, with time kept to fetch one base pass should
+  /// the engine be late.
+  static int reach(const cost_model& cost, const progress& p, double rate) noexcept {
+    double engine = p.computing < 0 ? p.now_seconds : p.compute_free_seconds;
+    const double deadline = p.deadline_seconds - forced_seconds(cost, p);
+    int c = 0;
+    for (; c < cost.num_chunks(); ++c) {
+      const chunk_progress& s = p.chunks[std::size_t(c)];
+      if (!can_fetch(cost, p, c) || s.requested >= cost.num_levels() - 1) continue;
+      const std::uint64_t base = cost.bytes(c, 0);
+      const double reserve = s.requested >= 0 ? 0
+                                              : (rate > 0 ? double(base) / rate : 0) + cost.rates().latency_seconds +
+                                                    cost.decode_seconds(c, 0, base);
+      engine += cost.recompute_seconds(c);
+      if (engine + reserve > deadline) break;
+    }
+    return c;
+  }
+};
+using progressive_cake = progressive_cake_with<>;
+
+}  // namespace sluice::stream::policy

@@ -1,0 +1,545 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/codec/decoder.hpp>
+#include <sluice/format/frame.hpp>
+#include <sluice/stream/store/object.hpp>
+#include <sluice/stream/plan/plan.hpp>
+#include <sluice/stream/run/report.hpp>
+#include <sluice/stream/store/source.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <deque>
+#include <memory>
+#include <vector>
+
+// Fetches, decodes and computes the chunks of one request at the same time, as its planner says. The executor owns no
+// thread: next() moves bytes and hands out work, decoded() and computed() say how it went. execute.hpp holds loops around it.
+
+namespace sluice::stream {
+
+/// One request. Borrows planner, source, chunks and link history, which collects what the link did for later requests.
+/// At most one decode and one computation are out at a time. They never touch the same chunk, and a chunk that the engine
+/// may be reading is not refined, so both may run beside each other and beside next() on threads of the caller's.
+/// Silence makes chunks late, not lost (patience.hpp): the engine may compute them, and what comes first is used.
+template <planner_policy Policy, byte_source Source, class Clock = steady_clock_seconds>
+class executor {
+ public:
+  executor(const planner<Policy>& plan, Source& source, std::span<const stored_chunk> chunks, link_history& link,
+           double deadline_seconds, executor_options options = {}, Clock clock = {})
+      : plan_(&plan),
+        source_(&source),
+        names_(chunks),
+        link_(&link),
+        options_(options),
+        clock_(clock),
+        patience_(options.patience) {
+    progress_.resize(std::size_t(cost().num_chunks()));
+    buffers_.resize(progress_.size());
+    failures_.resize(progress_.size());
+    report_.chunks.resize(progress_.size());
+    now_.start_seconds = now_.now_seconds = clock_();
+    now_.deadline_seconds = now_.start_seconds + deadline_seconds;
+    if (names_.size() < progress_.size()) finish(status::invalid_argument);
+  }
+  executor(const executor&) = delete;
+  executor& operator=(const executor&) = delete;
+  ~executor() { drop_all(); }
+
+  /// Moves bytes, for at most `wait_seconds` where there is nothing else to do, and says what is to be done.
+  turn next(double wait_seconds) {
+    turn t;
+    decide();
+    t.decode = next_decode();
+    const bool busy = t.decode || next_compute_;
+    if (in_flight()) receive(busy || done_ ? 0 : std::min(wait_seconds, until_event()));
+    if (!t.decode) t.decode = next_decode();  // what is here comes before what might be computed
+    if (!done_) decide();
+    if (!t.decode) t.decode = next_decode();
+    t.compute.what = std::exchange(next_compute_, step{});
+    t.stop_computing = now_.computing >= 0 && (done_ || wasted(now_.computing));
+    t.finished = done_ && !decoding_ && !out_;
+    if (t.finished) sum_up();
+    t.idle = !t.decode && !t.compute && !t.finished && !in_flight();
+    t.wait_seconds = until_event();
+    return t;
+  }
+
+  /// The decode handed out last is done.
+  void decoded(const page_status& s) {
+    const int c = std::exchange(decoding_, step{}).chunk, level = decoding_level_;
+    chunk_progress& p = progress_[std::size_t(c)];
+    if (s.worst == status::ok || s.worst == status::degraded) {
+      p.ready = std::max(p.ready, std::int8_t(level));
+      report_.chunks[std::size_t(c)].state = s.worst;
+      if (s.worst == status::degraded) lose(c, level, s.worst);  // what is here is sound; more would build on damage
+      if (p.arrived <= p.ready && (p.ready >= cost().num_levels() - 1 || p.lost)) release(c);
+      return;
+    }
+    lose(c, level, s.worst);
+  }
+
+  /// The computation handed out last is done; status::cancelled: it was stopped and what it wrote is not whole.
+  void computed(status s) {
+    const step what = std::exchange(out_, step{});
+    now_.computing = -1;
+    chunk_progress& p = progress_[std::size_t(what.chunk)];
+    if (s == status::cancelled) return;
+    if (s != status::ok) {
+      note(what.chunk, -1, what.what, s);
+      return finish(s);
+    }
+    const chunk_cost& k = cost().chunk(what.chunk);
+    if (what.what == action::patch) {
+      p.patched = true;
+      report_.recomputed_tokens += std::int64_t(cost().rates().token_fraction * k.tokens);
+      return;
+    }
+    p.computed = true;
+    report_.recomputed_tokens += k.tokens;
+    report_.chunks[std::size_t(what.chunk)].state = status::ok;
+    drop(what.chunk, -1);
+    release(what.chunk);
+  }
+
+  /// Ends the request as it is; next() says when nothing is out any more.
+  void cancel() {
+    if (!done_) finish(status::cancelled);
+  }
+
+  const report& result() const noexcept { return report_; }
+  const progress& state() const noexcept { return now_; }
+
+ private:
+  // One range of a fetch.
+  struct piece {
+    ticket which = 0;
+    std::size_t size = 0, bytes = 0;
+    bool done = false;
+  };
+  struct fetch_state {
+    step what;
+    int from = -1;  // level that the buffer held, or will hold, before
+    std::uint64_t begin = 0, bytes = 0;
+    double sent = 0;              // by the clock
+    double asked = 0, heard = 0;  // the same, and the last byte, in seconds spent listening
+    std::vector<piece> pieces;
+    bool whole = false;  // but a level before it is still missing
+    bool late = false;   // has been called so
+    std::uint64_t received() const noexcept {
+      std::uint64_t n = 0;
+      for (const piece& p : pieces) n += p.bytes;
+      return n;
+    }
+    // Bytes without a gap.
+    std::uint64_t prefix() const noexcept {
+      std::uint64_t n = 0;
+      for (const piece& p : pieces) {
+        n += p.bytes;
+        if (p.bytes < p.size) break;
+      }
+      return n;
+    }
+  };
+  struct buffer {
+    std::unique_ptr<std::byte[]> bytes[2];  // embedded levels, exact copy
+    std::size_t used = 0;
+    bool dropped = false;  // memory was short: the levels before have to be fetched again
+  };
+
+  const cost_model& cost() const noexcept { return plan_->cost(); }
+  bool exact(int level) const noexcept { return level == cost().exact_level(); }
+  bool in_flight() const noexcept { return in_flight_ > 0; }
+  // Seconds until the deadline, until a read turns late, or until a silent link may be asked again.
+  double until_event() const noexcept {
+    const double left = now_.deadline_seconds - now_.now_seconds, patient = patience_.seconds(*link_);
+    double wait = left > 0 ? left : patient;
+    if (const double ask = patience_.ask_at_seconds() - now_.now_seconds; ask > 0) wait = std::min(wait, ask);
+    double heard = 0;
+    for (const fetch_state& f : fetches_) {
+      heard = f.whole ? heard : std::max(heard, f.heard);
+      if (!f.whole && !f.late) wait = std::min(wait, std::max(heard + patient - listened_, 0.0));
+    }
+    return wait;
+  }
+
+  void note(int chunk, int level, action during, status what, std::string detail = {}) {
+    report_.faults.push_back({chunk, level, during, what, clock_() - now_.start_seconds, std::move(detail)});
+  }
+
+  // --- deciding: the same calls in the same situations as in the simulator ---
+
+  void decide() {
+    while (!done_) {
+      update();
+      const decision d = plan_->next(*link_, now_);
+      ++report_.decisions;
+      if (d.finished) return finish(status::ok);
+      bool acted = false;
+      if (d.link && link_wants_more(cost(), *link_, now_)) acted = send(d.link);
+      if (d.compute && now_.computing < 0) acted = start_computing(d.compute) || acted;
+      if (acted) continue;
+      // Nothing is under way and the policy wants nothing: computing always works.
+      const int missing = first_missing(cost(), now_);
+      if (!in_flight() && !decoding_ && to_decode_.empty() && !out_ && missing < cost().num_chunks() && !d.compute &&
+          start_computing(stream::compute(cost(), missing)))
+        continue;
+      return;
+    }
+  }
+  void update() {
+    now_.now_seconds = clock_();
+    now_.chunks = progress_;
+    count_late();
+    now_.decode_free_seconds = decoding_ ? std::max(decode_until_, now_.now_seconds) : now_.now_seconds;
+    for (int c : to_decode_) now_.decode_free_seconds += decode_seconds(c);
+    now_.compute_free_seconds = std::max(compute_until_, now_.now_seconds);
+    if (report_.usable_seconds < 0 && first_missing(cost(), now_) == cost().num_chunks())
+      report_.usable_seconds = now_.now_seconds - now_.start_seconds;
+  }
+  double decode_seconds(int c) const noexcept {
+    const chunk_progress& p = progress_[std::size_t(c)];
+    return cost().decode_seconds(c, p.arrived, cost().bytes_between(c, p.ready, p.arrived));
+  }
+
+  bool start_computing(const step& what) {
+    const chunk_progress& p = progress_[std::size_t(what.chunk)];
+    // Bytes that are here are decoded first, and what is being decoded is not for the engine to read.
+    if (what.what == action::recompute && p.arrived > p.ready) return false;
+    if (decoding_ && decoding_.chunk <= what.chunk) return false;
+    keep(what);
+    out_ = next_compute_ = what;
+    now_.computing = what.chunk;
+    compute_until_ = now_.now_seconds + (what.what == action::patch ? cost().patch_seconds(what.chunk)
+                                                                    : cost().recompute_seconds(what.chunk));
+    return true;
+  }
+  // A copy of what is being computed has come first.
+  bool wasted(int c) const noexcept {
+    const chunk_progress& p = progress_[std::size_t(c)];
+    return out_.what == action::recompute && p.arrived > p.ready;
+  }
+  void keep(step what) {
+    what.order = std::uint32_t(report_.steps.size());
+    report_.steps.push_back(what);
+  }
+
+  // What is late is not in flight as far as plans are concerned. Of reads that are answered one after the other, the later ones
+  // wait for the earlier: silence is that of all up to there.
+  void count_late() {
+    const bool silent = patience_.silent();
+    const double patient = patience_.seconds(*link_);
+    now_.hold = !patience_.may_ask(now_.now_seconds);
+    now_.bytes_in_flight = 0;
+    now_.fetches_in_flight = 0;
+    for (chunk_progress& p : progress_) p.late = silent && !p.computed;
+    double heard = 0;
+    for (fetch_state& f : fetches_) {
+      if (f.whole) continue;
+      heard = std::max(heard, f.heard);
+      const bool overdue = listened_ >= heard + patient;
+      if (!silent && !overdue) {
+        f.late = false;
+        now_.bytes_in_flight += f.bytes;
+        ++now_.fetches_in_flight;
+        continue;
+      }
+      progress_[std::size_t(f.what.chunk)].late = true;
+      if (!overdue || std::exchange(f.late, true)) continue;
+      char words[64];
+      std::snprintf(words, sizeof words, "nothing came for %.1f s", listened_ - heard);
+      note(f.what.chunk, f.what.level, action::fetch, status::timed_out, words);
+    }
+  }
+
+  // --- fetching ---
+
+  bool send(const step& what) {
+    chunk_progress& p = progress_[std::size_t(what.chunk)];
+    if (what.what == action::text) {
+      keep(what);
+      return p.text = true;
+    }
+    buffer& b = buffers_[std::size_t(what.chunk)];
+    fetch_state f;
+    f.what = what;
+    f.from = exact(what.level) || b.dropped ? -1 : p.requested;
+    f.begin = cost().bytes(what.chunk, f.from);
+    f.bytes = cost().bytes(what.chunk, what.level) - f.begin;
+    if (!make_room(what.chunk, f.bytes)) return false;
+    auto& bytes = b.bytes[exact(what.level)];
+    const int finest = exact(what.level) ? what.level : cost().num_levels() - 1;
+    // Room for all levels at once: what is not fetched is never touched, and bytes in flight must not move.
+    if (!bytes) bytes.reset(new std::byte[std::size_t(cost().bytes(what.chunk, finest)) + 1]);
+    b.used += std::size_t(f.bytes);
+    used_ += std::size_t(f.bytes);
+    b.dropped = false;
+    keep(what);
+    f.sent = now_.now_seconds;
+    f.asked = f.heard = listened_;
+    if (!in_flight()) patience_.begin(listened_);
+    patience_.asked(*link_, now_.now_seconds);
+    const stored_chunk& name = names_[std::size_t(what.chunk)];
+    const std::string key = to_hex(exact(what.level) ? name.exact_key : name.key);
+    for (std::uint64_t at = 0; at < f.bytes;) {
+      const std::size_t n = std::size_t(std::min<std::uint64_t>(f.bytes - at, options_.range_bytes));
+      f.pieces.push_back({source_->submit({key, f.begin + at, {bytes.get() + f.begin + at, n}}), n});
+      at += n;
+    }
+    p.requested = std::int8_t(what.level);
+    ++in_flight_;
+    fetches_.push_back(std::move(f));
+    if (fetches_.back().pieces.empty()) complete(fetches_.size() - 1);
+    return true;
+  }
+
+  void receive(double wait) {
+    completion done[16];
+    looked_at_ = clock_();
+    looked_ = listened_;
+    // When a byte came within a poll is not known: none lasts longer than a part of what silence is measured against.
+    const std::size_t n = source_->poll(done, std::min(wait, patience_.seconds(*link_) / 8));
+    now_.now_seconds = clock_();
+    listened_ += now_.now_seconds - looked_at_;
+    for (std::size_t i = 0; i < n; ++i) take(done[i]);
+    for (fetch_state& f : fetches_)
+      for (piece& p : f.pieces) {
+        if (p.done) continue;
+        const std::size_t bytes = source_->arrived(p.which);
+        if (bytes > p.bytes) hear(f);
+        p.bytes = bytes;
+      }
+    if (in_flight()) patience_.look(*link_, listened_);
+  }
+  // Something has come of a fetch. Its first byte tells of a round trip if nothing else came since it was asked for, and if
+  // somebody listened.
+  void hear(fetch_state& f) {
+    if (f.received() == 0 && f.asked >= patience_.heard_seconds() &&
+        looked_at_ - f.sent <= 2 * (looked_ - f.asked) + 1e-3)
+      link_->observe_round_trip(looked_ - f.asked);
+    f.heard = listened_;
+    patience_.heard(listened_);
+  }
+  void take(const completion& done) {
+    for (std::size_t i = 0; i < fetches_.size(); ++i)
+      for (piece& p : fetches_[i].pieces) {
+        if (p.which != done.which || p.done) continue;
+        const bool answered = done.state != status::timed_out && done.state != status::connection_lost;
+        if (answered || done.bytes > p.bytes) hear(fetches_[i]);
+        p.bytes = done.bytes;
+        p.done = true;
+        if (done.state != status::ok) return fail(i, done.state, done.detail);
+        for (const piece& other : fetches_[i].pieces)
+          if (!other.done) return;
+        return complete(i);
+      }
+  }
+  // All bytes of a fetch are here.
+  void complete(std::size_t i) {
+    fetch_state& f = fetches_[i];
+    f.whole = true;
+    for (std::size_t k = i; k < fetches_.size(); ++k) fetches_[k].heard = listened_;  // their turn has come only now
+    meter_.ended(*link_, f.bytes, f.sent, now_.now_seconds, cost().rates().latency_seconds);
+    leave_link(f);
+    const int c = f.what.chunk;
+    chunk_progress& p = progress_[std::size_t(c)];
+    bool more = false;
+    for (std::size_t k = 0; k < fetches_.size();) {  // levels in order; one that came too early has waited for this one
+      const fetch_state& g = fetches_[k];
+      const bool next = g.whole && g.what.chunk == c && (exact(g.what.level) || g.from <= p.arrived);
+      if (!next) {
+        ++k;
+        continue;
+      }
+      p.arrived = std::max(p.arrived, std::int8_t(g.what.level));
+      more = true;
+      fetches_.erase(fetches_.begin() + std::ptrdiff_t(k));
+      k = 0;
+    }
+    if (more) enqueue(c);
+  }
+  void enqueue(int c) {
+    if (std::find(to_decode_.begin(), to_decode_.end(), c) == to_decode_.end()) to_decode_.push_back(c);
+  }
+  void leave_link(const fetch_state& f) {
+    report_.bytes += f.received();
+    --in_flight_;
+  }
+
+  // A fetch has failed: levels that are whole are kept. The rest may be asked for again if it was for the link's sake, else
+  // it is lost.
+  void fail(std::size_t i, status why, const std::string& detail) {
+    fetch_state& f = fetches_[i];
+    stop(f);
+    const step what = f.what;
+    chunk_progress& p = progress_[std::size_t(what.chunk)];
+    if (!exact(what.level) && f.from <= p.arrived)
+      for (int level = f.from + 1; level < what.level; ++level)
+        if (cost().bytes(what.chunk, level) <= f.begin + f.prefix() && level > p.arrived) {
+          p.arrived = std::int8_t(level);
+          enqueue(what.chunk);
+        }
+    if (why != status::connection_lost && why != status::timed_out) return lose(what.chunk, what.level, why, detail);
+    patience_.broke(f.asked, now_.now_seconds);
+    if (failures_[std::size_t(what.chunk)]++ >= patience_.retries()) return lose(what.chunk, what.level, why, detail);
+    note(what.chunk, what.level, action::fetch, why, detail);
+    drop(what.chunk, p.arrived);
+    p.requested = p.arrived;
+  }
+  // No more can be had of this chunk than is here.
+  void lose(int c, int level, status why, const std::string& detail = {}) {
+    note(c, level, action::fetch, why, detail);
+    chunk_progress& p = progress_[std::size_t(c)];
+    const bool damaged = why != status::degraded && p.arrived >= level;
+    if (damaged) p.arrived = p.ready;  // its bytes are here, but no good
+    drop(c, p.arrived);
+    p.requested = p.arrived;
+    p.lost = true;
+    if (p.ready < 0 && p.arrived < 0) report_.chunks[std::size_t(c)].state = why;
+    if (p.arrived <= p.ready) release(c);
+  }
+  // Cancels what is in flight of a chunk.
+  void drop(int c, int arrived) {
+    for (std::size_t i = fetches_.size(); i-- > 0;)
+      if (fetches_[i].what.chunk == c) {
+        stop(fetches_[i]);
+        if (!fetches_[i].whole) leave_link(fetches_[i]);
+        const fetch_state& f = fetches_[i];
+        const std::uint64_t kept = exact(f.what.level) ? 0 : cost().bytes(c, arrived);
+        const std::size_t freed =
+            std::size_t(f.bytes - std::clamp<std::uint64_t>(kept, f.begin, f.begin + f.bytes) + f.begin);
+        buffers_[std::size_t(c)].used -= freed;
+        used_ -= freed;
+        for (std::size_t k = i + 1; k < fetches_.size(); ++k) fetches_[k].heard = std::max(fetches_[k].heard, f.heard);
+        fetches_.erase(fetches_.begin() + std::ptrdiff_t(i));
+      }
+    if (arrived < 0) std::erase(to_decode_, c);
+  }
+  void stop(fetch_state& f) {
+    for (piece& p : f.pieces)
+      if (!p.done) {
+        p.bytes = source_->cancel(p.which);
+        p.done = true;
+      }
+  }
+
+  // --- decoding ---
+
+  job next_decode() {
+    if (done_ || decoding_) return {};
+    for (std::size_t i = 0; i < to_decode_.size();) {
+      const int c = to_decode_[i];
+      const chunk_progress& p = progress_[std::size_t(c)];
+      // A refinement that would not be done by the deadline is left alone: no page is half written when that comes.
+      const double seconds = decode_seconds(c);
+      if (p.computed || p.arrived <= p.ready || (p.ready >= 0 && now_.now_seconds + seconds > now_.deadline_seconds)) {
+        to_decode_.erase(to_decode_.begin() + std::ptrdiff_t(i));
+        continue;
+      }
+      if (out_ && c <= out_.chunk) {  // the engine writes it, or may read it
+        ++i;
+        continue;
+      }
+      to_decode_.erase(to_decode_.begin() + std::ptrdiff_t(i));
+      const int level = p.arrived;
+      const std::span<const std::byte> object{buffers_[std::size_t(c)].bytes[exact(level)].get(),
+                                              std::size_t(cost().bytes(c, level))};
+      const sluice::result<std::span<const std::byte>> frame = check(c, level, object);
+      if (!frame) {
+        lose(c, level, frame.status());
+        decide();
+        i = 0;
+        continue;
+      }
+      decoding_ = {c, cost().all_layers(), action::fetch, level};
+      decoding_level_ = level;
+      decode_until_ = now_.now_seconds + seconds;
+      return {decoding_, *frame};
+    }
+    return {};
+  }
+  // Is this the object that was asked for? Its tiles are checked as they are decoded.
+  sluice::result<std::span<const std::byte>> check(int c, int level, std::span<const std::byte> object) const {
+    const stored_chunk& name = names_[std::size_t(c)];
+    const sluice::result<std::span<const std::byte>> frame =
+        open_object(object, exact(level) ? name.exact_key : name.key);
+    if (!frame) return frame;
+    frame_header h;
+    if (frame->size() < sizeof h) return status::truncated;
+    std::memcpy(&h, frame->data(), sizeof h);
+    if (h.magic != frame_magic) return status::not_a_frame;
+    if (h.position != cost().chunk(c).position || h.tokens != std::uint32_t(cost().chunk(c).tokens))
+      return status::wrong_positions;
+    return frame;
+  }
+
+  // --- memory, the end ---
+
+  bool make_room(int chunk, std::uint64_t bytes) {
+    if (used_ + bytes <= options_.memory_bytes) return true;
+    for (std::size_t c = 0; c < buffers_.size() && used_ + bytes > options_.memory_bytes; ++c) {
+      const chunk_progress& p = progress_[c];
+      if (int(c) != chunk && buffers_[c].used && p.requested == p.ready && decoding_.chunk != int(c)) release(int(c));
+    }
+    return used_ + bytes <= options_.memory_bytes || (used_ == buffers_[std::size_t(chunk)].used && !in_flight());
+  }
+  void release(int c) {
+    buffer& b = buffers_[std::size_t(c)];
+    if (decoding_ && decoding_.chunk == c) return;
+    used_ -= b.used;
+    b = {};
+    b.dropped = true;
+  }
+  void drop_all() {
+    for (fetch_state& f : fetches_) {
+      stop(f);
+      if (!f.whole) leave_link(f);
+    }
+    fetches_.clear();
+  }
+  void finish(status outcome) {
+    done_ = true;
+    drop_all();
+    to_decode_.clear();
+    if (next_compute_) {  // never handed out
+      next_compute_ = out_ = {};
+      now_.computing = -1;
+    }
+    report_.outcome = outcome;
+  }
+  void sum_up() {
+    report_.seconds = clock_() - now_.start_seconds;
+    report_.met = report_.outcome == status::ok && now_.start_seconds + report_.usable_seconds <= now_.deadline_seconds;
+    for (std::size_t c = 0; c < progress_.size(); ++c) {
+      report_.chunks[c].level = progress_[c].ready;
+      report_.chunks[c].computed = progress_[c].computed;
+    }
+  }
+
+  const planner<Policy>* plan_;
+  Source* source_;
+  std::span<const stored_chunk> names_;
+  link_history* link_;
+  executor_options options_;
+  Clock clock_;
+  std::vector<chunk_progress> progress_;
+  std::vector<buffer> buffers_;
+  std::vector<fetch_state> fetches_;  // in the order of sending
+  std::deque<int> to_decode_;
+  std::vector<int> failures_;  // by chunk, for the link's sake
+  progress now_;
+  report report_;
+  patience patience_;
+  transfer_meter meter_;
+  step decoding_, out_, next_compute_;  // out_: with the engine, or about to be
+  int decoding_level_ = -1;
+  double decode_until_ = 0, compute_until_ = 0;
+  double listened_ = 0, looked_ = 0;  // seconds spent in poll(): until now, until the last one began ...
+  double looked_at_ = 0;              // ... which was then
+  int in_flight_ = 0;                 // fetches that are not whole, late ones too
+  std::size_t used_ = 0;
+  bool done_ = false;
+};
+
+}  // namespace sluice::stream

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/codec/decoder.hpp>
+#include <sluice/codec/presets.hpp>
+#include <sluice/stream/plan/cost.hpp>
+
+#include <algorithm>
+#include <span>
+#include <vector>
+
+namespace sluice::stream {
+
+/// The decoding half of a chunk_sink: puts chunks into an engine's pages. `Exact` is the codec of the copy behind the last
+/// level. Borrows profile, cost model and views; a chunk is written nowhere but at its own positions.
+template <class Codec = codec::standard, class Exact = codec::exact>
+class page_decoder {
+ public:
+  page_decoder(const profile& p, const cost_model& cost, std::span<const kv_view> cache)
+      : decoder_(p), exact_(p), cost_(&cost), cache_(cache) {}
+
+  page_status decode(int chunk, int level, std::span<const std::byte> frame) {
+    const chunk_cost& c = cost_->chunk(chunk);
+    part_.clear();
+    std::int64_t sequence_end = 0;  // of the whole cache: a chunk does not show where windows lie
+    for (const kv_view& v : cache_) {
+      sequence_end = std::max(sequence_end, v.position + v.tokens);
+      if (const kv_view part = v.at_positions(c.position, c.position + c.tokens); part.tokens > 0)
+        part_.push_back(part);
+    }
+    if (part_.empty()) return {.worst = status::wrong_positions};
+    if (level == cost_->exact_level()) return exact_.decode(frame, part_, {.sequence_end = sequence_end});
+    return decoder_.decode(frame, part_, {.level = level, .sequence_end = sequence_end});
+  }
+
+ private:
+  decoder<Codec> decoder_;
+  decoder<Exact> exact_;
+  const cost_model* cost_;
+  std::span<const kv_view> cache_;
+  std::vector<kv_view> part_;
+};
+
+}  // namespace sluice::stream

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/status.hpp>
+#include <sluice/stream/plan/patience.hpp>
+#include <sluice/stream/plan/plan.hpp>
+#include <sluice/stream/store/sha256.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+// What an executor is told, what it hands out, and what it tells at the end: plain data.
+
+namespace sluice::stream {
+
+/// Names of a chunk's objects: the one with all embedded levels, of which cost_model::bytes(chunk, level) bytes are a
+/// level, envelope included; and the raw or exact copy, where there is one.
+struct stored_chunk {
+  digest key{};
+  digest exact_key{};
+};
+
+struct executor_options {
+  patience_options patience = {};      ///< when silence makes chunks late
+  std::size_t range_bytes = 8u << 20;  ///< longer fetches are several ranges, in flight together
+  std::size_t memory_bytes =
+      SIZE_MAX;  ///< of coded bytes; one fetch is always allowed. What is dropped may be fetched again
+};
+
+/// Something that went wrong on the way; the request went on. A fetch with timed_out may only have been late.
+struct fault {
+  int chunk = -1;
+  int level = -1;                ///< asked for
+  action during = action::none;  ///< fetch (a damaged object too), recompute or patch
+  status what = status::ok;
+  double seconds = 0;       ///< since the request began
+  std::string detail = {};  ///< the source's words, as in completion::detail
+};
+
+/// What became of one chunk. `state` is ok, degraded (verified, but in part coarser than `level`), or why it holds nothing.
+struct chunk_report {
+  int level = -1;         ///< decoded; -1 = none
+  bool computed = false;  ///< by the engine, in whole
+  status state = status::absent;
+};
+
+/// What became of a request.
+struct report {
+  status outcome = status::ok;  ///< ok: every chunk is usable. Else cancelled, or why the engine could not compute
+  double seconds = 0;           ///< until the pages were handed over
+  double usable_seconds = -1;   ///< until every chunk was usable; what came after made them better. -1 = never
+  bool met = false;             ///< usable before the deadline
+  std::uint64_t bytes = 0;      ///< received, those of dropped reads included
+  std::int64_t recomputed_tokens = 0;
+  std::uint32_t decisions = 0;
+  std::vector<chunk_report> chunks;
+  std::vector<fault> faults;
+  std::vector<step> steps;  ///< what was done
+
+  /// The worst state of the chunks that hold tokens of [first, first + tokens), counted from position 0: a page's state.
+  status state_of(const cost_model& cost, std::int64_t first, std::int64_t tokens) const noexcept {
+    status worst = status::ok;
+    for (int c = 0; c < cost.num_chunks(); ++c) {
+      const chunk_cost& k = cost.chunk(c);
+      const status s = chunks[std::size_t(c)].state;
+      if (k.position >= first + tokens || k.position + k.tokens <= first || s == status::ok) continue;
+      if (worst == status::ok || worst == status::degraded) worst = s;
+    }
+    return worst;
+  }
+};
+
+/// Work for the decoder: this frame, cut after `what.level`; exact_level() means the raw or exact copy. Or for the engine.
+struct job {
+  step what{};
+  std::span<const std::byte> frame{};
+  explicit operator bool() const noexcept { return bool(what); }
+};
+
+/// What to do now. `stop_computing`: what the engine works on is not wanted any more; computed(status::cancelled) says it
+/// has stopped. `idle`: nothing will happen by itself before `wait_seconds` have passed.
+struct turn {
+  job decode, compute;
+  bool stop_computing = false, finished = false, idle = false;
+  double wait_seconds = 0;
+};
+
+/// Seconds of a monotonic clock.
+struct steady_clock_seconds {
+  double operator()() const noexcept {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
+};
+
+}  // namespace sluice::stream
