@@ -9,10 +9,12 @@
 #include <sluice/tensor/shape.hpp>
 
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -23,6 +25,48 @@ constexpr int basis_heads(int requested, int num_kv_heads, int head_dim) noexcep
   const int fit = requested > 0 ? requested : head_dim > 0 ? 256 / head_dim : 1;
   return fit < 1 ? 1 : fit > num_kv_heads ? num_kv_heads : fit;
 }
+
+namespace detail {
+
+/// One thing that is derived from a profile and costs so much that its users share it. Copies of a profile share it too,
+/// each finding its own by a key over what it was derived from; it is no part of a profile's value.
+class profile_memo {
+ public:
+  profile_memo() : state_(std::make_shared<state>()) {}
+  profile_memo(const profile_memo&) = default;  // and no move: what was moved from can be used on
+  profile_memo& operator=(const profile_memo&) = default;
+  bool operator==(const profile_memo&) const noexcept { return true; }
+
+  /// What make() returned for this key; other threads that ask meanwhile wait.
+  template <class T, class Make>
+  std::shared_ptr<const T> get(std::uint64_t key, Make make) const {
+    const lock held(state_->busy);
+    if (!state_->value || state_->key != key) state_->value = make(), state_->key = key;
+    return std::static_pointer_cast<const T>(state_->value);
+  }
+
+ private:
+  struct lock {
+    explicit lock(std::atomic_flag& f) : flag(f) {
+      while (flag.test_and_set(std::memory_order_acquire)) flag.wait(true, std::memory_order_relaxed);
+    }
+    ~lock() {
+      flag.clear(std::memory_order_release);
+      flag.notify_one();
+    }
+    lock(const lock&) = delete;
+    lock& operator=(const lock&) = delete;
+    std::atomic_flag& flag;
+  };
+  struct state {
+    std::atomic_flag busy;
+    std::uint64_t key = 0;
+    std::shared_ptr<const void> value;
+  };
+  std::shared_ptr<state> state_;
+};
+
+}  // namespace detail
 
 /// What is known about K or V of one layer: how to turn channels into coefficients and how those are distributed.
 /// Decoded channels of group g are x = scale * sum_k c[k] * matrix[k] + mean, with c in units of the finest step.
@@ -57,6 +101,7 @@ struct profile {
   std::int32_t sinks = 4;             ///< tokens at the start of a sequence that are kept exact
   std::vector<plane_profile> planes;  ///< [2 * layer + plane]
   std::array<char, 64> name{};        ///< of the model, for people; not part of the identity
+  detail::profile_memo memo;          ///< what encoders derive and share; not part of the value
 
   const plane_profile& of(int layer, plane p) const noexcept { return planes[2 * std::size_t(layer) + std::size_t(p)]; }
   plane_profile& of(int layer, plane p) noexcept { return planes[2 * std::size_t(layer) + std::size_t(p)]; }
