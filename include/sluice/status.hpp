@@ -44,7 +44,7 @@ enum class [[nodiscard]] status : std::uint32_t {
   // profiles
   not_a_profile = 40,
   corrupt_profile = 41,
-  missing_section = 46,     ///< the profile lacks a section that a stage of the codec needs
+  missing_section = 46,     ///< the profile lacks a section that a stage of the codec needs, or has one that nobody here knows
   // captures that no profile can be made of
   too_few_tokens = 42,      ///< fewer than two tokens of a layer are numbers and not the first of the sequence
   constant_values = 43,     ///< no K or V varies: there is nothing to learn

@@ -48,9 +48,10 @@ struct basic_codec {
                 "sluice::basic_codec: this quantizer needs a bit-width policy with step() and measures()");
   static_assert(!Quantizer::fixed_width || sets_bits<BitWidths>,
                 "sluice::basic_codec: this quantizer needs a bit-width policy with bits(), such as uniform_bits");
-  static_assert(!EntropyModel::fixed_width || Quantizer::fixed_width,
-                "sluice::basic_codec: this entropy model packs codes of a fixed width: take a quantizer that makes them, "
-                "such as ranged");
+  static_assert(
+      !EntropyModel::fixed_width || Quantizer::fixed_width,
+      "sluice::basic_codec: this entropy model packs codes of a fixed width: take a quantizer that makes them, "
+      "such as ranged");
   static_assert(Transform::domain != value_domain::stored,
                 "sluice::basic_codec: transforms work on floats; elements as stored are coded by stored_codec");
   static_assert(Predictor::predicts || Predictor::span == 0,
@@ -58,8 +59,8 @@ struct basic_codec {
   static_assert(Quantizer::passes >= 1 && Quantizer::passes <= max_passes,
                 "sluice::basic_codec: Quantizer::passes must be from 1 to max_passes");
 
-  static constexpr codec_id id{stage_id::of(0, Grouping::tokens), Predictor::id,  Transform::id,
-                               Quantizer::id,                     BitWidths::id, EntropyModel::id};
+  static constexpr codec_id id{
+      stage_id::of(0, Grouping::tokens), Predictor::id, Transform::id, Quantizer::id, BitWidths::id, EntropyModel::id};
   static constexpr int tile_tokens = Grouping::tokens;
   static constexpr value_domain domain = Transform::domain;
   static constexpr int span = Predictor::span;
@@ -98,7 +99,8 @@ struct basic_codec {
       if constexpr (Predictor::span > 0) {
         // A tile that will be kept as it is must not be learnt here: no decoder will.
         const std::size_t row_bytes = std::size_t(s_.width) * std::size_t(size_of(in.type));
-        if (w.size(passes, in.exact.size(), row_bytes) > tile_writer::stored_size(std::size_t(in.range.count), row_bytes))
+        if (w.size(passes, in.exact.size(), row_bytes) >
+            tile_writer::stored_size(std::size_t(in.range.count), row_bytes))
           return status::too_large;
         prediction_.learn(in, side, w);
       }
@@ -129,7 +131,7 @@ struct basic_codec {
 
     // Fills s_.finest; rows that the quantiser cannot hold become exact.
     status quantize(tile_rows& in, tile_writer& w) {
-      if constexpr (Quantizer::rounds && requires(std::int16_t* v, std::uint8_t* b) {
+      if constexpr (Quantizer::rounds && requires(std::int16_t * v, std::uint8_t * b) {
                       transform_.rounded(in, v, s_.ld, b);
                       { transform_.calibrated(in.place) } -> std::same_as<bool>;
                     })

@@ -340,7 +340,8 @@ class decoder {
     return true;
   }
 
-  static detail::row_layout layout_of(const sluice::tile& t, const plane_view& p, const std::int64_t* offsets) noexcept {
+  static detail::row_layout layout_of(const sluice::tile& t, const plane_view& p,
+                                      const std::int64_t* offsets) noexcept {
     return {offsets,       p.head_stride,    p.element_stride, t.place.first_head,
             t.place.heads, t.place.head_dim, p.type,           false};
   }
@@ -381,8 +382,8 @@ class decoder {
   }
 
   // Row r of elements as stored, to its token.
-  static void copy_row(const sluice::tile& t, const std::uint8_t* elements, std::size_t r, std::int64_t offset, std::byte* base,
-                       const plane_view& p) noexcept {
+  static void copy_row(const sluice::tile& t, const std::uint8_t* elements, std::size_t r, std::int64_t offset,
+                       std::byte* base, const plane_view& p) noexcept {
     if (offset == no_place) return;
     const std::size_t element = std::size_t(size_of(p.type)), head = element * std::size_t(t.place.head_dim);
     const std::uint8_t* from = elements + r * head * std::size_t(t.place.heads);

@@ -34,12 +34,12 @@ struct symbols {
   group_place place;
   int rows = 0, width = 0;
   std::ptrdiff_t ld = 0;
-  int passes = 1;   ///< of the codec and the profile
-  int made = 1;     ///< of these, how many are wanted
-  int bits = 0;     ///< where every value is an unsigned number of so many bits; 0 = signed, of any size
-  bool calibrated = false;             ///< see coefficients, and the step is the profile's own
-  std::vector<std::int16_t> finest;    ///< [rows][ld] at the finest of `passes`
-  std::vector<std::int16_t> values;    ///< [rows][ld] of the base pass; the entropy model may change them
+  int passes = 1;           ///< of the codec and the profile
+  int made = 1;             ///< of these, how many are wanted
+  int bits = 0;             ///< where every value is an unsigned number of so many bits; 0 = signed, of any size
+  bool calibrated = false;  ///< see coefficients, and the step is the profile's own
+  std::vector<std::int16_t> finest;             ///< [rows][ld] at the finest of `passes`
+  std::vector<std::int16_t> values;             ///< [rows][ld] of the base pass; the entropy model may change them
   std::vector<std::int8_t> digits[max_passes];  ///< [p], p >= 1: values of pass p = 3 * those of pass p - 1 + digit
 };
 
@@ -48,12 +48,12 @@ using detail::coefficient_correction;
 /// What an entropy model decodes of one tile.
 struct decoded_symbols {
   const sluice::tile* tile = nullptr;
-  bool calibrated = false;     ///< as it was when the tile was encoded
-  int passes = 1;              ///< of the codec and the profile
-  int bits = 0;                ///< as in symbols; set by the quantiser
+  bool calibrated = false;  ///< as it was when the tile was encoded
+  int passes = 1;           ///< of the codec and the profile
+  int bits = 0;             ///< as in symbols; set by the quantiser
   std::ptrdiff_t ld = 0;
-  std::int16_t* values = nullptr;  ///< out: [rows][ld] at the tile's level; zero when handed over
-  int live = 0;                    ///< out: columns from here on are zero; handed over as the width
+  std::int16_t* values = nullptr;                   ///< out: [rows][ld] at the tile's level; zero when handed over
+  int live = 0;                                     ///< out: columns from here on are zero; handed over as the width
   std::vector<coefficient_correction> corrections;  ///< out: what 16 bits or a table could not say, by row
   status state = status::ok;                        ///< out
 };
@@ -64,7 +64,7 @@ struct coefficient_rows {
   const std::int16_t* values = nullptr;  ///< [rows][ld], or null
   const float* floats = nullptr;         ///< [rows][ld] where `values` is null
   std::ptrdiff_t ld = 0;
-  float scale = 1;  ///< of values and corrections, in the units of the transform
+  float scale = 1;                                      ///< of values and corrections, in the units of the transform
   std::span<const coefficient_correction> corrections;  ///< rows counted from the first one here
 };
 
@@ -121,15 +121,16 @@ concept predictor_policy = requires {
   { P::id } -> std::convertible_to<stage_id>;
   { P::span } -> std::convertible_to<int>;
   { P::predicts } -> std::convertible_to<bool>;
-} && (!P::predicts || requires(P p, const group_place& place, const tile_tokens_range& range,
-                               std::span<const std::uint16_t> rows, const side_info& side, float* out,
-                               std::ptrdiff_t ld) {
-  requires std::constructible_from<P, const profile&>;
-  { p.predict(place, range, rows, side, out, ld) } -> std::same_as<bool>;
-}) && (P::span == 0 || requires(P p, const group_place& place, const tile_tokens_range& range,
-                                std::span<const std::uint16_t> rows, const float* x, std::ptrdiff_t ld) {
-  p.learn(place, range, rows, x, ld);
-});
+}
+&&(!P::predicts ||
+   requires(P p, const group_place& place, const tile_tokens_range& range, std::span<const std::uint16_t> rows,
+            const side_info& side, float* out, std::ptrdiff_t ld) {
+     requires std::constructible_from<P, const profile&>;
+     { p.predict(place, range, rows, side, out, ld) } -> std::same_as<bool>;
+   }) &&
+    (P::span == 0 ||
+     requires(P p, const group_place& place, const tile_tokens_range& range, std::span<const std::uint16_t> rows,
+              const float* x, std::ptrdiff_t ld) { p.learn(place, range, rows, x, ld); });
 
 /// Transform policy: rows of a domain to coefficients and back. Its section is section::transform of the base pass.
 /// - `id`, `domain` (rotated or unrotated), `uses(profile)`: whether it reads the profile.
@@ -143,11 +144,13 @@ concept transform_policy = requires(const profile& p) {
   { T::id } -> std::convertible_to<stage_id>;
   { T::domain } -> std::convertible_to<value_domain>;
   { T::uses(p) } -> std::same_as<bool>;
-} && requires(typename T::encoder e, tile_rows& rows, coefficients& out, tile_writer& w) {
+}
+&&requires(typename T::encoder e, tile_rows& rows, coefficients& out, tile_writer& w) {
   requires std::constructible_from<typename T::encoder, const profile&, isa>;
   { e.state() } -> std::same_as<status>;
   { e.forward(rows, out, w) } -> std::same_as<status>;
-} && requires(typename T::decoder d, const tile& t, const coefficient_rows& c, float* out, std::ptrdiff_t ld) {
+}
+&&requires(typename T::decoder d, const tile& t, const coefficient_rows& c, float* out, std::ptrdiff_t ld) {
   requires std::constructible_from<typename T::decoder, const profile&, isa>;
   { d.state() } -> std::same_as<status>;
   { d.calibrated(t.place) } -> std::same_as<bool>;
@@ -170,14 +173,17 @@ concept quantizer_policy = requires {
   { Q::passes } -> std::convertible_to<int>;
   { Q::fixed_width } -> std::convertible_to<bool>;
   { Q::rounds } -> std::convertible_to<bool>;
-} && requires(const profile& p) {
+}
+&&requires(const profile& p) {
   { Q::depth(p) } -> std::same_as<int>;
-} && requires(typename Q::encoder e, const coefficients& in, symbols& out, std::span<std::uint8_t> beyond,
-              tile_writer& w) {
+}
+&&requires(typename Q::encoder e, const coefficients& in, symbols& out, std::span<std::uint8_t> beyond,
+           tile_writer& w) {
   requires std::constructible_from<typename Q::encoder, isa>;
   { e.quantize(in, 1.f, out, beyond, w) } -> std::same_as<status>;
   e.split(out);
-} && requires(typename Q::decoder d, const tile& t, decoded_symbols& s, coefficient_rows& out) {
+}
+&&requires(typename Q::decoder d, const tile& t, decoded_symbols& s, coefficient_rows& out) {
   requires std::constructible_from<typename Q::decoder, isa>;
   { d.open(t, 0, s) } -> std::same_as<bool>;
   d.restore(t, 0, s, 0, 1, out);
@@ -211,10 +217,12 @@ concept entropy_model = requires(const profile& p) {
   { E::id } -> std::convertible_to<stage_id>;
   { E::fixed_width } -> std::convertible_to<bool>;
   { E::uses(p) } -> std::same_as<bool>;
-} && requires(typename E::encoder e, symbols& in, tile_writer& w) {
+}
+&&requires(typename E::encoder e, symbols& in, tile_writer& w) {
   requires std::constructible_from<typename E::encoder, const profile&, isa>;
   { e.encode(in, w) } -> std::same_as<status>;
-} && requires(typename E::decoder d, std::span<decoded_symbols> batch) {
+}
+&&requires(typename E::decoder d, std::span<decoded_symbols> batch) {
   requires std::constructible_from<typename E::decoder, const profile&, isa>;
   d.decode(batch);
 };

@@ -27,11 +27,13 @@ struct element_block {
 template <class M>
 concept lossless_model = requires {
   { M::id } -> std::convertible_to<stage_id>;
-} && requires(typename M::encoder e, const element_block& in, std::vector<std::uint8_t>& out) {
+}
+&&requires(typename M::encoder e, const element_block& in, std::vector<std::uint8_t>& out) {
   requires std::constructible_from<typename M::encoder, isa>;
   { e.encode(in, out) } -> std::same_as<status>;
-} && requires(typename M::decoder d, std::span<const std::uint8_t> bytes, const element_block& what,
-              std::vector<std::uint8_t>& memory) {
+}
+&&requires(typename M::decoder d, std::span<const std::uint8_t> bytes, const element_block& what,
+           std::vector<std::uint8_t>& memory) {
   requires std::constructible_from<typename M::decoder, isa>;
   { d.decode(bytes, what, memory) } -> std::same_as<std::span<const std::uint8_t>>;
 };

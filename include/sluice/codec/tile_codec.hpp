@@ -168,6 +168,7 @@ concept gives_elements = requires(D d, const tile& t, int first, int n) {
 /// - `keeps_exact(profile, position, end)`: whether the token at `position` is kept exact, `end` being the position
 ///   behind the last token encoded.
 /// - `uses(profile)`: whether frames depend on what the profile says beyond the shape; then they carry its fingerprint.
+///   A codec with an optional section of its own adds `fingerprint(profile)`: profile::fingerprint(stage, id).
 /// - `encoder{profile, isa}`, one a thread, may keep memory; borrows the profile. `state()`: ok, or why the profile
 ///   does not serve. `encode(rows, side, passes, writer)`: writes sections of passes 0 .. passes - 1; may move rows to
 ///   the exact ones with make_exact() before it writes; may change rows.x. too_large = keep this tile as it is, which
@@ -199,7 +200,12 @@ inline constexpr bool is_exact = C::domain == value_domain::stored;
 /// What a frame of this codec carries as fingerprint: 0 where the profile does not matter.
 template <class C>
 std::uint64_t fingerprint_of(const profile& p) {
-  return C::uses(p) ? p.fingerprint() : 0;
+  if constexpr (requires {
+                  { C::fingerprint(p) } -> std::same_as<std::uint64_t>;
+                })
+    return C::fingerprint(p);
+  else
+    return C::uses(p) ? p.fingerprint() : 0;
 }
 
 }  // namespace sluice

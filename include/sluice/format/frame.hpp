@@ -25,8 +25,7 @@ struct stage_id {
 
   /// A parameter of up to 24 bits, little endian.
   static constexpr stage_id of(int id, std::uint32_t parameter = 0) noexcept {
-    return {std::uint8_t(id),
-            {std::uint8_t(parameter), std::uint8_t(parameter >> 8), std::uint8_t(parameter >> 16)}};
+    return {std::uint8_t(id), {std::uint8_t(parameter), std::uint8_t(parameter >> 8), std::uint8_t(parameter >> 16)}};
   }
   constexpr std::uint32_t value() const noexcept {
     return parameter[0] | std::uint32_t{parameter[1]} << 8 | std::uint32_t{parameter[2]} << 16;

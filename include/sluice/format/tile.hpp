@@ -29,9 +29,9 @@ struct tile_sections {
 
 /// The envelope of a tile's base pass: its tokens, as spans into the frame.
 struct tile_envelope {
-  int first = 0;  ///< first token covered, counted from the start of the token tile
-  int count = 0;  ///< tokens covered
-  int exact = 0;  ///< of these, how many are stored as they are
+  int first = 0;                              ///< first token covered, counted from the start of the token tile
+  int count = 0;                              ///< tokens covered
+  int exact = 0;                              ///< of these, how many are stored as they are
   std::span<const std::uint8_t> exact_index;  ///< [exact] u16, ascending, counted from `first`
   std::span<const std::uint8_t> exact_rows;   ///< [exact][row_bytes], elements as stored
   tile_sections base;
@@ -147,8 +147,7 @@ inline status parse_refinement(std::span<const std::uint8_t> bytes, tile_section
   if (bytes.empty()) return status::ok;
   section_reader r(bytes);
   std::uint32_t sizes[max_sections];
-  return detail::take_section_sizes(r, sizes) && detail::take_sections(r, sizes, t) ? status::ok
-                                                                                    : status::corrupt_tile;
+  return detail::take_section_sizes(r, sizes) && detail::take_sections(r, sizes, t) ? status::ok : status::corrupt_tile;
 }
 
 /// Takes what a codec writes of one tile; its memory is reused from tile to tile.

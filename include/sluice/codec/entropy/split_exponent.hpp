@@ -17,9 +17,8 @@ struct split_exponent {
     explicit encoder(isa i) : isa_(i) {}
     status encode(const element_block& in, std::vector<std::uint8_t>& out) {
       out.resize(lossless_max_size(in.type, in.rows, in.width));
-      const std::size_t n =
-          lossless_encode(in.type, in.rows, in.width, reinterpret_cast<const std::byte*>(in.elements), in.row_bytes(),
-                          std::as_writable_bytes(std::span(out)), workspace_, isa_);
+      const std::size_t n = lossless_encode(in.type, in.rows, in.width, reinterpret_cast<const std::byte*>(in.elements),
+                                            in.row_bytes(), std::as_writable_bytes(std::span(out)), workspace_, isa_);
       out.resize(n);
       return n ? status::ok : status::too_large;
     }

@@ -43,8 +43,8 @@ struct embedded {
       if (s.passes == 1) s.values = s.finest;
       for (int p = s.passes - 1; p > 0; --p) {
         s.digits[p].resize(n);
-        detail::split3(isa_, p == s.passes - 1 ? s.finest.data() : s.values.data(), s.values.data(),
-                       s.digits[p].data(), int(n));
+        detail::split3(isa_, p == s.passes - 1 ? s.finest.data() : s.values.data(), s.values.data(), s.digits[p].data(),
+                       int(n));
       }
     }
 

@@ -61,7 +61,8 @@ inline std::shared_ptr<const inverse_bases> inverse_bases_of(const profile& p) {
   std::uint32_t a = 0, b = 1;
   for (const plane_profile& q : p.planes) {
     a = checksum(q.matrix.data(), 2 * q.matrix.size(), a);
-    const std::uint32_t shape[] = {a, std::uint32_t(q.width), std::uint32_t(q.group_width), std::bit_cast<std::uint32_t>(q.scale)};
+    const std::uint32_t shape[] = {a, std::uint32_t(q.width), std::uint32_t(q.group_width),
+                                   std::bit_cast<std::uint32_t>(q.scale)};
     b = checksum(shape, sizeof shape, b);
   }
   return p.memo.get<inverse_bases>(std::uint64_t{a} << 32 | b, [&]() -> std::shared_ptr<const inverse_bases> {
