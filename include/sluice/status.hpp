@@ -137,7 +137,7 @@ class [[nodiscard]] result {
   /// The value; without one, throws sluice::error (aborts where exceptions are off).
   T& value() & { return check(), value_; }
   const T& value() const& { return check(), value_; }
-  T&& value() && { return check(), std::move(value_); }
+  T value() && { return check(), std::move(value_); }
 
   T& operator*() noexcept { return value_; }
   const T& operator*() const noexcept { return value_; }
