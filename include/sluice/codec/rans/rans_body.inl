@@ -363,6 +363,25 @@ SLUICE_BODY_FN void encode_streams(encode_job* jobs, std::size_t count) {
     encode_stream(w, jobs[i], make_plan(w, plan, jobs[i], most_codes(A)) ? &plan : nullptr);
 }
 
+SLUICE_KERNEL void decode_values(stream_job* jobs, std::size_t count) noexcept {
+  decode_streams<alphabet::values>(jobs, count);
+}
+SLUICE_KERNEL void decode_digits(stream_job* jobs, std::size_t count) noexcept {
+  decode_streams<alphabet::digits>(jobs, count);
+}
+SLUICE_KERNEL void decode_symbols(stream_job* jobs, std::size_t count) noexcept {
+  decode_streams<alphabet::symbols>(jobs, count);
+}
+SLUICE_KERNEL void encode_values(encode_job* jobs, std::size_t count) noexcept {
+  encode_streams<alphabet::values>(jobs, count);
+}
+SLUICE_KERNEL void encode_digits(encode_job* jobs, std::size_t count) noexcept {
+  encode_streams<alphabet::digits>(jobs, count);
+}
+SLUICE_KERNEL void encode_symbols(encode_job* jobs, std::size_t count) noexcept {
+  encode_streams<alphabet::symbols>(jobs, count);
+}
+
 #endif
 
 }  // namespace rans
