@@ -312,8 +312,13 @@ SLUICE_BODY_FN void decode_together(decode_cursor<A>* const* cursors) {
   scatter<A, N>(g, cursors, steps);
 }
 
+// Raw symbols come from strips, two at a time.
+SLUICE_BODY_FN constexpr int side_by_side(alphabet a) {
+  return a == alphabet::symbols && warp::streams > 2 ? 2 : warp::streams;
+}
+
 // N streams at a time; where one ends, the next job takes its place.
-template <alphabet A, int N = warp::streams>
+template <alphabet A, int N = side_by_side(A)>
 SLUICE_BODY_FN void decode_streams(stream_job* jobs, std::size_t count) {
   const warp w = warp::make();
   decode_plan<A> plans[N];
