@@ -4,7 +4,7 @@
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/layers.hpp>
 #include <sluice/codec/tile_codec.hpp>
-#include <sluice/codec/transform/dense.hpp>
+#include <sluice/tensor/rows.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/format/tile.hpp>
 #include <sluice/numeric.hpp>
