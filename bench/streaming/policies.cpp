@@ -163,7 +163,7 @@ json decision_times() {
   const cost_model cost = cost_model::make(chunks, rates, 5).value();
   std::vector<chunk_progress> at(1000);
   for (std::size_t c = 500; c < 1000; ++c) at[c].requested = at[c].arrived = at[c].ready = std::int8_t(c % 5);
-  sluice::stream::progress p;
+  request_progress p;
   p.chunks = at;
   p.deadline_seconds = 0.2;
   link_history h;

@@ -6,9 +6,9 @@
 #include <capture_file.hpp>
 #include <nlohmann/json.hpp>
 #include <sluice/sluice.hpp>
+#include <sluice/stream/plan/policy/control.hpp>
 #include <sluice/stream/run/loops.hpp>
 #include <sluice/stream/run/page_decoder.hpp>
-#include <sluice/stream/plan/policy/control.hpp>
 #include <sluice/stream/store/sources/redis.hpp>
 #include <stream/servers.hpp>
 
@@ -174,9 +174,9 @@ json measure(int tokens, std::size_t wanted) {
     link_history link;
     const planner<policy::fixed_level<9>> plan(cost);
     executor<policy::fixed_level<9>, redis_source> x(plan, redis, names, link, 1000, {.memory_bytes = 64u << 20});
-    const report& report = execute_threaded(x, sink);
-    if (report.outcome != status::ok || !report.faults.empty()) fail("a request went wrong");
-    together.push_back(double(report.bytes) / report.seconds);
+    const report& told = run_threaded(x, sink);
+    if (told.outcome != status::ok || !told.faults.empty()) fail("a request went wrong");
+    together.push_back(double(told.bytes) / told.seconds);
 
     const std::vector<std::byte> object = object_at(frame, 0, names[0].key);
     begin = now();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "streamed.hpp"
 
+#include <sluice/stream/plan/by_name.hpp>
 #include <sluice/stream/run/loops.hpp>
 #include <sluice/stream/run/page_decoder.hpp>
-#include <sluice/stream/plan/by_name.hpp>
 #include <sluice/stream/store/sources/shaped.hpp>
 
 #include <cmath>
@@ -94,8 +94,8 @@ sluice::stream::report run(const sluice::stream::cost_model& cost, std::span<con
   for (const located_chunk& c : chunks) names.push_back({c.key, c.exact_key});
   const sluice::stream::planner<Policy> plan(cost, p);
   sluice::stream::link_history link;
-  sluice::stream::executor executor(plan, from, names, link, deadline_seconds);
-  return execute_threaded(executor, sink);
+  sluice::stream::executor e(plan, from, names, link, deadline_seconds);
+  return run_threaded(e, sink);
 }
 
 }  // namespace

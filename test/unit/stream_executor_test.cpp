@@ -20,7 +20,7 @@ report run(Policy policy, Source& source, context::engine& engine, double deadli
   link_history link;
   const planner<Policy> plan(engine.cost, policy);
   executor<Policy, Source> e(plan, source, context::sample().names, link, deadline, options);
-  return threads ? execute_threaded(e, engine) : execute(e, engine);
+  return threads ? run_threaded(e, engine) : run(e, engine);
 }
 
 memory_source stored() {
@@ -191,7 +191,7 @@ TEST_CASE("an engine that fails ends the request with its reason") {
   link_history link;
   const planner<policy::always_recompute> plan(cost);
   executor<policy::always_recompute, memory_source> e(plan, source, context::sample().names, link, 1.0);
-  const report& r = execute(e, engine);
+  const report& r = run(e, engine);
   CHECK(r.outcome == status::cuda_error);
   CHECK(r.faults.size() == 1);
   CHECK(r.chunks[1].computed);

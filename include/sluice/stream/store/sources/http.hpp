@@ -178,7 +178,7 @@ class http_source {
     std::span<const std::byte> body{};
     std::size_t bytes = 0;             // of the buffer
     std::size_t skip = 0;              // to leave out of an answer that begins before the range
-    std::size_t progress = 0;          // bytes when the last try began
+    std::size_t before = 0;            // bytes when the last try began
     std::uint64_t total = UINT64_MAX;  // of the object
     int retries = 0, redirects = 0, tries = 1;
     double began = 0, retry_at = 0;
@@ -246,7 +246,7 @@ class http_source {
     if (!h) return false;
     const bool reads = t.how == verb::get || t.how == verb::probe;
     t.retry_at = t.silent = 0;
-    t.progress = t.bytes;
+    t.before = t.bytes;
     t.moved = -1;
     t.header_whole = t.checked = false;
     t.words.clear();
@@ -479,7 +479,7 @@ class http_source {
     bool again = t.state == status::timed_out;
     if (t.state == status::ok) again = judge(t, end);
     if (t.state == status::ok) return finish(t, status::ok);
-    if (t.bytes > t.progress) t.retries = options_.retries;
+    if (t.bytes > t.before) t.retries = options_.retries;
     if (!again || t.retries == 0 || budget_ < 1) return finish(t, t.state);
     const int before = options_.retries - t.retries--;
     ++t.tries;
