@@ -7,7 +7,7 @@
 // group's mean is a stated share of the engine's KV rate (raw bytes of cache it computes a second).
 
 #include <simulation.hpp>
-#include <sluice/stream/study/placement.hpp>
+#include <sluice/stream/study/placement_policies.hpp>
 
 #include <chrono>
 #include <cstdio>
@@ -220,7 +220,7 @@ json placements(const std::vector<traced_request>& traced, const streamed_model&
   for (const traced_request& r : traced) tokens += r.tokens;
   const double share = 512 / (tokens / double(traced.size()));  // of a block, in the loss of a mean request
   for (double memory : {10e9, 40e9, 160e9})
-    for_each_placement_policy([&]<class Policy>() {
+    placement_policies::for_each([&]<class Policy>() {
       placement<Policy> store({{memory, 20e9, 1e-4, 0}, {5 * memory, 3e9, 1e-3, 0}});
       const auto from = std::chrono::steady_clock::now();
       for (const traced_request& r : traced)
