@@ -21,6 +21,9 @@ struct layer_range {
   bool operator==(const layer_range&) const = default;
 };
 
+/// Size of an exact copy that a store does not have: more than any plan takes, and never asked for.
+inline constexpr std::uint64_t bytes_of_no_copy = std::uint64_t{1} << 49;
+
 /// One chunk as a store's index describes it. `bytes[level * layers + layer]` are the bytes of one layer in a frame cut after
 /// `level`; the row behind the last level is the raw or exact copy, whose loss is zero. `loss[level]` in nats: what the
 /// whole request loses when this chunk stands at that level (losses of chunks add up).

@@ -261,6 +261,10 @@ class executor {
       keep(what);
       return p.text = true;
     }
+    if (cost().bytes(what.chunk, what.level) >= bytes_of_no_copy) {
+      lose(what.chunk, what.level, status::not_found, "there is no exact copy");
+      return true;
+    }
     buffer& b = buffers_[std::size_t(what.chunk)];
     fetch_state f;
     f.what = what;
