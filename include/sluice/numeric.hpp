@@ -24,8 +24,11 @@ constexpr Out copy(In first, In last, Out to) {
   return to;
 }
 
+constexpr int power_of_3(int n) noexcept { return n <= 0 ? 1 : 3 * power_of_3(n - 1); }
+
 inline constexpr double pi = 3.14159265358979323846;
 inline constexpr double infinity = __builtin_inf();
+inline constexpr float infinity_f = __builtin_inff();
 
 inline float sqrt(float x) noexcept { return __builtin_sqrtf(x); }
 inline double sqrt(double x) noexcept { return __builtin_sqrt(x); }

@@ -23,12 +23,12 @@ struct host_coder {
   isa on;
   const char* name() const { return to_string(on); }
   template <alphabet A>
-  void decode(std::span<stream_job> jobs) const {
-    decode_streams<A>(jobs, on);
+  void decode(std::span<decode_job> jobs) const {
+    decode_codes<A>(jobs, on);
   }
   template <alphabet A>
   void encode(std::span<encode_job> jobs) const {
-    encode_streams<A>(jobs, on);
+    encode_codes<A>(jobs, on);
   }
 };
 

@@ -16,15 +16,39 @@
 
 namespace sluice {
 
-/// The format policies of a frame as the identifiers that stand in its header (FORMAT.md section 3.2).
-struct codec_id {
-  std::uint8_t predictor = 0;
-  std::uint8_t transform = 0;
-  std::uint8_t quantizer = 0;
-  std::uint8_t bit_widths = 0;
-  std::uint8_t entropy = 0;
-  bool operator==(const codec_id&) const = default;
+/// One policy of a codec as it stands in a frame's header: an identifier and what sets it apart from its siblings.
+/// Identifiers from 128 on belong to users.
+struct stage_id {
+  std::uint8_t id = 0;
+  std::uint8_t parameter[3] = {};
+  bool operator==(const stage_id&) const = default;
+
+  /// A parameter of up to 24 bits, little endian.
+  static constexpr stage_id of(int id, std::uint32_t parameter = 0) noexcept {
+    return {std::uint8_t(id), {std::uint8_t(parameter), std::uint8_t(parameter >> 8), std::uint8_t(parameter >> 16)}};
+  }
+  constexpr std::uint32_t value() const noexcept {
+    return parameter[0] | std::uint32_t{parameter[1]} << 8 | std::uint32_t{parameter[2]} << 16;
+  }
 };
+
+/// What made a frame (FORMAT.md section 3.2): stands in its header and in the keys that stores keep it under.
+struct codec_id {
+  stage_id method;  ///< 0 = the stages below; other codecs use these as they like. Parameter: tokens of a tile
+  stage_id predictor;
+  stage_id transform;
+  stage_id quantizer;
+  stage_id bit_widths;  ///< how an encoder chose; no decoder depends on it
+  stage_id entropy;
+  bool operator==(const codec_id&) const = default;
+
+  /// Whether one decoder reads both: they may differ in tile size and bit widths.
+  constexpr bool decodes(const codec_id& other) const noexcept {
+    return method.id == other.method.id && predictor == other.predictor && transform == other.transform &&
+           quantizer == other.quantizer && bit_widths.id == other.bit_widths.id && entropy == other.entropy;
+  }
+};
+static_assert(sizeof(codec_id) == 24);
 
 /// First bytes of every frame (FORMAT.md section 3.1); little endian.
 struct frame_header {
@@ -45,19 +69,19 @@ struct frame_header {
   std::uint8_t passes;          ///< made
   std::uint8_t levels_present;  ///< passes that are here: truncation lowers this and nothing else
   codec_id codec;
-  std::uint8_t reserved[7];       ///< zero
+  std::uint8_t reserved[4];       ///< zero
   std::uint32_t header_checksum;  ///< over all bytes before
 };
-static_assert(sizeof(frame_header) == 72 && offsetof(frame_header, frame_size) == 24 &&
+static_assert(sizeof(frame_header) == 88 && offsetof(frame_header, frame_size) == 24 &&
               offsetof(frame_header, layers) == 48 && offsetof(frame_header, codec) == 56 &&
-              offsetof(frame_header, header_checksum) == 68);
+              offsetof(frame_header, header_checksum) == 84);
 
 /// Consecutive layers of one shape and type (FORMAT.md section 3.3).
 struct shape_run {
   std::uint16_t layers;
   std::uint16_t num_kv_heads;    ///< 0 = layers without KV, and so is everything but `layers`
   std::uint16_t head_dim[2];     ///< K, V; 0 = absent
-  std::uint16_t group_width[2];  ///< channels a stream covers
+  std::uint16_t group_width[2];  ///< channels a group covers
   std::uint8_t type[2];          ///< dtype of K and V when encoded; 0 where absent
   std::uint16_t reserved;        ///< zero
   /// Heads, sizes and types within the limits of a profile, whole heads a group.

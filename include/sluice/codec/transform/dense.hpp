@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/codec/correction.hpp>
 #include <sluice/config.hpp>
 #include <sluice/tensor/shape.hpp>
 #include <sluice/warp/floats.hpp>
@@ -28,13 +29,6 @@ struct row_layout {
   std::int32_t head_dim = 0;
   dtype type = dtype::f16;
   bool finite = false;  ///< store_rows: what is beyond f16 becomes its largest number, as with 8-bit types
-};
-
-/// An exception: `value`, in units of the coefficients, is added to one of them before the product.
-struct coefficient_correction {
-  std::int32_t row = 0;
-  std::int32_t coefficient = 0;
-  float value = 0;
 };
 
 struct coefficient_place {

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/format/checksum.hpp>
+#include <sluice/model/profile.hpp>
 #include <sluice/numeric.hpp>
 #include <sluice/tensor/half.hpp>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <utility>
 #include <vector>
 
 namespace sluice::detail {
@@ -45,6 +50,30 @@ inline bool invert_basis(const std::uint16_t* m, int n, double scale, std::vecto
     if (!detail::isfinite(out[i])) return false;
   }
   return true;
+}
+
+// The encoder's matrix of every group in the order (layer, plane, group); empty where the profile has none.
+using inverse_bases = std::vector<std::vector<float>>;
+
+// Inverted once for a profile, whoever asks: 600 ms for a model of 30 layers, eight times what an encode takes. Null
+// where a basis is singular.
+inline std::shared_ptr<const inverse_bases> inverse_bases_of(const profile& p) {
+  std::uint32_t a = 0, b = 1;
+  for (const plane_profile& q : p.planes) {
+    a = checksum(q.matrix.data(), 2 * q.matrix.size(), a);
+    const std::uint32_t shape[] = {a, std::uint32_t(q.width), std::uint32_t(q.group_width),
+                                   std::bit_cast<std::uint32_t>(q.scale)};
+    b = checksum(shape, sizeof shape, b);
+  }
+  return p.memo.get<inverse_bases>(std::uint64_t{a} << 32 | b, [&]() -> std::shared_ptr<const inverse_bases> {
+    auto all = std::make_shared<inverse_bases>();
+    for (const plane_profile& q : p.planes)
+      for (int g = 0; g < q.groups(); ++g) {
+        all->emplace_back();
+        if (!q.matrix.empty() && !invert_basis(q.matrix_of(g), q.width_of(g), double(q.scale), all->back())) return {};
+      }
+    return all;
+  });
 }
 
 }  // namespace sluice::detail
