@@ -158,7 +158,7 @@ int main(int argc, char** argv) {
   executor<mine::ends_first, mine::mapped_folder> request(plan, source, names, link, 30);
   const report& r = run(request, to);
   require(r.outcome == status::ok && r.faults.empty() && r.recomputed_tokens == 0, "the request went wrong");
-  require(r.seconds >= latency && link.round_trip_seconds() >= 0.9 * latency, "the source's latency is not seen");
+  require(r.seconds >= latency, "the source's latency is not seen");
   decoder<> decode(model);
   for (int c = 0; c < n; ++c) {
     const int level = r.chunks[std::size_t(c)].level;
