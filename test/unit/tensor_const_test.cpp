@@ -6,8 +6,10 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <safetensors.hpp>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -114,5 +116,20 @@ TEST_CASE("const caches: a real cache encodes to the same bytes") {
   REQUIRE(n);
   REQUIRE(m);
   REQUIRE(*n == *m);
+  CHECK(a == b);
+
+  // Layers in two views, as a model that mixes layers has them.
+  std::vector<std::int32_t> ids(30);
+  for (int l = 0; l < 30; ++l) ids[std::size_t(l)] = l;
+  const std::span all(ck), values(cv);
+  const_kv_view parts[] = {layouts::sglang_slots(all.first(10), values.first(10), pool, slots),
+                           layouts::sglang_slots(all.subspan(10), values.subspan(10), pool, slots)};
+  parts[0].set_layer_ids(ids.data());
+  parts[1].set_layer_ids(ids.data() + 10);
+  CHECK(e.max_size(parts) == e.max_size(cache));
+  std::fill(b.begin(), b.end(), std::byte{0});
+  const auto apart = e.encode(parts, b);
+  REQUIRE(apart);
+  CHECK(*apart == *n);
   CHECK(a == b);
 }

@@ -7,6 +7,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <vector>
 
 namespace sluice {
 
@@ -130,6 +132,11 @@ namespace detail {
 
 // Whoever calls this promises to write nothing.
 constexpr const kv_view& readable(const const_kv_view& c) noexcept { return c.view_; }
+inline std::vector<kv_view> readable(std::span<const const_kv_view> views) {
+  std::vector<kv_view> all;
+  for (const const_kv_view& c : views) all.push_back(readable(c));
+  return all;
+}
 
 inline constexpr std::int64_t max_extent = std::int64_t{1} << 62;  // bytes; no sum of offsets below it can overflow
 inline constexpr std::int32_t max_layers = 1 << 16;
