@@ -86,6 +86,17 @@ class encoder {
     return assemble(out);
   }
 
+  /// The same for caches that may only be read.
+  std::size_t max_size(const const_kv_view& cache) const { return max_size(detail::readable(cache)); }
+  std::size_t max_size(std::span<const const_kv_view> cache) const { return max_size(detail::readable(cache)); }
+  result<std::size_t> encode(const const_kv_view& cache, std::span<std::byte> out, const encode_options& options = {}) {
+    return encode(detail::readable(cache), out, options);
+  }
+  result<std::size_t> encode(std::span<const const_kv_view> cache, std::span<std::byte> out,
+                             const encode_options& options = {}) {
+    return encode(detail::readable(cache), out, options);
+  }
+
  private:
   static constexpr int tile_tokens = Codec::tile_tokens;
   static constexpr bool stored = Codec::domain == value_domain::stored;
