@@ -18,13 +18,12 @@ set(DOXYGEN_QUIET YES)
 
 # What users may rely on. `detail` namespaces promise nothing.
 set(DOXYGEN_EXTRACT_ALL NO)
-set(DOXYGEN_EXCLUDE_SYMBOLS detail detail::* *::detail *::detail::*)
+set(DOXYGEN_EXCLUDE_SYMBOLS detail detail::* *::detail *::detail::* *::detail_* detail_*)
 
 # The inline namespace that keeps two kinds of translation unit apart is no part of any name, and in `detail` doxygen
 # would lose it.
 set(DOXYGEN_INPUT_FILTER [["sed -e 's/^inline namespace SLUICE_HOST_ABI {$//' -e 's/^}  \/\/ namespace SLUICE_HOST_ABI$//' -e 's/::inline SLUICE_HOST_ABI//'"]])
 set(DOXYGEN_VERBATIM_VARS DOXYGEN_INPUT_FILTER)
-set(DOXYGEN_FILTER_SOURCE_FILES NO)
 set(DOXYGEN_MACRO_EXPANSION YES)
 set(DOXYGEN_EXPAND_ONLY_PREDEF YES)
 set(DOXYGEN_PREDEFINED SLUICE_HD= SLUICE_INLINE=inline)
