@@ -21,6 +21,12 @@ namespace sluice {
 enum class section : std::uint8_t { predictor, transform, quantizer, entropy, other4, other5, other6, other7 };
 inline constexpr int max_sections = 8;
 
+constexpr const char* to_string(section s) noexcept {
+  constexpr const char* names[max_sections] = {"predictor", "transform", "quantizer", "entropy",
+                                               "other4",    "other5",    "other6",    "other7"};
+  return names[int(s)];
+}
+
 /// What one pass of a tile holds, as spans into the frame.
 struct tile_sections {
   std::span<const std::uint8_t> bytes[max_sections];  ///< empty where a section is absent
@@ -29,9 +35,9 @@ struct tile_sections {
 
 /// The envelope of a tile's base pass: its tokens, as spans into the frame.
 struct tile_envelope {
-  int first = 0;  ///< first token covered, counted from the start of the token tile
-  int count = 0;  ///< tokens covered
-  int exact = 0;  ///< of these, how many are stored as they are
+  int first = 0;                              ///< first token covered, counted from the start of the token tile
+  int count = 0;                              ///< tokens covered
+  int exact = 0;                              ///< of these, how many are stored as they are
   std::span<const std::uint8_t> exact_index;  ///< [exact] u16, ascending, counted from `first`
   std::span<const std::uint8_t> exact_rows;   ///< [exact][row_bytes], elements as stored
   tile_sections base;
@@ -147,8 +153,7 @@ inline status parse_refinement(std::span<const std::uint8_t> bytes, tile_section
   if (bytes.empty()) return status::ok;
   section_reader r(bytes);
   std::uint32_t sizes[max_sections];
-  return detail::take_section_sizes(r, sizes) && detail::take_sections(r, sizes, t) ? status::ok
-                                                                                    : status::corrupt_tile;
+  return detail::take_section_sizes(r, sizes) && detail::take_sections(r, sizes, t) ? status::ok : status::corrupt_tile;
 }
 
 /// Takes what a codec writes of one tile; its memory is reused from tile to tile.
