@@ -59,8 +59,8 @@ class encoder {
           }
     const std::size_t tokens = std::size_t(end - begin);
     return sizeof(frame_header) + profile_->shape.layers.size() * sizeof(shape_run) + 16 +
-           groups * tiles * std::size_t(passes()) * sizeof(tile_entry) + coded * tiles * tile_writer::stored_size(0, 0) +
-           coded * tiles * 16 + coded * tokens * 2 + tokens * row;
+           groups * tiles * std::size_t(passes()) * sizeof(tile_entry) +
+           coded * tiles * tile_writer::stored_size(0, 0) + coded * tiles * 16 + coded * tokens * 2 + tokens * row;
   }
 
   /// Encodes all tokens of the view as one frame and returns its size.
@@ -79,10 +79,12 @@ class encoder {
     index_.clear();
     for (auto& p : payload_) p.clear();
     // Layers ascend within a token tile, as they do when it is decoded: a predictor has seen the lower ones.
-    for (int tile = 0; tile < tiles_; ++tile)
+    for (int tile = 0; tile < tiles_; ++tile) {
+      if constexpr (Codec::span > 0) coder_.begin_tile();
       for (int layer = 0; layer < profile_->shape.num_layers(); ++layer)
         for (plane which : {plane::key, plane::value})
           if (const status s = encode_tile(layer, which, tile); s != status::ok) return s;
+    }
     return assemble(out);
   }
 
@@ -177,8 +179,7 @@ class encoder {
       flagged_[std::size_t(i)] = Codec::keeps_exact(*profile_, in_.range.position + i, position_ + tokens_);
     coded_.clear();
     exact_.clear();
-    for (int i = 0; i < in_.range.count; ++i)
-      (flagged_[std::size_t(i)] ? exact_ : coded_).push_back(std::uint16_t(i));
+    for (int i = 0; i < in_.range.count; ++i) (flagged_[std::size_t(i)] ? exact_ : coded_).push_back(std::uint16_t(i));
   }
 
   // Tokens as floats in the codec's domain; those that are no numbers stand aside as well.
@@ -187,8 +188,8 @@ class encoder {
     const int dim = l.head_dim(which), width = l.num_kv_heads * dim, count = in_.range.count;
     ld_ = detail::padded(width);
     values_.resize(std::size_t(count) * std::size_t(ld_));
-    const detail::row_layout at{offsets_.data(), plane_->head_stride, plane_->element_stride, 0, l.num_kv_heads, dim,
-                                plane_->type,    false};
+    const detail::row_layout at{
+        offsets_.data(), plane_->head_stride, plane_->element_stride, 0, l.num_kv_heads, dim, plane_->type, false};
     detail::load_rows(isa_, base_, at, count, values_.data(), ld_, flagged_.data());
     if (Codec::domain == value_domain::unrotated && which == plane::key)
       ropes_.rotate(isa_, layer, values_.data(), ld_, count, l.num_kv_heads, in_.range.frame_token);
