@@ -79,10 +79,12 @@ class encoder {
     index_.clear();
     for (auto& p : payload_) p.clear();
     // Layers ascend within a token tile, as they do when it is decoded: a predictor has seen the lower ones.
-    for (int tile = 0; tile < tiles_; ++tile)
+    for (int tile = 0; tile < tiles_; ++tile) {
+      if constexpr (Codec::span > 0) coder_.begin_tile();
       for (int layer = 0; layer < profile_->shape.num_layers(); ++layer)
         for (plane which : {plane::key, plane::value})
           if (const status s = encode_tile(layer, which, tile); s != status::ok) return s;
+    }
     return assemble(out);
   }
 
