@@ -29,16 +29,21 @@ TEST_CASE("policies: rebinding changes one stage") {
   static_assert(std::is_same_v<codec::fixed<4>::with_transform<identity_transform>, codec::plain<4>>);
   static_assert(std::is_same_v<codec::exact::with_entropy<raw>, codec::uncompressed>);
 
-  CHECK(s::id == codec_id{0, 1, 1, 0, 1});
-  CHECK(codec::exact::id == codec_id{0, 0, 1, 0, 3});
-  CHECK(codec::uncompressed::id == codec_id{0, 0, 1, 0, 4});
-  CHECK(codec::fixed<4>::id == codec_id{0, 1, 1, 1, 2});
-  CHECK(codec::plain<4>::id == codec_id{0, 0, 1, 1, 2});
-  CHECK(s::with_bit_widths<layer_bits<4, 2>>::id == codec_id{0, 1, 1, 2, 1});
-  CHECK(layer_bits<4, 3, 2>::bits(0) == 4);
-  CHECK(layer_bits<4, 3, 2>::bits(1) == 3);
-  CHECK(layer_bits<4, 3, 2>::bits(2) == 2);
-  CHECK(layer_bits<4, 3, 2>::bits(99) == 2);
+  const auto id = [](std::uint32_t tokens, stage_id transform, stage_id quantizer, stage_id widths, stage_id entropy) {
+    return codec_id{stage_id::of(0, tokens), {}, transform, quantizer, widths, entropy};
+  };
+  const stage_id none{}, basis = stage_id::of(1), embedded3 = stage_id::of(1, 3), by_tokens = stage_id::of(2, 0);
+  CHECK(s::id == id(256, basis, embedded3, none, stage_id::of(1)));
+  CHECK(s::with_grouping<tile_tokens<64>>::id == id(64, basis, embedded3, none, stage_id::of(1)));
+  CHECK(codec::fixed<4>::id == id(256, basis, by_tokens, stage_id::of(1, 4), stage_id::of(2)));
+  CHECK(codec::plain<4>::id == id(256, none, by_tokens, stage_id::of(1, 4), stage_id::of(2)));
+  CHECK(codec::exact::id == codec_id{stage_id::of(1, 256), {}, {}, {}, {}, stage_id::of(3)});
+  CHECK(codec::uncompressed::id == codec_id{stage_id::of(1, 256), {}, {}, {}, {}, stage_id::of(4)});
+  CHECK(s::with_bit_widths<layer_bits<4, 2>>::id.bit_widths.id == 2);
+  CHECK(layer_bits<4, 3, 2>::bits(0, plane::key, 5) == 4);
+  CHECK(layer_bits<4, 3, 2>::bits(1, plane::key, 5) == 3);
+  CHECK(layer_bits<4, 3, 2>::bits(2, plane::value, 5) == 2);
+  CHECK(layer_bits<4, 3, 2>::bits(99, plane::key, 100) == 2);
 }
 
 TEST_CASE("policies: every preset is found by its name, and by the id in its frames") {
@@ -49,13 +54,17 @@ TEST_CASE("policies: every preset is found by its name, and by the id in its fra
       ++calls;
       const bool found = codec::with_codec(Codec::id, [&]<class Other>() {
         ++calls;
-        CHECK(Other::id == Codec::id);
+        CHECK(Other::id.decodes(Codec::id));
       });
       CHECK(found);
     }));
     CHECK(calls == 2);
   }
-  CHECK_FALSE(codec::with_codec({9, 9, 9, 9, 9}, []<class>() {}));
+  for (int stage = 0; stage < 6; ++stage) {  // ids of users, and of nobody
+    codec_id unknown = codec::standard::id;
+    (&unknown.method)[stage].id = 130;
+    CHECK_FALSE(codec::with_codec(unknown, []<class>() {}));
+  }
   CHECK_FALSE(codec::with_codec({}, []<class>() {}));
 }
 

@@ -181,7 +181,7 @@ std::string sums_of(const golden& s) {
   const bytes frame = read(std::string(s.name) + ".slc");
   std::vector<std::uint32_t> sums;
   codec::with_preset(s.preset, [&]<class Codec>() {
-    if constexpr (Codec::entropy::exact) {
+    if constexpr (is_exact<Codec>) {
       caches::mixed_cache back = pages_for(p, s);
       REQUIRE(caches::decode<Codec>(p, frame, back.views()).worst == status::ok);
       const bytes elements = elements_of(back);
@@ -234,7 +234,7 @@ TEST_CASE("golden: values on every instruction set, as pinned and as the documen
             else
               store_element(to, wanted[which].type, float(v.x[at]));
           });
-          if (Codec::entropy::exact) {
+          if (is_exact<Codec>) {
             CHECK(caches::elements(got) == caches::elements(wanted));
           } else {
             kv_view k[] = {wanted, got}, v[] = {wanted, got};  // a step of V may be more units of f16 than one of K
@@ -333,7 +333,7 @@ TEST_CASE("golden: make" * doctest::skip()) {
       using tiled = typename Codec::template with_grouping<tile_tokens<16>>;
       bytes frame = caches::encode<tiled>(p, source.views(), {}, isa::portable);
       REQUIRE(!frame.empty());
-      if (!Codec::entropy::exact && s.level + 1 < Codec::quantizer::passes) frame.resize(*truncate(frame, s.level));
+      if (!is_exact<Codec> && s.level + 1 < Codec::quantizer::passes) frame.resize(*truncate(frame, s.level));
       write(std::string(s.name) + ".slc", frame);
       if (!s.pinned) return;
       caches::mixed_cache back = pages_for(p, s);
