@@ -777,7 +777,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
             continue;
           }
 
-          // 6.1 the quantiser's section
+          // 6.1 the section of the quantiser
           double step = 1;
           bool own_step = false;
           int bits = 0, run = 0, run_groups = 0;
@@ -801,7 +801,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
             }
           }
           require(q.left() == 0, "bytes after the quantiser's");
-          // 6.2 the transform's
+          // and that of the transform
           const bool described = transform == 1 && !known.mean.empty();
           std::vector<double> mean(std::size_t(w), 0.0);
           reader m(e[0].section[transform_section]);

@@ -60,9 +60,10 @@ TEST_CASE("policies: every preset is found by its name, and by the id in its fra
     }));
     CHECK(calls == 2);
   }
-  for (int stage = 0; stage < 6; ++stage) {  // ids of users, and of nobody
+  for (stage_id codec_id::*stage : {&codec_id::method, &codec_id::predictor, &codec_id::transform, &codec_id::quantizer,
+                                    &codec_id::bit_widths, &codec_id::entropy}) {
     codec_id unknown = codec::standard::id;
-    (&unknown.method)[stage].id = 130;
+    (unknown.*stage).id = 130;  // one of a user's
     CHECK_FALSE(codec::with_codec(unknown, []<class>() {}));
   }
   CHECK_FALSE(codec::with_codec({}, []<class>() {}));

@@ -54,6 +54,7 @@ void for_each_codec(F f) {
     f.template operator()<codec::fixed<5>>(calibrated);
   }
   f.template operator()<codec::plain<3>>(false);
+  f.template operator()<codec::standard::with_transform<identity_transform>>(false);
   f.template operator()<codec::exact>(false);
   f.template operator()<codec::uncompressed>(false);
 }
@@ -157,8 +158,8 @@ TEST_CASE("frame: what does not belong together is refused by name") {
   CHECK(changed([](frame_header& h) { h.magic ^= 1; }) == status::not_a_frame);
   CHECK(changed([](frame_header& h) { ++h.version_major; }) == status::wrong_version);
   CHECK(changed([](frame_header& h) { ++h.version_minor; }) == status::wrong_version);
-  CHECK(changed([](frame_header& h) { --h.version_minor; }) == status::wrong_version);  // 0.1 meant other bytes
-  CHECK(changed([](frame_header& h) { h.header_size = 80; }) == status::corrupt_header);
+  CHECK(changed([](frame_header& h) { --h.version_minor; }) == status::wrong_version);  // 0.2 meant other bytes
+  CHECK(changed([](frame_header& h) { h.header_size = 72; }) == status::corrupt_header);
   CHECK(changed([](frame_header& h) { ++h.fingerprint; }) == status::wrong_profile);
   CHECK(changed([](frame_header& h) { h.fingerprint = 0; }) == status::wrong_profile);
   CHECK(changed([](frame_header& h) { h.position = -1; }) == status::corrupt_header);
@@ -191,13 +192,20 @@ TEST_CASE("frame: what does not belong together is refused by name") {
   CHECK(changed([](frame_header& h) { h.passes = 2, h.levels_present = 1; }) == status::corrupt_index);
   CHECK(changed([](frame_header& h) { h.levels_present = 0; }) == status::level_not_present);
   CHECK(changed([](frame_header& h) { h.levels_present = 4; }) == status::corrupt_header);
-  CHECK(changed([](frame_header& h) { h.codec.predictor = 1; }) == status::wrong_codec);
-  CHECK(changed([](frame_header& h) { h.codec.transform = 0; }) == status::wrong_codec);
-  CHECK(changed([](frame_header& h) { h.codec.quantizer = 7; }) == status::wrong_codec);
-  CHECK(changed([](frame_header& h) { h.codec.bit_widths = 1; }) == status::wrong_codec);
-  CHECK(changed([](frame_header& h) { h.codec.entropy = 4; }) == status::wrong_codec);
+  CHECK(changed([](frame_header& h) { h.codec.method.id = 1; }) == status::wrong_codec);
+  CHECK(changed([](frame_header& h) { h.codec.method.id = 200; }) == status::wrong_codec);
+  CHECK(changed([](frame_header& h) { h.codec.predictor.id = 1; }) == status::wrong_codec);
+  CHECK(changed([](frame_header& h) { h.codec.transform.id = 0; }) == status::wrong_codec);
+  CHECK(changed([](frame_header& h) { h.codec.quantizer.id = 7; }) == status::wrong_codec);
+  CHECK(changed([](frame_header& h) { h.codec.bit_widths.id = 1; }) == status::wrong_codec);
+  CHECK(changed([](frame_header& h) { h.codec.entropy.id = 4; }) == status::wrong_codec);
+  for (stage_id codec_id::*stage : {&codec_id::predictor, &codec_id::transform, &codec_id::quantizer, &codec_id::entropy})
+    CHECK(changed([&](frame_header& h) { ++(h.codec.*stage).parameter[1]; }) == status::wrong_codec);
+  // What says how an encoder chose is no matter to a decoder.
+  CHECK(changed([](frame_header& h) { h.codec.method.parameter[1] = 3; }) == status::ok);
+  CHECK(changed([](frame_header& h) { h.codec.bit_widths.parameter[0] = 3; }) == status::ok);
   CHECK(changed([](frame_header& h) { h.reserved[0] = 1; }) == status::corrupt_header);
-  CHECK(changed([](frame_header& h) { h.reserved[6] = 255; }) == status::corrupt_header);
+  CHECK(changed([](frame_header& h) { h.reserved[3] = 255; }) == status::corrupt_header);
 
   // More passes than the profile has, each with an index that holds them: all tiles of the added pass are empty.
   bytes more = f.frame;

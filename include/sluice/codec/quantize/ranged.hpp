@@ -150,6 +150,12 @@ struct ranged {
             for (int i = 0; i < m; ++i) x[c + i] = float(q[c + i]) * *step + *zero;
         });
       }
+      for (const coefficient_correction& e : s.corrections) {
+        if (e.row < first || e.row >= first + n) continue;
+        const std::size_t g = l.at(e.row, e.coefficient);
+        floats_[std::size_t(e.row - first) * std::size_t(s.ld) + std::size_t(e.coefficient)] =
+            (float(s.values[e.row * s.ld + e.coefficient]) + e.value) * step_[slot][g] + zero_[slot][g];
+      }
       out = {};
       out.rows = n;
       out.live = width;
