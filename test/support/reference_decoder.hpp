@@ -239,8 +239,8 @@ inline int digit_of(int symbol, int parent) {
   return parent < 0 ? -r : r;
 }
 
-inline void decode_part(bytes code, int pass, int back, const std::uint8_t* classes, int blocks, int rows,
-                        int* values, int stride) {
+inline void decode_part(bytes code, int pass, int back, const std::uint8_t* classes, int blocks, int rows, int* values,
+                        int stride) {
   rans coder(code);
   for (int row = 0; row < rows; ++row)
     for (int b = 0; b < blocks; ++b) {
@@ -769,9 +769,8 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
           const bytes entropy_bytes = e[0].section[entropy_section];
           if (method == 1) {
             if (rows == 0) continue;
-            const auto elements = entropy == 3
-                                      ? unsplit(entropy_bytes, type, rows, w)
-                                      : std::vector<std::uint8_t>(entropy_bytes.begin(), entropy_bytes.end());
+            const auto elements = entropy == 3 ? unsplit(entropy_bytes, type, rows, w)
+                                               : std::vector<std::uint8_t>(entropy_bytes.begin(), entropy_bytes.end());
             require(elements.size() == row_bytes * std::size_t(rows), "elements");
             for (int i = 0; i < rows; ++i) put_stored(row_token[std::size_t(i)], &elements[std::size_t(i) * row_bytes]);
             continue;

@@ -78,7 +78,7 @@ TEST_CASE("frame: header and index say what is where") {
   CHECK(h.layers == 2);
   CHECK(h.passes == 3);
   CHECK(h.levels_present == 3);
-  CHECK(h.codec == codec::standard::id);
+  CHECK(h.codec == codec::standard::with_grouping<tile_tokens<16>>::id);
   REQUIRE(index.runs().size() == 1);
   CHECK(index.runs()[0] == shape_run{2, 2, {8, 8}, {16, 16}, {1, 1}, 0});
   CHECK(index.token_tiles() == 2);
@@ -199,7 +199,8 @@ TEST_CASE("frame: what does not belong together is refused by name") {
   CHECK(changed([](frame_header& h) { h.codec.quantizer.id = 7; }) == status::wrong_codec);
   CHECK(changed([](frame_header& h) { h.codec.bit_widths.id = 1; }) == status::wrong_codec);
   CHECK(changed([](frame_header& h) { h.codec.entropy.id = 4; }) == status::wrong_codec);
-  for (stage_id codec_id::*stage : {&codec_id::predictor, &codec_id::transform, &codec_id::quantizer, &codec_id::entropy})
+  for (stage_id codec_id::*stage :
+       {&codec_id::predictor, &codec_id::transform, &codec_id::quantizer, &codec_id::entropy})
     CHECK(changed([&](frame_header& h) { ++(h.codec.*stage).parameter[1]; }) == status::wrong_codec);
   // What says how an encoder chose is no matter to a decoder.
   CHECK(changed([](frame_header& h) { h.codec.method.parameter[1] = 3; }) == status::ok);

@@ -153,8 +153,7 @@ TEST_CASE("reference: frames of every codec mean to the library what FORMAT.md s
       if (Codec::id.entropy == class_rans::id) look_into(p, frame);
       const dtype to = is_exact<Codec> ? type : dtype::f32;
       caches::cache back = caches::make_cache(shape, tokens, to, caches::engine::dense, position);
-      for (int level = 0; level < Codec::passes(p); ++level)
-        compare<tiled>(p, frame, back, level, -1);
+      for (int level = 0; level < Codec::passes(p); ++level) compare<tiled>(p, frame, back, level, -1);
       if (Codec::domain != value_domain::unrotated) return;
       caches::cache moved = caches::make_cache(shape, tokens, to, caches::engine::dense, 77);
       compare<tiled>(p, frame, moved, max_passes, 77);

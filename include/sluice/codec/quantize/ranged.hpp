@@ -21,7 +21,8 @@ inline namespace SLUICE_HOST_ABI {
 /// a head. Zero is rounded down and step up, so that the codes reach both ends of the range.
 /// Section: u8 bits, then for every group f16 step and f16 zero; along tokens [run][coefficient], along channels
 /// [row][run]. Source: KIVI (arXiv 2402.02750) section 3 for keys along tokens and values along channels.
-template <range_along KeysAlong = range_along::tokens, int Keys = 0, range_along ValuesAlong = KeysAlong, int Values = Keys>
+template <range_along KeysAlong = range_along::tokens, int Keys = 0, range_along ValuesAlong = KeysAlong,
+          int Values = Keys>
 struct ranged {
   static_assert(Keys >= 0 && Keys < 2048 && Values >= 0 && Values < 2048,
                 "sluice::ranged<...>: a group must have from 1 to 2047 members, or 0 for all");
