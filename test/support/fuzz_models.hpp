@@ -11,9 +11,10 @@ namespace fuzz_models {
 
 using namespace sluice;
 
+/// Heads are wide enough for tiles to be coded, not kept.
 struct models {
-  model_shape shape = model_shape::uniform(2, 2, 8);
-  model_shape hybrid_shape{{{}, {2, 8, 8, 0, 0}, {2, 8, 8, 0, 8}, {}}, shape.ropes};
+  model_shape shape = model_shape::uniform(2, 2, 24);
+  model_shape hybrid_shape{{{}, {2, 24, 24, 0, 0}, {2, 24, 24, 0, 8}, {}}, shape.ropes};
   profile plain, tuned, hybrid;
   models() : plain(profile::uncalibrated(shape, 3, 2)), hybrid(profile::uncalibrated(hybrid_shape, 3, 2)) {
     caches::cache c = caches::make_cache(shape, tokens);

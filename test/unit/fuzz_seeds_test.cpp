@@ -58,6 +58,17 @@ status decode(std::span<const std::byte> frame, unsigned how) {
   return out;
 }
 
+// Whether a tile of the base has a section of an entropy model.
+bool coded(std::span<const std::byte> frame) {
+  frame_index index;
+  REQUIRE(index.parse(frame) == status::ok);
+  bool any = false;
+  for (std::size_t i = 0; i < index.tiles_per_pass(); ++i)
+    if (const byte_range r = index.range(i); r.size())
+      any |= (std::uint8_t(frame[r.begin + sizeof(detail::tile_head)]) >> int(section::entropy) & 1) != 0;
+  return any;
+}
+
 }  // namespace
 
 TEST_CASE("fuzz seeds: each is sound, and every preset has one") {
@@ -70,6 +81,7 @@ TEST_CASE("fuzz seeds: each is sound, and every preset has one") {
     REQUIRE(text.size() > 1);
     const auto all = std::as_bytes(std::span(text));
     CHECK(decode(all.subspan(1), unsigned(all[0])) == status::ok);
+    CHECK(coded(all.subspan(1)));
     presets.push_back(name);
   }
   for (const char* name : codec::preset_names) {
