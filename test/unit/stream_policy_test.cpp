@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Each policy on examples worked by hand from the description in its paper; what all policies must do.
+#include <sluice/stream/study/plan_text.hpp>
 #include <sluice/stream/plan/policy/bola.hpp>
 #include <sluice/stream/plan/policy/cachegen.hpp>
 #include <sluice/stream/plan/policy/cachegen_released.hpp>
 #include <sluice/stream/plan/policy/cake.hpp>
 #include <sluice/stream/plan/policy/control.hpp>
 #include <sluice/stream/plan/policy/kvserve.hpp>
+#include <sluice/stream/study/oracle.hpp>
 #include <sluice/stream/plan/policy/progressive.hpp>
 #include <sluice/stream/plan/policy/progressive_cake.hpp>
-#include <sluice/stream/plan/policy/robust_mpc.hpp>
-#include <sluice/stream/study/oracle.hpp>
-#include <sluice/stream/study/plan_text.hpp>
 #include <sluice/stream/study/replay.hpp>
+#include <sluice/stream/plan/policy/robust_mpc.hpp>
 
 #include <doctest/doctest.h>
 
