@@ -51,7 +51,7 @@ TEST_CASE("FORMAT.md: the worked example decodes to the values it names") {
   std::vector<std::byte> frame;
   auto hex = fenced(text, "hex");
   for (std::string byte; hex >> byte;) frame.push_back(std::byte(std::stoi(byte, nullptr, 16)));
-  REQUIRE(frame.size() == 208);
+  REQUIRE(frame.size() == 240);
 
   const sluice::model_shape shape{{{1, 2, 0, 0, 0}}, {sluice::rope{.pairing = sluice::rope_pairing::none}}};
   const sluice::profile profile = sluice::profile::uncalibrated(shape, 1, 0);
