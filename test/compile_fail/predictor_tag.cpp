@@ -1,4 +1,4 @@
-// expect: predictor_checks<predictor>.*basic_codec: this predictor policy lacks a constructor from a profile or bool predict
+// expect: basic_codec: this predictor policy lacks a constructor from a profile or bool predict
 // SPDX-License-Identifier: Apache-2.0
 #include <sluice/codec/presets.hpp>
 

@@ -1,4 +1,4 @@
-// expect: quantizer_checks<quantizer>.*basic_codec: this quantiser policy lacks an encoder.isa. with status quantize.in, step, out, beyond, writer. and split
+// expect: basic_codec: this quantiser policy lacks an encoder.isa. with status quantize.in, step, out, beyond, writer. and split
 // SPDX-License-Identifier: Apache-2.0
 #include <sluice/codec/presets.hpp>
 

@@ -1,4 +1,4 @@
-// expect: transform_checks<transform>.*basic_codec: this transform policy lacks an encoder.profile, isa. with state.. and status forward
+// expect: basic_codec: this transform policy lacks an encoder.profile, isa. with state.. and status forward
 // SPDX-License-Identifier: Apache-2.0
 #include <sluice/codec/presets.hpp>
 

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <span>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 /// A decoder written from FORMAT.md alone, in the order of its sections, one number at a time; it shares nothing with the
@@ -134,18 +135,37 @@ inline profile read_profile(bytes file) {
           "profile checksum");
   reader head(file);
   require(head.get<std::uint32_t>() == 0x50434c53, "profile magic");
-  require(head.get<std::uint16_t>() == 1 && head.get<std::uint16_t>() == 0, "profile version");
+  require(head.get<std::uint16_t>() == 2 && head.get<std::uint16_t>() == 0, "profile version");
   const auto size = head.get<std::uint64_t>();
   profile p{};
   p.fingerprint = head.get<std::uint64_t>();
   head.take(64);
   require(head.left() - 4 == size, "profile size");
   const bytes body = head.take(size);
-  require(p.fingerprint == (std::uint64_t{checksum(body, 0x736c7563)} << 32 | checksum(body, 0x65707266)),
+
+  // Four sections of known owners, then others, of which only optional ones may be unknown.
+  const std::pair<int, int> own[] = {{0, 0}, {2, 1}, {3, 1}, {5, 1}};
+  bytes section[4];
+  std::vector<std::uint8_t> hashed;
+  reader all(body);
+  for (std::size_t i = 0; all.left() > 0; ++i) {
+    const bytes head_bytes = all.take(8);
+    reader h(head_bytes);
+    const int stage = h.get<std::uint8_t>(), id = h.get<std::uint8_t>(), flags = h.get<std::uint16_t>();
+    const bytes content = all.take(h.get<std::uint32_t>());
+    if (i < 4) require(stage == own[i].first && id == own[i].second && flags == 0, "profile section");
+    if (i >= 4) require(flags == 1, "unknown section of a profile");
+    if (i < 4) section[i] = content;
+    if (flags) continue;
+    hashed.insert(hashed.end(), head_bytes.begin(), head_bytes.end());
+    hashed.insert(hashed.end(), content.begin(), content.end());
+  }
+  require(p.fingerprint == (std::uint64_t{checksum(hashed, 0x736c7563)} << 32 | checksum(hashed, 0x65707266)),
           "fingerprint");
-  reader r(body);
-  p.passes = r.get<std::uint8_t>();
+
+  reader r(section[0]);
   p.sinks = r.get<std::uint8_t>();
+  require(r.get<std::uint8_t>() == 0, "reserved");
   p.ropes.resize(r.get<std::uint16_t>());
   p.layers.resize(r.get<std::uint32_t>());
   for (rope& e : p.ropes) {
@@ -161,27 +181,31 @@ inline profile read_profile(bytes file) {
   for (const layer& l : p.layers) {
     require((l.heads == 0) == (l.dim[0] == 0 && l.dim[1] == 0), "half a layer");
     require(l.heads || (l.rope == 0 && l.window == 0), "absent layer");
-  }
-  for (std::size_t i = 0; i < 2 * p.layers.size(); ++i) {
-    plane q{};
-    q.width = r.get<std::int32_t>();
-    q.group_width = r.get<std::int32_t>();
-    r.get<float>();
-    q.scale = double(r.get<float>());
-    r.take(24);
-    const auto parts = r.get<std::uint32_t>();
-    if (parts & 1) {
-      const bytes c = r.take(std::size_t(q.width));
-      q.classes.assign(c.begin(), c.end());
+    for (const std::int32_t dim : l.dim) {
+      plane q{};
+      q.width = l.heads * dim;
+      q.group_width = r.get<std::int32_t>();
+      p.planes.push_back(std::move(q));
     }
-    for (int c = 0; parts & 2 && c < q.width; ++c) q.mean.push_back(half(r.get<std::uint16_t>()));
-    for (int g = 0; parts & 4 && g < q.width; g += q.group_width) {
+  }
+  require(r.left() == 0, "model section");
+
+  reader transform(section[1]), quantizer(section[2]), entropy(section[3]);
+  p.passes = int(quantizer.get<std::uint32_t>());
+  for (plane& q : p.planes) {
+    quantizer.take(28);
+    q.scale = double(transform.get<float>());
+    const bool calibrated = transform.get<std::uint32_t>() != 0;
+    for (int c = 0; calibrated && c < q.width; ++c) q.mean.push_back(half(transform.get<std::uint16_t>()));
+    for (int g = 0; calibrated && g < q.width; g += q.group_width) {
       const int w = std::min(q.group_width, q.width - g);
-      for (int c = 0; c < w * w; ++c) q.matrix.push_back(half(r.get<std::uint16_t>()));
+      for (int c = 0; c < w * w; ++c) q.matrix.push_back(half(transform.get<std::uint16_t>()));
     }
-    p.planes.push_back(std::move(q));
+    require((entropy.get<std::uint32_t>() != 0) == calibrated, "half a plane");
+    const bytes c = entropy.take(calibrated ? std::size_t(q.width) : 0);
+    q.classes.assign(c.begin(), c.end());
   }
-  require(r.left() == 0, "profile body");
+  require(transform.left() == 0 && quantizer.left() == 0 && entropy.left() == 0, "profile body");
   return p;
 }
 

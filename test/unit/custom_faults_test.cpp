@@ -142,6 +142,12 @@ struct pairs {
   std::map<std::tuple<int, plane, int, int>, std::vector<float>> learnt_;
 };
 
+// Does not say that it needs a profile.
+struct modest : class_rans {
+  static constexpr stage_id id = stage_id::of(201);
+  static bool uses(const profile&) { return false; }
+};
+
 using grouped = codec::standard::with_grouping<tile_tokens<tile_size>>;
 using predicted = grouped::with_predictor<pairs>;
 
@@ -207,6 +213,17 @@ TEST_CASE("faults: a codec whom the profile does not serve") {
   CHECK(encoder<codec>(plain_profile()).encode(source.view(), out).status() == status::missing_section);
   CHECK(encoder<codec>(plain_profile()).max_size(source.view()) == 0);
   CHECK(caches::decode<codec>(plain_profile(), frame, back.view()).worst == status::missing_section);
+}
+
+TEST_CASE("faults: how many levels there are is the profile's, whatever the stages say") {
+  caches::cache source = filled(), back = make_cache(shape(), tokens);
+  using codec = codec::standard::with_transform<identity_transform>::with_entropy<modest>;
+  const auto frame = caches::encode<codec>(plain_profile(), source.view());
+  CHECK(caches::decode<codec>(plain_profile(), frame, back.view()).worst == status::ok);
+  for (int passes : {1, 2, 6}) {
+    const profile other = profile::uncalibrated(shape(), passes);
+    CHECK(caches::decode<codec>(other, frame, back.view()).worst == status::wrong_profile);
+  }
 }
 
 TEST_CASE("faults: what a damaged layer costs a predictor's reader") {

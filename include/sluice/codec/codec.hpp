@@ -139,7 +139,10 @@ struct basic_codec : detail::grouping_checks<Grouping>,
   static bool keeps_exact(const profile& p, std::int64_t position, std::int64_t /*end*/) noexcept {
     return position < p.sinks;
   }
-  static bool uses(const profile& p) noexcept { return Transform::uses(p) || EntropyModel::uses(p); }
+  /// What a stage says that it reads; a predictor may read everything, and of several levels the profile says how many.
+  static bool uses(const profile& p) noexcept {
+    return Transform::uses(p) || EntropyModel::uses(p) || Predictor::predicts || Quantizer::depth(p) > 1;
+  }
 
   class decoder;
 

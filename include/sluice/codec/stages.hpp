@@ -18,7 +18,8 @@
 // lanes; what lies between width and ld is zero. Stages may keep memory from tile to tile, a decoder's by `slot`: up to
 // tiles_at_once tiles of one layer are open together. None may throw or read outside of what it is given, and what a
 // decoder finds in a section is untrusted. Identifiers from 128 on are yours; a parameter that changes what a decoder
-// does belongs into the id: stage_id::of(128, parameter).
+// does belongs into the id: stage_id::of(128, parameter). Nobody registers them, so a frame of somebody else's stage with
+// the same id is taken for one of yours.
 
 namespace sluice {
 
@@ -210,11 +211,13 @@ concept grouping_policy = requires {
 ///   means where the transform takes those off. `rows` are tokens counted from range.frame_token. Returns whether it
 ///   wrote anything. It is asked more than once for a tile, with fewer rows when some become exact: what it expects of a
 ///   token must not depend on the other tokens in `rows`.
+///   Without calibration steps follow the size of what is left: a good prediction buys quality there, not bytes.
 /// - where span > 0, `learn(place, range, rows, x, ld)`: the coded rows of a tile as a decoder of the base level has them,
 ///   on both sides alike. Within a layer, tiles are predicted and learnt in any order: predict from layers below only.
 ///   A token that was kept exact, or a layer that the frame lacks, is not learnt, and a layer below the range that a
 ///   reader asked for may be predicted without what it needs: then predict nothing. A tile that could not be decoded is
 ///   not learnt, and what depends on it is status::corrupt_tile.
+///   Two processors may disagree in the last bits of x: add and multiply, but decide nothing by it.
 /// - where span > 0, `forget()`: another token tile, or another frame, begins.
 template <class P>
 concept predictor_policy = detail::has_id<P> && detail::has_span<P> && detail::can_predict<P> && detail::can_learn<P>;
@@ -242,14 +245,16 @@ concept transform_policy = detail::has_id<T> && detail::has_domain<T> && detail:
 ///   `split(out)` fills out.values and out.digits from out.finest; with one pass, values are finest.
 /// - `decoder{isa}`: `open(tile, slot, out)` reads its section and sets out.bits, false = corrupt;
 ///   `restore(tile, slot, in, first, n, out)`: coefficients of decoded rows [first, first + n), which the caller uses
-///   before the next call. in.corrections, of all rows, are handed on.
+///   before the next call. in.corrections, of all rows, are handed on. Levels are tile.level of s.passes. Where it gives
+///   floats, profile_basis rounds them to whole units.
 template <class Q>
 concept quantizer_policy =
     detail::has_id<Q> && detail::has_passes<Q> && detail::can_quantize<Q> && detail::can_restore<Q>;
 
 /// Bit-width policy: how fine to quantise. One or both of
 /// - `step(layer, plane, num_layers, statistics)`: the finest step in the units of the coefficients, for quantisers of
-///   any width; where `measures(calibrated)` is false it is 1 and not asked for;
+///   any width, statistics.passes() - 1 levels below the base, each a third of the one above; where
+///   `measures(calibrated)` is false it is 1 and not asked for;
 /// - `bits(layer, plane, num_layers)`: 1 to 8, for quantisers of fixed width.
 template <class B>
 concept bit_widths_policy = detail::has_id<B>;

@@ -176,8 +176,9 @@ concept begins_tiles = requires(typename C::encoder e, typename C::decoder d) {
 /// - `passes(profile)`: passes that encode() makes when asked for all, 1 to max_passes.
 /// - `keeps_exact(profile, position, end)`: whether the token at `position` is kept exact, `end` being the position
 ///   behind the last token encoded.
-/// - `uses(profile)`: whether frames depend on what the profile says beyond the shape; then they carry its fingerprint.
-///   A codec with an optional section of its own adds `fingerprint(profile)`: profile::fingerprint(stage, id).
+/// - `uses(profile)`: whether frames depend on what the profile says beyond the shape; then they carry its fingerprint,
+///   and are refused by who has another. Where it is false, a decoder must not look at anything else of it. A codec with
+///   an optional section of its own adds `fingerprint(profile)`: profile::fingerprint(stage, id).
 /// - `encoder{profile, isa}`, one a thread, may keep memory; borrows the profile. `state()`: ok, or why the profile
 ///   does not serve. `encode(rows, side, passes, writer)`: writes sections of passes 0 .. passes - 1; may move rows to
 ///   the exact ones with make_exact() before it writes; may change rows.x. too_large = keep this tile as it is, which
