@@ -39,6 +39,7 @@ void describe(CLI::App& app, quality_options& o) {
   app.add_option("--needle-context", o.needle_context, "tokens of the longest text that one is hidden in")
       ->check(CLI::Range(256, 1 << 20));
   app.add_option("--seed", o.seed, "of numbers and places");
+  app.footer(codec_descriptions());
 }
 
 // What is asked for, checked.

@@ -222,6 +222,7 @@ void describe_get(CLI::App& c, get_arguments& a) {
   c.add_option("--level", a.level, "finest level to fetch; above what is there means the finest that is")
       ->check(CLI::Range(0, max_passes));
   describe_store(c, a);
+  c.footer(codec_descriptions() + "\n" + store_notes);
 }
 
 // Nothing under the first key: something of what it is made of differs.
