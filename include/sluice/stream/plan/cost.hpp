@@ -212,20 +212,10 @@ inline void cost_model::sort_refinements() {
     }
     while (all.size() > first && !(all.back().loss_per_byte > 0)) all.pop_back();
   }
-  const auto before = [](const refinement& a, const refinement& b) {
+  detail::sort(all.data(), all.size(), [](const refinement& a, const refinement& b) {
     if (a.loss_per_byte != b.loss_per_byte) return a.loss_per_byte > b.loss_per_byte;
     return a.chunk != b.chunk ? a.chunk > b.chunk : a.from < b.from;
-  };
-  std::vector<refinement> other(all.size());  // merge sort: <algorithm> is not worth its lines here
-  for (std::size_t width = 1; width < all.size(); width *= 2) {
-    for (std::size_t at = 0; at < all.size(); at += 2 * width) {
-      const std::size_t middle = detail::min(at + width, all.size()), end = detail::min(at + 2 * width, all.size());
-      std::size_t i = at, j = middle;
-      for (std::size_t k = at; k < end; ++k)
-        other[k] = j == end || (i < middle && !before(all[j], all[i])) ? all[i++] : all[j++];
-    }
-    all.swap(other);
-  }
+  });
 }
 
 }  // namespace sluice::stream
