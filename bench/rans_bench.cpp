@@ -84,7 +84,7 @@ struct tile {
 void run(std::span<encode_job> jobs, bool ternary, isa on) {
   ternary ? encode_ternary(jobs, on) : encode_base(jobs, on);
 }
-void run(std::span<stream_job> jobs, bool ternary, isa on) {
+void run(std::span<decode_job> jobs, bool ternary, isa on) {
   ternary ? decode_ternary(jobs, on) : decode_base(jobs, on);
 }
 
@@ -110,7 +110,7 @@ void rans_decode(benchmark::State& state) {
   encode_job e = t.encoder(ternary);
   run({&e, 1}, ternary, On);
   std::vector<std::vector<std::int16_t>> out(streams, t.parents);
-  std::vector<stream_job> jobs(streams);
+  std::vector<decode_job> jobs(streams);
   for (std::size_t i = 0; i < streams; ++i) {
     jobs[i].tables = e.tables;
     jobs[i].bytes = e.bytes, jobs[i].size = e.size;
@@ -124,7 +124,7 @@ void rans_decode(benchmark::State& state) {
     run(jobs, ternary, On);
     state.SetIterationTime(cpu_seconds() - start);
   }
-  for (const stream_job& j : jobs)
+  for (const decode_job& j : jobs)
     if (!j.ok) state.SkipWithError("the stream does not decode");
   finish(state, state.range(1), e.size);
 }

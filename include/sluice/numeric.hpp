@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstddef>
-
 // The few functions of <algorithm> and <cmath> that the umbrella needs. Those two headers cost every translation unit of
 // every user 14,000 preprocessed lines, as much as all of sluice.
 
@@ -26,26 +24,32 @@ constexpr Out copy(In first, In last, Out to) {
   return to;
 }
 
-/// Heapsort of v[0, n): the library's only sort. Equals may change places.
-template <class T, class Less>
-constexpr void sort(T* v, std::size_t n, Less less) {
-  const auto exchange = [v](std::size_t a, std::size_t b) {
-    const T t = v[a];
-    v[a] = v[b];
-    v[b] = t;
-  };
-  for (std::size_t first = n / 2, end = n; end > 1;) {
-    first > 0 ? void(--first) : exchange(0, --end);
-    for (std::size_t at = first, child = 2 * at + 1; child < end; at = child, child = 2 * at + 1) {
-      if (child + 1 < end && less(v[child], v[child + 1])) ++child;
-      if (!less(v[at], v[child])) break;
-      exchange(at, child);
+constexpr int power_of_3(int n) noexcept { return n <= 0 ? 1 : 3 * power_of_3(n - 1); }
+
+/// Puts x[0 .. n) in the order of `before`; equal ones in any. In place, n log n whatever comes (heapsort).
+template <class T, class Before>
+constexpr void sort(T* x, decltype(sizeof(0)) n, Before before) {
+  const auto sink = [&](auto at, auto end) {
+    const T value = x[at];
+    for (auto child = 2 * at + 1; child < end; at = child, child = 2 * at + 1) {
+      if (child + 1 < end && before(x[child], x[child + 1])) ++child;
+      if (!before(value, x[child])) break;
+      x[at] = x[child];
     }
+    x[at] = value;
+  };
+  for (auto i = n / 2; i-- > 0;) sink(i, n);
+  for (auto end = n; end-- > 1;) {
+    const T last = x[end];
+    x[end] = x[0];
+    x[0] = last;
+    sink(decltype(n){0}, end);
   }
 }
 
 inline constexpr double pi = 3.14159265358979323846;
 inline constexpr double infinity = __builtin_inf();
+inline constexpr float infinity_f = __builtin_inff();
 
 inline float sqrt(float x) noexcept { return __builtin_sqrtf(x); }
 inline double sqrt(double x) noexcept { return __builtin_sqrt(x); }

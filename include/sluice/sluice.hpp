@@ -15,6 +15,7 @@
 #include <sluice/stream/plan/plan.hpp>
 #include <sluice/stream/plan/policy/cachegen.hpp>
 #include <sluice/stream/plan/policy/progressive_cake.hpp>
+#include <sluice/tensor/const_layouts.hpp>
 #include <sluice/tensor/half.hpp>
 #include <sluice/tensor/layouts.hpp>
 #include <sluice/tensor/rope.hpp>

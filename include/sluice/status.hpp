@@ -44,6 +44,7 @@ enum class [[nodiscard]] status : std::uint32_t {
   // profiles
   not_a_profile = 40,
   corrupt_profile = 41,
+  missing_section = 46,     ///< the profile lacks a section that a stage of the codec needs, or has one that nobody here knows
   // captures that no profile can be made of
   too_few_tokens = 42,      ///< fewer than two tokens of a layer are numbers and not the first of the sequence
   constant_values = 43,     ///< no K or V varies: there is nothing to learn
@@ -91,6 +92,7 @@ constexpr const char* to_string(status s) noexcept {
     case status::absent: return "not held by this frame";
     case status::not_a_profile: return "not a sluice profile";
     case status::corrupt_profile: return "corrupt profile";
+    case status::missing_section: return "the profile lacks what a stage of this codec needs";
     case status::too_few_tokens: return "too few tokens to calibrate on";
     case status::constant_values: return "values that do not vary: nothing to calibrate on";
     case status::values_out_of_range: return "values beyond the range of a profile";
@@ -135,7 +137,7 @@ class [[nodiscard]] result {
   /// The value; without one, throws sluice::error (aborts where exceptions are off).
   T& value() & { return check(), value_; }
   const T& value() const& { return check(), value_; }
-  T&& value() && { return check(), std::move(value_); }
+  T value() && { return check(), std::move(value_); }
 
   T& operator*() noexcept { return value_; }
   const T& operator*() const noexcept { return value_; }

@@ -69,7 +69,7 @@ decoded decode_with_kernels(dtype t, int rows, int n, const std::vector<std::byt
   shared_array<std::byte> in(coded.size()), elements(size);
   shared_array<std::uint8_t> planes(2 * plane * static_cast<std::size_t>(strips));
   shared_array<cuda::lossless_strip> strip(static_cast<std::size_t>(strips));
-  shared_array<detail::stream_job> stream(static_cast<std::size_t>(strips));
+  shared_array<detail::decode_job> stream(static_cast<std::size_t>(strips));
   if (!coded.empty()) std::memcpy(in.p, coded.data(), coded.size());
   for (int i = 0; i < strips; ++i) {
     strip.p[i].symbols = planes.p + 2 * plane * static_cast<std::size_t>(i);

@@ -93,7 +93,7 @@ struct output {
   std::vector<std::uint8_t> symbols;
   std::unique_ptr<std::uint8_t[]> bytes;  // of their exact size, for sanitizers to see what is read
 
-  output(const stream<A>& s, const std::vector<std::uint8_t>& from, stream_job& j)
+  output(const stream<A>& s, const std::vector<std::uint8_t>& from, decode_job& j)
       : values(s.values.size() + 32, untouched),
         symbols(s.values.size() + 32, 0x5a),
         bytes(new std::uint8_t[from.size()]) {
@@ -146,7 +146,7 @@ void round_trips(const Coder& coder, std::mt19937& random, int times) {
     REQUIRE(e.ok);
     CHECK(std::vector<std::uint8_t>(e.bytes, e.bytes + e.size) == s.bytes);
     CHECK(e.bytes + e.size == scratch.data() + scratch.size());
-    stream_job j;
+    decode_job j;
     const output<A> out(s, s.bytes, j);
     coder.template decode<A>({&j, 1});
     CHECK(j.ok);
@@ -159,7 +159,7 @@ template <alphabet A, class Coder>
 void damage(const Coder& coder, std::mt19937& random) {
   const stream<A> s(random, 1 + below(random, 3), 1 + below(random, 12));
   const auto attempt = [&](const std::vector<std::uint8_t>& bytes) {
-    stream_job j;
+    decode_job j;
     const output<A> out(s, bytes, j);
     coder.template decode<A>({&j, 1});
     CHECK(out.within_bounds(s));
@@ -207,7 +207,7 @@ void company(const Coder& coder, std::mt19937& random, int most) {
       streams.emplace_back(random, blocks, rows);
     }
     const int broken = count > 2 ? below(random, count) : -1;
-    std::vector<stream_job> jobs(streams.size());
+    std::vector<decode_job> jobs(streams.size());
     std::vector<output<A>> out;
     for (std::size_t i = 0; i < streams.size(); ++i) out.emplace_back(streams[i], streams[i].bytes, jobs[i]);
     if (broken >= 0) jobs[static_cast<std::size_t>(broken)].size -= 1;
@@ -228,7 +228,7 @@ void idle_digits(const Coder& coder, std::mt19937& random) {
     for (int k = 0; k < rans_max_digits; ++k)
       for (int lane = 0; lane < rans_lanes; ++lane)
         if (k >= b.lane_digits[lane]) set_lane(b.digit[k], lane, {}, {});
-  stream_job j;
+  decode_job j;
   const output<alphabet::values> out(s, s.bytes, j);
   coder.template decode<alphabet::values>({&j, 1});
   CHECK(j.ok);
@@ -273,7 +273,7 @@ void refusals(const Coder& coder, std::mt19937& random) {
   const stream<alphabet::values> s(random, 2, 5);
   const auto refused = [&](auto&& change) {
     stream<alphabet::values> t = s;
-    stream_job j;
+    decode_job j;
     values out(t, t.bytes, j);
     std::vector<std::uint8_t> scratch;
     encode_job e = t.encoder(scratch);
@@ -286,7 +286,7 @@ void refusals(const Coder& coder, std::mt19937& random) {
     CHECK(e.bytes == nullptr);
     CHECK(out.values == std::vector<std::int16_t>(out.values.size(), values::untouched));
   };
-  using job = stream_job;
+  using job = decode_job;
   refused([](auto& t, job&, encode_job&) { t.tables[1].symbols = 0; });
   refused([](auto& t, job&, encode_job&) { t.tables[1].symbols = rans_max_symbols + 1; });
   refused([](auto& t, job&, encode_job&) { t.tables[1].digits = rans_max_digits + 1; });
@@ -298,7 +298,7 @@ void refusals(const Coder& coder, std::mt19937& random) {
     e.capacity = encoded_bound(t.blocks, t.rows, std::max(t.tables[0].digits, t.tables[1].digits)) - 1;
   });
   for (int lane = 0; lane < rans_lanes; ++lane) {
-    stream_job j;
+    decode_job j;
     values out(s, s.bytes, j);
     out.bytes[static_cast<std::size_t>(2 * lane + 1)] = 0;
     coder.template decode<alphabet::values>({&j, 1});

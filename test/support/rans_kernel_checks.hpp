@@ -87,14 +87,14 @@ struct device_coder {
   const char* name() const { return "cuda"; }
 
   template <alphabet A>
-  void decode(std::span<stream_job> jobs) const {
+  void decode(std::span<decode_job> jobs) const {
     if (jobs.empty()) return;
     arena memory;
-    stream_job* on_device = memory.copy(jobs.data(), static_cast<std::int64_t>(jobs.size()));
+    decode_job* on_device = memory.copy(jobs.data(), static_cast<std::int64_t>(jobs.size()));
     int rows = 0;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
-      const stream_job& j = jobs[i];
-      stream_job& d = on_device[i];
+      const decode_job& j = jobs[i];
+      decode_job& d = on_device[i];
       const int blocks = j.blocks > rans_max_blocks ? 0 : std::max(j.blocks, 0);
       const auto* tables = static_cast<const block_of<A>*>(j.tables);
       rows = std::max(rows, decode_rows_of<A>({tables, static_cast<std::size_t>(blocks)}));
@@ -106,7 +106,7 @@ struct device_coder {
     const auto plans = sluice::cuda::decode_memory<A>(std::min(rows, 340));
     launch(&sluice::cuda::decode_kernel<A>, on_device, jobs.size(), 2, plans);
     for (std::size_t i = 0; i < jobs.size(); ++i) {
-      stream_job& j = jobs[i];
+      decode_job& j = jobs[i];
       j.ok = on_device[i].ok;
       const auto n = static_cast<std::size_t>(cells(j.rows, j.blocks > rans_max_blocks ? 0 : j.blocks, j.stride));
       if (n > 0) {
@@ -154,13 +154,13 @@ inline void shared_plans(unsigned seed) {
   const stream<alphabet::values> s(random, 3, 40), other(random, 3, 7);
   arena memory;
   constexpr int count = 11;
-  std::vector<stream_job> jobs(count);
-  stream_job* on_device = memory.copy(jobs.data(), count);
+  std::vector<decode_job> jobs(count);
+  decode_job* on_device = memory.copy(jobs.data(), count);
   const auto* tables = memory.copy(s.tables.data(), 3);
   const auto* other_tables = memory.copy(other.tables.data(), 3);
   for (int i = 0; i < count; ++i) {
     const stream<alphabet::values>& mine = i == 6 ? other : s;
-    stream_job& j = on_device[i];
+    decode_job& j = on_device[i];
     j.tables = i == 6 ? other_tables : tables;
     j.bytes = memory.copy(mine.bytes.data(), static_cast<std::int64_t>(mine.bytes.size()));
     j.size = static_cast<std::uint32_t>(mine.bytes.size());

@@ -23,7 +23,7 @@ struct host_coder {
   isa on;
   const char* name() const { return to_string(on); }
   template <alphabet A>
-  void decode(std::span<stream_job> jobs) const {
+  void decode(std::span<decode_job> jobs) const {
     A == alphabet::values   ? decode_base(jobs, on)
     : A == alphabet::digits ? decode_ternary(jobs, on)
                             : decode_symbols(jobs, on);

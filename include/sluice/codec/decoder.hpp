@@ -2,14 +2,13 @@
 #pragma once
 
 #include <sluice/codec/codec.hpp>
-#include <sluice/codec/transform/dense.hpp>
-#include <sluice/codec/entropy/split_exponent/exact_tile.hpp>
-#include <sluice/codec/entropy/bitpack/fixed_tile.hpp>
-#include <sluice/codec/entropy/class_rans/decode.hpp>
-#include <sluice/codec/stream.hpp>
+#include <sluice/codec/layers.hpp>
+#include <sluice/codec/tile_codec.hpp>
+#include <sluice/tensor/rows.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/format/tile.hpp>
 #include <sluice/numeric.hpp>
+#include <sluice/tensor/model_ropes.hpp>
 
 #include <cstdint>
 #include <cstring>
@@ -31,6 +30,7 @@ struct decode_options {
   /// Where the sequence ends that the views will serve: tokens outside of a layer's sliding window may be missing.
   /// -1 = behind the last position that any view shows; who decodes into a part of a cache has to say where it is.
   std::int64_t sequence_end = -1;
+  side_info side{};  ///< what the encoder's predictor was given
   /// Out: the worst status of each page of the first view, from the one that holds its first token on; of each token
   /// where the view has no pages. Pages that the frame does not reach are absent. Entries beyond its last are not used.
   std::span<status> pages{};
@@ -50,17 +50,20 @@ inline namespace SLUICE_HOST_ABI {
 
 /// Puts frames back into an engine's pages. Borrows the profile; keeps a workspace, so use one per thread.
 /// Never reads or writes out of bounds and never throws, whatever the bytes; undamaged tiles of a damaged frame decode.
-template <class Codec = codec::standard>
+template <tile_codec Codec = codec::standard>
 class decoder {
  public:
   explicit decoder(const profile& p, tuning t = {})
       : profile_(&p),
         state_(validate(p)),
         isa_(usable_isa(t.isa)),
-        fingerprint_(Codec::entropy::exact ? 0 : p.fingerprint()),
-        coder_(state_ == status::ok ? p : profile{}, isa_),
-        ropes_(state_ == status::ok && Codec::transform::decorrelates ? p.shape : model_shape{}),
-        unropes_(ropes_) {}
+        fingerprint_(fingerprint_of<Codec>(p)),
+        coder_(state_ == status::ok ? p : empty_profile(), isa_),
+        ropes_(state_ == status::ok && Codec::domain == value_domain::unrotated ? p.shape : model_shape{}),
+        unropes_(ropes_) {
+    if (state_ == status::ok) state_ = coder_.state();
+  }
+  explicit decoder(profile&&, tuning = {}) = delete;  // it must outlive the decoder
 
   /// Decodes one frame into a view, whose tokens are matched by position; tokens that the view lacks are skipped, and
   /// tokens that the frame lacks are left alone: absent, unless they lie outside of their layer's window.
@@ -84,14 +87,22 @@ class decoder {
     const int last = detail::min(options.layers.end, profile_->shape.num_layers());
     for (int tile = 0; tile < index_.token_tiles(); ++tile) {
       prepare_ropes(tile);
-      for (int layer = first; layer < last; ++layer)
-        if (slots_[std::size_t(layer)].view) decode_layer(frame, layer, tile, options.pages, paged, out);
+      unsound_ = INT32_MIN;
+      if constexpr (Codec::span > 0) coder_.begin_tile();
+      // Layers below the range are decoded for a predictor that builds on them, and go nowhere.
+      for (int layer = detail::max(first - Codec::span, 0); layer < last; ++layer)
+        if (slots_[std::size_t(layer)].view || Codec::span > 0)
+          decode_layer(frame, layer, tile, layer >= first, options.pages, paged, out);
     }
     return out;
   }
 
  private:
-  using task = detail::tile_task;
+  static constexpr bool stored = Codec::domain == value_domain::stored;
+  static const profile& empty_profile() noexcept {
+    static const profile none;
+    return none;
+  }
 
   // A damaged page outranks a degraded one.
   static status worse(status a, status b) noexcept {
@@ -120,7 +131,7 @@ class decoder {
     return int(detail::clamp<std::int64_t>(needed - start, 0, index_.tokens_of(tile)));
   }
 
-  // Whether the frame's shape is the model's. How an exact codec groups heads need not be what this profile does.
+  // Whether the frame's shape is the model's. A codec that does not use the profile need not group heads as it does.
   bool same_shape() const noexcept {
     if (index_.header().layers != profile_->shape.num_layers()) return false;
     for (int layer = 0; layer < profile_->shape.num_layers(); ++layer) {
@@ -129,7 +140,7 @@ class decoder {
       if (r.num_kv_heads != s.num_kv_heads) return false;
       for (plane p : {plane::key, plane::value})
         if (r.head_dim[int(p)] != s.head_dim(p) ||
-            (!Codec::entropy::exact && r.group_width[int(p)] != profile_->of(layer, p).group_width))
+            (Codec::uses(*profile_) && r.group_width[int(p)] != profile_->of(layer, p).group_width))
           return false;
     }
     return true;
@@ -140,10 +151,10 @@ class decoder {
     if (cache.empty()) return status::invalid_argument;
     if (const status s = index_.parse(frame); s != status::ok) return s;
     const frame_header& h = index_.header();
-    if (!(h.codec == Codec::id)) return status::wrong_codec;
+    if (!Codec::id.decodes(h.codec)) return status::wrong_codec;
     if (h.fingerprint != fingerprint_) return status::wrong_profile;
     if (!same_shape()) return status::wrong_shape;
-    if (h.passes > (Codec::entropy::id == class_rans::id ? profile_->passes : 1)) return status::corrupt_header;
+    if (h.passes > Codec::passes(*profile_)) return status::corrupt_header;
     if (h.levels_present == 0 || options.level < 0) return status::level_not_present;
     if (const status s = detail::map_layers(cache, profile_->shape, slots_); s != status::ok) return s;
     level_ = detail::min(options.level, h.levels_present - 1);
@@ -159,14 +170,15 @@ class decoder {
       if (options.sequence_end < 0) sequence_end_ = detail::max(sequence_end_, v.position + v.tokens);
     }
     if (!overlaps) return status::wrong_positions;
-    // Without the transform keys are coded as they were rotated.
-    if (!Codec::transform::decorrelates && position_ != h.position) return status::wrong_positions;
+    // Keys that were coded as they were rotated stay where they are.
+    if (Codec::domain != value_domain::unrotated && position_ != h.position) return status::wrong_positions;
+    side_ = options.side;
     return status::ok;
   }
 
   // Whether this codec can turn what the frame holds of a layer into elements of a type.
   bool writes(dtype type, int layer, plane p) const noexcept {
-    return Codec::entropy::exact ? type == index_.type(layer, p) || !index_.holds(layer, p) : type != dtype::bytes;
+    return stored ? type == index_.type(layer, p) || !index_.holds(layer, p) : type != dtype::bytes;
   }
 
   void prepare_ropes(int tile) {
@@ -178,13 +190,15 @@ class decoder {
 
   // All tiles of one layer for one token tile: K and V and their groups advance together, which keeps several
   // independent rANS chains in flight.
-  void decode_layer(std::span<const std::byte> frame, int layer, int tile, std::span<status> pages,
+  void decode_layer(std::span<const std::byte> frame, int layer, int tile, bool wanted, std::span<status> pages,
                     const kv_view& paged, page_status& out) {
-    const kv_view& view = *slots_[std::size_t(layer)].view;
+    static const kv_view nowhere{};
+    const kv_view& view = slots_[std::size_t(layer)].view && wanted ? *slots_[std::size_t(layer)].view : nowhere;
     const int tokens = index_.tokens_of(tile);
-    if (within(view, tile, 0, tokens).empty()) return;
+    const bool shown = !within(view, tile, 0, tokens).empty();
+    if (!shown && Codec::span == 0) return;
     const auto note = [&](status s, int first, int last) {
-      if (s == status::ok) return;
+      if (s == status::ok || !shown) return;
       out.worst = worse(out.worst, s);
       mark(pages, paged, within(paged, tile, first, last), s);
     };
@@ -198,52 +212,63 @@ class decoder {
         missing = true;
         note(status::absent, detail::max(from, needed), to);
       }
-      out.outside += outside;
-      out.damaged += missing;
+      out.outside += outside && shown;
+      out.damaged += missing && shown;
     };
-    tasks_.clear();
+    const auto damage = [&](status s) {
+      out.damaged += shown;
+      unsound_ = layer;
+      note(s, 0, tokens);
+    };
+    opened_.clear();
+    batch_.clear();
     const shape_run& shape = index_.shape_of(layer);
+    const bool built_on_damage = Codec::span > 0 && unsound_ >= layer - Codec::span;
     for (plane which : {plane::key, plane::value})
       for (int g = 0; g < shape.groups(int(which)); ++g) {
-        task t;
-        t.place = detail::place_of(profile_->shape, shape.group_width[int(which)], layer, which, g);
-        t.source = &profile_->of(layer, which);
+        sluice::tile t;
+        t.place = place_of(profile_->shape, shape.group_width[int(which)], layer, which, g);
         t.type = index_.type(layer, which);
         t.level = level_;
-        ++out.tiles;
-        t.opened = open(frame, {layer, which, tile, g}, t);
-        if (t.opened == status::ok || t.opened == status::degraded) {
-          tasks_.push_back(t);
-        } else if (t.opened == status::absent) {
+        out.tiles += shown;
+        const status s = open(frame, {layer, which, tile, g}, t);
+        if (s == status::ok || s == status::degraded) {
+          const int first = tile * int(index_.header().tile_tokens) + t.envelope.first;
+          t.range = {first, index_.header().position + first, t.envelope.count};
+          batch_.push_back(t);
+          opened_.push_back(s);
+        } else if (s == status::absent) {
           lacks(0, 0);
         } else {
-          ++out.damaged;
-          note(t.opened, 0, tokens);
+          damage(s);
         }
       }
-    for (std::size_t i = 0; i < tasks_.size(); i += detail::tiles_at_once) {
-      const auto batch =
-          std::span(tasks_).subspan(i, detail::min<std::size_t>(detail::tiles_at_once, tasks_.size() - i));
-      coder_.decode(batch);
-      for (task& t : batch) {
-        const int first = t.base.head.first, last = first + t.base.head.count;
-        if (t.state != status::ok) {
-          ++out.damaged;
-          note(t.state, 0, tokens);
+    for (std::size_t i = 0; i < batch_.size(); i += tiles_at_once) {
+      const auto batch = std::span(batch_).subspan(i, detail::min<std::size_t>(tiles_at_once, batch_.size() - i));
+      coder_.decode(batch, side_);
+      for (std::size_t k = 0; k < batch.size(); ++k) {
+        const sluice::tile& t = batch[k];
+        const int first = t.envelope.first, last = first + t.envelope.count;
+        if (t.state != status::ok || (shown && !built_on_damage && !store(t, layer, tile))) {
+          damage(status::corrupt_tile);
           continue;
         }
-        store(t, layer, tile);
-        out.degraded += t.opened == status::degraded;
-        note(t.opened, first, last);
+        if (built_on_damage) {  // decoded for the sake of what builds on it and not on the damage: a span ends there
+          out.damaged += shown;
+          note(status::corrupt_tile, 0, tokens);
+          continue;
+        }
+        out.degraded += shown && opened_[i + k] == status::degraded;
+        note(opened_[i + k], first, last);
         lacks(first, last);
       }
     }
   }
 
   // Checks and opens one tile at the finest level that is whole.
-  status open(std::span<const std::byte> frame, const tile_key& key, task& t) {
+  status open(std::span<const std::byte> frame, const tile_key& key, sluice::tile& t) {
     const int tokens = index_.tokens_of(key.tile);
-    const int width = t.place.width();
+    const std::size_t row_bytes = std::size_t(t.place.width()) * std::size_t(size_of(t.type));
     status s = status::ok;
     for (int pass = 0; pass <= level_; ++pass) {
       const std::size_t ordinal = index_.ordinal(pass, key);
@@ -256,11 +281,9 @@ class decoder {
         if (index_.checksum_of(ordinal) != checksum(bytes.data(), bytes.size(), std::uint32_t(ordinal), isa_))
           s = status::corrupt_tile;
         else if (pass == 0)
-          s = bytes.empty()
-                  ? status::absent
-                  : detail::parse_tile(bytes, tokens, width, std::size_t(width) * std::size_t(size_of(t.type)), t.base);
+          s = bytes.empty() ? status::absent : parse_tile(bytes, tokens, row_bytes, t.envelope);
         else
-          s = detail::parse_refinement(bytes, t.base.rows(), width, t.refinement[pass - 1]);
+          s = parse_refinement(bytes, t.refinements[pass - 1]);
       }
       if (s != status::ok) {
         if (pass == 0) return s;
@@ -271,31 +294,34 @@ class decoder {
     return status::ok;
   }
 
-  // Writes one decoded tile into the view that shows its layer.
-  void store(const task& t, int layer, int tile) {
+  // Writes one decoded tile into the view that shows its layer; false where the codec gave fewer rows than it has.
+  bool store(const sluice::tile& t, int layer, int tile) {
     const detail::layer_slot slot = slots_[std::size_t(layer)];
     const kv_view& v = *slot.view;
     const plane_view& p = v[t.place.plane];
     std::byte* base = v.layer_base(p, slot.index);
     const std::int64_t shift =  // token covered -> token of the view
-        position_ + std::int64_t{tile} * index_.header().tile_tokens + t.base.head.first - v.position;
+        position_ + std::int64_t{tile} * index_.header().tile_tokens + t.envelope.first - v.position;
 
     // Rows in coded order; a token that the view lacks gets no place.
     rows_.clear();
     exact_.clear();
     int next = 0;
-    for (int i = 0; i < t.base.head.count; ++i) {
-      const bool is_exact = next < t.base.head.exact && t.base.exact_token(next) == i;
+    for (int i = 0; i < t.envelope.count; ++i) {
+      const bool is_exact = next < t.envelope.exact && t.envelope.exact_token(next) == i;
       next += is_exact;
       const std::int64_t token = shift + i;
       const bool inside = token >= 0 && token < v.tokens;
       (is_exact ? exact_ : rows_).push_back({inside ? v.token_offset(p, token) : no_place, i});
     }
-    if constexpr (Codec::entropy::exact) {
-      for (std::size_t r = 0; r < rows_.size(); ++r) copy_row(t, t.elements, r, rows_[r].offset, base, p);
+    store_exact(t, base, p, layer);
+    if constexpr (stored) {
+      const auto elements = coder_.elements(t, 0, int(rows_.size()));
+      if (elements.size() != rows_.size() * std::size_t(t.place.width()) * std::size_t(size_of(t.type))) return false;
+      for (std::size_t r = 0; r < rows_.size(); ++r) copy_row(t, elements.data(), r, rows_[r].offset, base, p);
+      return true;
     } else {
-      store_exact(t, base, p, layer);
-      store_rows_of(t, base, p, layer);
+      return store_rows_of(t, base, p, layer);
     }
   }
 
@@ -306,39 +332,42 @@ class decoder {
   static constexpr std::int64_t no_place = INT64_MIN;
   static constexpr int block_rows = 64;
 
-  void store_rows_of(const task& t, std::byte* base, const plane_view& p, int layer) {
+  bool store_rows_of(const sluice::tile& t, std::byte* base, const plane_view& p, int layer) {
     const int width = t.place.width();
     const int ld = (width + 31) / 32 * 32;
     values_.resize(std::size_t(block_rows) * std::size_t(ld));
     for (int r = 0; r < int(rows_.size()); r += block_rows) {
       const int n = detail::min(block_rows, int(rows_.size()) - r);
-      coder_.rows(t, r, n, values_.data(), ld);
+      if constexpr (!stored)
+        if (coder_.rows(t, r, n, values_.data(), ld) != n) return false;
       if (rotates(t, layer)) rotate(values_.data(), ld, r, n, t, layer);
       place(values_.data(), ld, r, n, t, base, p);
     }
+    return true;
   }
 
-  static detail::row_layout layout_of(const task& t, const plane_view& p, const std::int64_t* offsets) noexcept {
+  static detail::row_layout layout_of(const sluice::tile& t, const plane_view& p,
+                                      const std::int64_t* offsets) noexcept {
     return {offsets,       p.head_stride,    p.element_stride, t.place.first_head,
             t.place.heads, t.place.head_dim, p.type,           false};
   }
 
-  bool rotates(const task& t, int layer) const noexcept {
-    return Codec::transform::decorrelates && t.place.plane == plane::key && ropes_.rotates(layer);
+  bool rotates(const sluice::tile& t, int layer) const noexcept {
+    return Codec::domain == value_domain::unrotated && t.place.plane == plane::key && ropes_.rotates(layer);
   }
 
   // Rows of a run of consecutive tokens share one stretch of the table.
-  void rotate(float* x, int ld, int r, int n, const task& t, int layer) {
+  void rotate(float* x, int ld, int r, int n, const sluice::tile& t, int layer) {
     for (int i = 0; i < n;) {
       int run = 1;
       while (i + run < n && rows_[std::size_t(r + i + run)].token == rows_[std::size_t(r + i)].token + run) ++run;
       ropes_.rotate(isa_, layer, x + std::size_t(i) * std::size_t(ld), ld, run, t.place.heads,
-                    t.base.head.first + rows_[std::size_t(r + i)].token);
+                    t.envelope.first + rows_[std::size_t(r + i)].token);
       i += run;
     }
   }
 
-  void place(const float* x, int ld, int r, int n, const task& t, std::byte* base, const plane_view& p) {
+  void place(const float* x, int ld, int r, int n, const sluice::tile& t, std::byte* base, const plane_view& p) {
     offsets_.clear();
     for (int i = 0; i < n;) {
       // Skips tokens without a place; stores runs of the others.
@@ -359,8 +388,8 @@ class decoder {
   }
 
   // Row r of elements as stored, to its token.
-  static void copy_row(const task& t, const std::uint8_t* elements, std::size_t r, std::int64_t offset, std::byte* base,
-                       const plane_view& p) noexcept {
+  static void copy_row(const sluice::tile& t, const std::uint8_t* elements, std::size_t r, std::int64_t offset,
+                       std::byte* base, const plane_view& p) noexcept {
     if (offset == no_place) return;
     const std::size_t element = std::size_t(size_of(p.type)), head = element * std::size_t(t.place.head_dim);
     const std::uint8_t* from = elements + r * head * std::size_t(t.place.heads);
@@ -376,7 +405,7 @@ class decoder {
   }
 
   // Exact tokens: bit for bit where type and position are unchanged, else converted and rotated on.
-  void store_exact(const task& t, std::byte* base, const plane_view& p, int layer) {
+  void store_exact(const sluice::tile& t, std::byte* base, const plane_view& p, int layer) {
     const int width = t.place.width();
     const dtype from = t.type;
     const std::size_t element = std::size_t(size_of(from));
@@ -384,9 +413,9 @@ class decoder {
     exact_values_.resize(std::size_t(width));
     for (std::size_t i = 0; i < exact_.size(); ++i) {
       if (exact_[i].offset == no_place) continue;
-      const std::uint8_t* source = t.base.exact_rows.data() + i * std::size_t(width) * element;
+      const std::uint8_t* source = t.envelope.exact_rows.data() + i * std::size_t(width) * element;
       if (from == p.type && !turn) {
-        copy_row(t, t.base.exact_rows.data(), i, exact_[i].offset, base, p);
+        copy_row(t, t.envelope.exact_rows.data(), i, exact_[i].offset, base, p);
         continue;
       }
       const std::int64_t zero = 0;
@@ -402,7 +431,7 @@ class decoder {
       detail::load_rows(isa_, reinterpret_cast<const std::byte*>(source), packed, 1, exact_values_.data(), width,
                         &not_finite);
       if (turn) {
-        const int token = t.base.head.first + exact_[i].token;
+        const int token = t.envelope.first + exact_[i].token;
         for (const detail::model_ropes* r : {&unropes_, &ropes_})
           r->rotate(isa_, layer, exact_values_.data(), width, 1, t.place.heads, token);
       }
@@ -428,16 +457,19 @@ class decoder {
   status state_;
   sluice::isa isa_;
   std::uint64_t fingerprint_;
-  detail::tile_decoder<Codec> coder_;
+  typename Codec::decoder coder_;
   detail::model_ropes ropes_, unropes_;
   frame_index index_;
   std::vector<detail::layer_slot> slots_;
-  std::vector<task> tasks_;
+  std::vector<sluice::tile> batch_;
+  std::vector<status> opened_;
+  side_info side_;
   std::vector<row> rows_, exact_;
   std::vector<std::int64_t> offsets_;
   std::vector<float> values_, exact_values_;
   std::int64_t position_ = 0, sequence_end_ = 0;
   int level_ = 0;
+  int unsound_ = INT32_MIN;  // the last layer of this token tile that has a damaged tile
 };
 
 }  // namespace SLUICE_HOST_ABI

@@ -2,19 +2,19 @@
 #pragma once
 
 #include <sluice/codec/codec.hpp>
-#include <sluice/codec/transform/dense.hpp>
-#include <sluice/codec/entropy/split_exponent/exact_tile.hpp>
-#include <sluice/codec/entropy/bitpack/fixed_tile.hpp>
-#include <sluice/codec/entropy/class_rans/encode.hpp>
-#include <sluice/codec/stream.hpp>
-#include <sluice/codec/tile_input.hpp>
+#include <sluice/codec/layers.hpp>
+#include <sluice/codec/tile_codec.hpp>
+#include <sluice/tensor/rows.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/format/tile.hpp>
 #include <sluice/numeric.hpp>
+#include <sluice/tensor/model_ropes.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <tuple>
 #include <vector>
 
 namespace sluice {
@@ -22,41 +22,45 @@ namespace sluice {
 /// What to make.
 struct encode_options {
   int levels = max_passes;  ///< passes to make, from the base on; more than the codec has means all
+  side_info side{};         ///< what a predictor may use; the decoder must be given the same
 };
 
 inline namespace SLUICE_HOST_ABI {
 
 /// Turns tokens of an engine's cache into frames. Borrows the profile; keeps a workspace, so use one per thread.
-template <class Codec = codec::standard>
+template <tile_codec Codec = codec::standard>
 class encoder {
  public:
   explicit encoder(const profile& p, tuning t = {})
       : profile_(&p),
         state_(validate(p)),
         isa_(usable_isa(t.isa)),
-        fingerprint_(Codec::entropy::exact ? 0 : p.fingerprint()),
-        coder_(state_ == status::ok ? p : profile{}, isa_),
-        ropes_(state_ == status::ok && Codec::transform::decorrelates ? p.shape : model_shape{}) {}
+        fingerprint_(fingerprint_of<Codec>(p)),
+        coder_(state_ == status::ok ? p : empty_profile(), isa_),
+        ropes_(state_ == status::ok && Codec::domain == value_domain::unrotated ? p.shape : model_shape{}) {
+    if (state_ == status::ok) state_ = coder_.state();
+  }
+  explicit encoder(profile&&, tuning = {}) = delete;  // it must outlive the encoder
 
   /// Bytes that encode() can need for this view: the cache as stored, plus headers. Never exceeded.
   std::size_t max_size(const kv_view& cache) const { return max_size({&cache, 1}); }
   std::size_t max_size(std::span<const kv_view> cache) const {
     std::int64_t begin = 0, end = 0;
     if (state_ != status::ok || !extent(cache, begin, end)) return 0;
-    const std::size_t tiles = std::size_t((end - begin + Codec::grouping::tokens - 1) / Codec::grouping::tokens);
-    std::size_t streams = 0, row = 0, groups = 0;
+    const std::size_t tiles = std::size_t((end - begin + tile_tokens - 1) / tile_tokens);
+    std::size_t coded = 0, row = 0, groups = 0;
     for (const plane_profile& q : profile_->planes) groups += std::size_t(q.groups());
     for (const kv_view& v : cache)
       for (int i = 0; i < v.num_layers; ++i)
         for (plane p : {plane::key, plane::value})
           if (v[p].present() && v.layer_id(i) >= 0 && v.layer_id(i) < profile_->shape.num_layers()) {
-            streams += std::size_t(profile_->of(v.layer_id(i), p).groups());
+            coded += std::size_t(profile_->of(v.layer_id(i), p).groups());
             row += std::size_t(v.num_kv_heads) * std::size_t(v[p].head_dim) * std::size_t(size_of(v[p].type));
           }
     const std::size_t tokens = std::size_t(end - begin);
     return sizeof(frame_header) + profile_->shape.layers.size() * sizeof(shape_run) + 16 +
-           groups * tiles * std::size_t(passes()) * sizeof(tile_entry) + streams * tiles * 160 + streams * tokens * 2 +
-           tokens * row + tokens * row / 64;
+           groups * tiles * std::size_t(passes()) * sizeof(tile_entry) +
+           coded * tiles * tile_writer::stored_size(0, 0) + coded * tiles * 16 + coded * tokens * 2 + tokens * row;
   }
 
   /// Encodes all tokens of the view as one frame and returns its size.
@@ -72,20 +76,37 @@ class encoder {
   result<std::size_t> encode(std::span<const kv_view> cache, std::span<std::byte> out,
                              const encode_options& options = {}) {
     if (const status s = begin(cache, options); s != status::ok) return s;
-    entries_.clear();
+    index_.clear();
     for (auto& p : payload_) p.clear();
-    for (int layer = 0; layer < profile_->shape.num_layers(); ++layer)
-      for (plane which : {plane::key, plane::value})
-        for (int tile = 0; tile < tiles_; ++tile)
+    // Layers ascend within a token tile, as they do when it is decoded: a predictor has seen the lower ones.
+    for (int tile = 0; tile < tiles_; ++tile) {
+      if constexpr (Codec::span > 0) coder_.begin_tile();
+      for (int layer = 0; layer < profile_->shape.num_layers(); ++layer)
+        for (plane which : {plane::key, plane::value})
           if (const status s = encode_tile(layer, which, tile); s != status::ok) return s;
+    }
     return assemble(out);
   }
 
- private:
-  static constexpr int tile_tokens = Codec::grouping::tokens;
+  /// The same for caches that may only be read.
+  std::size_t max_size(const const_kv_view& cache) const { return max_size(detail::readable(cache)); }
+  std::size_t max_size(std::span<const const_kv_view> cache) const { return max_size(detail::readable(cache)); }
+  result<std::size_t> encode(const const_kv_view& cache, std::span<std::byte> out, const encode_options& options = {}) {
+    return encode(detail::readable(cache), out, options);
+  }
+  result<std::size_t> encode(std::span<const const_kv_view> cache, std::span<std::byte> out,
+                             const encode_options& options = {}) {
+    return encode(detail::readable(cache), out, options);
+  }
 
-  int passes() const noexcept {
-    return Codec::entropy::id == class_rans::id ? detail::min(Codec::quantizer::passes, profile_->passes) : 1;
+ private:
+  static constexpr int tile_tokens = Codec::tile_tokens;
+  static constexpr bool stored = Codec::domain == value_domain::stored;
+
+  int passes() const noexcept { return Codec::passes(*profile_); }
+  static const profile& empty_profile() noexcept {
+    static const profile none;
+    return none;
   }
 
   static bool extent(std::span<const kv_view> cache, std::int64_t& begin, std::int64_t& end) noexcept {
@@ -102,9 +123,6 @@ class encoder {
   status begin(std::span<const kv_view> cache, const encode_options& options) {
     if (options.levels < 1) return status::invalid_argument;
     if (state_ != status::ok) return state_;
-    if (coder_.state() != status::ok) return coder_.state();
-    for (const plane_profile& q : profile_->planes)
-      if (q.groups() && q.group_width != group_width_of(q)) return status::wrong_profile;
     if (const status s = detail::map_layers(cache, profile_->shape, slots_); s != status::ok) return s;
     std::int64_t end = 0;
     if (!extent(cache, position_, end)) return status::invalid_argument;
@@ -114,19 +132,11 @@ class encoder {
     made_ = detail::min(options.levels, passes());
     for (const kv_view& v : cache)
       for (plane p : {plane::key, plane::value})
-        if (!Codec::entropy::exact && v[p].present() && v[p].type == dtype::bytes) return status::unsupported_type;
+        if (!stored && v[p].present() && v[p].type == dtype::bytes) return status::unsupported_type;
     detail::shape_runs(*profile_, slots_, runs_);
+    side_ = options.side;
     ropes_.fill(position_, tokens_, true);
     return status::ok;
-  }
-
-  // The grouping policy must agree with the basis of the profile, where there is one.
-  int group_width_of(const plane_profile& q) const noexcept {
-    const std::size_t at = std::size_t(&q - profile_->planes.data());
-    const layer_shape& l = profile_->shape.layers[at / 2];
-    const int dim = l.head_dim(at % 2 ? plane::value : plane::key);
-    if (q.matrix.empty() || Codec::grouping::heads_per_basis == 0) return q.group_width;
-    return basis_heads(Codec::grouping::heads_per_basis, l.num_kv_heads, dim) * dim;
   }
 
   // All groups of one (layer, plane, token tile).
@@ -143,53 +153,57 @@ class encoder {
     }
     const int count = int(to - from);
     if (count == 0) {
-      for (int g = 0; g < q.groups(); ++g) close_tile();
+      for (int g = 0; g < q.groups(); ++g) close_tile(layer, which, tile, g);
       return status::ok;
     }
     const kv_view& v = *slot.view;
-    const plane_view& p = v[which];
+    plane_ = &v[which];
+    base_ = v.layer_base(*plane_, slot.index);
     offsets_.resize(std::size_t(count));
-    for (int i = 0; i < count; ++i) offsets_[std::size_t(i)] = v.token_offset(p, from - v.position + i);
+    for (int i = 0; i < count; ++i) offsets_[std::size_t(i)] = v.token_offset(*plane_, from - v.position + i);
 
-    in_.first = int(from - start);
-    in_.count = count;
-    in_.source = &q;
-    in_.base = v.layer_base(p, slot.index);
-    in_.offsets = offsets_.data();
-    in_.plane = &p;
-    if constexpr (!Codec::entropy::exact) load(layer, which, int(from - position_), count);
+    in_.range = {int(from - position_), from, count};
+    in_.type = plane_->type;
+    sort_tokens();
+    if constexpr (!stored) load(layer, which);
     for (int g = 0; g < q.groups(); ++g) {
-      in_.place = detail::place_of(profile_->shape, q.group_width, layer, which, g);
-      if constexpr (!Codec::entropy::exact) {
-        in_.rows = coded_;
-        in_.exact = exact_;
+      in_.place = place_of(profile_->shape, q.group_width, layer, which, g);
+      in_.rows = coded_;
+      in_.exact = exact_;
+      if constexpr (stored) {
+        gather(in_.rows);
+        in_.elements = elements_.data();
+      } else {
         in_.ld = ld_;
         in_.x = values_.data() + in_.place.first_head * in_.place.head_dim;
       }
-      if (const status s = encode_stream(); s != status::ok) return s;
+      if (const status s = encode_group(int(from - start)); s != status::ok) return s;
+      close_tile(layer, which, tile, g);
     }
     return status::ok;
   }
 
-  // Tokens as floats with the rotation undone; sinks and tokens that are no numbers stand aside.
-  void load(int layer, plane which, int token, int count) {
+  // Which tokens the codec wants exact.
+  void sort_tokens() {
+    flagged_.assign(std::size_t(in_.range.count), 0);
+    for (int i = 0; i < in_.range.count; ++i)
+      flagged_[std::size_t(i)] = Codec::keeps_exact(*profile_, in_.range.position + i, position_ + tokens_);
+    coded_.clear();
+    exact_.clear();
+    for (int i = 0; i < in_.range.count; ++i) (flagged_[std::size_t(i)] ? exact_ : coded_).push_back(std::uint16_t(i));
+  }
+
+  // Tokens as floats in the codec's domain; those that are no numbers stand aside as well.
+  void load(int layer, plane which) {
     const layer_shape& l = profile_->shape.layers[std::size_t(layer)];
-    const int dim = l.head_dim(which), width = l.num_kv_heads * dim;
+    const int dim = l.head_dim(which), width = l.num_kv_heads * dim, count = in_.range.count;
     ld_ = detail::padded(width);
     values_.resize(std::size_t(count) * std::size_t(ld_));
-    flagged_.assign(std::size_t(count), 0);
-    for (int i = 0; i < count; ++i) flagged_[std::size_t(i)] = position_ + token + i < profile_->sinks;
-    const detail::row_layout at{offsets_.data(),
-                                in_.plane->head_stride,
-                                in_.plane->element_stride,
-                                0,
-                                l.num_kv_heads,
-                                dim,
-                                in_.plane->type,
-                                false};
-    detail::load_rows(isa_, in_.base, at, count, values_.data(), ld_, flagged_.data());
-    if (Codec::transform::decorrelates && which == plane::key)
-      ropes_.rotate(isa_, layer, values_.data(), ld_, count, l.num_kv_heads, token);
+    const detail::row_layout at{
+        offsets_.data(), plane_->head_stride, plane_->element_stride, 0, l.num_kv_heads, dim, plane_->type, false};
+    detail::load_rows(isa_, base_, at, count, values_.data(), ld_, flagged_.data());
+    if (Codec::domain == value_domain::unrotated && which == plane::key)
+      ropes_.rotate(isa_, layer, values_.data(), ld_, count, l.num_kv_heads, in_.range.frame_token);
     coded_.clear();
     exact_.clear();
     for (int i = 0; i < count; ++i) {
@@ -204,46 +218,59 @@ class encoder {
     }
   }
 
-  // Codes one stream, or stores it where coding does not pay.
-  status encode_stream() {
-    std::size_t before[max_passes];
-    for (int p = 0; p < made_; ++p) before[p] = payload_[p].size();
-    // One group's exact tokens must not move another's rows: the coder works on its own columns only.
-    status s = coder_.encode(in_, made_, {payload_, std::size_t(made_)});
-    std::size_t size = 0;
-    for (int p = 0; p < made_; ++p) size += payload_[p].size() - before[p];
-    if (s == status::ok && !Codec::entropy::exact && in_.rows.empty()) s = status::too_large;  // nothing was coded
-    const std::size_t stored =
-        (sizeof(detail::tile_head) + (2 + in_.row_bytes()) * std::size_t(in_.count) + 15) / 16 * 16;
-    if (s == status::too_large || (s == status::ok && size > stored && !Codec::entropy::exact)) {
-      for (int p = 0; p < made_; ++p) payload_[p].resize(before[p]);
-      store();
-      s = status::ok;
+  // Codes one tile, or stores it where coding does not pay.
+  status encode_group(int first) {
+    const std::size_t row_bytes = std::size_t(in_.place.width()) * std::size_t(size_of(in_.type));
+    writer_.clear();
+    status s = coder_.encode(in_, side_, made_, writer_);
+    if (s != status::ok && s != status::too_large) return s;
+    const std::size_t most = tile_writer::stored_size(std::size_t(in_.range.count), row_bytes);
+    // A lossy codec that coded nothing has nothing to say in any section.
+    if (s == status::too_large || in_.rows.empty() || writer_.size(made_, in_.exact.size(), row_bytes) > most) {
+      writer_.clear();
+      in_.exact.resize(std::size_t(in_.range.count));
+      for (std::size_t i = 0; i < in_.exact.size(); ++i) in_.exact[i] = std::uint16_t(i);
     }
-    close_tile();
-    return s;
+    gather(in_.exact);
+    for (int p = 0; p < made_; ++p) writer_.finish(p, first, in_.range.count, in_.exact, elements_, payload_[p]);
+    return status::ok;
   }
 
-  // Every token exact.
-  void store() {
-    in_.exact.resize(std::size_t(in_.count));
-    for (int i = 0; i < in_.count; ++i) in_.exact[std::size_t(i)] = std::uint16_t(i);
-    detail::section_writer w(payload_[0]);
-    w.put(
-        detail::tile_head{std::uint16_t(in_.first), std::uint16_t(in_.count), std::uint16_t(in_.count), 0, 0, 0, 0, 0});
-    w.put_bytes(in_.exact.data(), 2 * in_.exact.size());
-    in_.put_exact_rows(w);
-    w.finish();
+  // Elements of some tokens as the cache holds them, heads of the group in order.
+  void gather(std::span<const std::uint16_t> tokens) {
+    const std::size_t element = std::size_t(size_of(in_.type)), head = element * std::size_t(in_.place.head_dim);
+    elements_.resize(tokens.size() * std::size_t(in_.place.heads) * head);
+    std::uint8_t* to = elements_.data();
+    for (const std::uint16_t token : tokens)
+      for (int h = 0; h < in_.place.heads; ++h, to += head) {
+        const std::byte* from = base_ + offsets_[token] + (in_.place.first_head + h) * plane_->head_stride;
+        if (plane_->element_stride == std::int64_t(element)) {
+          std::memcpy(to, from, head);
+          continue;
+        }
+        for (int d = 0; d < in_.place.head_dim; ++d)
+          std::memcpy(to + std::size_t(d) * element, from + d * plane_->element_stride, element);
+      }
   }
 
-  // Notes where the tile ends in every pass.
-  void close_tile() {
-    for (int p = 0; p < made_; ++p) entries_.push_back(payload_[p].size());
+  // Notes what the tile took of every pass.
+  void close_tile(int layer, plane which, int tile, int group) {
+    closed c{layer, which, tile, group, {}};
+    for (int p = 0; p < made_; ++p) c.end[p] = payload_[p].size();
+    index_.push_back(c);
   }
 
   result<std::size_t> assemble(std::span<std::byte> out) {
-    const std::size_t tiles = entries_.size() / std::size_t(made_);
-    const std::size_t listed = runs_.size() * sizeof(shape_run) + entries_.size() * sizeof(tile_entry);
+    // Encoded by token tile and layer; a frame holds pass -> layer -> plane -> token tile -> group.
+    const std::size_t tiles = index_.size();
+    order_.resize(tiles);
+    for (std::size_t i = 0; i < tiles; ++i) order_[i] = std::uint32_t(i);
+    const auto key = [this](std::uint32_t i) {
+      const closed& c = index_[i];
+      return std::tuple(c.layer, int(c.which), c.tile, c.group);
+    };
+    std::sort(order_.begin(), order_.end(), [&](std::uint32_t a, std::uint32_t b) { return key(a) < key(b); });
+    const std::size_t listed = runs_.size() * sizeof(shape_run) + tiles * std::size_t(made_) * sizeof(tile_entry);
     const std::size_t payload_at = (sizeof(frame_header) + listed + 15) / 16 * 16;
     std::size_t size = payload_at;
     for (int p = 0; p < made_; ++p) size += payload_[p].size();
@@ -256,19 +283,15 @@ class encoder {
     at += runs_.size() * sizeof(shape_run);
     std::byte* to = out.data() + payload_at;
     std::uint32_t ordinal = 0;
-    for (int p = 0; p < made_; ++p) {
-      std::size_t start = 0;
-      for (std::size_t i = 0; i < tiles; ++i, ++ordinal) {
-        const std::size_t end = entries_[i * std::size_t(made_) + std::size_t(p)];
-        const tile_entry e{std::uint32_t(end - start),
-                           checksum(payload_[p].data() + start, end - start, ordinal, isa_)};
+    for (int p = 0; p < made_; ++p)
+      for (const std::uint32_t i : order_) {
+        const std::size_t start = i ? index_[i - 1].end[p] : 0, bytes = index_[i].end[p] - start;
+        if (bytes) std::memcpy(to, payload_[p].data() + start, bytes);
+        const tile_entry e{std::uint32_t(bytes), checksum(to, bytes, ordinal++, isa_)};
         std::memcpy(at, &e, sizeof e);
         at += sizeof e;
-        start = end;
+        to += bytes;
       }
-      if (!payload_[p].empty()) std::memcpy(to, payload_[p].data(), payload_[p].size());
-      to += payload_[p].size();
-    }
 
     frame_header h{};
     h.magic = frame_magic;
@@ -291,20 +314,33 @@ class encoder {
     return size;
   }
 
+  // One tile, and where it ends in what was encoded of each pass.
+  struct closed {
+    int layer;
+    plane which;
+    int tile, group;
+    std::size_t end[max_passes];
+  };
+
   const profile* profile_;
   status state_;
   sluice::isa isa_;
   std::uint64_t fingerprint_;
   std::vector<shape_run> runs_;
-  detail::tile_encoder<Codec> coder_;
+  typename Codec::encoder coder_;
   detail::model_ropes ropes_;
   std::vector<detail::layer_slot> slots_;
   std::vector<std::uint8_t> payload_[max_passes];
-  std::vector<std::size_t> entries_;  // [tile][pass]: where it ends in its pass
-  detail::tile_input in_;
-  std::vector<std::int64_t> offsets_;
+  std::vector<closed> index_;  // in the order of encoding
+  std::vector<std::uint32_t> order_;
+  tile_rows in_;
+  tile_writer writer_;
+  side_info side_;
+  const plane_view* plane_ = nullptr;  // of the tile that is encoded
+  const std::byte* base_ = nullptr;
+  std::vector<std::int64_t> offsets_;  // bytes to head 0, element 0 of each of its tokens
   std::vector<float> values_;
-  std::vector<std::uint8_t> flagged_;
+  std::vector<std::uint8_t> flagged_, elements_;
   std::vector<std::uint16_t> coded_, exact_;
   std::int64_t position_ = 0;
   std::ptrdiff_t ld_ = 0;

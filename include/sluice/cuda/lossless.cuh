@@ -69,7 +69,7 @@ struct lossless_tile {
   std::byte* elements = nullptr;
   std::ptrdiff_t stride = 0;
   lossless_strip* strips = nullptr;
-  detail::stream_job* streams = nullptr;
+  detail::decode_job* streams = nullptr;
 };
 
 SLUICE_HD constexpr int lossless_strips(dtype type, int n) noexcept {
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(32) open_strips_kernel(lossless_tile tile) {
     s.kind = kind;
     s.state = ok ? status::ok : used ? status::corrupt_tile : status::truncated;
     s.stored = in + 1;
-    detail::stream_job& stream = tile.streams[index];
+    detail::decode_job& stream = tile.streams[index];
     stream = {};
     if (coded && ok)
       detail::set_jobs(view, s.tables, s.job, stream);

@@ -97,9 +97,9 @@ __device__ __forceinline__ const Plan* shared_plan(const warp& w, const Job* job
   return made ? plan : nullptr;
 }
 
-/// detail::decode_streams, a warp a job; blocks of whole warps, m.of_block(warps) bytes of dynamic shared memory.
+/// detail::decode_codes, a warp a job; blocks of whole warps, m.of_block(warps) bytes of dynamic shared memory.
 template <alphabet A>
-__global__ void decode_kernel(stream_job* jobs, int count, plan_memory m) {
+__global__ void decode_kernel(decode_job* jobs, int count, plan_memory m) {
   extern __shared__ __align__(16) unsigned char sluice_plans[];
   const warp w = warp::make();
   const int mine = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
@@ -107,14 +107,14 @@ __global__ void decode_kernel(stream_job* jobs, int count, plan_memory m) {
   if (mine >= count) return;
   bool ok = false;
   rans::decode_cursor<A> c;
-  if (plan != nullptr && rans::decode_begin(w, c, stream_job(jobs[mine]), *plan, nullptr)) {
+  if (plan != nullptr && rans::decode_begin(w, c, decode_job(jobs[mine]), *plan, nullptr)) {
     for (; c.steps > 0; --c.steps) rans::decode_step(w, c);
     ok = rans::decode_end(w, c);
   }
   if (w.lane == 0) jobs[mine].ok = ok;
 }
 
-/// detail::encode_streams, a warp a job; memory as for decode_kernel.
+/// detail::encode_codes, a warp a job; memory as for decode_kernel.
 template <alphabet A>
 __global__ void encode_kernel(encode_job* jobs, int count, plan_memory m) {
   extern __shared__ __align__(16) unsigned char sluice_plans[];

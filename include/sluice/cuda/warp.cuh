@@ -17,7 +17,7 @@ using detail::rans_max_blocks;
 using detail::rans_max_digits;
 using detail::rans_max_symbols;
 using detail::rans_state_bytes;
-using detail::stream_job;
+using detail::decode_job;
 using detail::ternary_block;
 
 /// The 32-lane machine of warp/host.hpp with a thread as a lane: same members, same bytes. All 32 threads take part in

@@ -16,15 +16,39 @@
 
 namespace sluice {
 
-/// The format policies of a frame as the identifiers that stand in its header (FORMAT.md section 3.2).
-struct codec_id {
-  std::uint8_t predictor = 0;
-  std::uint8_t transform = 0;
-  std::uint8_t quantizer = 0;
-  std::uint8_t bit_widths = 0;
-  std::uint8_t entropy = 0;
-  bool operator==(const codec_id&) const = default;
+/// One policy of a codec as it stands in a frame's header: an identifier and what sets it apart from its siblings.
+/// Identifiers from 128 on belong to users.
+struct stage_id {
+  std::uint8_t id = 0;
+  std::uint8_t parameter[3] = {};
+  bool operator==(const stage_id&) const = default;
+
+  /// A parameter of up to 24 bits, little endian.
+  static constexpr stage_id of(int id, std::uint32_t parameter = 0) noexcept {
+    return {std::uint8_t(id), {std::uint8_t(parameter), std::uint8_t(parameter >> 8), std::uint8_t(parameter >> 16)}};
+  }
+  constexpr std::uint32_t value() const noexcept {
+    return parameter[0] | std::uint32_t{parameter[1]} << 8 | std::uint32_t{parameter[2]} << 16;
+  }
 };
+
+/// What made a frame (FORMAT.md section 3.2): stands in its header and in the keys that stores keep it under.
+struct codec_id {
+  stage_id method;  ///< 0 = the stages below; other codecs use these as they like. Parameter: tokens of a tile
+  stage_id predictor;
+  stage_id transform;
+  stage_id quantizer;
+  stage_id bit_widths;  ///< how an encoder chose; no decoder depends on it
+  stage_id entropy;
+  bool operator==(const codec_id&) const = default;
+
+  /// Whether one decoder reads both: they may differ in tile size and bit widths.
+  constexpr bool decodes(const codec_id& other) const noexcept {
+    return method.id == other.method.id && predictor == other.predictor && transform == other.transform &&
+           quantizer == other.quantizer && bit_widths.id == other.bit_widths.id && entropy == other.entropy;
+  }
+};
+static_assert(sizeof(codec_id) == 24);
 
 /// First bytes of every frame (FORMAT.md section 3.1); little endian.
 struct frame_header {
@@ -45,19 +69,19 @@ struct frame_header {
   std::uint8_t passes;          ///< made
   std::uint8_t levels_present;  ///< passes that are here: truncation lowers this and nothing else
   codec_id codec;
-  std::uint8_t reserved[7];       ///< zero
+  std::uint8_t reserved[4];       ///< zero
   std::uint32_t header_checksum;  ///< over all bytes before
 };
-static_assert(sizeof(frame_header) == 72 && offsetof(frame_header, frame_size) == 24 &&
+static_assert(sizeof(frame_header) == 88 && offsetof(frame_header, frame_size) == 24 &&
               offsetof(frame_header, layers) == 48 && offsetof(frame_header, codec) == 56 &&
-              offsetof(frame_header, header_checksum) == 68);
+              offsetof(frame_header, header_checksum) == 84);
 
 /// Consecutive layers of one shape and type (FORMAT.md section 3.3).
 struct shape_run {
   std::uint16_t layers;
   std::uint16_t num_kv_heads;    ///< 0 = layers without KV, and so is everything but `layers`
   std::uint16_t head_dim[2];     ///< K, V; 0 = absent
-  std::uint16_t group_width[2];  ///< channels a stream covers
+  std::uint16_t group_width[2];  ///< channels a group covers
   std::uint8_t type[2];          ///< dtype of K and V when encoded; 0 where absent
   std::uint16_t reserved;        ///< zero
   /// Heads, sizes and types within the limits of a profile, whole heads a group.
@@ -74,6 +98,10 @@ struct shape_run {
   int width(int plane) const noexcept { return num_kv_heads * head_dim[plane]; }
   int groups(int plane) const noexcept {
     return group_width[plane] ? (width(plane) + group_width[plane] - 1) / group_width[plane] : 0;
+  }
+  /// Channels of one group; the last one of a layer may have fewer.
+  int channels(int plane, int group) const noexcept {
+    return detail::min(int{group_width[plane]}, width(plane) - group * group_width[plane]);
   }
   bool operator==(const shape_run&) const = default;
 };
@@ -120,6 +148,11 @@ class frame_index {
     const std::size_t first = ordinal(0, {layer, p, 0, 0});
     const std::size_t tiles = std::size_t(token_tiles()) * std::size_t(shape_of(layer).groups(int(p)));
     return offset_[first] != offset_[first + tiles];
+  }
+  /// Bytes of a token of a tile as the cache held it.
+  std::size_t row_bytes(const tile_key& k) const noexcept {
+    return std::size_t(shape_of(k.layer).channels(int(k.plane), k.group)) *
+           std::size_t(size_of(type(k.layer, k.plane)));
   }
   int token_tiles() const noexcept { return int((header_.tokens + header_.tile_tokens - 1) / header_.tile_tokens); }
   int tokens_of(int tile) const noexcept {
@@ -238,15 +271,23 @@ inline status frame_index::parse(std::span<const std::byte> bytes) {
   return status::ok;
 }
 
+/// The bytes of one pass of a tile, which are still a codec's to judge. Errors: truncated (not all of them are here),
+/// corrupt_tile (they are not what the index says).
+inline result<std::span<const std::uint8_t>> tile_bytes(const frame_index& index, std::span<const std::byte> frame,
+                                                        std::size_t ordinal) noexcept {
+  const byte_range r = index.range(ordinal);
+  if (r.end > frame.size()) return status::truncated;
+  const std::span bytes(reinterpret_cast<const std::uint8_t*>(frame.data()) + r.begin, std::size_t(r.size()));
+  if (checksum(bytes.data(), bytes.size(), std::uint32_t(ordinal)) != index.checksum_of(ordinal))
+    return status::corrupt_tile;
+  return bytes;
+}
+
 /// The finest level up to `level` at which every tile of the frame is whole; -1 = a tile of the base is not.
 inline int sound_level(const frame_index& index, std::span<const std::byte> frame, int level) noexcept {
   const std::size_t tiles = index.tiles_per_pass();
-  for (std::size_t i = 0; i < std::size_t(level + 1) * tiles; ++i) {
-    const byte_range r = index.range(i);
-    if (r.end > frame.size() ||
-        checksum(frame.data() + r.begin, std::size_t(r.size()), std::uint32_t(i)) != index.checksum_of(i))
-      return int(i / tiles) - 1;
-  }
+  for (std::size_t i = 0; i < std::size_t(level + 1) * tiles; ++i)
+    if (!tile_bytes(index, frame, i)) return int(i / tiles) - 1;
   return level;
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/numeric.hpp>
+#include <sluice/config.hpp>
+#include <sluice/format/limits.hpp>
 #include <sluice/status.hpp>
 
 #include <cstddef>
@@ -10,175 +11,221 @@
 #include <span>
 #include <vector>
 
-namespace sluice::detail {
+// A tile is an envelope: which tokens it covers, those kept exact, and sections whose bytes belong to a codec
+// (FORMAT.md section 4). Reader and writer stand side by side.
 
-// The payload of one tile (FORMAT.md section 4). Pass 0 opens with tile_head, refinements with refinement_head; then
-// come the sections in the order of the fields below. A tile of size zero holds nothing.
+namespace sluice {
 
-struct tile_head {
-  std::uint16_t first;  // first token covered, counted from the start of the token tile
-  std::uint16_t count;  // tokens covered
-  std::uint16_t exact;  // of these, how many are stored as they are
-  std::uint16_t exceptions;
-  std::uint32_t stream_size;  // bytes of the entropy-coded (or packed, or raw) stream
-  std::uint8_t side;          // side_info bits
-  std::uint8_t bits;          // width of a code where it is fixed, else 0
-  std::uint16_t reserved;     // zero
+/// Sections that a tile can have in one pass. Those of basic_codec are named for the stage that owns them; a codec of
+/// another make uses them as it likes.
+enum class section : std::uint8_t { predictor, transform, quantizer, entropy, other4, other5, other6, other7 };
+inline constexpr int max_sections = 8;
+
+constexpr const char* to_string(section s) noexcept {
+  constexpr const char* names[max_sections] = {"predictor", "transform", "quantizer", "entropy",
+                                               "other4",    "other5",    "other6",    "other7"};
+  return names[int(s)];
+}
+
+/// What one pass of a tile holds, as spans into the frame.
+struct tile_sections {
+  std::span<const std::uint8_t> bytes[max_sections];  ///< empty where a section is absent
+  std::span<const std::uint8_t> operator[](section s) const noexcept { return bytes[int(s)]; }
 };
-static_assert(sizeof(tile_head) == 16);
 
-enum side_info : std::uint8_t { side_deltas = 1, side_classes = 2, side_mean = 4 };
+/// The envelope of a tile's base pass: its tokens, as spans into the frame.
+struct tile_envelope {
+  int first = 0;                              ///< first token covered, counted from the start of the token tile
+  int count = 0;                              ///< tokens covered
+  int exact = 0;                              ///< of these, how many are stored as they are
+  std::span<const std::uint8_t> exact_index;  ///< [exact] u16, ascending, counted from `first`
+  std::span<const std::uint8_t> exact_rows;   ///< [exact][row_bytes], elements as stored
+  tile_sections base;
 
-struct refinement_head {
-  std::uint32_t stream_size;
-  std::uint16_t exceptions;
-  std::uint16_t reserved;  // zero
-};
-static_assert(sizeof(refinement_head) == 8);
-
-// A value that the coded symbols cannot express: `correction` is added to the coefficient at this pass's step.
-struct exception {
-  std::uint16_t row;
-  std::uint16_t coefficient;
-  std::int32_t correction;
-};
-static_assert(sizeof(exception) == 8);
-
-// What a base tile says, as spans into the frame; everything is bounds-checked.
-struct base_tile {
-  tile_head head{};
-  std::span<const std::uint8_t> stream;
-  std::uint32_t delta_blocks = 0;         // bit b: block b has class deltas
-  std::span<const std::uint8_t> deltas;   // 16 bytes a block, a nibble a lane, signed
-  float step = 1;                         // multiplies the profile's scale (side_classes)
-  std::span<const std::uint8_t> classes;  // [width]
-  std::span<const std::uint8_t> mean;     // [width] f16 (side_mean)
-  std::span<const std::uint8_t> exceptions;
-  std::span<const std::uint8_t> exact_index;  // [exact] u16, ascending
-  std::span<const std::uint8_t> exact_rows;   // [exact][row_bytes]
-
-  int rows() const noexcept { return head.count - head.exact; }
-  std::uint16_t exact_token(int i) const noexcept { return load<std::uint16_t>(exact_index, i); }
-  exception exception_at(int i) const noexcept { return load<exception>(exceptions, i); }
-
-  template <class T>
-  static T load(std::span<const std::uint8_t> s, int i) noexcept {
-    T v;
-    std::memcpy(&v, s.data() + std::size_t(i) * sizeof(T), sizeof(T));
+  /// Coded tokens.
+  int rows() const noexcept { return count - exact; }
+  /// Token i of the exact ones, counted from `first`.
+  int exact_token(int i) const noexcept {
+    std::uint16_t v;
+    std::memcpy(&v, exact_index.data() + 2 * std::size_t(i), 2);
     return v;
   }
 };
 
-// Takes sections off the front; once one does not fit, all that follow are empty and ok is false.
-struct section_reader {
-  std::span<const std::uint8_t> left;
-  bool ok = true;
+namespace detail {
+
+// The base pass opens with this, a refinement with its last four bytes; u32 sizes of the sections in the mask follow.
+struct tile_head {
+  std::uint16_t first;
+  std::uint16_t count;
+  std::uint16_t exact;
+  std::uint16_t reserved;  // zero
+};
+static_assert(sizeof(tile_head) == 8);
+struct sections_head {
+  std::uint8_t mask;         // bit s: section s is here
+  std::uint8_t reserved[3];  // zero
+};
+static_assert(sizeof(sections_head) == 4);
+
+}  // namespace detail
+
+/// Takes parts off the front of untrusted bytes; once one does not fit, all that follow are empty and ok() is false.
+class section_reader {
+ public:
+  explicit section_reader(std::span<const std::uint8_t> bytes) noexcept : left_(bytes) {}
   std::span<const std::uint8_t> take(std::size_t n) noexcept {
-    if (!ok || n > left.size()) {
-      ok = false;
+    if (!ok_ || n > left_.size()) {
+      ok_ = false;
       return {};
     }
-    const auto s = left.first(n);
-    left = left.subspan(n);
+    const auto s = left_.first(n);
+    left_ = left_.subspan(n);
     return s;
   }
-  // What remains must be fewer than 16 zero bytes.
+  /// A plain little-endian value; zero once the bytes have ended.
+  template <class T>
+  T get() noexcept {
+    T v{};
+    if (const auto s = take(sizeof v); ok_) std::memcpy(&v, s.data(), sizeof v);
+    return v;
+  }
+  bool ok() const noexcept { return ok_; }
+  std::span<const std::uint8_t> left() const noexcept { return left_; }
+  /// Whether everything was taken.
+  bool finished() const noexcept { return ok_ && left_.empty(); }
+  /// Whether what is left is fewer than 16 zero bytes.
   bool only_padding() const noexcept {
-    if (!ok || left.size() >= 16) return false;
-    for (std::uint8_t b : left)
+    if (!ok_ || left_.size() >= 16) return false;
+    for (std::uint8_t b : left_)
       if (b) return false;
     return true;
   }
+
+ private:
+  std::span<const std::uint8_t> left_;
+  bool ok_ = true;
 };
 
-inline status parse_tile(std::span<const std::uint8_t> bytes, int tile_tokens, int width, std::size_t row_bytes,
-                         base_tile& t) noexcept {
-  section_reader r{bytes};
-  const auto head = r.take(sizeof(tile_head));
-  if (!r.ok) return status::corrupt_tile;
-  std::memcpy(&t.head, head.data(), sizeof t.head);
-  const tile_head& h = t.head;
-  if (h.count == 0 || h.first + h.count > tile_tokens || h.exact > h.count || h.reserved || h.side > 7 || h.bits > 8)
+namespace detail {
+
+inline bool take_section_sizes(section_reader& r, std::uint32_t (&sizes)[max_sections]) noexcept {
+  const auto head = r.get<sections_head>();
+  if (!r.ok() || head.reserved[0] || head.reserved[1] || head.reserved[2]) return false;
+  for (int s = 0; s < max_sections; ++s) {
+    sizes[s] = head.mask >> s & 1 ? r.get<std::uint32_t>() : 0;
+    if (head.mask >> s & 1 && sizes[s] == 0) return false;  // an empty section is not listed
+  }
+  return r.ok();
+}
+
+inline bool take_sections(section_reader& r, const std::uint32_t (&sizes)[max_sections], tile_sections& t) noexcept {
+  for (int s = 0; s < max_sections; ++s) t.bytes[s] = r.take(sizes[s]);
+  return r.only_padding();
+}
+
+}  // namespace detail
+
+/// Reads the base pass of a tile from untrusted bytes; `tokens` = of its token tile, `row_bytes` = of a token as stored.
+/// Errors: corrupt_tile.
+inline status parse_tile(std::span<const std::uint8_t> bytes, int tokens, std::size_t row_bytes,
+                         tile_envelope& t) noexcept {
+  section_reader r(bytes);
+  const auto h = r.get<detail::tile_head>();
+  std::uint32_t sizes[max_sections];
+  if (!r.ok() || h.count == 0 || h.first + h.count > tokens || h.exact > h.count || h.reserved ||
+      !detail::take_section_sizes(r, sizes))
     return status::corrupt_tile;
-  const int blocks = (width + 31) / 32;
-  t.stream = r.take(h.stream_size);
-  t.delta_blocks = 0;
-  t.deltas = t.classes = t.mean = {};
-  t.step = 1;
-  if (h.side & side_deltas) {
-    if (blocks > 32) return status::corrupt_tile;
-    const auto mask = r.take(4);
-    if (!r.ok) return status::corrupt_tile;
-    std::memcpy(&t.delta_blocks, mask.data(), 4);
-    if (t.delta_blocks == 0 || (blocks < 32 && t.delta_blocks >> blocks)) return status::corrupt_tile;
-    t.deltas = r.take(16 * std::size_t(__builtin_popcount(t.delta_blocks)));
-  }
-  if (h.side & side_classes) {
-    const auto step = r.take(4);
-    if (!r.ok) return status::corrupt_tile;
-    std::memcpy(&t.step, step.data(), 4);
-    if (!isfinite(t.step) || !(t.step > 0)) return status::corrupt_tile;
-    t.classes = r.take(std::size_t(width));
-  }
-  if (h.side & side_mean) t.mean = r.take(2 * std::size_t(width));
-  t.exceptions = r.take(sizeof(exception) * h.exceptions);
+  t.first = h.first;
+  t.count = h.count;
+  t.exact = h.exact;
   t.exact_index = r.take(2 * std::size_t{h.exact});
   t.exact_rows = r.take(row_bytes * h.exact);
-  if (!r.only_padding()) return status::corrupt_tile;
-  for (int i = 0; i < h.exact; ++i)
-    if (t.exact_token(i) >= h.count || (i && t.exact_token(i) <= t.exact_token(i - 1))) return status::corrupt_tile;
-  for (int i = 0; i < h.exceptions; ++i)
-    if (t.exception_at(i).row >= t.rows() || t.exception_at(i).coefficient >= width) return status::corrupt_tile;
+  if (!detail::take_sections(r, sizes, t.base)) return status::corrupt_tile;
+  for (int i = 0; i < t.exact; ++i)
+    if (t.exact_token(i) >= t.count || (i && t.exact_token(i) <= t.exact_token(i - 1))) return status::corrupt_tile;
   return status::ok;
 }
 
-// What a refinement tile says.
-struct refinement_tile {
-  std::span<const std::uint8_t> stream;
-  std::span<const std::uint8_t> exceptions;
-  int count = 0;
-};
-
-inline status parse_refinement(std::span<const std::uint8_t> bytes, int rows, int width, refinement_tile& t) noexcept {
+/// Reads a refinement of a tile; no bytes mean that nothing is coded in this pass. Errors: corrupt_tile.
+inline status parse_refinement(std::span<const std::uint8_t> bytes, tile_sections& t) noexcept {
   t = {};
   if (bytes.empty()) return status::ok;
-  section_reader r{bytes};
-  const auto head = r.take(sizeof(refinement_head));
-  if (!r.ok) return status::corrupt_tile;
-  refinement_head h;
-  std::memcpy(&h, head.data(), sizeof h);
-  t.stream = r.take(h.stream_size);
-  t.exceptions = r.take(sizeof(exception) * h.exceptions);
-  t.count = h.exceptions;
-  if (h.reserved || !r.only_padding()) return status::corrupt_tile;
-  for (int i = 0; i < t.count; ++i) {
-    const exception e = base_tile::load<exception>(t.exceptions, i);
-    if (e.row >= rows || e.coefficient >= width) return status::corrupt_tile;
-  }
-  return status::ok;
+  section_reader r(bytes);
+  std::uint32_t sizes[max_sections];
+  return detail::take_section_sizes(r, sizes) && detail::take_sections(r, sizes, t) ? status::ok : status::corrupt_tile;
 }
 
-// Appends to a byte buffer whose memory is reused from tile to tile.
-class section_writer {
+/// Takes what a codec writes of one tile; its memory is reused from tile to tile.
+class tile_writer {
  public:
-  explicit section_writer(std::vector<std::uint8_t>& out) : out_(out), start_(out.size()) {}
-  void put_bytes(const void* p, std::size_t n) {
+  /// The bytes of a section in a pass, to append to.
+  std::vector<std::uint8_t>& at(int pass, section s) noexcept { return sections_[pass][int(s)]; }
+  void put_bytes(int pass, section s, const void* p, std::size_t n) {
     const auto* b = static_cast<const std::uint8_t*>(p);
-    out_.insert(out_.end(), b, b + n);
+    at(pass, s).insert(at(pass, s).end(), b, b + n);
   }
+  /// A plain value, little endian.
   template <class T>
-  void put(const T& v) {
-    put_bytes(&v, sizeof v);
+  void put(int pass, section s, const T& v) {
+    put_bytes(pass, s, &v, sizeof v);
   }
-  // Pads to 16 bytes and returns the size of what was written.
-  std::uint32_t finish() {
-    out_.resize(start_ + (out_.size() - start_ + 15) / 16 * 16);
-    return std::uint32_t(out_.size() - start_);
+
+  void clear() noexcept {
+    for (auto& pass : sections_)
+      for (auto& s : pass) s.clear();
+  }
+  /// Bytes of a tile whose tokens are all kept exact.
+  static constexpr std::size_t stored_size(std::size_t count, std::size_t row_bytes) noexcept {
+    return (sizeof(detail::tile_head) + sizeof(detail::sections_head) + (2 + row_bytes) * count + 15) / 16 * 16;
+  }
+  /// Bytes that finish() would append for the first `passes` passes.
+  std::size_t size(int passes, std::size_t exact, std::size_t row_bytes) const noexcept {
+    std::size_t sum = 0;
+    for (int p = 0; p < passes; ++p) sum += size_of_pass(p, exact, row_bytes);
+    return sum;
+  }
+
+  /// Appends one pass of the tile to `out`: padded to 16 bytes; nothing for a refinement without sections.
+  void finish(int pass, int first, int count, std::span<const std::uint16_t> exact,
+              std::span<const std::uint8_t> exact_rows, std::vector<std::uint8_t>& out) const {
+    const std::size_t start = out.size();
+    const auto append = [&out](const void* p, std::size_t n) {
+      const auto* b = static_cast<const std::uint8_t*>(p);
+      out.insert(out.end(), b, b + n);
+    };
+    detail::sections_head head{};
+    for (int s = 0; s < max_sections; ++s)
+      if (!sections_[pass][s].empty()) head.mask = std::uint8_t(head.mask | 1u << s);
+    if (pass && !head.mask) return;
+    if (pass == 0) {
+      const detail::tile_head t{std::uint16_t(first), std::uint16_t(count), std::uint16_t(exact.size()), 0};
+      append(&t, sizeof t);
+    }
+    append(&head, sizeof head);
+    for (const auto& s : sections_[pass])
+      if (!s.empty()) {
+        const auto size = std::uint32_t(s.size());
+        append(&size, sizeof size);
+      }
+    if (pass == 0) {
+      append(exact.data(), 2 * exact.size());
+      append(exact_rows.data(), exact_rows.size());
+    }
+    for (const auto& s : sections_[pass]) append(s.data(), s.size());
+    out.resize(start + (out.size() - start + 15) / 16 * 16);
   }
 
  private:
-  std::vector<std::uint8_t>& out_;
-  std::size_t start_;
+  std::size_t size_of_pass(int pass, std::size_t exact, std::size_t row_bytes) const noexcept {
+    std::size_t n = 0;
+    for (const auto& s : sections_[pass]) n += s.empty() ? 0 : 4 + s.size();
+    if (pass && !n) return 0;
+    n += sizeof(detail::sections_head) + (pass ? 0 : sizeof(detail::tile_head) + exact * (2 + row_bytes));
+    return (n + 15) / 16 * 16;
+  }
+
+  std::vector<std::uint8_t> sections_[max_passes][max_sections];
 };
 
-}  // namespace sluice::detail
+}  // namespace sluice

@@ -9,11 +9,15 @@
 #include <sluice/tensor/shape.hpp>
 
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
+#include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace sluice {
@@ -23,6 +27,47 @@ constexpr int basis_heads(int requested, int num_kv_heads, int head_dim) noexcep
   const int fit = requested > 0 ? requested : head_dim > 0 ? 256 / head_dim : 1;
   return fit < 1 ? 1 : fit > num_kv_heads ? num_kv_heads : fit;
 }
+
+namespace detail {
+
+/// One thing that is derived from a profile and costs so much that its users share it. Copies of a profile share it too,
+/// each finding its own by a key over what it was derived from; it is no part of a profile's value.
+class profile_memo {
+ public:
+  profile_memo() : state_(std::make_shared<state>()) {}
+  profile_memo(const profile_memo&) = default;  // and no move: what was moved from can be used on
+  profile_memo& operator=(const profile_memo&) = default;
+
+  /// What make() returned for this key; other threads that ask meanwhile wait.
+  template <class T, class Make>
+  std::shared_ptr<const T> get(std::uint64_t key, Make make) const {
+    const lock held(state_->busy);
+    if (!state_->value || state_->key != key) state_->value = make(), state_->key = key;
+    return std::static_pointer_cast<const T>(state_->value);
+  }
+
+ private:
+  struct lock {
+    explicit lock(std::atomic_flag& f) : flag(f) {
+      while (flag.test_and_set(std::memory_order_acquire)) flag.wait(true, std::memory_order_relaxed);
+    }
+    ~lock() {
+      flag.clear(std::memory_order_release);
+      flag.notify_one();
+    }
+    lock(const lock&) = delete;
+    lock& operator=(const lock&) = delete;
+    std::atomic_flag& flag;
+  };
+  struct state {
+    std::atomic_flag busy;
+    std::uint64_t key = 0;
+    std::shared_ptr<const void> value;
+  };
+  std::shared_ptr<state> state_;
+};
+
+}  // namespace detail
 
 /// What is known about K or V of one layer: how to turn channels into coefficients and how those are distributed.
 /// Decoded channels of group g are x = scale * sum_k c[k] * matrix[k] + mean, with c in units of the finest step.
@@ -50,16 +95,45 @@ struct plane_profile {
   bool operator==(const plane_profile&) const = default;
 };
 
+/// Which stage owns a section of a profile.
+enum class profile_stage : std::uint8_t { model, predictor, transform, quantizer, bit_widths, entropy };
+
+/// What one stage of a codec keeps in a profile, tables for instance; its bytes are the stage's own and, read from a
+/// file, untrusted. The model's shape and the library's stages have sections of their own in the file (FORMAT.md
+/// section 7) and members below; ids from 128 on belong to users.
+struct profile_section {
+  std::uint8_t stage = 0;  ///< a profile_stage
+  std::uint8_t id = 0;     ///< of the policy, as in stage_id
+  bool optional = true;    ///< a reader that does not know it may go on without; it is then no part of the fingerprint
+  std::vector<std::byte> bytes;
+  bool operator==(const profile_section&) const = default;
+};
+
 /// Everything encoder and decoder share about a model before any context arrives; made by calibrate(), or uncalibrated().
 struct profile {
-  model_shape shape;                  ///< layers without KV have their number and two planes of width 0
-  std::int32_t passes = 4;            ///< base + refinements; levels are 0 .. passes-1
-  std::int32_t sinks = 4;             ///< tokens at the start of a sequence that are kept exact
-  std::vector<plane_profile> planes;  ///< [2 * layer + plane]
-  std::array<char, 64> name{};        ///< of the model, for people; not part of the identity
+  model_shape shape;                      ///< layers without KV have their number and two planes of width 0
+  std::int32_t passes = 4;                ///< base + refinements; levels are 0 .. passes-1
+  std::int32_t sinks = 4;                 ///< tokens at the start of a sequence that are kept exact
+  std::vector<plane_profile> planes;      ///< [2 * layer + plane]
+  std::vector<profile_section> sections;  ///< of other stages than the library's, one for each (stage, id)
+  std::array<char, 64> name{};            ///< of the model, for people; not part of the identity
+  detail::profile_memo memo;              ///< what encoders derive and share; not part of the value
 
   const plane_profile& of(int layer, plane p) const noexcept { return planes[2 * std::size_t(layer) + std::size_t(p)]; }
   plane_profile& of(int layer, plane p) noexcept { return planes[2 * std::size_t(layer) + std::size_t(p)]; }
+
+  /// The section of a stage; null where the profile has none.
+  const profile_section* find(profile_stage stage, std::uint8_t id) const noexcept {
+    for (const profile_section& s : sections)
+      if (s.stage == std::uint8_t(stage) && s.id == id) return &s;
+    return nullptr;
+  }
+  /// Adds a section, in the place of one with the same stage and id.
+  void set_section(profile_section section) {
+    for (profile_section& s : sections)
+      if (s.stage == section.stage && s.id == section.id) return void(s = std::move(section));
+    sections.push_back(std::move(section));
+  }
 
   /// Keeps 63 bytes at most, of UTF-8 whole characters.
   void set_name(const char* s) noexcept {
@@ -77,17 +151,20 @@ struct profile {
     return true;
   }
 
-  /// Identity: a frame can only be decoded with the profile that made it.
+  /// Identity: a frame can only be decoded with the profile that made it. Optional sections are no part of it.
   std::uint64_t fingerprint() const;
+  /// The same with one optional section, for codecs that need it; 0 where the profile has none.
+  std::uint64_t fingerprint(profile_stage stage, std::uint8_t id) const;
 
   /// The file form. Layout: FORMAT.md section 7.
   std::vector<std::byte> serialize() const;
 
-  /// Reads the file form from untrusted bytes. Errors: not_a_profile, wrong_version, corrupt_profile, too_large.
-  static result<profile> parse(std::span<const std::byte> bytes);
+  /// Reads the file form from untrusted bytes. `known`: sections of the caller's own stages, as stage * 256 + id; other
+  /// sections that are not optional are refused. Errors: not_a_profile, wrong_version, corrupt_profile, missing_section.
+  static result<profile> parse(std::span<const std::byte> bytes, std::span<const std::uint16_t> known = {});
 
   /// Errors: io_error, and those of parse().
-  static result<profile> load(const char* path);
+  static result<profile> load(const char* path, std::span<const std::uint16_t> known = {});
   status save(const char* path) const;
 
   /// A profile that needs no calibration: identity basis per head; mean, step and classes travel in each tile.
@@ -97,7 +174,8 @@ struct profile {
 namespace detail {
 
 inline constexpr std::uint32_t profile_magic = 0x50434c53;  // "SLCP"
-inline constexpr std::uint16_t profile_version = 1;
+inline constexpr std::uint16_t profile_version = 2;
+inline constexpr std::size_t max_profile_sections = 64;
 
 /// Appends plain little-endian values.
 class byte_writer {
@@ -145,6 +223,10 @@ class byte_reader {
     }
     v.resize(n);
     get_bytes(v.data(), n * sizeof(T));
+  }
+  void skip(std::size_t n) noexcept {
+    if (n > in_.size()) ok_ = false, n = in_.size();
+    in_ = in_.subspan(n);
   }
   bool ok() const noexcept { return ok_; }
   std::size_t left() const noexcept { return in_.size(); }
@@ -207,10 +289,11 @@ inline bool valid_plane(const plane_profile& q) noexcept {
   return true;
 }
 
-// The identity is a hash of these bytes, which hold all that decoding depends on.
-inline void write_profile_body(const profile& p, byte_writer& w) {
-  w.put(std::uint8_t(p.passes));
+// The sections of the library's own stages, one function each way.
+
+inline void write_model_section(const profile& p, byte_writer& w) {
   w.put(std::uint8_t(p.sinks));
+  w.put(std::uint8_t{0});
   w.put(std::uint16_t(p.shape.ropes.size()));
   w.put(std::uint32_t(p.shape.layers.size()));
   for (const rope& r : p.shape.ropes) {
@@ -222,81 +305,12 @@ inline void write_profile_body(const profile& p, byte_writer& w) {
   }
   for (const layer_shape& l : p.shape.layers)
     for (std::int32_t v : {l.num_kv_heads, l.head_dim_k, l.head_dim_v, l.rope_index, l.window}) w.put(v);
-  for (const plane_profile& q : p.planes) {
-    w.put(q.width);
-    w.put(q.group_width);
-    w.put(q.step);
-    w.put(q.scale);
-    for (float f : q.loss) w.put(f);
-    w.put(std::uint32_t((q.classes.empty() ? 0 : 1) | (q.mean.empty() ? 0 : 2) | (q.matrix.empty() ? 0 : 4)));
-    w.put_bytes(q.classes.data(), q.classes.size());
-    w.put_bytes(q.mean.data(), q.mean.size() * 2);
-    w.put_bytes(q.matrix.data(), q.matrix.size() * 2);
-  }
+  for (const plane_profile& q : p.planes) w.put(q.group_width);
 }
 
-}  // namespace detail
-
-/// Checks everything an encoder or decoder relies on, but for the bases having inverses. Errors: corrupt_profile.
-inline status validate(const profile& p) noexcept {
-  const model_shape& shape = p.shape;
-  if (p.passes < 1 || p.passes > max_passes || p.sinks < 0 || p.sinks > max_sinks || !detail::valid_shape(shape) ||
-      p.planes.size() != 2 * shape.layers.size())
-    return status::corrupt_profile;
-  std::size_t streams = 0;
-  for (std::size_t i = 0; i < p.planes.size(); ++i) {
-    const layer_shape& l = shape.layers[i / 2];
-    if (!detail::valid_plane_shape(l, plane(i % 2), p.planes[i]) || !detail::valid_plane(p.planes[i]))
-      return status::corrupt_profile;
-    streams += std::size_t(p.planes[i].groups());
-  }
-  return streams > std::size_t(max_streams) ? status::corrupt_profile : status::ok;
-}
-
-inline std::uint64_t profile::fingerprint() const {
-  std::vector<std::byte> body;
-  detail::byte_writer w(body);
-  detail::write_profile_body(*this, w);
-  return detail::checksum64(body);
-}
-
-inline std::vector<std::byte> profile::serialize() const {
-  std::vector<std::byte> body, out;
-  detail::byte_writer b(body), w(out);
-  detail::write_profile_body(*this, b);
-  w.put(detail::profile_magic);
-  w.put(detail::profile_version);
-  w.put(std::uint16_t{0});
-  w.put(std::uint64_t{body.size()});
-  w.put(detail::checksum64(body));
-  w.put_bytes(name.data(), name.size());
-  w.put_bytes(body.data(), body.size());
-  w.put(checksum(out.data(), out.size(), 0));
-  return out;
-}
-
-inline result<profile> profile::parse(std::span<const std::byte> bytes) {
-  detail::byte_reader head(bytes);
-  if (head.get<std::uint32_t>() != detail::profile_magic) return status::not_a_profile;
-  if (head.get<std::uint16_t>() != detail::profile_version) return status::wrong_version;
-  if (head.get<std::uint16_t>() != 0) return status::corrupt_profile;
-  const auto body_size = head.get<std::uint64_t>();
-  const auto hash = head.get<std::uint64_t>();
-  profile p;
-  head.get_bytes(p.name.data(), p.name.size());
-  if (!head.ok() || head.left() < 4 || body_size != head.left() - 4 || p.name.back() != 0)
-    return status::corrupt_profile;
-  std::uint32_t stored = 0;
-  std::memcpy(&stored, bytes.data() + bytes.size() - 4, 4);
-  if (stored != checksum(bytes.data(), bytes.size() - 4, 0)) return status::corrupt_profile;
-  const auto body = bytes.subspan(bytes.size() - 4 - body_size, body_size);
-  if (detail::checksum64(body) != hash) return status::corrupt_profile;
-
-  // The checksums above catch accidents; what follows must also stand hostile bytes: counts are proven before anything
-  // is allocated from them, and validate() judges the rest.
-  detail::byte_reader r(body);
-  p.passes = r.get<std::uint8_t>();
+inline status read_model_section(byte_reader& r, profile& p) {
   p.sinks = r.get<std::uint8_t>();
+  if (r.get<std::uint8_t>() != 0) return status::corrupt_profile;
   const std::size_t ropes = r.get<std::uint16_t>(), layers = r.get<std::uint32_t>();
   if (!r.ok() || layers > max_model_layers) return status::corrupt_profile;
   for (std::size_t i = 0; i < ropes && r.ok(); ++i) {
@@ -313,30 +327,212 @@ inline result<profile> profile::parse(std::span<const std::byte> bytes) {
     layer_shape l;
     for (std::int32_t* v : {&l.num_kv_heads, &l.head_dim_k, &l.head_dim_v, &l.rope_index, &l.window})
       *v = r.get<std::int32_t>();
+    if (l.num_kv_heads < 0 || l.num_kv_heads > max_kv_heads) return status::corrupt_profile;
     p.shape.layers.push_back(l);
   }
   for (std::size_t i = 0; i < 2 * layers && r.ok(); ++i) {
+    const layer_shape& l = p.shape.layers[i / 2];
+    const int dim = l.head_dim(plane(i % 2));
+    if (dim < 0 || dim > max_head_dim) return status::corrupt_profile;
     plane_profile q;
-    q.width = r.get<std::int32_t>();
+    q.width = l.num_kv_heads * dim;
     q.group_width = r.get<std::int32_t>();
-    q.step = r.get<float>();
-    q.scale = r.get<float>();
-    for (float& f : q.loss) f = r.get<float>();
-    const auto parts = r.get<std::uint32_t>();
-    if (!r.ok() || (parts != 0 && (parts != 7 || q.width == 0)) ||
-        !detail::valid_plane_shape(p.shape.layers[i / 2], plane(i % 2), q))
-      return status::corrupt_profile;
-    if (parts & 1) r.get_vector(q.classes, std::size_t(q.width));
-    if (parts & 2) r.get_vector(q.mean, std::size_t(q.width));
-    if (parts & 4) r.get_vector(q.matrix, q.matrix_size());
+    if (!valid_plane_shape(l, plane(i % 2), q)) return status::corrupt_profile;
     p.planes.push_back(std::move(q));
   }
-  if (!r.ok() || r.left() != 0) return status::corrupt_profile;
+  return status::ok;
+}
+
+// profile_basis: per plane f32 scale, u32 1 where mean and matrices follow.
+inline void write_transform_section(const profile& p, byte_writer& w) {
+  for (const plane_profile& q : p.planes) {
+    w.put(q.scale);
+    w.put(std::uint32_t(q.matrix.empty() ? 0 : 1));
+    w.put_bytes(q.mean.data(), q.mean.size() * 2);
+    w.put_bytes(q.matrix.data(), q.matrix.size() * 2);
+  }
+}
+inline status read_transform_section(byte_reader& r, profile& p) {
+  for (plane_profile& q : p.planes) {
+    q.scale = r.get<float>();
+    const auto with = r.get<std::uint32_t>();
+    if (with > 1 || (with && q.width == 0)) return status::corrupt_profile;
+    if (!with) continue;
+    r.get_vector(q.mean, std::size_t(q.width));
+    r.get_vector(q.matrix, q.matrix_size());
+  }
+  return status::ok;
+}
+
+// embedded: passes; per plane the step, for information, and the loss at each level.
+inline void write_quantizer_section(const profile& p, byte_writer& w) {
+  w.put(std::uint32_t(p.passes));
+  for (const plane_profile& q : p.planes) {
+    w.put(q.step);
+    for (float f : q.loss) w.put(f);
+  }
+}
+inline status read_quantizer_section(byte_reader& r, profile& p) {
+  const auto passes = r.get<std::uint32_t>();
+  if (passes < 1 || passes > std::uint32_t(max_passes)) return status::corrupt_profile;
+  p.passes = std::int32_t(passes);
+  for (plane_profile& q : p.planes) {
+    q.step = r.get<float>();
+    for (float& f : q.loss) f = r.get<float>();
+  }
+  return status::ok;
+}
+
+// class_rans: per plane u32 1 where classes follow.
+inline void write_entropy_section(const profile& p, byte_writer& w) {
+  for (const plane_profile& q : p.planes) {
+    w.put(std::uint32_t(q.classes.empty() ? 0 : 1));
+    w.put_bytes(q.classes.data(), q.classes.size());
+  }
+}
+inline status read_entropy_section(byte_reader& r, profile& p) {
+  for (plane_profile& q : p.planes) {
+    const auto with = r.get<std::uint32_t>();
+    if (with > 1 || (with && q.width == 0)) return status::corrupt_profile;
+    if (with) r.get_vector(q.classes, std::size_t(q.width));
+  }
+  return status::ok;
+}
+
+// Those four, in the order of a file: every file has them, and none may be optional.
+struct own_section {
+  profile_stage stage;
+  std::uint8_t id;
+  void (*write)(const profile&, byte_writer&);
+  status (*read)(byte_reader&, profile&);
+};
+inline constexpr own_section own_sections[] = {
+    {profile_stage::model, 0, write_model_section, read_model_section},
+    {profile_stage::transform, 1, write_transform_section, read_transform_section},
+    {profile_stage::quantizer, 1, write_quantizer_section, read_quantizer_section},
+    {profile_stage::entropy, 1, write_entropy_section, read_entropy_section}};
+
+inline void write_section(byte_writer& w, std::uint8_t stage, std::uint8_t id, bool optional,
+                          std::span<const std::byte> bytes) {
+  w.put(stage);
+  w.put(id);
+  w.put(std::uint16_t(optional));
+  w.put(std::uint32_t(bytes.size()));
+  w.put_bytes(bytes.data(), bytes.size());
+}
+
+// The identity is a hash of these bytes without the optional sections.
+inline std::vector<std::byte> profile_body(const profile& p, bool with_optional) {
+  std::vector<std::byte> body, bytes;
+  byte_writer w(body);
+  for (const own_section& s : own_sections) {
+    bytes.clear();
+    byte_writer b(bytes);
+    s.write(p, b);
+    write_section(w, std::uint8_t(s.stage), s.id, false, bytes);
+  }
+  for (const profile_section& s : p.sections)
+    if (with_optional || !s.optional) write_section(w, s.stage, s.id, s.optional, s.bytes);
+  return body;
+}
+
+}  // namespace detail
+
+/// Checks everything an encoder or decoder relies on, but for the bases having inverses. Errors: corrupt_profile.
+inline status validate(const profile& p) noexcept {
+  const model_shape& shape = p.shape;
+  if (p.passes < 1 || p.passes > max_passes || p.sinks < 0 || p.sinks > max_sinks || !detail::valid_shape(shape) ||
+      p.planes.size() != 2 * shape.layers.size() || p.sections.size() > detail::max_profile_sections)
+    return status::corrupt_profile;
+  std::size_t streams = 0;
+  for (std::size_t i = 0; i < p.planes.size(); ++i) {
+    const layer_shape& l = shape.layers[i / 2];
+    if (!detail::valid_plane_shape(l, plane(i % 2), p.planes[i]) || !detail::valid_plane(p.planes[i]))
+      return status::corrupt_profile;
+    streams += std::size_t(p.planes[i].groups());
+  }
+  return streams > std::size_t(max_streams) ? status::corrupt_profile : status::ok;
+}
+
+inline std::uint64_t profile::fingerprint() const { return detail::checksum64(detail::profile_body(*this, false)); }
+
+inline std::uint64_t profile::fingerprint(profile_stage stage, std::uint8_t id) const {
+  const profile_section* s = find(stage, id);
+  if (!s) return 0;
+  std::vector<std::byte> both;
+  detail::byte_writer w(both);
+  w.put(fingerprint());
+  detail::write_section(w, s->stage, s->id, s->optional, s->bytes);
+  return detail::checksum64(both);
+}
+
+inline std::vector<std::byte> profile::serialize() const {
+  std::vector<std::byte> out;
+  const std::vector<std::byte> body = detail::profile_body(*this, true);
+  detail::byte_writer w(out);
+  w.put(detail::profile_magic);
+  w.put(detail::profile_version);
+  w.put(std::uint16_t{0});
+  w.put(std::uint64_t{body.size()});
+  w.put(fingerprint());
+  w.put_bytes(name.data(), name.size());
+  w.put_bytes(body.data(), body.size());
+  w.put(checksum(out.data(), out.size(), 0));
+  return out;
+}
+
+inline result<profile> profile::parse(std::span<const std::byte> bytes, std::span<const std::uint16_t> known) {
+  detail::byte_reader head(bytes);
+  if (head.get<std::uint32_t>() != detail::profile_magic) return status::not_a_profile;
+  if (head.get<std::uint16_t>() != detail::profile_version) return status::wrong_version;
+  if (head.get<std::uint16_t>() != 0) return status::corrupt_profile;
+  const auto body_size = head.get<std::uint64_t>();
+  const auto hash = head.get<std::uint64_t>();
+  profile p;
+  head.get_bytes(p.name.data(), p.name.size());
+  if (!head.ok() || head.left() < 4 || body_size != head.left() - 4 || p.name.back() != 0)
+    return status::corrupt_profile;
+  std::uint32_t stored = 0;
+  std::memcpy(&stored, bytes.data() + bytes.size() - 4, 4);
+  if (stored != checksum(bytes.data(), bytes.size() - 4, 0)) return status::corrupt_profile;
+  const auto body = bytes.subspan(bytes.size() - 4 - body_size, body_size);
+
+  // The checksum catches accidents; what follows must also stand hostile bytes: counts are proven before anything is
+  // allocated from them, and validate() judges the rest.
+  detail::byte_reader r(body);
+  std::size_t own = 0;
+  while (r.ok() && r.left() > 0) {
+    profile_section s;
+    s.stage = r.get<std::uint8_t>();
+    s.id = r.get<std::uint8_t>();
+    const auto flags = r.get<std::uint16_t>();
+    s.optional = flags == 1;
+    const auto size = r.get<std::uint32_t>();
+    if (!r.ok() || flags > 1 || size > r.left()) return status::corrupt_profile;
+    if (own < std::size(detail::own_sections)) {
+      const detail::own_section& o = detail::own_sections[own++];
+      if (s.stage != std::uint8_t(o.stage) || s.id != o.id || s.optional) return status::corrupt_profile;
+      detail::byte_reader bytes_of(body.subspan(body.size() - r.left(), size));
+      if (const status e = o.read(bytes_of, p); e != status::ok) return e;
+      if (!bytes_of.ok() || bytes_of.left() != 0) return status::corrupt_profile;
+      r.skip(size);
+      continue;
+    }
+    bool expected = s.optional;
+    for (const std::uint16_t k : known) expected |= k == s.stage * 256 + s.id;
+    if (!expected) return status::missing_section;
+    if (p.find(profile_stage{s.stage}, s.id) || p.sections.size() == detail::max_profile_sections)
+      return status::corrupt_profile;
+    r.get_vector(s.bytes, size);
+    p.sections.push_back(std::move(s));
+  }
+  if (!r.ok() || own != std::size(detail::own_sections)) return status::corrupt_profile;
   if (const status s = validate(p); s != status::ok) return s;
+  if (p.fingerprint() != hash) return status::corrupt_profile;
   return p;
 }
 
-inline result<profile> profile::load(const char* path) {
+inline result<profile> profile::load(const char* path, std::span<const std::uint16_t> known) {
   std::FILE* f = std::fopen(path, "rb");
   if (!f) return status::io_error;
   std::vector<std::byte> bytes;
@@ -344,7 +540,7 @@ inline result<profile> profile::load(const char* path) {
   for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, f)) > 0;) bytes.insert(bytes.end(), buffer, buffer + n);
   const bool bad = std::ferror(f) != 0;
   std::fclose(f);
-  return bad ? result<profile>(status::io_error) : parse(bytes);
+  return bad ? result<profile>(status::io_error) : parse(bytes, known);
 }
 
 inline status profile::save(const char* path) const {

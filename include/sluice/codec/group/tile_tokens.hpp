@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <concepts>
-
 namespace sluice {
 
 /// Grouping policy: tokens coded as one tile, and heads that share one basis.
@@ -17,12 +15,6 @@ struct tile_tokens {
                 "sluice::tile_tokens<Tokens, HeadsPerBasis>: HeadsPerBasis must be 0 (as many as fit), 1, 2 or 4");
   static constexpr int tokens = Tokens;
   static constexpr int heads_per_basis = HeadsPerBasis;
-};
-
-template <class G>
-concept grouping_policy = requires {
-  { G::tokens } -> std::convertible_to<int>;
-  { G::heads_per_basis } -> std::convertible_to<int>;
 };
 
 }  // namespace sluice

@@ -14,9 +14,9 @@
 
 #define SLUICE_FUNCTIONS                                                           \
   namespace rans {                                                                 \
-  SLUICE_KERNEL void decode_values(stream_job* jobs, std::size_t count) noexcept;  \
-  SLUICE_KERNEL void decode_digits(stream_job* jobs, std::size_t count) noexcept;  \
-  SLUICE_KERNEL void decode_symbols(stream_job* jobs, std::size_t count) noexcept; \
+  SLUICE_KERNEL void decode_values(decode_job* jobs, std::size_t count) noexcept;  \
+  SLUICE_KERNEL void decode_digits(decode_job* jobs, std::size_t count) noexcept;  \
+  SLUICE_KERNEL void decode_symbols(decode_job* jobs, std::size_t count) noexcept; \
   SLUICE_KERNEL void encode_values(encode_job* jobs, std::size_t count) noexcept;  \
   SLUICE_KERNEL void encode_digits(encode_job* jobs, std::size_t count) noexcept;  \
   SLUICE_KERNEL void encode_symbols(encode_job* jobs, std::size_t count) noexcept; \
@@ -27,17 +27,17 @@
 namespace sluice::detail::inline SLUICE_HOST_ABI {
 
 /// Decodes base passes (tables = base_block[]) into values; jobs are independent and each says whether it is ok.
-inline void decode_base(std::span<stream_job> jobs, isa which = isa::best) noexcept {
+inline void decode_base(std::span<decode_job> jobs, isa which = isa::best) noexcept {
   SLUICE_RETURN_ON(which, rans::decode_values(jobs.data(), jobs.size()))
 }
 
 /// Decodes refinements (tables = ternary_block[]): values become 3 * value + digit.
-inline void decode_ternary(std::span<stream_job> jobs, isa which = isa::best) noexcept {
+inline void decode_ternary(std::span<decode_job> jobs, isa which = isa::best) noexcept {
   SLUICE_RETURN_ON(which, rans::decode_digits(jobs.data(), jobs.size()))
 }
 
 /// Decodes raw symbols (tables = base_block[], its digits ignored) into job.symbols.
-inline void decode_symbols(std::span<stream_job> jobs, isa which = isa::best) noexcept {
+inline void decode_symbols(std::span<decode_job> jobs, isa which = isa::best) noexcept {
   SLUICE_RETURN_ON(which, rans::decode_symbols(jobs.data(), jobs.size()))
 }
 

@@ -45,7 +45,7 @@ SLUICE_BODY_FN bool plausible(const base_block& b) {
 }
 
 template <alphabet A>
-SLUICE_BODY_FN bool make_plan(const warp& w, decode_plan<A>& plan, const stream_job& job, int row_count) {
+SLUICE_BODY_FN bool make_plan(const warp& w, decode_plan<A>& plan, const decode_job& job, int row_count) {
   constexpr int digit_rows = warp::rows_of(2);
   if (job.blocks < 0 || job.blocks > rans_max_blocks) return false;
   int row = 0;
@@ -175,7 +175,7 @@ SLUICE_BODY_INLINE void decode_step(const warp& w, decode_cursor<A>& c) {
 
 /// Whether the stream can be decoded at all; nothing has been written then.
 template <alphabet A>
-SLUICE_BODY_FN bool decode_begin(const warp& w, decode_cursor<A>& c, const stream_job& job, const decode_plan<A>& plan,
+SLUICE_BODY_FN bool decode_begin(const warp& w, decode_cursor<A>& c, const decode_job& job, const decode_plan<A>& plan,
                                  std::uint8_t* tail) {
   if (job.rows < 0 || job.size < rans_state_bytes) return false;
   c.x = w.load_state(job.bytes);
@@ -319,12 +319,12 @@ SLUICE_BODY_FN constexpr int side_by_side(alphabet a) {
 
 // N streams at a time; where one ends, the next job takes its place.
 template <alphabet A, int N = side_by_side(A)>
-SLUICE_BODY_FN void decode_streams(stream_job* jobs, std::size_t count) {
+SLUICE_BODY_FN void decode_codes(decode_job* jobs, std::size_t count) {
   const warp w = warp::make();
   decode_plan<A> plans[N];
   alignas(32) std::uint8_t tails[N][warp::source::tail_bytes];
   decode_cursor<A> cursors[N];
-  stream_job* owner[N] = {};
+  decode_job* owner[N] = {};
   std::size_t next = 0;
   for (;;) {
     decode_cursor<A>* active[N];
@@ -335,7 +335,7 @@ SLUICE_BODY_FN void decode_streams(stream_job* jobs, std::size_t count) {
         owner[i] = nullptr;
       }
       while (owner[i] == nullptr && next < count) {
-        stream_job& job = jobs[next++];
+        decode_job& job = jobs[next++];
         std::memset(tails[i], 0, sizeof tails[i]);
         job.ok = false;
         if (make_plan(w, plans[i], job, most_rows(A)) && decode_begin(w, cursors[i], job, plans[i], tails[i]))
@@ -361,30 +361,30 @@ SLUICE_BODY_FN void decode_streams(stream_job* jobs, std::size_t count) {
 }
 
 template <alphabet A>
-SLUICE_BODY_FN void encode_streams(encode_job* jobs, std::size_t count) {
+SLUICE_BODY_FN void encode_codes(encode_job* jobs, std::size_t count) {
   const warp w = warp::make();
   encode_plan<A> plan;
   for (std::size_t i = 0; i < count; ++i)
     encode_stream(w, jobs[i], make_plan(w, plan, jobs[i], most_codes(A)) ? &plan : nullptr);
 }
 
-SLUICE_KERNEL void decode_values(stream_job* jobs, std::size_t count) noexcept {
-  decode_streams<alphabet::values>(jobs, count);
+SLUICE_KERNEL void decode_values(decode_job* jobs, std::size_t count) noexcept {
+  decode_codes<alphabet::values>(jobs, count);
 }
-SLUICE_KERNEL void decode_digits(stream_job* jobs, std::size_t count) noexcept {
-  decode_streams<alphabet::digits>(jobs, count);
+SLUICE_KERNEL void decode_digits(decode_job* jobs, std::size_t count) noexcept {
+  decode_codes<alphabet::digits>(jobs, count);
 }
-SLUICE_KERNEL void decode_symbols(stream_job* jobs, std::size_t count) noexcept {
-  decode_streams<alphabet::symbols>(jobs, count);
+SLUICE_KERNEL void decode_symbols(decode_job* jobs, std::size_t count) noexcept {
+  decode_codes<alphabet::symbols>(jobs, count);
 }
 SLUICE_KERNEL void encode_values(encode_job* jobs, std::size_t count) noexcept {
-  encode_streams<alphabet::values>(jobs, count);
+  encode_codes<alphabet::values>(jobs, count);
 }
 SLUICE_KERNEL void encode_digits(encode_job* jobs, std::size_t count) noexcept {
-  encode_streams<alphabet::digits>(jobs, count);
+  encode_codes<alphabet::digits>(jobs, count);
 }
 SLUICE_KERNEL void encode_symbols(encode_job* jobs, std::size_t count) noexcept {
-  encode_streams<alphabet::symbols>(jobs, count);
+  encode_codes<alphabet::symbols>(jobs, count);
 }
 
 #endif

@@ -41,7 +41,7 @@ struct base_block {
 };
 
 /// A stream to decode: `rows` tokens of `blocks` blocks, into values[row * stride + 32 * block + lane].
-struct stream_job {
+struct decode_job {
   const void* tables = nullptr;         ///< base_block[blocks] or ternary_block[blocks]
   const std::uint8_t* bytes = nullptr;  ///< untrusted; nothing outside bytes[0, size) is read
   std::uint32_t size = 0;
@@ -52,7 +52,7 @@ struct stream_job {
   bool ok = false;  ///< out: the bytes ended where the symbols did and every state came home
 };
 
-/// A stream to encode; the mirror of stream_job.
+/// A stream to encode; the mirror of decode_job.
 struct encode_job {
   const void* tables = nullptr;
   std::int32_t blocks = 0, rows = 0;

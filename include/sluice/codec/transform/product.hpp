@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/codec/correction.hpp>
 #include <sluice/config.hpp>
 #include <sluice/warp/targets.hpp>
 #if !SLUICE_LINKS_KERNELS
@@ -15,13 +16,6 @@
 // Float arrays are [rows][leading dimension], elements adjoining; no pointer needs more alignment than its type.
 
 namespace sluice::detail {
-
-/// An exception: `value`, in units of the coefficients, is added to one of them before the product.
-struct coefficient_correction {
-  std::int32_t row = 0;
-  std::int32_t coefficient = 0;
-  float value = 0;
-};
 
 /// x[row][j] = scale * sum over i < k of (c[row][i] + corrections) * matrix[i][j] + mean[j].
 struct inverse_job {

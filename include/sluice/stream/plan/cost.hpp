@@ -21,6 +21,9 @@ struct layer_range {
   bool operator==(const layer_range&) const = default;
 };
 
+/// Size of an exact copy that a store does not have: more than any plan takes, and never asked for.
+inline constexpr std::uint64_t bytes_of_no_copy = std::uint64_t{1} << 49;
+
 /// One chunk as a store's index describes it. `bytes[level * layers + layer]` are the bytes of one layer in a frame cut after
 /// `level`; the row behind the last level is the raw or exact copy, whose loss is zero. `loss[level]` in nats: what the
 /// whole request loses when this chunk stands at that level (losses of chunks add up).
@@ -212,10 +215,11 @@ inline void cost_model::sort_refinements() {
     }
     while (all.size() > first && !(all.back().loss_per_byte > 0)) all.pop_back();
   }
-  detail::sort(all.data(), all.size(), [](const refinement& a, const refinement& b) {
+  const auto before = [](const refinement& a, const refinement& b) {
     if (a.loss_per_byte != b.loss_per_byte) return a.loss_per_byte > b.loss_per_byte;
     return a.chunk != b.chunk ? a.chunk > b.chunk : a.from < b.from;
-  });
+  };
+  detail::sort(all.data(), all.size(), before);
 }
 
 }  // namespace sluice::stream

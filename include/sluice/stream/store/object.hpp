@@ -41,12 +41,12 @@ class chunk_keys {
   /// there was one.
   chunk_keys(std::span<const std::byte> model, std::uint64_t fingerprint, const codec_id& codec,
              std::span<const std::byte> salt = {}) noexcept {
-    constexpr char domain[] = "sluice object 1";
-    const std::uint8_t policies[] = {codec.predictor, codec.transform, codec.quantizer, codec.bit_widths,
-                                     codec.entropy};
+    constexpr char domain[] = "sluice object 2";
+    constexpr std::uint8_t version[] = {SLUICE_FORMAT_VERSION_MAJOR, SLUICE_FORMAT_VERSION_MINOR};
     sha256 h;
     h.add(std::as_bytes(std::span(domain)));
-    h.add(model.size()).add(model).add(fingerprint).add(std::as_bytes(std::span(policies)));
+    h.add(model.size()).add(model).add(fingerprint);
+    h.add(std::as_bytes(std::span(version))).add(std::as_bytes(std::span(&codec, 1)));
     if (!salt.empty()) h.add(salt.size()).add(salt);
     key_ = h.finish();
   }

@@ -80,8 +80,6 @@ constexpr int base_symbols(const class_tables& t) noexcept {
   return n;
 }
 
-constexpr int power_of_3(int n) noexcept { return n <= 0 ? 1 : 3 * power_of_3(n - 1); }
-
 /// Largest magnitude that a lane expresses in the base pass; 0 where it is dead. Beyond lie exceptions.
 constexpr int clip_limit(std::uint8_t cls, int back) noexcept {
   const class_tables& t = class_table[class_at(cls, back)];

@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/codec.hpp>
-#include <sluice/codec/transform/coefficients.hpp>
-#include <sluice/codec/transform/dense.hpp>
-#include <sluice/codec/rans/rans.hpp>
 #include <sluice/codec/entropy/class_rans/group_tables.hpp>
-#include <sluice/codec/stream.hpp>
-#include <sluice/codec/tile_input.hpp>
-#include <sluice/format/tile.hpp>
+#include <sluice/codec/entropy/class_rans/section.hpp>
+#include <sluice/codec/rans/rans.hpp>
+#include <sluice/codec/stages.hpp>
+#include <sluice/codec/quantize/ternary.hpp>
 #include <sluice/numeric.hpp>
 
-#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -41,94 +37,42 @@ struct lane_histogram {
   }
 };
 
-template <class Codec>
-class tile_encoder;
-
-// class_rans: coefficients under static class tables, base and refinements.
-template <class Codec>
-requires(Codec::entropy::id == class_rans::id) class tile_encoder<Codec> {
+// class_rans: values under static class tables, base and refinements.
+class class_rans_encoder {
  public:
-  tile_encoder(const profile& p, isa i) : isa_(i), basis_(p, i) {}
+  class_rans_encoder(const profile& p, isa i) : isa_(i), tables_(p) {}
 
-  status state() const noexcept { return basis_.state(); }
-
-  // Codes one tile into its passes. Rows whose coefficients leave the quantiser's range become exact tokens of `in`.
-  // Errors: too_large where the tile does not fit the format's counts; the caller then stores it as it is.
-  status encode(tile_input& in, int made, std::span<std::vector<std::uint8_t>> passes) {
-    const profile_tables::stream& known = basis_.known(in.place);
-    const bool own_mean = known.mean.empty();
-    passes_ = basis_.tables().passes();
-    made_ = made;
-    width_ = in.place.width();
-    basis_.make(in);
-    if constexpr (Codec::bit_widths::id != profile_steps::id)
-      basis_.coarsen(in, range_step(Codec::bit_widths::bits(in.place.layer)));
-    stride_ = basis_.stride();
-    split(int(in.rows.size()));
-
-    const bool explicit_classes = own_mean || Codec::bit_widths::id != profile_steps::id;
-    choose_classes(known.tables, explicit_classes, int(in.rows.size()));
-    if (const status s = find_exceptions(int(in.rows.size())); s != status::ok) return s;
-
-    const stream_tables& t = chosen_ ? *chosen_ : own_;
-    tile_head head{};
-    head.first = std::uint16_t(in.first);
-    head.count = std::uint16_t(in.count);
-    head.exact = std::uint16_t(in.exact.size());
-    head.exceptions = std::uint16_t(exceptions_[0].size());
-    head.side = std::uint8_t((delta_blocks_ ? side_deltas : 0) | (explicit_classes ? side_classes : 0) |
-                             (own_mean ? side_mean : 0));
-    section_writer w(passes[0]);
-    if (!code(t, 0, int(in.rows.size()))) return status::too_large;
-    head.stream_size = std::uint32_t(stream_.size());
-    w.put(head);
-    w.put_bytes(stream_.data(), stream_.size());
-    if (delta_blocks_) {
-      w.put(delta_blocks_);
-      w.put_bytes(deltas_.data(), deltas_.size());
-    }
-    if (explicit_classes) {
-      w.put(basis_.step());
-      w.put_bytes(t.classes.data(), std::size_t(width_));
-    }
-    if (own_mean) w.put_bytes(basis_.mean_bits().data(), 2 * std::size_t(width_));
-    w.put_bytes(exceptions_[0].data(), exceptions_[0].size() * sizeof(exception));
-    w.put_bytes(in.exact.data(), 2 * in.exact.size());
-    in.put_exact_rows(w);
-    w.finish();
-    for (int pass = 1; pass < made; ++pass) {
-      if (!code(t, pass, int(in.rows.size()))) return status::too_large;
-      if (stream_.empty() && exceptions_[pass].empty()) continue;
-      section_writer r(passes[std::size_t(pass)]);
-      r.put(refinement_head{std::uint32_t(stream_.size()), std::uint16_t(exceptions_[pass].size()), 0});
-      r.put_bytes(stream_.data(), stream_.size());
-      r.put_bytes(exceptions_[pass].data(), exceptions_[pass].size() * sizeof(exception));
-      r.finish();
+  // Errors: too_large where the tile does not fit the format's counts.
+  status encode(symbols& s, tile_writer& w) {
+    in_ = &s;
+    passes_ = s.passes;
+    made_ = s.made;
+    width_ = s.width;
+    stride_ = s.ld;
+    const group_tables& known = tables_.of(s.place);
+    const bool explicit_classes = !s.calibrated || known.classes.empty();
+    choose_classes(known, explicit_classes, s.rows);
+    if (const status e = find_exceptions(s.rows); e != status::ok) return e;
+    const group_tables& t = chosen_ ? *chosen_ : own_;
+    for (int pass = 0; pass < made_; ++pass) {
+      if (!code(t, pass, s.rows)) return status::too_large;
+      class_section c;
+      if (pass == 0) {
+        c.delta_blocks = delta_blocks_;
+        c.deltas = deltas_;
+        if (explicit_classes) c.classes = std::span(t.classes).first(std::size_t(width_));
+      }
+      const std::vector<exception>& e = exceptions_[pass];
+      c.exceptions = {reinterpret_cast<const std::uint8_t*>(e.data()), e.size() * sizeof(exception)};
+      c.code = code_;
+      c.write(w.at(pass, section::entropy));
     }
     return status::ok;
   }
 
  private:
-  // Steps of 2^bits levels over the range of the tile, in units of the finest step.
-  float range_step(int bits) const {
-    int low = 0, high = 0;
-    for (std::int16_t v : basis_.values()) low = detail::min<int>(low, v), high = detail::max<int>(high, v);
-    return detail::max(float(high - low) / float((1 << bits) - 1), 1.f) / float(power_of_3(passes_ - 1));
-  }
-
-  // Splits into passes: parents by rounding, digits as what remains. Passes beyond `made_` are rounded away.
-  void split(int rows) {
-    const int n = rows * int(stride_);
-    values_.resize(std::size_t(n));
-    if (passes_ == 1) values_ = basis_.values();
-    for (int p = passes_ - 1; p > 0; --p) {
-      digits_[p].resize(std::size_t(n));
-      split3(isa_, p == passes_ - 1 ? basis_.values().data() : values_.data(), values_.data(), digits_[p].data(), n);
-    }
-  }
-
   // --- classes
-  void choose_classes(const stream_tables& known, bool explicit_classes, int rows) {
+  void choose_classes(const group_tables& known, bool explicit_classes, int rows) {
     delta_blocks_ = 0;
     deltas_.clear();
     chosen_ = &known;
@@ -186,7 +130,7 @@ requires(Codec::entropy::id == class_rans::id) class tile_encoder<Codec> {
     for (int r = 0; r < rows; ++r) {
       const std::size_t at = std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b);
       for (int lane = 0; lane < 32; ++lane) {
-        const float v = float(basis_.values()[at + std::size_t(lane)]);
+        const float v = float(in_->finest[at + std::size_t(lane)]);
         energy_[lane] += v * v;
       }
     }
@@ -196,7 +140,7 @@ requires(Codec::entropy::id == class_rans::id) class tile_encoder<Codec> {
   }
 
   // A cheap test before counting: is the saving that the deviations promise worth 16 bytes?
-  bool disagrees(const stream_tables& known, int b, int rows) const {
+  bool disagrees(const group_tables& known, int b, int rows) const {
     float promise = 0;
     for (int lane = 0; lane < 32; ++lane) {
       const std::uint8_t cls = known.classes[std::size_t(32 * b + lane)];
@@ -215,15 +159,15 @@ requires(Codec::entropy::id == class_rans::id) class tile_encoder<Codec> {
     for (int r = 0; r < rows; ++r) {
       const std::size_t at = std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b);
       for (std::size_t lane = 0; lane < 32; ++lane) {
-        int v = values_[at + lane];
+        int v = in_->values[at + lane];
         ++histogram_[lane]
               .base[detail::clamp(v, -lane_histogram::reach, lane_histogram::reach) + lane_histogram::reach];
         for (int p = 1; p < made_; ++p) {
-          const int d = digits_[p][at + lane];
+          const int d = in_->digits[p][at + lane];
           ++histogram_[lane].digit[p - 1][v != 0][d == 0 ? 0 : (v < 0 ? -d : d) < 0 ? 1 : 2];
           v = 3 * v + d;
         }
-        const float f = float(basis_.values()[at + lane]);
+        const float f = float(in_->finest[at + lane]);
         energy_[lane] += f * f;
       }
     }
@@ -241,20 +185,20 @@ requires(Codec::entropy::id == class_rans::id) class tile_encoder<Codec> {
     return best;
   }
 
-  // --- exceptions: what the chosen classes cannot say. Afterwards values_ and digits_ hold what is coded.
+  // --- exceptions: what the chosen classes cannot say. Afterwards in_->values and digits_ hold what is coded.
   status find_exceptions(int rows) {
-    const stream_tables& t = chosen_ ? *chosen_ : own_;
+    const group_tables& t = chosen_ ? *chosen_ : own_;
     limit_.assign(std::size_t(stride_), 0);
     for (std::size_t i = 0; i < std::size_t(stride_); ++i)
       limit_[i] = std::int16_t(detail::min(clip_limit(t.classes[i], passes_ - 1), 32767));
     for (auto& e : exceptions_) e.clear();
     places_.resize(max_exceptions);
     const std::size_t found =
-        scan_limits(isa_, values_.data(), stride_, rows, int(stride_), limit_.data(), places_.data(), places_.size());
+        scan_limits(isa_, in_->values.data(), stride_, rows, int(stride_), limit_.data(), places_.data(), places_.size());
     if (found > places_.size()) return status::too_large;
     for (std::size_t i = 0; i < found; ++i) {
       const coefficient_place at = places_[i];
-      std::int16_t& v = values_[std::size_t(at.row) * std::size_t(stride_) + std::size_t(at.coefficient)];
+      std::int16_t& v = in_->values[std::size_t(at.row) * std::size_t(stride_) + std::size_t(at.coefficient)];
       const std::int16_t limit = limit_[std::size_t(at.coefficient)];
       const std::int16_t coded = v < 0 ? std::int16_t(-limit) : limit;
       exceptions_[0].push_back({std::uint16_t(at.row), std::uint16_t(at.coefficient), v - coded});
@@ -271,7 +215,7 @@ requires(Codec::entropy::id == class_rans::id) class tile_encoder<Codec> {
         }
         if (!any) continue;
         for (int r = 0; r < rows; ++r) {
-          std::int8_t* d = &digits_[p][std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b)];
+          std::int8_t* d = &in_->digits[p][std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b)];
           std::uint64_t hit = 0;
           for (int i = 0; i < 4; ++i) {
             std::uint64_t x, m;
@@ -292,13 +236,13 @@ requires(Codec::entropy::id == class_rans::id) class tile_encoder<Codec> {
     return status::ok;
   }
 
-  // --- entropy coding; passes must be coded in order, since each leaves values_ at its own level.
-  bool code(const stream_tables& t, int pass, int rows) {
+  // --- entropy coding; passes must be coded in order, since each leaves in_->values at its own level.
+  bool code(const group_tables& t, int pass, int rows) {
     if (pass > 1) advance(pass - 1);
-    stream_.clear();
+    code_.clear();
     const int blocks = rows ? t.blocks[pass] : 0;
-    const std::size_t parts = std::size_t(stream_parts(blocks));
-    if (parts > 1) stream_.resize(4 * parts);
+    const std::size_t parts = std::size_t(code_parts(blocks));
+    if (parts > 1) code_.resize(4 * parts);
     for (std::size_t i = 0; i < parts; ++i) {
       const int first = int(i) * rans_max_blocks, n = detail::min(blocks - first, rans_max_blocks);
       int digits = 0;
@@ -311,8 +255,8 @@ requires(Codec::entropy::id == class_rans::id) class tile_encoder<Codec> {
         j.tables = t.base.data() + first;
       j.blocks = n;
       j.rows = rows;
-      j.values = values_.data() + 32 * first;
-      j.digits = pass ? digits_[pass].data() + 32 * first : nullptr;
+      j.values = in_->values.data() + 32 * first;
+      j.digits = pass ? in_->digits[pass].data() + 32 * first : nullptr;
       j.stride = stride_;
       j.scratch = scratch_.data();
       j.capacity = scratch_.size();
@@ -321,31 +265,31 @@ requires(Codec::entropy::id == class_rans::id) class tile_encoder<Codec> {
       else
         encode_base({&j, 1}, isa_);
       if (!j.ok) return false;
-      if (parts > 1) std::memcpy(stream_.data() + 4 * i, &j.size, 4);
-      stream_.insert(stream_.end(), j.bytes, j.bytes + j.size);
+      if (parts > 1) std::memcpy(code_.data() + 4 * i, &j.size, 4);
+      code_.insert(code_.end(), j.bytes, j.bytes + j.size);
     }
     return true;
   }
 
   // Coded parents of the pass after `pass`.
   void advance(int pass) {
-    std::int16_t* v = values_.data();
-    const std::int8_t* d = digits_[pass].data();
-    for (std::size_t i = 0; i < values_.size(); ++i) v[i] = std::int16_t(3 * v[i] + d[i]);
+    std::int16_t* v = in_->values.data();
+    const std::int8_t* d = in_->digits[pass].data();
+    for (std::size_t i = 0; i < in_->values.size(); ++i) v[i] = std::int16_t(3 * v[i] + d[i]);
   }
 
   static constexpr std::size_t max_exceptions = 8192;  // a tile with more is better stored
 
   isa isa_;
-  coefficient_maker basis_;
+  profile_tables tables_;
+  symbols* in_ = nullptr;
   int passes_ = 0, made_ = 0, width_ = 0;
   std::int64_t stride_ = 0;
-  std::vector<std::int16_t> values_, limit_;
-  std::vector<std::int8_t> digits_[max_passes];
-  std::vector<std::uint8_t> own_classes_, deltas_, scratch_, stream_;
+  std::vector<std::int16_t> limit_;
+  std::vector<std::uint8_t> own_classes_, deltas_, scratch_, code_;
   std::uint32_t delta_blocks_ = 0;
-  const stream_tables* chosen_ = nullptr;  // null = own_
-  stream_tables own_;
+  const group_tables* chosen_ = nullptr;  // null = own_
+  group_tables own_;
   lane_histogram histogram_[32];
   float energy_[32] = {};
   std::vector<coefficient_place> places_;

@@ -3,10 +3,9 @@
 
 #include <sluice/codec/entropy/class_rans/classes.hpp>
 #include <sluice/codec/rans/tables.hpp>
-#include <sluice/format/tile.hpp>
+#include <sluice/codec/tile_codec.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/numeric.hpp>
-#include <sluice/tensor/half.hpp>
 
 #include <cstdint>
 #include <span>
@@ -14,14 +13,12 @@
 
 namespace sluice::detail {
 
-inline constexpr int padded(int width) noexcept { return (width + 31) / 32 * 32; }
-
-// One set of coder states serves up to rans_max_blocks blocks; the stream of a wider tile is cut into parts, whose sizes
+// One set of coder states serves up to rans_max_blocks blocks; the code of a wider tile is cut into parts, whose sizes
 // (u32 each) stand before the first.
-inline constexpr int stream_parts(int blocks) noexcept { return (blocks + rans_max_blocks - 1) / rans_max_blocks; }
+inline constexpr int code_parts(int blocks) noexcept { return (blocks + rans_max_blocks - 1) / rans_max_blocks; }
 
-// Coding tables of one stream: a class per lane and what follows from them for every pass.
-struct stream_tables {
+// Coding tables of one group: a class per lane and what follows from them for every pass.
+struct group_tables {
   std::vector<std::uint8_t> classes;  // padded to whole blocks with 0
   int blocks[max_passes] = {};        // up to the last live coefficient of each pass
   std::vector<base_block> base;
@@ -66,43 +63,28 @@ inline void apply_deltas(const std::uint8_t* classes, const std::uint8_t* nibble
   }
 }
 
-inline void halves_to_float(const std::uint16_t* from, std::size_t n, std::vector<float>& to) {
-  to.resize(n);
-  for (std::size_t i = 0; i < n; ++i) to[i] = to_float(f16{from[i]});
-}
-
-// What encoder and decoder know of every stream of a profile, in the order (layer, plane, group).
+// The tables of every group that a profile has classes for.
 class profile_tables {
  public:
-  explicit profile_tables(const profile& p) : passes_(p.passes) {
+  explicit profile_tables(const profile& p) {
     for (const plane_profile& q : p.planes) {
-      first_.push_back(streams_.size());
+      first_.push_back(groups_.size());
       for (int g = 0; g < q.groups(); ++g) {
-        streams_.emplace_back();
+        groups_.emplace_back();
         if (q.classes.empty()) continue;
         const std::size_t at = std::size_t(g) * std::size_t(q.group_width), width = std::size_t(q.width_of(g));
-        streams_.back().tables.build({q.classes.data() + at, width}, passes_);
-        halves_to_float(q.mean.data() + at, width, streams_.back().mean);
+        groups_.back().build({q.classes.data() + at, width}, p.passes);
       }
     }
   }
-  struct stream {
-    stream_tables tables;
-    std::vector<float> mean;
-  };
-  const stream& of(int layer, plane which, int group) const noexcept {
-    return streams_[first_[2 * std::size_t(layer) + std::size_t(which)] + std::size_t(group)];
+  /// Without classes where the profile has none.
+  const group_tables& of(const group_place& p) const noexcept {
+    return groups_[first_[2 * std::size_t(p.layer) + std::size_t(p.plane)] + std::size_t(p.group)];
   }
-  std::size_t index(int layer, plane which, int group) const noexcept {
-    return first_[2 * std::size_t(layer) + std::size_t(which)] + std::size_t(group);
-  }
-  std::size_t size() const noexcept { return streams_.size(); }
-  int passes() const noexcept { return passes_; }
 
  private:
-  int passes_;
   std::vector<std::size_t> first_;
-  std::vector<stream> streams_;
+  std::vector<group_tables> groups_;
 };
 
 }  // namespace sluice::detail

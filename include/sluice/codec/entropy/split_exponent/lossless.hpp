@@ -190,7 +190,7 @@ inline status lossless_decode(dtype type, int rows, int n, std::span<const std::
   const auto* p = reinterpret_cast<const std::uint8_t*>(in.data());
   std::size_t left = in.size();
   strip_job jobs[2];
-  stream_job streams[2];
+  decode_job streams[2];
   std::byte* nibbles_to[2];
   std::size_t open = 0;
   const auto finish = [&] {

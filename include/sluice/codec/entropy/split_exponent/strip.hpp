@@ -58,7 +58,7 @@ SLUICE_HD inline strip_job job_of(const element_format& f, std::byte* elements, 
 }
 
 /// The jobs of a parsed strip: the stream's symbols, then what they are joined to.
-SLUICE_HD inline void set_jobs(const strip_view& s, strip_tables& tables, strip_job& job, stream_job& stream) noexcept {
+SLUICE_HD inline void set_jobs(const strip_view& s, strip_tables& tables, strip_job& job, decode_job& stream) noexcept {
   for (base_block& t : tables.blocks) t.symbols = static_cast<std::uint8_t>(s.symbols), t.digits = 0;
   job.lanes = &tables.lanes;
   job.packed = const_cast<std::uint8_t*>(s.rows);
@@ -175,7 +175,7 @@ struct strip_workspace {
 
 // Makes a coded strip ready: its lanes, its tables, and what is to be done.
 inline bool open_strip(const element_format& f, std::span<const std::uint8_t> in, strip_tables& tables, strip_job& job,
-                       stream_job& stream) noexcept {
+                       decode_job& stream) noexcept {
   strip_view s;
   if (!parse_strip(in.data(), in.size(), f, job.rows, job.columns, s, tables.lanes)) return false;
   for (int c = 0; c < s.blocks * rans_lanes; ++c) strip_thresholds(s, c, tables.blocks[c / rans_lanes]);
