@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The float side of the codec beside Eigen (products) and memcpy (everything that moves rows). Bytes are those read and
 // written in the engine's memory or as floats, whichever is named; a multiply-add counts as two operations.
-#include <sluice/codec/transform/dense.hpp>
+#include <sluice/codec/quantize/ternary.hpp>
+#include <sluice/codec/transform/product.hpp>
+#include <sluice/tensor/rotate.hpp>
+#include <sluice/tensor/rows.hpp>
 #include <sluice/tensor/half.hpp>
 
 #include <benchmark/benchmark.h>

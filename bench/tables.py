@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the README's tables from bench/results/*.json, between the markers <!-- name --> and <!-- /name -->.
+"""Writes the tables of README.md and bench/README.md from bench/results/*.json, between the markers <!-- name --> and <!-- /name -->.
 
-    bench/tables.py            quality.json: bench/quality.py; demo.json: what cmake -P cmake/demo.cmake leaves in build/demo;
-                               codec.json: sluice-bench; resume.json: bench/resume.py; needles.json: bench/needles.py; prefill.json: examples/engine/tests/against_llama_cpp.py
+    bench/tables.py [--check]      --check writes nothing and exits with 1 where a table differs
+
+bench/README.md says which command makes which file of bench/results.
 """
-import json, os, re
+import json, os, re, sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 read = lambda n: open(os.path.join(ROOT, 'bench/results', n), encoding='utf-8').read()
@@ -14,12 +15,23 @@ read = lambda n: open(os.path.join(ROOT, 'bench/results', n), encoding='utf-8').
 def table(head, rows): return '\n'.join(['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)] + ['| ' + ' | '.join(r) + ' |' for r in rows])
 
 
-def quality():
+def result():
+    models = [r for r in json.loads(read('quality.json'))['results'] if r['variant'] == 'standard']
+    cell = lambda l: f"{l['bits_per_value']:.2f}, {l['kl']:.4f}, {100 * l['top1']:.1f} %"
+    at = lambda r: f"**{r['bits_per_value_at_kl_0.010']:.2f}** ({16 / r['bits_per_value_at_kl_0.010']:.1f} times smaller)"
+    return table(['bits per value, KL, top-1'] + [r['model'] for r in models],
+                 [[f'level {i}'] + [cell(r['levels'][i]) for r in models] for i in range(4)] + [['bits per value at KL 0.010, interpolated'] + [at(r) for r in models]])
+
+
+def speed_line():
+    d = json.loads(read('demo.json'))
+    c = {c['name']: c for c in d['codecs']}
+    return (f"One thread of an {d['machine']['cpu']} ({d['machine']['instructions']}) decodes level 1 into pages at {c['level 1']['decode_gb_per_s']:.2f} GB of f16 cache a second "
+            f"and encodes all levels at {c['level 3']['encode_gb_per_s']:.2f}.")
+
+
+def variants():
     q = json.loads(read('quality.json'))['results']
-    main = [r for r in q if r['variant'] == 'standard']
-    cell = lambda l: f"{l['bits_per_value']:.2f} @ {l['kl']:.4f}, top-1 {100 * l['top1']:.1f} %"
-    a = table(['bits per value @ KL', 'level 0', 'level 1', 'level 2', 'level 3', 'at KL 0.010 (interpolated)'],
-              [[r['model']] + [cell(l) for l in r['levels']] + [f"**{r['bits_per_value_at_kl_0.010']:.2f}** ({16 / r['bits_per_value_at_kl_0.010']:.1f} times smaller)"] for r in main])
     names = dict(standard='standard: one basis for all heads, measured sensitivities', per_head='one basis per head', no_sensitivities='no sensitivities given (estimated from queries)',
                  uncalibrated='no calibration', plain8='`plain8`: 8 bits, range per channel and tile', plain4='`plain4`: 4 bits', fixed4='`fixed4`: 4 bits in the calibrated basis')
     rows = []
@@ -27,15 +39,14 @@ def quality():
         if r['model'] != 'SmolLM2-135M': continue
         k = f"{r['bits_per_value_at_kl_0.010']:.2f}" if 'bits_per_value_at_kl_0.010' in r else '-'
         rows.append([names[r['variant']], ' · '.join(f"{l['bits_per_value']:.2f} @ {l['kl']:.4f}" for l in r['levels']), k])
-    return a, table(['', 'bits per value @ KL, levels 0-3', 'at KL 0.010'], rows)
+    return table(['SmolLM2-135M', 'bits per value @ KL, levels 0 to 3', 'bits per value at KL 0.010'], rows)
 
 
 def speed():
     d = json.loads(read('demo.json'))
     m = d['machine']
     rows = [[f"`{c['name']}`" if not c['name'].startswith(('level', 'zstd')) else c['name'], f"{c['bits_per_value']:.2f}", f"{c['ratio']:.2f}", f"{c['encode_gb_per_s']:.2f}", f"{c['decode_gb_per_s']:.2f}"] for c in d['codecs']]
-    return (f"From the demo (its sample of 256 tokens, so four exact tokens weigh four times as much as above): GB/s of f16, {d['speeds']}; {m['cpu']}, {m['instructions']}, {m['compiler']}. "
-            "Decoding goes into pages of 16 tokens through a shuffled block table; `raw` is memcpy.\n\n"
+    return (f"From `cmake -P cmake/demo.cmake` (demo.json). GB/s of f16; {d['speeds']}. {m['cpu']}, {m['instructions']}, {m['compiler']}.\n\n"
             + table(['', 'bits per value', 'times smaller', 'encode', 'decode'], rows) + '\n\n' + instruction_sets())
 
 
@@ -43,8 +54,8 @@ def instruction_sets():
     b = {x['name']: x.get('bytes_per_second', 0) / 1e9 for x in json.loads(read('codec.json'))['benchmarks']}
     rows = [[f'{width} channels', isa] + [f"{b[f'decode/standard/basis_{width}/level_{l}/{isa}']:.2f}" for l in range(4)] + ([f"{b[f'encode/standard/basis_192/levels_{n}/{isa}']:.2f}" for n in (2, 4)] if width == 192 else ['', ''])
             for width in (64, 192) for isa in ('avx512', 'avx2')]
-    return ('The same codec by width of the basis and instruction set, from sluice-bench (bench/results/codec.json, same machine; zstd -1 decodes '
-            f"{b['decode/zstd/1']:.2f} and memcpy {b['memcpy']:.1f} there):\n\n"
+    return (f"From `sluice-bench` (codec.json): `standard` by width of the basis and instruction set. {json.loads(read('codec.json'))['context']['cpu']}. "
+            f"In the same run zstd -1 decodes {b['decode/zstd/1']:.2f} GB/s and memcpy copies {b['memcpy']:.1f}.\n\n"
             + table(['basis over', 'instructions', 'decode level 0', 'level 1', 'level 2', 'level 3', 'encode to level 1', 'to level 3'], rows))
 
 
@@ -57,8 +68,8 @@ def resume():
     rows.append(['bits per value', '16'] + [f"{q[l]['bits_per_value']:.2f}" for l in levels])
     rows.append(['KL, top-1 (2,048 tokens)', '0, 100 %'] + [f"{q[l]['kl']:.4f}, {100 * q[l]['top1']:.1f} %" for l in levels])
     m = d['machine']
-    return (f"SmolLM2-135M, time to the first token of the answer; {m['cpu']}, {m['cores']} cores, medians of {d['runs']} runs, the model loaded on both sides:\n\n"
-            + table(['tokens of the document', 'computed'] + [f'level {l}' for l in levels], rows) + '\n\n![Time to first token against document length](bench/results/resume.svg)')
+    return (f"SmolLM2-135M; {m['cpu']}, {m['cores']} cores; medians of {d['runs']} runs.\n\n"
+            + table(['tokens of the document', 'computed'] + [f'level {l}' for l in levels], rows) + '\n\n![Time to first token against document length](results/resume.svg)')
 
 
 def needles():
@@ -83,25 +94,53 @@ def streaming():
                     + [f"{mean('mean_loss_nats'):.4f}", f"{100 * mean('slower_than_raw_and_recompute'):.1f} %"])
     a = [x for x in d['acceptance'] if x['kv_share'] == share]
     bound = lambda t: 100 * sum(x['misses']['bound'] for x in a if x['deadline_s'] == t) / sum(x['requests'] for x in a if x['deadline_s'] == t)
-    rows.append(['what nobody can beat'] + [f'{bound(t):.1f} %' for t in (0.25, 0.5, 1, 2)] + [f"{sum(x['mean_loss_nats']['bound'] for x in a) / len(a):.4f}", ''])
-    return (f"Simulated: {d['links']} link traces ({', '.join(f'{n} {g}' for g, n in d['groups'].items())}), {d['requests_per_link']} requests on each, {len(d['shapes'])} model shapes ({', '.join(s['name'] for s in d['shapes'])}); each group's rates are scaled so that its mean is "
-            f"{share:g} of the rate at which the engine computes cache. Cells are shares of missed deadlines; loss is the mean over all requests, in nats, with the levels measured above; a policy that misses its deadline to compute loses none. "
-            "The last column is the share of requests that came more than a chunk later than the better of raw and recompute. `bench/streaming/report.py` draws the rest.\n\n"
+    rows.append(['lower bound'] + [f'{bound(t):.1f} %' for t in (0.25, 0.5, 1, 2)] + [f"{sum(x['mean_loss_nats']['bound'] for x in a) / len(a):.4f}", ''])
+    return (f"{d['links']} link traces ({', '.join(f'{n} {g}' for g, n in d['groups'].items())}), {d['requests_per_link']} requests on each, {len(d['shapes'])} model shapes ({', '.join(s['name'] for s in d['shapes'])}). "
+            f"The rates of each group of traces are scaled so that its mean is {share:g} of the rate at which the engine computes cache.\n\n"
             + table(['', '0.25 s', '0.5 s', '1 s', '2 s', 'loss', 'slower'], rows))
 
 
 def prefill():
     d = json.loads(read('prefill.json'))
-    return (', '.join(f"{r['engine']:.0f} tokens a second over {r['tokens']} tokens ({r['ratio']:.1f} times llama.cpp's {r['llama_cpp']:.0f})" for r in d['prefill'])
-            + f"; SmolLM2 in Q4_1, {d['threads']} threads, llama-cpp-python {d['llama_cpp_python']} built for the same machine, 8-bit products on both sides")
+    return table(['tokens', 'engine, tokens a second', f"llama.cpp (llama-cpp-python {d['llama_cpp_python']})", 'ratio'],
+                 [[str(r['tokens']), f"{r['engine']:.0f}", f"{r['llama_cpp']:.0f}", f"{r['ratio']:.1f}"] for r in d['prefill']])
 
 
-readme = os.path.join(ROOT, 'README.md')
-text = open(readme, encoding='utf-8').read()
-a, v = quality()
-tables = dict(quality=a, variants=v, speed=speed())
-for name, make in dict(resume=resume, needles=needles, prefill=prefill, streaming=streaming).items():
-    if os.path.exists(os.path.join(ROOT, 'bench/results', name + '.json')): tables[name] = make()
-for name, body in tables.items():
-    text = re.sub(f'<!-- {name} -->.*?<!-- /{name} -->', lambda _: f'<!-- {name} -->\n{body}\n<!-- /{name} -->', text, flags=re.S)
-open(readme, 'w', encoding='utf-8').write(text)
+def exactness():
+    names = dict(smol='SmolLM2-135M', qwen='Qwen2.5-0.5B', gemma='Gemma-3-270m')
+    rows = [[names[m], kind, f"{l['relative_l2']:.1e}", f"{l['kl']:.1e}", f"{100 * l['top1']:.1f} %", f"{100 * l['perplexity_change']:+.3f} %"]
+            for m, r in json.loads(read('engine_exactness.json')).items() for kind, l in r['logits'].items()]
+    return table(['model', 'arithmetic and pages', 'logits, relative L2 error', 'KL, nats', 'top-1', 'perplexity'], rows)
+
+
+def sources():
+    mb = lambda x: f'{x / 1e6:.0f}'
+    return table(['bytes of an object', 'redis-benchmark', 'fetched', 'decoded', 'fetched and decoded', 'bounded by'],
+                 [[str(r['object_bytes']), f"{mb(r['redis_benchmark_bytes_per_second'])} ({r['redis_benchmark_shape']})", mb(r['fetch_bytes_per_second']), mb(r['decode_bytes_per_second']),
+                   mb(r['fetch_and_decode_bytes_per_second']), r['bottleneck']] for r in json.loads(read('streaming_sources.json'))['medians']])
+
+
+def sockets():
+    d = json.loads(read('streaming_sockets.json'))
+    ratio = lambda link, store: [r[store]['ratio'] for r in d['runs'] if r['link'] == link]
+    cell = lambda x: f'{min(x):.3f} to {max(x):.3f}'
+    return (f"{d['cells_within_bound']} of {d['cells']} requests are within {100 * d['bound']:.0f} % of the simulator; the farthest is {100 * d['worst_apart']:.1f} % apart.\n\n"
+            + table(['link', 'Redis, seconds / simulated seconds', 'HTTP'], [[link, cell(ratio(link, 'redis')), cell(ratio(link, 'http'))] for link in dict.fromkeys(r['link'] for r in d['runs'])]))
+
+
+makers = dict(result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, sources=sources, sockets=sockets)
+used, stale = set(), []
+for page in ('README.md', 'bench/README.md'):
+    path = os.path.join(ROOT, page)
+    old = text = open(path, encoding='utf-8').read()
+    for name, make in makers.items():
+        if f'<!-- {name} -->' not in text: continue
+        used.add(name)
+        edge = '' if name.endswith('_line') else '\n'  # a sentence, or a table
+        body = make()
+        text = re.sub(f'<!-- {name} -->.*?<!-- /{name} -->', lambda _: f'<!-- {name} -->{edge}{body}{edge}<!-- /{name} -->', text, flags=re.S)
+    if text == old: continue
+    if '--check' in sys.argv: stale.append(page)
+    else: open(path, 'w', encoding='utf-8').write(text)
+if lost := makers.keys() - used: sys.exit(f'no page has the tables {", ".join(sorted(lost))}')
+if stale: sys.exit(f'{", ".join(stale)}: tables are not those of bench/results; run bench/tables.py')

@@ -28,12 +28,25 @@ configure_file(headers.cpp.in "${all_headers}" @ONLY)
 
 if(SLUICE_BUILD_TESTS)
   add_library(sluice_headers_alone OBJECT ${alone})
-  target_link_libraries(sluice_headers_alone PRIVATE sluice_test)
+  target_link_libraries(sluice_headers_alone PRIVATE sluice_test_headers)
   target_compile_options(sluice_headers_alone PRIVATE -O0 -Werror)
   add_executable(sluice_headers "${all_headers}" $<TARGET_OBJECTS:sluice_headers_alone>)
-  target_link_libraries(sluice_headers PRIVATE sluice_test)
+  target_link_libraries(sluice_headers PRIVATE sluice_test_headers)
   target_compile_options(sluice_headers PRIVATE -O0 -Werror)
   add_test(NAME headers.double_link COMMAND sluice_headers)
+
+  # Two translation units that encode and decode, one that compiles the bodies and one that links them, in one program.
+  add_library(sluice_headers_compiled OBJECT mixed/code.cpp)
+  target_link_libraries(sluice_headers_compiled PRIVATE sluice_test_headers)
+  add_library(sluice_headers_linked OBJECT mixed/code.cpp)
+  target_link_libraries(sluice_headers_linked PRIVATE sluice_test)
+  foreach(order compiled\;linked linked\;compiled)
+    list(TRANSFORM order REPLACE "(.+)" "$<TARGET_OBJECTS:sluice_headers_\\1>" OUTPUT_VARIABLE objects)
+    string(REPLACE ";" "_" order "${order}")
+    add_executable(sluice_mixed_${order} mixed/main.cpp ${objects})
+    target_link_libraries(sluice_mixed_${order} PRIVATE sluice_test)
+    add_test(NAME headers.mixed_${order} COMMAND sluice_mixed_${order})
+  endforeach()
 
   set(compile -std=c++20 -fsyntax-only -Wall -Wextra -Wconversion -Wshadow -Wpedantic -Werror
     "-I${PROJECT_SOURCE_DIR}/include" "${all_headers}")

@@ -7,7 +7,7 @@
 // group's mean is a stated share of the engine's KV rate (raw bytes of cache it computes a second).
 
 #include <simulation.hpp>
-#include <sluice/stream/study/placement.hpp>
+#include <sluice/stream/study/placement_policies.hpp>
 
 #include <chrono>
 #include <cstdio>
@@ -163,7 +163,7 @@ json decision_times() {
   const cost_model cost = cost_model::make(chunks, rates, 5).value();
   std::vector<chunk_progress> at(1000);
   for (std::size_t c = 500; c < 1000; ++c) at[c].requested = at[c].arrived = at[c].ready = std::int8_t(c % 5);
-  sluice::stream::progress p;
+  request_progress p;
   p.chunks = at;
   p.deadline_seconds = 0.2;
   link_history h;
@@ -218,19 +218,15 @@ json placements(const std::vector<traced_request>& traced, const streamed_model&
   json rows = json::array();
   double tokens = 0;
   for (const traced_request& r : traced) tokens += r.tokens;
-  const double share = 512 / (tokens / double(traced.size()));  // of a block, in the loss of a mean request
+  // A block loses its share of a mean request.
+  const chunk_cost block = expected_chunk(m, curve, 0, 512, tokens / double(traced.size()));
   for (double memory : {10e9, 40e9, 160e9})
-    for_each_placement_policy([&]<class Policy>() {
+    placement_policies::for_each([&]<class Policy>() {
       placement<Policy> store({{memory, 20e9, 1e-4, 0}, {5 * memory, 3e9, 1e-3, 0}});
       const auto from = std::chrono::steady_clock::now();
       for (const traced_request& r : traced)
         for (std::size_t i = 0; i < r.ids.size(); ++i) {
-          placed_item item;
-          const double values = m.values_per_token * 512;
-          for (std::size_t l = 0; l < curve.loss.size(); ++l) {
-            item.bytes.push_back(std::uint64_t(values * curve.bits_per_value[l] / 8));
-            item.loss.push_back(curve.loss[l] * share);
-          }
+          placed_item item{{block.bytes.begin(), block.bytes.end() - 1}, block.loss};
           item.depth = int(i);
           item.recompute_seconds = 512 * (m.seconds_per_token + m.seconds_per_position * (512.0 * double(i) + 256));
           if (!store.access(r.ids[i], item, r.arrival_seconds)) throw data_error("placement refuses an item");

@@ -12,8 +12,8 @@
 #include <sluice/stream/plan/policy/cake.hpp>
 #include <sluice/stream/plan/policy/control.hpp>
 #include <sluice/stream/plan/policy/progressive_cake.hpp>
-#include <sluice/stream/study/simulator.hpp>
 #include <sluice/stream/store/sources/shaped.hpp>
+#include <sluice/stream/study/simulator.hpp>
 #include <stream/stores.hpp>
 
 #include <algorithm>
@@ -88,7 +88,7 @@ report run(const cost_model& cost, Policy policy, Source& source, const link_tra
   link_history link = known;
   const planner<Policy> plan(cost, policy);
   executor<Policy, shaped_source<Source>> e(plan, shaped, context::sample().names, link, deadline_seconds);
-  return execute_threaded(e, engine);
+  return run_threaded(e, engine);
 }
 
 template <class Policy>

@@ -6,9 +6,10 @@
 #include <capture_file.hpp>
 #include <nlohmann/json.hpp>
 #include <sluice/sluice.hpp>
+#include <sluice/stream/plan/policy/control.hpp>
 #include <sluice/stream/run/loops.hpp>
 #include <sluice/stream/run/page_decoder.hpp>
-#include <sluice/stream/plan/policy/control.hpp>
+#include <sluice/stream/store/chunk.hpp>
 #include <sluice/stream/store/sources/redis.hpp>
 #include <stream/servers.hpp>
 
@@ -117,20 +118,16 @@ json measure(int tokens, std::size_t wanted) {
   const servers::server server(servers::redis_command(folder.path, port), port);
   redis_source redis({.port = port});
   std::vector<stored_chunk> names(count);
-  std::vector<chunk_cost> chunks(count);
+  std::vector<chunk_cost> chunks;
   frame_index index;
   if (index.parse(frame) != status::ok) fail("no frame");
-  const std::uint64_t values = std::uint64_t(tokens) * 30 * 2 * 192;
+  const std::uint64_t values = decoded_size_of(index).values;
   for (std::size_t i = 0; i < count; ++i) {
     names[i].key = sha256().add(i).finish();
     const std::int64_t position = std::int64_t(i) * tokens;
     if (redis.put(to_hex(names[i].key), object_at(frame, position, names[i].key)) != status::ok) fail("put");
-    chunks[i].position = position;
-    chunks[i].tokens = tokens;
-    chunks[i].values = values;
-    for (int l = 0; l < index.header().passes; ++l) chunks[i].bytes.push_back(sizeof(object_header) + index.size_at(l));
-    chunks[i].bytes.push_back(size);
-    chunks[i].loss.assign(index.header().passes, 0);
+    chunks.push_back(chunk_of(index, size, {std::vector<double>(index.header().passes)}));
+    chunks.back().position = position;
   }
 
   std::vector<double> theirs, ours, together, alone;
@@ -174,9 +171,9 @@ json measure(int tokens, std::size_t wanted) {
     link_history link;
     const planner<policy::fixed_level<9>> plan(cost);
     executor<policy::fixed_level<9>, redis_source> x(plan, redis, names, link, 1000, {.memory_bytes = 64u << 20});
-    const report& report = execute_threaded(x, sink);
-    if (report.outcome != status::ok || !report.faults.empty()) fail("a request went wrong");
-    together.push_back(double(report.bytes) / report.seconds);
+    const report& told = run_threaded(x, sink);
+    if (told.outcome != status::ok || !told.faults.empty()) fail("a request went wrong");
+    together.push_back(double(told.bytes) / told.seconds);
 
     const std::vector<std::byte> object = object_at(frame, 0, names[0].key);
     begin = now();

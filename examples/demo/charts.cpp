@@ -170,17 +170,14 @@ std::string bits_chart(const facts& f) {
                dark_text ? "on-light" : "on-dark");
       at += w;
     };
-    std::size_t exact = 0, over = f.account.index;
-    for (int p = 0; p <= j; ++p) {
-      const pass_bytes& b = f.account.passes[std::size_t(p)];
-      exact += b.exact;
-      over += b.states + b.heads + b.padding;
+    std::size_t exact = 0, over = f.account.bytes.index;
+    for (std::size_t p = 0; p <= std::size_t(j); ++p) {
+      exact += f.account.bytes.passes[p].exact;
+      over += f.overhead(p);
     }
     segment(keys[0], exact, false);
-    for (int p = 0; p <= j; ++p) {
-      const pass_bytes& b = f.account.passes[std::size_t(p)];
-      segment(keys[std::size_t(p) + 1], b.stream + b.patches, p == 0);
-    }
+    for (std::size_t p = 0; p <= std::size_t(j); ++p)
+      segment(keys[p + 1], f.account.bytes.passes[p].coded() - f.account.classes[p].states, p == 0);
     segment(keys.back(), over, false);
     c.text(left - 10, y + bar / 2 + 4.5, format("level %d", j), "end", "name");
     const codec_row& r = f.level(j);
@@ -191,20 +188,15 @@ std::string bits_chart(const facts& f) {
 
 std::string overhead_chart(const facts& f) {
   const int level = f.chosen_level();
-  pass_bytes sum;
-  for (int p = 0; p <= level; ++p) {
-    const pass_bytes& b = f.account.passes[std::size_t(p)];
-    sum.states += b.states;
-    sum.heads += b.heads;
-    sum.padding += b.padding;
-  }
+  sluice::pass_account sum;
+  for (int p = 0; p <= level; ++p) sum += f.account.bytes.passes[std::size_t(p)];
   struct part {
     const char* name;
     std::size_t bytes;
     const char* css;
   };
-  const part parts[] = {{"coder states", sum.states, "o0"},
-                        {"index and checksums", f.account.index, "o1"},
+  const part parts[] = {{"coder states", f.account.classes_of(std::size_t(level) + 1).states, "o0"},
+                        {"index and checksums", f.account.bytes.index, "o1"},
                         {"tile heads", sum.heads, "o2"},
                         {"padding", sum.padding, "o3"}};
   std::size_t all = 0;
@@ -233,7 +225,7 @@ std::string layers_chart(const facts& f) {
   std::vector<std::array<double, 2>> bytes(std::size_t(f.layers)), error(bytes), loss(bytes);
   for (std::size_t l = 0; l < bytes.size(); ++l) {
     for (int p = 0; p <= level; ++p)
-      for (std::size_t i : {0u, 1u}) bytes[l][i] += double(f.account.layers[std::size_t(p)][l][i]) / 1e3;
+      for (std::size_t i : {0u, 1u}) bytes[l][i] += double(f.account.bytes.passes[std::size_t(p)].layers[l][i]) / 1e3;
     error[l] = {100 * r.layer_error[l], 0};
     loss[l] = {1e3 * r.layer_kl[l][0], 1e3 * r.layer_kl[l][1]};
   }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <class_account.hpp>
+
 #include <array>
 #include <cstddef>
 #include <string>
@@ -19,23 +21,6 @@ struct codec_row {
   double decode_rate = 0;
   std::vector<double> layer_error{};
   std::vector<std::array<double, 2>> layer_kl{};  ///< expected_kl by layer, K and V
-};
-
-/// Bytes of one pass of a frame by what they are for.
-struct pass_bytes {
-  std::size_t stream = 0;   ///< entropy-coded symbols
-  std::size_t exact = 0;    ///< tokens kept as they were
-  std::size_t patches = 0;  ///< class deltas and exceptions
-  std::size_t states = 0;   ///< of the entropy coders
-  std::size_t heads = 0;    ///< of the tiles
-  std::size_t padding = 0;
-};
-
-/// Where the bytes of a frame are. A level has those of its pass and of all before.
-struct byte_account {
-  std::size_t index = 0;  ///< header, index and checksums
-  std::vector<pass_bytes> passes;
-  std::vector<std::vector<std::array<std::size_t, 2>>> layers;  ///< [pass][layer][K, V]
 };
 
 /// Seconds from the first byte on the link to the last value in its page.
@@ -71,7 +56,7 @@ struct facts {
   std::size_t raw_bytes = 0;
   std::vector<codec_row> rows;  ///< levels from fine to coarse, then the others; the last is raw
   int levels = 0;
-  byte_account account;
+  frame_account account;  ///< of the frame with all levels
   std::vector<delivery> links;
   checks checked;
 
@@ -84,6 +69,11 @@ struct facts {
     return nullptr;
   }
   const codec_row& level(int j) const { return *row("level " + std::to_string(j)); }
+  /// Of one pass, what is neither coded nor kept exact.
+  std::size_t overhead(std::size_t pass) const {
+    const sluice::pass_account& p = account.bytes.passes[pass];
+    return account.classes[pass].states + p.heads + p.padding;
+  }
   /// The level that calibration aims at its target quality.
   int chosen_level() const { return levels > 1 ? 1 : 0; }
   const codec_row& raw() const { return rows.back(); }

@@ -46,18 +46,18 @@ json to_json(const facts& f, const conversation& talk, const streaming& sent) {
                      {"fastest", f.rows[d.fastest].name},
                      {"fastest_lossless", f.rows[d.fastest_lossless].name}});
   }
-  for (const pass_bytes& p : f.account.passes)
-    passes.push_back({{"streams", p.stream},
-                      {"exact_tokens", p.exact},
-                      {"class_deltas_and_exceptions", p.patches},
-                      {"coder_states", p.states},
-                      {"tile_heads", p.heads},
-                      {"padding", p.padding}});
-  for (int l = 0; l < f.layers; ++l) {
+  const std::vector<sluice::pass_account>& account = f.account.bytes.passes;
+  for (std::size_t p = 0; p < account.size(); ++p)
+    passes.push_back({{"codes", account[p].coded() - f.account.classes[p].states},
+                      {"exact_tokens", account[p].exact},
+                      {"coder_states", f.account.classes[p].states},
+                      {"tile_heads", account[p].heads},
+                      {"padding", account[p].padding}});
+  for (std::size_t l = 0; l < std::size_t(f.layers); ++l) {
     json k = json::array(), v = json::array();
-    for (const auto& pass : f.account.layers) {
-      k.push_back(pass[std::size_t(l)][0]);
-      v.push_back(pass[std::size_t(l)][1]);
+    for (const sluice::pass_account& pass : account) {
+      k.push_back(pass.layers[l][0]);
+      v.push_back(pass.layers[l][1]);
     }
     layers.push_back({{"k_by_pass", std::move(k)}, {"v_by_pass", std::move(v)}});
   }
@@ -111,7 +111,7 @@ json to_json(const facts& f, const conversation& talk, const streaming& sent) {
           {"machine", {{"cpu", f.cpu}, {"cores", f.cores}, {"compiler", f.compiler}, {"instructions", f.instructions}}},
           {"codecs", std::move(rows)},
           {"links", std::move(links)},
-          {"bytes", {{"index", f.account.index}, {"passes", std::move(passes)}, {"layers", std::move(layers)}}},
+          {"bytes", {{"index", f.account.bytes.index}, {"passes", std::move(passes)}, {"layers", std::move(layers)}}},
           {"conversation", std::move(session)},
           {"streaming",
            {{"tokens", sent.tokens},

@@ -3,6 +3,7 @@
 #include <svg.hpp>
 
 #include <sluice/stream/plan/by_name.hpp>
+#include <sluice/stream/store/chunk.hpp>
 #include <sluice/stream/study/simulator.hpp>
 
 #include <algorithm>
@@ -31,18 +32,16 @@ sluice::stream::link_trace read_trace(const std::string& path) {
 }
 
 sluice::stream::cost_model cost_of(const facts& f, double seconds_per_token) {
-  std::vector<sluice::stream::chunk_cost> all;
-  for (int i = 0; i < chunks; ++i) {
-    sluice::stream::chunk_cost& c = all.emplace_back();
-    c.position = std::int64_t(i) * f.tokens;
-    c.tokens = f.tokens;
-    c.values = std::uint64_t(f.values());
-    for (int l = 0; l < f.levels; ++l) {
-      c.bytes.push_back(f.level(l).bytes);
-      c.loss.push_back(f.level(l).expected_kl / chunks);
-    }
-    c.bytes.push_back(f.raw_bytes);
+  sluice::stream::context_loss loss{{}, double(chunks) * f.tokens};
+  std::vector<std::uint64_t> bytes;
+  for (int l = 0; l < f.levels; ++l) {
+    loss.nats.push_back(f.level(l).expected_kl);
+    bytes.push_back(f.level(l).bytes);
   }
+  std::vector<sluice::stream::chunk_cost> all;
+  for (int i = 0; i < chunks; ++i)
+    all.push_back(sluice::stream::chunk_of(std::int64_t(i) * f.tokens, f.tokens, std::uint64_t(f.values()), bytes,
+                                           f.raw_bytes, loss));
   const auto seconds_per_value = [&](const codec_row& r) { return 2 / r.decode_rate; };  // rates are of f16
   return sluice::stream::cost_model::make(std::move(all),
                                           {.recompute_seconds_per_token = seconds_per_token,

@@ -54,7 +54,7 @@ std::size_t prefix_cache::raw_bytes(int tokens, const sequence& seq) const noexc
 // Of an object of so many tokens with all its passes: envelope, header and index. An index that is longer all the same is
 // asked for again.
 std::size_t prefix_cache::head_bytes(int tokens) const noexcept {
-  const int tiles = (tokens + codec::grouping::tokens - 1) / codec::grouping::tokens;
+  const int tiles = (tokens + codec::tile_tokens - 1) / codec::tile_tokens;
   const sluice::model_shape& shape = profile_.shape;
   std::size_t runs = 0, groups = 0;
   for (int l = 0; l < shape.num_layers(); ++l) {
@@ -63,7 +63,7 @@ std::size_t prefix_cache::head_bytes(int tokens) const noexcept {
       groups += std::size_t(profile_.of(l, p).groups());
   }
   return envelope + sizeof(sluice::frame_header) + runs * sizeof(sluice::shape_run) +
-         groups * std::size_t(tiles * profile_.passes) * sizeof(sluice::tile_entry) + 16;
+         groups * std::size_t(tiles * codec::passes(profile_)) * sizeof(sluice::tile_entry) + 16;
 }
 
 // Names and places of all chunks that these tokens make.
@@ -90,8 +90,8 @@ std::string prefix_cache::name_of(std::span<const std::int32_t> ids) const {
 // Whether a frame is what the key that it was put under says. Who puts objects under wrong keys is not kept from it by keys.
 template <class Codec>
 sluice::status prefix_cache::check(const sluice::frame_header& h, const located_chunk& c) const noexcept {
-  if (!(h.codec == Codec::id)) return sluice::status::wrong_codec;
-  if (h.fingerprint != (Codec::entropy::exact ? 0 : fingerprint_)) return sluice::status::wrong_profile;
+  if (!Codec::id.decodes(h.codec)) return sluice::status::wrong_codec;
+  if (h.fingerprint != (Codec::uses(profile_) ? fingerprint_ : 0)) return sluice::status::wrong_profile;
   if (h.position != c.begin || h.tokens != std::uint32_t(c.end - c.begin)) return sluice::status::wrong_positions;
   if (h.levels_present == 0) return sluice::status::level_not_present;
   return sluice::status::ok;
@@ -101,7 +101,7 @@ template <class Codec>
 std::size_t prefix_cache::put_missing(std::span<const located_chunk> chunks, sluice::digest located_chunk::*key,
                                       const sequence& seq, int levels, std::vector<sluice::encoder<Codec>>& encoders,
                                       save_report& report) {
-  levels = Codec::entropy::exact ? 1 : std::min(levels, profile_.passes);
+  levels = std::min(levels, Codec::passes(profile_));
   struct work {
     std::size_t chunk;
     int levels;
@@ -143,7 +143,7 @@ std::size_t prefix_cache::put_missing(std::span<const located_chunk> chunks, slu
       bytes += std::size_t(*size);
     } else {
       append(report.replaced, {c.begin, c.end - c.begin, s});
-      todo.push_back({i, std::max(levels, std::min(there, profile_.passes)), {}, {}});
+      todo.push_back({i, std::max(levels, std::min(there, Codec::passes(profile_))), {}, {}});
     }
   }
   const double checked = now();
@@ -339,7 +339,7 @@ void prefix_cache::decode(std::span<const located_chunk> chunks, std::span<const
     if (restored > 0) {
       held = std::min(level, c.levels() - 1);
       sluice::status why =
-          held < level && held + 1 < profile_.passes ? sluice::status::level_not_present : sluice::status::ok;
+          held < level && held + 1 < codec::passes(profile_) ? sluice::status::level_not_present : sluice::status::ok;
       if (degraded_pages > 0) {  // no page holds less than the base
         const auto frame = std::span(object.bytes).subspan(envelope);
         held = std::max(0, sluice::sound_level(c.index, frame, held));

@@ -4,6 +4,8 @@
 #include "session.hpp"
 #include "windows.hpp"
 
+#include <presets.hpp>
+
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -25,7 +27,7 @@ void describe(CLI::App& app, quality_options& o) {
   describe_model(app, o);
   app.add_option("TEXT", o.text, "a file of text")->required();
   describe_profile(app, o.profile);
-  app.add_option("--codec", o.codec, "standard, fixed4, plain8, plain4, exact, raw, ...");
+  app.add_option("--codec", o.codec, codec_names());
   app.add_option("--level", o.level, "one level, or all");
   app.add_option("--context", o.context, "tokens whose cache is coded")->check(CLI::Range(1, 1 << 20));
   app.add_option("--suffix", o.suffix, "tokens behind them that are predicted")->check(CLI::Range(1, 1 << 16));
@@ -37,6 +39,7 @@ void describe(CLI::App& app, quality_options& o) {
   app.add_option("--needle-context", o.needle_context, "tokens of the longest text that one is hidden in")
       ->check(CLI::Range(256, 1 << 20));
   app.add_option("--seed", o.seed, "of numbers and places");
+  app.footer(codec_descriptions());
 }
 
 // What is asked for, checked.

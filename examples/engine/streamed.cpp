@@ -1,49 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "streamed.hpp"
 
+#include <sluice/stream/plan/by_name.hpp>
 #include <sluice/stream/run/loops.hpp>
 #include <sluice/stream/run/page_decoder.hpp>
-#include <sluice/stream/plan/by_name.hpp>
+#include <sluice/stream/store/chunk.hpp>
 #include <sluice/stream/store/sources/shaped.hpp>
 
-#include <cmath>
 #include <stdexcept>
 
 namespace engine {
 
 namespace {
 
-// Exact copies that a store lacks are offered at a size that no plan takes.
-constexpr std::uint64_t nowhere = std::uint64_t{1} << 49;
-
 sluice::stream::cost_model cost_of(const prefix_cache& prefixes, std::span<const located_chunk> chunks,
                                    const machine_costs& costs, const sequence& seq, std::size_t document_tokens) {
-  const sluice::profile& p = prefixes.profile();
-  std::vector<double> loss(std::size_t(p.passes), 0.0);  // of the whole document
-  for (const sluice::plane_profile& plane : p.planes)
-    for (std::size_t l = 0; l < loss.size(); ++l) loss[l] += double(plane.loss[l]);
-  if (loss[0] <= 0)  // not calibrated: a step three times finer loses a ninth
-    for (std::size_t l = 0; l < loss.size(); ++l) loss[l] = std::pow(9.0, -double(l));
+  const auto loss = sluice::stream::context_loss::of(prefixes.profile(), double(document_tokens));
   std::vector<sluice::stream::chunk_cost> all;
   for (const located_chunk& c : chunks) {
-    sluice::stream::chunk_cost& k = all.emplace_back();
-    k.position = c.begin;
-    k.tokens = c.end - c.begin;
-    k.values = std::uint64_t(k.tokens) * 2 *
-               std::uint64_t(seq.pool().layers() * seq.pool().kv_heads() * seq.pool().head_dim());
-    const bool there = c.state == sluice::status::ok;
-    for (int l = 0; l < p.passes; ++l) {
-      k.bytes.push_back(there ? c.size_at(l) : 0);
-      k.loss.push_back(loss[std::size_t(there ? std::min(l, c.levels() - 1) : l)] * k.tokens / double(document_tokens));
-    }
-    k.bytes.push_back(c.exact_bytes ? c.exact_bytes : nowhere);
-    if (!there && !c.exact_bytes) k.kinds = {sluice::stream::payload::absent};
+    const int tokens = c.end - c.begin;
+    const auto values =
+        std::uint64_t(tokens) * 2 * std::uint64_t(seq.pool().layers() * seq.pool().kv_heads() * seq.pool().head_dim());
+    all.push_back(c.state == sluice::status::ok
+                      ? sluice::stream::chunk_of(c.index, c.exact_bytes, loss)
+                      : sluice::stream::chunk_of(c.begin, tokens, values, {}, c.exact_bytes, loss));
   }
   const sluice::stream::cost_rates rates{.recompute_seconds_per_token = costs.seconds_per_token,
                                          .recompute_seconds_per_token_position = costs.seconds_per_token_position,
                                          .decode_seconds_per_value = costs.decode_seconds_per_value,
                                          .exact_decode_seconds_per_value = costs.decode_seconds_per_value / 3};
-  return sluice::stream::cost_model::make(std::move(all), rates, p.passes).value();
+  return sluice::stream::cost_model::make(std::move(all), rates, loss.levels()).value();
 }
 
 // The engine's two halves of the work.
@@ -94,8 +80,8 @@ sluice::stream::report run(const sluice::stream::cost_model& cost, std::span<con
   for (const located_chunk& c : chunks) names.push_back({c.key, c.exact_key});
   const sluice::stream::planner<Policy> plan(cost, p);
   sluice::stream::link_history link;
-  sluice::stream::executor executor(plan, from, names, link, deadline_seconds);
-  return execute_threaded(executor, sink);
+  sluice::stream::executor e(plan, from, names, link, deadline_seconds);
+  return run_threaded(e, sink);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <commands.hpp>
 #include <input_file.hpp>
 #include <output_file.hpp>
+#include <presets.hpp>
 #include <slc_file.hpp>
 #include <sluice/sluice.hpp>
 
@@ -42,13 +43,13 @@ void describe_encode(CLI::App& c, encode_arguments& a) {
   c.add_option("CAPTURE", a.in, "safetensors file, see below")->required();
   c.add_option("-o,--output", a.out, "the .slc file to write")->required();
   c.add_option("-p,--profile", a.profile, "profile of the model, made by sluice calibrate")->required();
-  c.add_option("--codec", a.codec, "standard, exact, raw, fixed4, plain8 or plain4");
+  c.add_option("--codec", a.codec, codec_names());
   c.add_option("--chunk-tokens", a.chunk_tokens, "tokens of a frame")
       ->check(CLI::Range(1, int(sluice::max_frame_tokens)));
   c.add_option("--levels", a.levels, "passes to make, from the base on; the codec may have fewer")
       ->check(CLI::Range(1, sluice::max_passes));
   c.add_flag("--json", a.as_json, "the result as JSON");
-  c.footer(capture_form);
+  c.footer(codec_descriptions() + "\n" + capture_form);
 }
 
 bool same_rotation(const sluice::rope& a, const sluice::rope& b, int head_dim) {
@@ -110,7 +111,7 @@ std::string refusal(const capture_file& file, const sluice::profile& profile, sl
     if (s == sluice::status::unsupported_type)
       for (const safetensors::tensor* t : {at.k, at.v})
         if (t && t->type == safetensors::dtype::u8)
-          return why + ": " + t->name + " is opaque bytes, which only the codecs exact and raw take";
+          return why + ": " + t->name + " is opaque bytes, which only the codecs " + codec_names(true) + " take";
     if (s != sluice::status::wrong_shape) continue;
     if (l >= want.num_layers())
       return why + ": " + name(l) + "the profile has " + std::to_string(want.num_layers()) + " layers";
@@ -136,7 +137,7 @@ int encode(const encode_arguments& a) {
   std::size_t raw = 0, coded = 0;
   double time = 0;
   const auto run = [&]<class Codec>() {
-    if (Codec::transform::decorrelates) check_ropes(file, a.in, profile);
+    if (Codec::domain == sluice::value_domain::unrotated) check_ropes(file, a.in, profile);
     sluice::encoder<Codec> encoder(profile);
     std::vector<std::byte> buffer;
     progress bar("encoding");

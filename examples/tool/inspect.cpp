@@ -1,36 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 // info and verify: what a .slc file holds, without decoding values.
 
+#include <class_account.hpp>
 #include <commands.hpp>
 #include <ideal.hpp>
 #include <input_file.hpp>
+#include <presets.hpp>
 #include <slc_file.hpp>
-#include <sluice/sluice.hpp>
+#include <sluice/format/account.hpp>
 
 #include <algorithm>
 #include <cstdio>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace {
 
 using sluice::plane;
 
-const char* entropy_name(int id) {
-  switch (id) {
-    case sluice::class_rans::id: return "class_rans";
-    case sluice::bitpack::id: return "bitpack";
-    case sluice::split_exponent::id: return "split_exponent";
-    case sluice::raw::id: return "raw";
-  }
-  return "unknown";
-}
-
-const char* codec_name(const sluice::codec_id& id) {
-  const char* name = "custom";
-  for (const char* preset : sluice::codec::preset_names)
-    sluice::codec::with_preset(preset, [&]<class Codec>() {
-      if (Codec::id == id && name[0] == 'c') name = preset;
-    });
-  return name;
+// Numbers of the policies of a codec, and behind a colon what tells each from others of its number.
+std::vector<std::pair<const char*, std::string>> stages_of(const sluice::codec_id& id) {
+  std::vector<std::pair<const char*, std::string>> stages;
+  const auto add = [&](const char* name, const sluice::stage_id& s) {
+    stages.push_back({name, std::to_string(s.id) + (s.value() ? ":" + std::to_string(s.value()) : "")});
+  };
+  add("method", id.method);
+  add("predictor", id.predictor);
+  add("transform", id.transform);
+  add("quantizer", id.quantizer);
+  add("bit_widths", id.bit_widths);
+  add("entropy", id.entropy);
+  return stages;
 }
 
 // Element types of K or V of all layers, such as f16 or f16+bf16; - where no layer has any.
@@ -47,100 +48,11 @@ std::string types_of(const slc_file& file, plane which) {
   return all.empty() ? "-" : all;
 }
 
-// Bytes of a file by what they are for.
-struct accounting {
-  std::vector<std::size_t> pass;
-  std::vector<std::array<std::size_t, 2>> layer;
-  std::size_t headers = 0, tile_heads = 0, states = 0, padding = 0;          // overhead
-  std::size_t streams = 0, exact = 0, exceptions = 0, deltas = 0, side = 0;  // payload
-  std::size_t raw = 0, values = 0, damaged = 0, missing = 0, tiles = 0;
-  std::size_t total = 0;
-  std::size_t overhead() const { return headers + tile_heads + states + padding; }
-};
-
-void count_tile(std::span<const std::uint8_t> bytes, int pass, int tokens, int width, std::size_t row_bytes, bool rans,
-                sluice::detail::base_tile& base, accounting& a) {
-  using namespace sluice::detail;
-  if (bytes.empty()) return;
-  std::size_t used = 0;
-  std::span<const std::uint8_t> stream;
-  if (pass == 0) {
-    if (parse_tile(bytes, tokens, width, row_bytes, base) != sluice::status::ok) {
-      ++a.damaged;
-      return;
-    }
-    stream = base.stream;
-    const std::size_t deltas = base.deltas.size() + (base.delta_blocks ? 4 : 0);
-    const std::size_t side = base.classes.size() + base.mean.size() + (base.classes.empty() ? 0 : 4);
-    a.exact += base.exact_index.size() + base.exact_rows.size();
-    a.exceptions += base.exceptions.size();
-    a.deltas += deltas;
-    a.side += side;
-    a.tile_heads += sizeof(tile_head);
-    used =
-        sizeof(tile_head) + base.exact_index.size() + base.exact_rows.size() + base.exceptions.size() + deltas + side;
-  } else {
-    refinement_tile r;
-    if (parse_refinement(bytes, base.rows(), width, r) != sluice::status::ok) {
-      ++a.damaged;
-      return;
-    }
-    stream = r.stream;
-    a.exceptions += r.exceptions.size();
-    a.tile_heads += sizeof(refinement_head);
-    used = sizeof(refinement_head) + r.exceptions.size();
-  }
-  const std::size_t states = rans && !stream.empty() ? std::size_t(rans_state_bytes) : 0;
-  a.states += states;
-  a.streams += stream.size() - states;
-  a.padding += bytes.size() - used - stream.size();
-}
-
-accounting count(slc_file& file) {
-  accounting a;
-  for (slc_file::frame& f : file.frames()) {
-    const sluice::frame_index& index = f.index;
-    const sluice::frame_header& h = index.header();
-    a.pass.resize(std::max<std::size_t>(a.pass.size(), h.passes));
-    a.layer.resize(std::max<std::size_t>(a.layer.size(), h.layers));
-    a.headers += std::min<std::size_t>(std::size_t(index.payload_offset()), f.bytes.size());
-    a.total += f.bytes.size();
-    const bool rans = h.codec.entropy == sluice::class_rans::id;
-    for (int layer = 0; layer < h.layers; ++layer)
-      for (plane which : {plane::key, plane::value}) {
-        const sluice::shape_run& s = index.shape_of(layer);
-        const int p = int(which);
-        const std::size_t element = std::size_t(sluice::size_of(index.type(layer, which)));
-        for (int tile = 0; tile < index.token_tiles(); ++tile)
-          for (int g = 0; g < s.groups(p); ++g) {
-            const int width = std::min<int>(s.group_width[p], s.width(p) - g * s.group_width[p]);
-            const auto [first, last] = f.covered({layer, which, tile, g});  // not what a sliding window has left behind
-            a.values += std::size_t(last - first) * std::size_t(width);
-            a.raw += std::size_t(last - first) * std::size_t(width) * element;
-            sluice::detail::base_tile base;
-            for (int pass = 0; pass < h.levels_present; ++pass) {
-              const std::size_t ordinal = index.ordinal(pass, {layer, which, tile, g});
-              const sluice::byte_range r = index.range(ordinal);
-              ++a.tiles;
-              if (r.end > f.bytes.size()) {
-                ++a.missing;
-                continue;
-              }
-              const auto* at = reinterpret_cast<const std::uint8_t*>(f.bytes.data()) + r.begin;
-              a.pass[std::size_t(pass)] += std::size_t(r.size());
-              a.layer[std::size_t(layer)][std::size_t(p)] += std::size_t(r.size());
-              if (sluice::checksum(at, std::size_t(r.size()), std::uint32_t(ordinal)) != index.checksum_of(ordinal)) {
-                ++a.damaged;
-                if (pass == 0) break;
-                continue;
-              }
-              count_tile({at, std::size_t(r.size())}, pass, index.tokens_of(tile), width, std::size_t(width) * element,
-                         rans, base, a);
-            }
-          }
-      }
-  }
-  return a;
+// All frames of a file.
+frame_account take_apart(slc_file& file) {
+  frame_account all;
+  for (const slc_file::frame& f : file.frames()) all += account_of(f.index, f.bytes);
+  return all;
 }
 
 struct verify_arguments {
@@ -156,7 +68,7 @@ void describe_verify(CLI::App& c, verify_arguments& a) {
 int verify(const verify_arguments& a) {
   const std::string& in = a.in;
   slc_file file(in);
-  const accounting c = count(file);
+  const sluice::byte_account c = take_apart(file).bytes;
   const bool whole = file.trouble() == sluice::status::ok && !c.damaged && !c.missing;
   if (a.as_json) {
     program::print({{"file", in},
@@ -192,9 +104,12 @@ void describe_info(CLI::App& c, info_arguments& a) {
 int info(const info_arguments& a) {
   const std::string& in = a.in;
   slc_file file(in);
-  const accounting c = count(file);
+  const frame_account account = take_apart(file);
+  const sluice::byte_account& c = account.bytes;
+  const sluice::pass_account all = c.all_passes();
+  const class_bytes classes = account.classes_of(sluice::max_passes);
   const sluice::frame_header& h = file.frames()[0].index.header();
-  const double values = double(std::max<std::size_t>(c.values, 1));
+  const double values = double(std::max<std::uint64_t>(c.values, 1)), raw = double(c.raw);
   std::vector<std::size_t> size_at(h.passes, 0);
   for (slc_file::frame& f : file.frames())
     for (int j = 0; j < std::min<int>(h.passes, f.index.header().passes); ++j)
@@ -206,34 +121,45 @@ int info(const info_arguments& a) {
     if (ideal.empty()) throw data_error(in + ": not a whole file of the standard codec made with this profile");
   }
 
-  json layers = json::array(), levels = json::array();
   std::size_t keys = 0, vals = 0;
-  for (const auto& l : c.layer) {
-    layers.push_back({{"k", l[0]}, {"v", l[1]}});
-    keys += l[0];
-    vals += l[1];
-  }
-  for (std::size_t j = 0; j < size_at.size(); ++j)
-    levels.push_back({{"level", j},
-                      {"present", j < h.levels_present},
-                      {"bytes", size_at[j]},
-                      {"bits_per_value", 8 * double(size_at[j]) / values},
-                      {"ratio", double(c.raw) / double(std::max<std::size_t>(size_at[j], 1))}});
-  for (std::size_t j = 0; j < ideal.size(); ++j) {
-    levels[j]["ideal_bytes"] = ideal[j];
-    levels[j]["overhead"] = double(size_at[j]) / ideal[j] - 1;
-  }
+  for (const auto& l : all.layers) keys += l[0], vals += l[1];
+  const std::size_t overhead = c.index + all.heads + classes.states + all.padding;
+  const auto bits = [&](std::size_t bytes) { return 8 * double(bytes) / values; };
+  const auto ratio = [&](std::size_t bytes) { return raw / double(std::max<std::size_t>(bytes, 1)); };
   if (a.as_json) {
+    json stages, layers = json::array(), levels = json::array(), payload = {{"exact_tokens", all.exact}};
+    for (const auto& [name, id] : stages_of(h.codec)) stages[name] = id;
+    for (const auto& l : all.layers) layers.push_back({{"k", l[0]}, {"v", l[1]}});
+    for (std::size_t j = 0; j < size_at.size(); ++j)
+      levels.push_back({{"level", j},
+                        {"present", j < h.levels_present},
+                        {"bytes", size_at[j]},
+                        {"bits_per_value", bits(size_at[j])},
+                        {"ratio", ratio(size_at[j])}});
+    for (std::size_t j = 0; j < ideal.size(); ++j) {
+      levels[j]["ideal_bytes"] = ideal[j];
+      levels[j]["overhead"] = double(size_at[j]) / ideal[j] - 1;
+    }
+    for (int s = 0; s < sluice::max_sections; ++s)
+      if (all.sections[s])
+        payload[to_string(sluice::section(s))] =
+            all.sections[s] - (sluice::section(s) == sluice::section::entropy ? classes.states : 0);
+    if (!account.classes.empty())
+      payload["class_rans"] = {{"codes", classes.code},
+                               {"exceptions", classes.exceptions},
+                               {"class_deltas", classes.deltas},
+                               {"classes", classes.classes},
+                               {"flags", classes.flags}};
     program::print({{"file", in},
                     {"bytes", file.size()},
                     {"raw_bytes", c.raw},
-                    {"ratio", double(c.raw) / double(std::max<std::size_t>(file.size(), 1))},
-                    {"bits_per_value", 8 * double(file.size()) / values},
+                    {"ratio", ratio(file.size())},
+                    {"bits_per_value", bits(file.size())},
                     {"frames", file.frames().size()},
                     {"tokens", file.end_position() - file.first_position()},
                     {"position", file.first_position()},
                     {"codec", codec_name(h.codec)},
-                    {"entropy", entropy_name(h.codec.entropy)},
+                    {"stages", stages},
                     {"types", {types_of(file, plane::key), types_of(file, plane::value)}},
                     {"levels_present", h.levels_present},
                     {"levels", levels},
@@ -241,43 +167,48 @@ int info(const info_arguments& a) {
                     {"v_bytes", vals},
                     {"layers", layers},
                     {"overhead",
-                     {{"headers_and_index", c.headers},
-                      {"tile_heads", c.tile_heads},
-                      {"coder_states", c.states},
-                      {"padding", c.padding},
-                      {"total", c.overhead()}}},
-                    {"payload",
-                     {{"streams", c.streams},
-                      {"exact_tokens", c.exact},
-                      {"exceptions", c.exceptions},
-                      {"class_deltas", c.deltas},
-                      {"side_information", c.side}}},
+                     {{"headers_and_index", c.index},
+                      {"tile_heads", all.heads},
+                      {"coder_states", classes.states},
+                      {"padding", all.padding},
+                      {"total", overhead}}},
+                    {"payload", payload},
+                    {"unread_bytes", all.unread},
                     {"damaged_tiles", c.damaged},
                     {"missing_tiles", c.missing},
                     {"status", sluice::to_string(file.trouble())}});
     return 0;
   }
-  std::printf("%s: %s, %zu frames, tokens %lld to %lld, %d layers, %s/%s\n", in.c_str(), codec_name(h.codec),
+  std::printf("%s: %s, %zu frames, tokens %lld to %lld, %d layers, %s/%s\n", in.c_str(), codec_name(h.codec).c_str(),
               file.frames().size(), static_cast<long long>(file.first_position()),
               static_cast<long long>(file.end_position()), h.layers, types_of(file, plane::key).c_str(),
               types_of(file, plane::value).c_str());
-  std::printf("%zu bytes for %zu: %.2f times smaller, %.3f bits per value\n\n", file.size(), c.raw,
-              double(c.raw) / double(file.size()), 8 * double(file.size()) / values);
+  const char* between = "";
+  for (const auto& [name, id] : stages_of(h.codec)) {
+    std::printf("%s%s %s", between, name, id.c_str());
+    between = ", ";
+  }
+  std::printf("\n%zu bytes for %llu: %.2f times smaller, %.3f bits per value\n\n", file.size(),
+              static_cast<unsigned long long>(c.raw), ratio(file.size()), bits(file.size()));
   std::printf("level      bytes   bits/value    ratio%s\n", ideal.empty() ? "" : "   above an ideal coder");
   for (std::size_t j = 0; j < size_at.size(); ++j) {
-    std::printf("%5zu %10zu %12.3f %8.2f", j, size_at[j], 8 * double(size_at[j]) / values,
-                double(c.raw) / double(size_at[j]));
+    std::printf("%5zu %10zu %12.3f %8.2f", j, size_at[j], bits(size_at[j]), ratio(size_at[j]));
     if (j < ideal.size()) std::printf("%20.2f %%", 100 * (double(size_at[j]) / ideal[j] - 1));
     std::printf("%s\n", j < h.levels_present ? "" : "   not here");
   }
-  std::printf("\nK %zu bytes, V %zu bytes\n", keys, vals);
-  std::printf("payload: streams %zu, exact tokens %zu, exceptions %zu, class deltas %zu, side information %zu\n",
-              c.streams, c.exact, c.exceptions, c.deltas, c.side);
-  std::printf("overhead: headers and index %zu, tile heads %zu, coder states %zu, padding %zu: %.2f %%\n", c.headers,
-              c.tile_heads, c.states, c.padding,
-              100 * double(c.overhead()) / double(std::max<std::size_t>(c.total, 1)));
+  std::printf("\nK %zu bytes, V %zu bytes\npayload: exact tokens %zu", keys, vals, all.exact);
+  for (int s = 0; s < sluice::max_sections; ++s)
+    if (all.sections[s] && (account.classes.empty() || sluice::section(s) != sluice::section::entropy))
+      std::printf(", %s %zu", to_string(sluice::section(s)), all.sections[s]);
+  if (!account.classes.empty())
+    std::printf(", codes %zu, exceptions %zu, class deltas %zu, classes %zu, flags %zu", classes.code,
+                classes.exceptions, classes.deltas, classes.classes, classes.flags);
+  std::printf("\noverhead: headers and index %zu, tile heads %zu, coder states %zu, padding %zu: %.2f %%\n", c.index,
+              all.heads, classes.states, all.padding,
+              100 * double(overhead) / double(std::max<std::size_t>(c.total(), 1)));
   std::printf("\nlayer          K          V\n");
-  for (std::size_t l = 0; l < c.layer.size(); ++l) std::printf("%5zu %10zu %10zu\n", l, c.layer[l][0], c.layer[l][1]);
+  for (std::size_t l = 0; l < all.layers.size(); ++l)
+    std::printf("%5zu %10zu %10zu\n", l, all.layers[l][0], all.layers[l][1]);
   if (c.damaged || c.missing || file.trouble() != sluice::status::ok)
     std::printf("\n%zu tiles damaged, %zu missing, %s\n", c.damaged, c.missing, sluice::to_string(file.trouble()));
   return 0;

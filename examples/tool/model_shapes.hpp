@@ -2,7 +2,9 @@
 #pragma once
 
 #include <sluice/stream/plan/cost.hpp>
+#include <sluice/stream/store/chunk.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -60,20 +62,23 @@ inline double kv_rate_bytes_per_second(const streamed_model& m, int tokens) {
   return 2 * m.values_per_token / (m.seconds_per_token + m.seconds_per_position * tokens / 2);
 }
 
+/// What a codec with this curve would make of some tokens of a context; f16 values raw.
+inline sluice::stream::chunk_cost expected_chunk(const streamed_model& m, const level_curve& curve,
+                                                 std::int64_t position, int tokens, double context_tokens) {
+  const double values = m.values_per_token * tokens;
+  std::vector<std::uint64_t> bytes;
+  for (double bits : curve.bits_per_value) bytes.push_back(std::uint64_t(values * bits / 8));
+  return sluice::stream::chunk_of(position, tokens, std::uint64_t(values), bytes, 2 * std::uint64_t(values),
+                                  {curve.loss, context_tokens});
+}
+
 /// The cost of a context of so many tokens, all stored; f16 values raw. `stored_tokens` at the end of it are not stored.
 inline sluice::result<sluice::stream::cost_model> make_cost(const streamed_model& m, const level_curve& curve,
                                                             int tokens, int chunk_tokens, double latency_seconds,
                                                             std::span<const bool> stored = {}) {
   std::vector<sluice::stream::chunk_cost> chunks;
   for (int at = 0; at < tokens; at += chunk_tokens) {
-    sluice::stream::chunk_cost c;
-    c.position = at;
-    c.tokens = tokens - at < chunk_tokens ? tokens - at : chunk_tokens;
-    const double values = m.values_per_token * c.tokens;
-    c.values = std::uint64_t(values);
-    for (double bits : curve.bits_per_value) c.bytes.push_back(std::uint64_t(values * bits / 8));
-    c.bytes.push_back(2 * c.values);
-    for (double loss : curve.loss) c.loss.push_back(loss * c.tokens / tokens);
+    sluice::stream::chunk_cost c = expected_chunk(m, curve, at, std::min(tokens - at, chunk_tokens), tokens);
     if (!stored.empty() && !stored[chunks.size()]) c.kinds = {sluice::stream::payload::absent};
     chunks.push_back(std::move(c));
   }

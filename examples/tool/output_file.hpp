@@ -2,7 +2,6 @@
 #pragma once
 
 #include <sluice/stream/store/sources/atomic_file.hpp>
-#include <sluice/stream/store/sources/words.hpp>
 
 #include <filesystem>
 #include <string>
@@ -26,7 +25,7 @@ class output_file {
 
   /// False once anything has gone wrong; error() then says what.
   explicit operator bool() const noexcept { return file_.error() == 0; }
-  std::string error() const { return file_.path() + ": " + sluice::detail::errno_words(file_.error()); }
+  std::string error() const { return file_.path() + ": " + std::generic_category().message(file_.error()); }
 
   bool write(std::span<const std::byte> bytes) { return file_.write(bytes); }
   bool commit() { return file_.commit(); }

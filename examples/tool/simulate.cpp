@@ -73,7 +73,7 @@ int simulate_links(const simulate_arguments& args) {
   json report = {{"shape", m->name},        {"config", m->config},       {"kv_rate_bytes_per_s", kv_rate},
                  {"kv_share", share},       {"context_tokens", context}, {"links", links.size()},
                  {"link_factors", factors}, {"results", json::array()}};
-  ::progress bar("simulating");
+  progress bar("simulating");
   std::size_t done = 0;
   constexpr int offsets = 3;
   for (double deadline : args.deadlines)

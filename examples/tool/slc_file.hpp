@@ -7,7 +7,6 @@
 #include <sluice/status.hpp>
 
 #include <algorithm>
-#include <cstring>
 #include <span>
 #include <string>
 #include <utility>
@@ -25,16 +24,12 @@ class slc_file {
     /// is damaged or cut off counts as covering all.
     std::pair<int, int> covered(const sluice::tile_key& key) const {
       const std::size_t ordinal = index.ordinal(0, key);
-      const sluice::byte_range r = index.range(ordinal);
-      if (r.size() == 0) return {0, 0};
+      if (index.range(ordinal).size() == 0) return {0, 0};
       const int all = index.tokens_of(key.tile);
-      if (r.end > bytes.size() || r.size() < sizeof(sluice::detail::tile_head)) return {0, all};
-      const std::byte* at = bytes.data() + r.begin;
-      if (sluice::checksum(at, std::size_t(r.size()), std::uint32_t(ordinal)) != index.checksum_of(ordinal))
-        return {0, all};
-      sluice::detail::tile_head h;
-      std::memcpy(&h, at, sizeof h);
-      return h.first + h.count <= all ? std::pair<int, int>(h.first, h.first + h.count) : std::pair<int, int>(0, all);
+      sluice::tile_envelope t;
+      const auto tile = sluice::tile_bytes(index, bytes, ordinal);
+      if (!tile || sluice::parse_tile(*tile, all, index.row_bytes(key), t) != sluice::status::ok) return {0, all};
+      return {t.first, t.first + t.count};
     }
   };
 

@@ -4,9 +4,9 @@
 #include <commands.hpp>
 #include <input_file.hpp>
 #include <output_file.hpp>
+#include <presets.hpp>
 #include <safetensors.hpp>
 #include <slc_file.hpp>
-#include <sluice/codec/presets.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/stream/store/object.hpp>
 #include <sluice/stream/store/source.hpp>
@@ -66,7 +66,7 @@ status check_tiles(const frame_index& index, std::span<const std::byte> frame) {
 // Whether a frame is what its key says: of this codec, profile and shape. A key is only as good as who put it.
 status check_kind(const frame_index& index, const profile& p, std::uint64_t fingerprint, const codec_id& codec) {
   const frame_header& h = index.header();
-  if (!(h.codec == codec)) return status::wrong_codec;
+  if (!codec.decodes(h.codec)) return status::wrong_codec;
   if (h.fingerprint != fingerprint) return status::wrong_profile;
   if (h.layers != p.shape.num_layers()) return status::wrong_shape;
   for (int l = 0; l < h.layers; ++l) {
@@ -216,12 +216,13 @@ struct get_arguments {
 void describe_get(CLI::App& c, get_arguments& a) {
   c.add_option("-o,--output", a.out, "the .slc file to write")->required();
   c.add_option("-p,--profile", a.profile, "the profile that they were made with")->required();
-  c.add_option("--codec", a.codec, "standard, exact, raw, fixed4, plain8 or plain4, as they were encoded");
+  c.add_option("--codec", a.codec, codec_names() + ", as they were encoded");
   c.add_option("--chunk-tokens", a.chunk_tokens, "tokens of a chunk, as they were encoded")
       ->check(CLI::Range(1, int(max_frame_tokens)));
   c.add_option("--level", a.level, "finest level to fetch; above what is there means the finest that is")
       ->check(CLI::Range(0, max_passes));
   describe_store(c, a);
+  c.footer(codec_descriptions() + "\n" + store_notes);
 }
 
 // Nothing under the first key: something of what it is made of differs.
@@ -237,14 +238,13 @@ int get(const get_arguments& a) {
   const profile p = load_profile(a.profile);
   const std::vector<std::int32_t> ids = load_ids(a.ids);
   codec_id id;
-  bool exact = false;
+  std::uint64_t fingerprint = 0;
   if (!codec::with_preset(a.codec.c_str(), [&]<class Codec>() {
         id = Codec::id;
-        exact = Codec::entropy::exact;
+        fingerprint = fingerprint_of<Codec>(p);
       }))
     throw usage_error("no codec is called " + a.codec);
   if (ids.empty()) throw data_error(a.ids + ": holds no ids");
-  const std::uint64_t fingerprint = exact ? 0 : p.fingerprint();
   chunk_keys keys(model_identity(a.model), fingerprint, id, bytes_of(a.salt));
   return with_store(a.store, [&](auto& source) {
     output_file file(a.out);

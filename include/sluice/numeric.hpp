@@ -26,6 +26,27 @@ constexpr Out copy(In first, In last, Out to) {
 
 constexpr int power_of_3(int n) noexcept { return n <= 0 ? 1 : 3 * power_of_3(n - 1); }
 
+/// Puts x[0 .. n) in the order of `before`; equal ones in any. In place, n log n whatever comes (heapsort).
+template <class T, class Before>
+constexpr void sort(T* x, decltype(sizeof(0)) n, Before before) {
+  const auto sink = [&](auto at, auto end) {
+    const T value = x[at];
+    for (auto child = 2 * at + 1; child < end; at = child, child = 2 * at + 1) {
+      if (child + 1 < end && before(x[child], x[child + 1])) ++child;
+      if (!before(value, x[child])) break;
+      x[at] = x[child];
+    }
+    x[at] = value;
+  };
+  for (auto i = n / 2; i-- > 0;) sink(i, n);
+  for (auto end = n; end-- > 1;) {
+    const T last = x[end];
+    x[end] = x[0];
+    x[0] = last;
+    sink(decltype(n){0}, end);
+  }
+}
+
 inline constexpr double pi = 3.14159265358979323846;
 inline constexpr double infinity = __builtin_inf();
 inline constexpr float infinity_f = __builtin_inff();

@@ -6,6 +6,7 @@
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/decoder.hpp>
 #include <sluice/codec/encoder.hpp>
+#include <sluice/codec/instances.hpp>
 #include <sluice/codec/presets.hpp>
 #include <sluice/config.hpp>
 #include <sluice/format/frame.hpp>
@@ -14,6 +15,7 @@
 #include <sluice/stream/plan/plan.hpp>
 #include <sluice/stream/plan/policy/cachegen.hpp>
 #include <sluice/stream/plan/policy/progressive_cake.hpp>
+#include <sluice/tensor/const_layouts.hpp>
 #include <sluice/tensor/half.hpp>
 #include <sluice/tensor/layouts.hpp>
 #include <sluice/tensor/rope.hpp>

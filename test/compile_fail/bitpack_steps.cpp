@@ -1,4 +1,4 @@
-// expect: sluice::basic_codec: bitpack needs uniform_bits or layer_bits, and single_level
+// expect: sluice::basic_codec: this quantizer needs a bit-width policy with bits.., such as uniform_bits
 // SPDX-License-Identifier: Apache-2.0
 #include <sluice/codec/presets.hpp>
 
@@ -8,4 +8,4 @@ using widths = sluice::uniform_bits<4>;
 using widths = sluice::profile_steps;
 #endif
 using codec = sluice::codec::fixed<8>::with_bit_widths<widths>;
-int main() { return codec::id.entropy == 0; }
+int main() { return codec::id.entropy.id == 0; }

@@ -7,4 +7,4 @@ using widths = sluice::layer_bits<4, 3, 2>;
 #else
 using widths = sluice::layer_bits<4, 0, 2>;
 #endif
-int main() { return widths::bits(1) == 0; }
+int main() { return widths::bits(1, sluice::plane::key, 4) == 0; }

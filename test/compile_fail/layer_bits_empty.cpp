@@ -7,4 +7,4 @@ using widths = sluice::layer_bits<1>;
 #else
 using widths = sluice::layer_bits<>;
 #endif
-int main() { return widths::bits(1) == 0; }
+int main() { return widths::bits(1, sluice::plane::key, 4) == 0; }

@@ -7,4 +7,4 @@ constexpr int bits = 8;
 #else
 constexpr int bits = 9;
 #endif
-int main() { return sluice::uniform_bits<bits>::bits(0) == 0; }
+int main() { return sluice::uniform_bits<bits>::bits(0, sluice::plane::key, 4) == 0; }

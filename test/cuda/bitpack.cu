@@ -54,11 +54,11 @@ void codes_of(std::mt19937& random) {
       job.rows = rows;
       job.blocks = blocks;
       const unsigned grid = blocks_of_warps(cuda::bitpack_items(job));
-      cuda::bitpack_kernel<detail::bitpack_task::pack, Width><<<grid, 256>>>(job);
+      cuda::bitpack_kernel<cuda::bitpack_task::pack, Width><<<grid, 256>>>(job);
       finish();
       CHECK(std::memcmp(packed.p, expected.data(), size) == 0);
       job.values = back.p;
-      cuda::bitpack_kernel<detail::bitpack_task::unpack, Width><<<grid, 256>>>(job);
+      cuda::bitpack_kernel<cuda::bitpack_task::unpack, Width><<<grid, 256>>>(job);
       finish();
       std::vector<std::uint8_t> unpacked(count);
       REQUIRE(unpack_bits(Width, expected, unpacked.data(), stride, rows, blocks) == status::ok);
@@ -93,12 +93,12 @@ void groups_of(std::mt19937& random) {
       job.group_rows = group_rows;
       const unsigned grid = blocks_of_warps(cuda::bitpack_items(job));
       cuda::measure_groups_kernel<><<<grid, 256>>>(job, (1 << Width) - 1, refused.p);
-      cuda::bitpack_kernel<detail::bitpack_task::quantize, Width><<<grid, 256>>>(job);
+      cuda::bitpack_kernel<cuda::bitpack_task::quantize, Width><<<grid, 256>>>(job);
       finish();
       CHECK(*refused.p == 0);
       CHECK(std::memcmp(bytes.p, expected.data(), size) == 0);
       job.floats = back.p;
-      cuda::bitpack_kernel<detail::bitpack_task::dequantize, Width><<<grid, 256>>>(job);
+      cuda::bitpack_kernel<cuda::bitpack_task::dequantize, Width><<<grid, 256>>>(job);
       finish();
       std::vector<float> decoded(count);
       REQUIRE(dequantize_groups(Width, group_rows, expected, decoded.data(), stride, rows, blocks) == status::ok);

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whatever the bytes: index, truncation and every decoder end with a status, write nothing outside the view, and a frame
 // cut after a level decodes as the whole frame does at that level.
-// The first byte says how: bit 0, make checksums and fingerprint right; bit 1, calibrated profile; bit 2, other position;
-// bits 3-5, level; bit 6, only some of the tokens; bit 7, pages of another type. Frames of four layers go to a hybrid model:
-// two layers between two that keep nothing, one with a window, each with types of its own.
+// The first byte says how (support/fuzz_models.hpp). Frames of four layers go to a hybrid model.
+// `sluice_tests --test-case="fuzz seeds: make" --no-skip` writes the seeds anew.
 #include <sluice/sluice.hpp>
 
 #include <cstdint>
@@ -12,41 +11,22 @@
 #include <span>
 #include <support/caches.hpp>
 #include <support/frames.hpp>
+#include <support/fuzz_models.hpp>
 #include <vector>
 
 namespace {
 
 using namespace sluice;
+using fuzz_models::known;
 
 void require(bool fact) {
   if (!fact) std::abort();
 }
 
-// The models of the seeds.
-struct models {
-  model_shape shape = model_shape::uniform(2, 2, 8);
-  model_shape hybrid_shape{{{}, {2, 8, 8, 0, 0}, {2, 8, 8, 0, 8}, {}}, shape.ropes};
-  profile plain, tuned, hybrid;
-  models() : plain(profile::uncalibrated(shape, 3, 2)), hybrid(profile::uncalibrated(hybrid_shape, 3, 2)) {
-    caches::cache c = caches::make_cache(shape, 23);
-    caches::fill(c.view(), shape, 4242);
-    tuned = caches::make_profile(shape, {&c.view(), 1}, 0, 3, 2);
-  }
-};
-
-const models& known() {
-  static const models m;
-  return m;
-}
-
 template <class Codec>
 void decode_hybrid(std::span<const std::byte> frame, std::uint8_t how) {
   static decoder<Codec> d(known().hybrid);
-  const std::int64_t at = how & 4 ? 100 : 0;
-  const dtype k = how & 128 ? dtype::e4m3 : dtype::f16;
-  std::vector<caches::layer_kind> kinds(4, {k, dtype::bf16, at, 23});
-  if (how & 64) kinds[2] = {dtype::f32, k, at + 16, 7};
-  const caches::mixed_cache c(known().hybrid_shape, kinds);
+  const caches::mixed_cache c = fuzz_models::hybrid_pages(how);
   const page_status done = d.decode(frame, c.views(), {.level = how >> 3 & 7, .position = how & 4 ? 100 : -1});
   require(done.damaged <= done.tiles && done.degraded <= done.tiles && done.outside <= done.tiles);
   if (done.tiles == 0)

@@ -4,8 +4,9 @@
 #include <doctest/doctest.h>
 #include <sluice/codec/encoder.hpp>
 #include <sluice/stream/run/loops.hpp>
-#include <sluice/stream/store/object.hpp>
 #include <sluice/stream/run/page_decoder.hpp>
+#include <sluice/stream/store/chunk.hpp>
+#include <sluice/stream/store/object.hpp>
 
 #include <atomic>
 #include <chrono>
@@ -57,21 +58,17 @@ struct capture {
         REQUIRE(bytes.size() == to.size());
         std::memcpy(to.data(), bytes.data(), to.size());
       }
+    stream::context_loss loss{{0.4, 0.1, 0.02, 0.005}, chunk_tokens};  // nats a chunk: a test wants losses that count
+    loss.nats.resize(std::size_t(model.passes), 0.005);
     std::vector<std::int32_t> ids(256);
     for (int i = 0; i < 256; ++i) ids[std::size_t(i)] = i;
     stream::chunk_keys keys({}, model.fingerprint(), codec::standard::id), exact_keys({}, 0, codec::exact::id);
     for (int t = 0; t < 256; t += chunk_tokens) {
       const auto tokens = std::span(ids).subspan(std::size_t(t), chunk_tokens);
       names.push_back({keys.next(tokens), exact_keys.next(tokens)});
-      stream::chunk_cost c;
-      c.position = t;
-      c.tokens = chunk_tokens;
-      c.values = std::uint64_t(chunk_tokens) * 30 * 2 * 192;
-      add<codec::standard>(t, names.back().key, c);
-      add<codec::exact>(t, names.back().exact_key, c);
-      c.loss = {0.4, 0.1, 0.02, 0.005};
-      c.loss.resize(c.bytes.size() - 1, 0.005);
-      chunks.push_back(c);
+      const frame_index index = add<codec::standard>(t, names.back().key);
+      add<codec::exact>(t, names.back().exact_key);
+      chunks.push_back(stream::chunk_of(index, objects.back().bytes.size(), loss));
     }
     for (int level = 0; level < model.passes; ++level) {
       levels.push_back(empty());
@@ -115,7 +112,7 @@ struct capture {
 
  private:
   template <class Codec>
-  void add(int t, const digest& key, stream::chunk_cost& c) {
+  frame_index add(int t, const digest& key) {
     const kv_view part = truth.view.slice(t, t + chunk_tokens);
     encoder<Codec> e(model);
     std::vector<std::byte> bytes(sizeof(stream::object_header) + e.max_size(part));
@@ -125,8 +122,8 @@ struct capture {
     std::memcpy(bytes.data(), &h, sizeof h);
     frame_index index;
     REQUIRE(index.parse(std::span(bytes).subspan(sizeof h)) == status::ok);
-    for (int level = 0; level < index.header().passes; ++level) c.bytes.push_back(sizeof h + index.size_at(level));
     objects.push_back({stream::to_hex(key), std::move(bytes)});
+    return index;
   }
 };
 

@@ -55,7 +55,7 @@ void request(Make make, Check check, double deadline = 30, double seconds_per_to
       const planner<Policy> plan(cost);
       executor e(plan, *source, context::sample().names, link, deadline,
                  executor_options{.patience = {.floor_seconds = 0.2}});
-      const report& r = threads ? execute_threaded(e, engine) : execute(e, engine);
+      const report& r = threads ? run_threaded(e, engine) : run(e, engine);
       engine.check(r);
       CHECK(r.met);
       check(r, engine);

@@ -27,7 +27,7 @@ report request(Source& source, double seconds_per_token, double deadline) {
   link_history link;
   const planner<Policy> plan(cost);
   executor<Policy, Source> e(plan, source, context::sample().names, link, deadline);
-  const report r = execute_threaded(e, engine);
+  const report r = run_threaded(e, engine);
   engine.check(r);
   return r;
 }

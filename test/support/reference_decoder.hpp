@@ -8,6 +8,7 @@
 #include <cstring>
 #include <span>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 /// A decoder written from FORMAT.md alone, in the order of its sections, one number at a time; it shares nothing with the
@@ -134,18 +135,37 @@ inline profile read_profile(bytes file) {
           "profile checksum");
   reader head(file);
   require(head.get<std::uint32_t>() == 0x50434c53, "profile magic");
-  require(head.get<std::uint16_t>() == 1 && head.get<std::uint16_t>() == 0, "profile version");
+  require(head.get<std::uint16_t>() == 2 && head.get<std::uint16_t>() == 0, "profile version");
   const auto size = head.get<std::uint64_t>();
   profile p{};
   p.fingerprint = head.get<std::uint64_t>();
   head.take(64);
   require(head.left() - 4 == size, "profile size");
   const bytes body = head.take(size);
-  require(p.fingerprint == (std::uint64_t{checksum(body, 0x736c7563)} << 32 | checksum(body, 0x65707266)),
+
+  // Four sections of known owners, then others, of which only optional ones may be unknown.
+  const std::pair<int, int> own[] = {{0, 0}, {2, 1}, {3, 1}, {5, 1}};
+  bytes section[4];
+  std::vector<std::uint8_t> hashed;
+  reader all(body);
+  for (std::size_t i = 0; all.left() > 0; ++i) {
+    const bytes head_bytes = all.take(8);
+    reader h(head_bytes);
+    const int stage = h.get<std::uint8_t>(), id = h.get<std::uint8_t>(), flags = h.get<std::uint16_t>();
+    const bytes content = all.take(h.get<std::uint32_t>());
+    if (i < 4) require(stage == own[i].first && id == own[i].second && flags == 0, "profile section");
+    if (i >= 4) require(flags == 1, "unknown section of a profile");
+    if (i < 4) section[i] = content;
+    if (flags) continue;
+    hashed.insert(hashed.end(), head_bytes.begin(), head_bytes.end());
+    hashed.insert(hashed.end(), content.begin(), content.end());
+  }
+  require(p.fingerprint == (std::uint64_t{checksum(hashed, 0x736c7563)} << 32 | checksum(hashed, 0x65707266)),
           "fingerprint");
-  reader r(body);
-  p.passes = r.get<std::uint8_t>();
+
+  reader r(section[0]);
   p.sinks = r.get<std::uint8_t>();
+  require(r.get<std::uint8_t>() == 0, "reserved");
   p.ropes.resize(r.get<std::uint16_t>());
   p.layers.resize(r.get<std::uint32_t>());
   for (rope& e : p.ropes) {
@@ -161,27 +181,31 @@ inline profile read_profile(bytes file) {
   for (const layer& l : p.layers) {
     require((l.heads == 0) == (l.dim[0] == 0 && l.dim[1] == 0), "half a layer");
     require(l.heads || (l.rope == 0 && l.window == 0), "absent layer");
-  }
-  for (std::size_t i = 0; i < 2 * p.layers.size(); ++i) {
-    plane q{};
-    q.width = r.get<std::int32_t>();
-    q.group_width = r.get<std::int32_t>();
-    r.get<float>();
-    q.scale = double(r.get<float>());
-    r.take(24);
-    const auto parts = r.get<std::uint32_t>();
-    if (parts & 1) {
-      const bytes c = r.take(std::size_t(q.width));
-      q.classes.assign(c.begin(), c.end());
+    for (const std::int32_t dim : l.dim) {
+      plane q{};
+      q.width = l.heads * dim;
+      q.group_width = r.get<std::int32_t>();
+      p.planes.push_back(std::move(q));
     }
-    for (int c = 0; parts & 2 && c < q.width; ++c) q.mean.push_back(half(r.get<std::uint16_t>()));
-    for (int g = 0; parts & 4 && g < q.width; g += q.group_width) {
+  }
+  require(r.left() == 0, "model section");
+
+  reader transform(section[1]), quantizer(section[2]), entropy(section[3]);
+  p.passes = int(quantizer.get<std::uint32_t>());
+  for (plane& q : p.planes) {
+    quantizer.take(28);
+    q.scale = double(transform.get<float>());
+    const bool calibrated = transform.get<std::uint32_t>() != 0;
+    for (int c = 0; calibrated && c < q.width; ++c) q.mean.push_back(half(transform.get<std::uint16_t>()));
+    for (int g = 0; calibrated && g < q.width; g += q.group_width) {
       const int w = std::min(q.group_width, q.width - g);
-      for (int c = 0; c < w * w; ++c) q.matrix.push_back(half(r.get<std::uint16_t>()));
+      for (int c = 0; c < w * w; ++c) q.matrix.push_back(half(transform.get<std::uint16_t>()));
     }
-    p.planes.push_back(std::move(q));
+    require((entropy.get<std::uint32_t>() != 0) == calibrated, "half a plane");
+    const bytes c = entropy.take(calibrated ? std::size_t(q.width) : 0);
+    q.classes.assign(c.begin(), c.end());
   }
-  require(r.left() == 0, "profile body");
+  require(transform.left() == 0 && quantizer.left() == 0 && entropy.left() == 0, "profile body");
   return p;
 }
 
@@ -239,9 +263,9 @@ inline int digit_of(int symbol, int parent) {
   return parent < 0 ? -r : r;
 }
 
-inline void decode_part(bytes stream, int pass, int back, const std::uint8_t* classes, int blocks, int rows,
-                        int* values, int stride) {
-  rans coder(stream);
+inline void decode_part(bytes code, int pass, int back, const std::uint8_t* classes, int blocks, int rows, int* values,
+                        int stride) {
+  rans coder(code);
   for (int row = 0; row < rows; ++row)
     for (int b = 0; b < blocks; ++b) {
       int* const v = values + row * stride + 32 * b;
@@ -284,18 +308,18 @@ inline void decode_part(bytes stream, int pass, int back, const std::uint8_t* cl
   coder.finish();
 }
 
-inline void decode_stream(bytes stream, int pass, int back, const std::uint8_t* classes, int blocks, int rows,
-                          int* values, int stride) {
-  if (rows == 0 || blocks == 0) return require(stream.empty(), "a stream of nothing");
+inline void decode_code(bytes code, int pass, int back, const std::uint8_t* classes, int blocks, int rows, int* values,
+                        int stride) {
+  if (blocks == 0) return require(code.empty(), "a code of nothing");
   const int parts = (blocks + 7) / 8;
-  reader in(stream);
-  std::vector<std::uint32_t> sizes(std::size_t(parts), std::uint32_t(stream.size()));
+  reader in(code);
+  std::vector<std::uint32_t> sizes(std::size_t(parts), std::uint32_t(code.size()));
   for (std::uint32_t& n : sizes)
     if (parts > 1) n = in.get<std::uint32_t>();
   for (int part = 0; part < parts; ++part)
     decode_part(in.take(sizes[std::size_t(part)]), pass, back, classes + 256 * part, std::min(8, blocks - 8 * part),
                 rows, values + 256 * part, stride);
-  require(in.left() == 0, "parts do not fill the stream");
+  require(in.left() == 0, "parts do not fill the code");
 }
 
 // --- 6.2 rotary embedding
@@ -344,20 +368,15 @@ inline void rotate(double* head, const rope& r, int dim, double position) {
   }
 }
 
-// --- 6.3 bitpack: all codes, then x = code * step + zero
+// --- 6.3 packed codes, [row][32 * blocks]
 
-inline std::vector<double> unpack(bytes in, int width, int rows, int blocks) {
-  std::vector<double> out(std::size_t(rows * blocks * 32));
-  const int row_groups = (rows + 4095) / 4096;
+inline std::vector<int> unpack(bytes in, int width, int rows, int blocks) {
+  std::vector<int> out(std::size_t(rows * blocks * 32));
   reader r(in);
-  std::vector<double> step(std::size_t(row_groups * blocks * 32)), zero(step.size());
-  for (int g = 0; g < row_groups * blocks; ++g)
-    for (auto* list : {&step, &zero})
-      for (int i = 0; i < 32; ++i) (*list)[std::size_t(32 * g + i)] = half(r.get<std::uint16_t>());
   for (int first = 0; first < rows; first += 8)
     for (int b = 0; b < blocks; ++b) {
       const int m = std::min(8, rows - first);
-      int code[8][32] = {}, above = 0;
+      int above = 0;
       for (int part = 8; part; part /= 2) {
         if (!(width & part)) continue;
         const int per_plane = 8 / part;
@@ -365,15 +384,11 @@ inline std::vector<double> unpack(bytes in, int width, int rows, int blocks) {
           const bytes plane_bytes = r.take(32);
           for (int j = p * per_plane; j < std::min(m, (p + 1) * per_plane); ++j)
             for (int i = 0; i < 32; ++i)
-              code[j][i] |= (plane_bytes[std::size_t(i)] >> part * (j % per_plane) & ((1 << part) - 1)) << above;
+              out[std::size_t(((first + j) * blocks + b) * 32 + i)] |=
+                  (plane_bytes[std::size_t(i)] >> part * (j % per_plane) & ((1 << part) - 1)) << above;
         }
         above += part;
       }
-      for (int j = 0; j < m; ++j)
-        for (int i = 0; i < 32; ++i) {
-          const std::size_t s = std::size_t((first / 4096 * blocks + b) * 32 + i);
-          out[std::size_t(((first + j) * blocks + b) * 32 + i)] = double(float(code[j][i] * step[s] + zero[s]));
-        }
     }
   require(r.left() == 0, "bytes after the codes");
   return out;
@@ -487,7 +502,122 @@ inline std::vector<std::uint8_t> unsplit(bytes in, int type, int rows, int n) {
   return out;
 }
 
-// --- 3 frame, 4 tiles
+// --- 4 tiles
+
+struct envelope {
+  int first = 0, count = 0;
+  std::vector<int> exact;  // tokens
+  bytes exact_rows;
+  bytes section[8];
+};
+
+inline envelope open_tile(bytes tile, int pass, int tokens, std::size_t row_bytes) {
+  envelope e;
+  if (pass && tile.empty()) return e;
+  reader r(tile);
+  int exact = 0;
+  if (pass == 0) {
+    e.first = r.get<std::uint16_t>();
+    e.count = r.get<std::uint16_t>();
+    exact = r.get<std::uint16_t>();
+    require(r.get<std::uint16_t>() == 0, "reserved");
+    require(e.count >= 1 && e.first + e.count <= tokens && exact <= e.count, "tokens of a tile");
+  }
+  const int mask = r.get<std::uint8_t>();
+  for (int i = 0; i < 3; ++i) require(r.get<std::uint8_t>() == 0, "reserved");
+  std::uint32_t size[8] = {};
+  for (int i = 0; i < 8; ++i)
+    if (mask >> i & 1) require((size[i] = r.get<std::uint32_t>()) > 0, "an empty section");
+  for (int i = 0; i < exact; ++i) {
+    e.exact.push_back(r.get<std::uint16_t>());
+    require(e.exact[std::size_t(i)] < e.count && (i == 0 || e.exact[std::size_t(i)] > e.exact[std::size_t(i - 1)]),
+            "exact tokens");
+  }
+  e.exact_rows = r.take(row_bytes * std::size_t(exact));
+  for (int i = 0; i < 8; ++i) e.section[i] = r.take(size[i]);
+  r.only_padding(16);
+  return e;
+}
+inline constexpr int transform_section = 1, quantizer_section = 2, entropy_section = 3;
+
+// --- 5 the section of class_rans
+
+struct exception {
+  int row, coefficient, pass;
+  std::int32_t correction;
+};
+struct class_section {
+  std::uint32_t mask = 0;  // of blocks whose classes move
+  bytes nibbles, classes, code;
+};
+
+inline class_section open_classes(bytes section, int pass, int rows, int width, std::vector<exception>& corrections) {
+  class_section c;
+  if (section.empty()) return c;
+  reader r(section);
+  const int with = r.get<std::uint8_t>(), blocks = (width + 31) / 32;
+  require(with <= (pass ? 4 : 7) && !(pass && with & 3), "parts of a section");
+  if (with & 1) {
+    c.mask = r.get<std::uint32_t>();
+    require(c.mask && blocks <= 32 && (blocks == 32 || c.mask >> blocks == 0), "mask of deltas");
+    int set = 0;
+    for (int b = 0; b < 32; ++b) set += c.mask >> b & 1;
+    c.nibbles = r.take(std::size_t(16 * set));
+  }
+  if (with & 2) c.classes = r.take(std::size_t(width));
+  if (with & 4) {
+    const int n = r.get<std::uint16_t>();
+    require(n > 0, "no exceptions");
+    for (int i = 0; i < n; ++i) {
+      const int row = r.get<std::uint16_t>(), coefficient = r.get<std::uint16_t>();
+      corrections.push_back({row, coefficient, pass, r.get<std::int32_t>()});
+      require(row < rows && coefficient < width, "exception");
+    }
+  }
+  c.code = r.take(r.left());
+  return c;
+}
+
+// Coefficients of rows at a level, with what corrects them; P = passes of a complete tile.
+inline std::vector<double> decode_classes(const std::vector<envelope>& tile, int rows, int width, int P,
+                                          const std::uint8_t* known) {
+  const int blocks_all = (width + 31) / 32, stride = 32 * blocks_all, level = int(tile.size()) - 1;
+  std::vector<exception> corrections;
+  std::vector<class_section> pass;
+  for (int p = 0; p <= level; ++p)
+    pass.push_back(open_classes(tile[std::size_t(p)].section[entropy_section], p, rows, width, corrections));
+  const class_section& base = pass[0];
+  require(known || !base.classes.empty(), "classes are missing");
+  require(!base.mask || (known && base.classes.empty()), "deltas of nothing");
+  std::vector<std::uint8_t> classes(std::size_t(stride), 0);
+  if (!base.classes.empty())
+    std::copy(base.classes.begin(), base.classes.end(), classes.begin());
+  else
+    std::copy_n(known, width, classes.begin());
+  for (int block = 0, at = 0; block < 32; ++block) {
+    if (!(base.mask >> block & 1)) continue;
+    for (int i = 0; i < 32; ++i) {
+      int delta = base.nibbles[std::size_t(at + i / 2)] >> (i % 2 ? 4 : 0) & 15;
+      if (delta >= 8) delta -= 16;
+      std::uint8_t& c = classes[std::size_t(32 * block + i)];
+      if (c % 64) c = std::uint8_t(c / 64 * 64 + std::clamp(c % 64 + delta, 1, 63));
+    }
+    at += 16;
+  }
+  std::vector<int> values(std::size_t(rows * stride));
+  int blocks = 0;
+  for (int p = 0; p <= level; ++p) {
+    for (int i = 0; i < width; ++i)
+      if (!dead(at_pass(classes[std::size_t(i)], P - 1 - p))) blocks = std::max(blocks, i / 32 + 1);
+    decode_code(pass[std::size_t(p)].code, p, P - 1 - p, classes.data(), blocks, rows, values.data(), stride);
+  }
+  std::vector<double> c(values.begin(), values.end());
+  for (const exception& e : corrections)  // 5.4
+    c[std::size_t(e.row * stride + e.coefficient)] += e.correction * std::pow(3.0, level - e.pass);
+  return c;
+}
+
+// --- 3 frame, 6 values
 
 /// What a frame holds of a plane of a layer: [token][channel], as numbers and, for tokens kept as stored, as bytes.
 struct plane_values {
@@ -495,7 +625,6 @@ struct plane_values {
   std::vector<double> x;
   std::vector<std::uint8_t> stored;       // [token][channel] elements
   std::vector<std::uint8_t> held, exact;  // [token][channel]: there at all; bit for bit as stored
-  std::vector<int> coefficients;          // [token][coefficient] at the level, exceptions included
 };
 struct frame {
   std::int64_t position = 0;
@@ -504,12 +633,12 @@ struct frame {
 };
 
 inline frame decode(bytes file, const profile& p, int level, std::int64_t position = -1) {
-  require(file.size() >= 72, "truncated");
+  require(file.size() >= 88, "truncated");
   reader h(file);
   require(h.get<std::uint32_t>() == 0x46434c53, "magic");
-  require(h.get<std::uint8_t>() == 0 && h.get<std::uint8_t>() == 2, "version");
-  require(h.get<std::uint16_t>() == 72 &&
-              checksum(file.first(68), 0x46434c53) == reader(file.subspan(68)).get<std::uint32_t>(),
+  require(h.get<std::uint8_t>() == 0 && h.get<std::uint8_t>() == 3, "version");
+  require(h.get<std::uint16_t>() == 88 &&
+              checksum(file.first(84), 0x46434c53) == reader(file.subspan(84)).get<std::uint32_t>(),
           "header");
   const auto fingerprint = h.get<std::uint64_t>();
   frame out;
@@ -522,22 +651,36 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   require(h.get<std::uint16_t>() == 0, "reserved");
   out.passes = h.get<std::uint8_t>();
   const int present = h.get<std::uint8_t>();
-  const auto predictor = h.get<std::uint8_t>(), transform = h.get<std::uint8_t>(), quantizer = h.get<std::uint8_t>();
-  h.get<std::uint8_t>();
-  const auto entropy = h.get<std::uint8_t>();
-  require(predictor == 0 && transform <= 1 && quantizer == 1 && entropy >= 1 && entropy <= 4, "codec");
-  for (int i = 0; i < 7; ++i) require(h.get<std::uint8_t>() == 0, "reserved");
+  // 3.2
+  int id[6], parameter[6];
+  for (int i = 0; i < 6; ++i) {
+    const auto stage = h.get<std::uint32_t>();
+    id[i] = int(stage & 255), parameter[i] = int(stage >> 8);
+  }
+  const int method = id[0], transform = id[2], quantizer = id[3], entropy = id[5];
+  require(id[1] == 0 && parameter[1] == 0 && parameter[2] == 0 && parameter[5] == 0, "codec");
+  if (method == 0)
+    require(transform <= 1 && (quantizer == 1 ? parameter[3] <= 5 && entropy == 1 : quantizer == 2) &&
+                (entropy == 1 || entropy == 2),
+            "codec");
+  else
+    require(method == 1 && transform == 0 && quantizer == 0 && parameter[3] == 0 && (entropy == 3 || entropy == 4),
+            "codec");
+  require(h.get<std::uint32_t>() == 0, "reserved");
+  const bool profiled = method == 0 && (transform == 1 || entropy == 1);
+  const int P = method == 0 && quantizer == 1 ? p.passes : 1;  // passes of a complete tile
+  const int most = method == 0 && quantizer == 1 ? std::min(P, parameter[3] + 1) : 1;
   require(out.position >= 0 && out.position <= INT64_MAX - (1 << 20), "position");
   require(out.tokens >= 1 && out.tokens <= 1 << 20 && tile_tokens >= 1 && tile_tokens <= 4096, "tokens");
-  require(present >= 1 && present <= out.passes && out.passes <= (entropy == 1 ? p.passes : 1), "passes");
-  require((72 + index_size) % 16 == 0, "index size");
-  require(fingerprint == (entropy >= 3 ? 0 : p.fingerprint), "profile");
+  require(present >= 1 && present <= out.passes && out.passes <= most, "passes");
+  require((88 + index_size) % 16 == 0, "index size");
+  require(fingerprint == (profiled ? p.fingerprint : 0), "profile");
   require(layers == p.layers.size(), "layers");
   level = std::min(level, present - 1);
   if (position < 0) position = out.position;
 
-  require(file.size() - 72 >= index_size, "truncated");
-  const bytes index = file.subspan(72, index_size);
+  require(file.size() - 88 >= index_size, "truncated");
+  const bytes index = file.subspan(88, index_size);
   require(checksum(index, 0x46434c53) == index_checksum, "index");
   reader in(index);
   struct shape {
@@ -559,7 +702,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
       const shape& s = shapes[std::size_t(l)];
       const layer& known = p.layers[std::size_t(l)];
       require(s.heads == known.heads && s.dim[which] == known.dim[which], "shape");
-      require(entropy >= 3 || s.group_width[which] == p.planes[std::size_t(2 * l + which)].group_width, "groups");
+      require(!profiled || s.group_width[which] == p.planes[std::size_t(2 * l + which)].group_width, "groups");
       require(s.dim[which] ? s.group_width[which] && s.group_width[which] % s.dim[which] == 0 : !s.group_width[which],
               "groups");
       require(s.dim[which] ? s.type[which] <= 5 : s.type[which] == 0, "type");
@@ -573,7 +716,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   for (int l = 0; l < layers; ++l) tiles += std::size_t((groups(l, 0) + groups(l, 1)) * token_tiles);
   require(tiles > 0, "absent layers only");
   std::vector<bytes> tile;  // by ordinal, as far as they are present
-  std::size_t at = 72 + index_size;
+  std::size_t at = 88 + index_size;
   for (std::size_t i = 0; i < tiles * std::size_t(out.passes); ++i) {
     const auto size = in.get<std::uint32_t>(), sum = in.get<std::uint32_t>();
     require(size % 16 == 0, "tile size");
@@ -602,94 +745,24 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
       v.stored.resize(cells * element_size);
       v.held.resize(cells);
       v.exact.resize(cells);
-      v.coefficients.resize(cells);
       for (int t = 0; t < token_tiles; ++t)
         for (int g = 0; g < groups(l, which); ++g, ++ordinal) {
           if (tile[ordinal].empty()) continue;
           const int first_channel = g * s.group_width[which],
-                    w = std::min<int>(s.group_width[which], v.width - first_channel);
+                    w = std::min<int>(s.group_width[which], v.width - first_channel), blocks = (w + 31) / 32,
+                    stride = 32 * blocks;
           const std::size_t row_bytes = std::size_t(w) * element_size;
-          reader b(tile[ordinal]);
-          // 4.1
-          const int first = b.get<std::uint16_t>(), count = b.get<std::uint16_t>(), exact = b.get<std::uint16_t>();
-          const int exceptions = b.get<std::uint16_t>();
-          const auto stream_size = b.get<std::uint32_t>();
-          const int side = b.get<std::uint8_t>(), bits = b.get<std::uint8_t>();
-          require(b.get<std::uint16_t>() == 0, "reserved");
-          require(count >= 1 && first + count <= std::min(tile_tokens, out.tokens - t * tile_tokens),
-                  "tokens of a tile");
-          const bytes stream = b.take(stream_size);
-          const int rows = count - exact, blocks_all = (w + 31) / 32, stride = 32 * blocks_all;
-          // What each entropy model and profile allows.
-          const bool own = known.classes.empty();
-          require(rows >= 0 && side <= 7, "head");
-          require(entropy < 3 || (exact == 0 && exceptions == 0 && side == 0 && bits == 0),
-                  "lossless tiles have a stream only");
-          require(entropy != 1 || bits == 0, "bits");
-          require(entropy != 1 || !(side & 1) || !(own || side & 2), "deltas of nothing");
-          require(entropy != 1 || rows == 0 || !own || (side & 6) == 6, "classes and means are missing");
-          require(entropy != 2 || (exceptions == 0 && (rows ? bits >= 1 && bits <= 8 : bits == 0 && stream_size == 0)),
-                  "bits");
-          require(entropy != 2 || side == (rows && own && transform == 1 ? 6 : 0), "side");
-          std::vector<std::uint8_t> classes(std::size_t(stride), 0);
-          std::vector<double> mean(std::size_t(w), 0.0);
-          if (!known.classes.empty()) {
-            std::copy_n(known.classes.begin() + first_channel, w, classes.begin());
-            std::copy_n(known.mean.begin() + first_channel, w, mean.begin());
-          }
-          if (side & 1) {
-            const auto mask = b.get<std::uint32_t>();
-            require(mask != 0 && blocks_all <= 32 && (blocks_all == 32 || mask >> blocks_all == 0), "mask of deltas");
-            for (int block = 0; block < 32; ++block) {
-              if (!(mask >> block & 1)) continue;
-              const bytes nibbles = b.take(16);
-              for (int i = 0; i < 32; ++i) {
-                int delta = nibbles[std::size_t(i / 2)] >> (i % 2 ? 4 : 0) & 15;
-                if (delta >= 8) delta -= 16;
-                std::uint8_t& c = classes[std::size_t(32 * block + i)];
-                if (c % 64) c = std::uint8_t(c / 64 * 64 + std::clamp(c % 64 + delta, 1, 63));
-              }
-            }
-          }
-          double step = 1;
-          if (side & 2) {
-            step = double(b.get<float>());
-            require(std::isfinite(step) && step > 0, "step");
-            const bytes c = b.take(std::size_t(w));
-            std::copy(c.begin(), c.end(), classes.begin());
-          }
-          for (std::uint8_t c : classes) require(entropy == 1 || !(side & 2) || c == 0, "classes of packed codes");
-          if (side & 4)
-            for (double& m : mean) require(std::isfinite(m = half(b.get<std::uint16_t>())), "mean");
-          struct exception {
-            int row, coefficient, pass;
-            std::int32_t correction;
-          };
-          std::vector<exception> corrections;
-          const auto read_exceptions = [&](reader& from, int n, int pass) {
-            for (int i = 0; i < n; ++i) {
-              const int row = from.get<std::uint16_t>(), coefficient = from.get<std::uint16_t>();
-              corrections.push_back({row, coefficient, pass, from.get<std::int32_t>()});
-              require(row < rows && coefficient < w, "exception");
-            }
-          };
-          read_exceptions(b, exceptions, 0);
-          std::vector<int> exact_tokens;
-          for (int i = 0; i < exact; ++i) {
-            exact_tokens.push_back(b.get<std::uint16_t>());
-            require(exact_tokens.back() < count && (i == 0 || exact_tokens.back() > exact_tokens[std::size_t(i - 1)]),
-                    "exact tokens");
-          }
-          const bytes exact_rows = b.take(row_bytes * std::size_t(exact));
-          b.only_padding(16);
-
+          std::vector<envelope> e;
+          for (int pass = 0; pass <= level; ++pass)
+            e.push_back(open_tile(tile[ordinal + tiles * std::size_t(pass)], pass,
+                                  std::min(tile_tokens, out.tokens - t * tile_tokens), row_bytes));
+          const int first = t * tile_tokens + e[0].first;  // counted from the first one of the frame
           std::vector<int> row_token;
-          for (int i = 0; i < count; ++i)
-            if (std::find(exact_tokens.begin(), exact_tokens.end(), i) == exact_tokens.end()) row_token.push_back(i);
-          require(int(row_token.size()) == rows, "exact tokens");
+          for (int i = 0; i < e[0].count; ++i)
+            if (std::find(e[0].exact.begin(), e[0].exact.end(), i) == e[0].exact.end()) row_token.push_back(i);
+          const int rows = int(row_token.size());
           const auto cell = [&](int token, int channel) {
-            return std::size_t(t * tile_tokens + first + token) * std::size_t(v.width) +
-                   std::size_t(first_channel + channel);
+            return std::size_t(first + token) * std::size_t(v.width) + std::size_t(first_channel + channel);
           };
           const auto put_stored = [&](int token, const std::uint8_t* elements) {
             for (int i = 0; i < w; ++i) {
@@ -699,92 +772,106 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
               v.held[c] = v.exact[c] = 1;
             }
           };
+          const bool turns = transform == 1 && which == 0 && !p.ropes.empty();
+          const rope* turn = turns ? &p.ropes[std::size_t(p.layers[std::size_t(l)].rope)] : nullptr;
           const auto rotation = [&](double* x, double to) {
-            if (transform == 1 && which == 0 && !p.ropes.empty())
-              for (int head = 0; head < w / dim; ++head)
-                rotate(x + head * dim, p.ropes[std::size_t(p.layers[std::size_t(l)].rope)], dim, to);
+            for (int head = 0; turn && head < w / dim; ++head) rotate(x + head * dim, *turn, dim, to);
           };
-          for (int i = 0; i < exact; ++i) {
-            put_stored(exact_tokens[std::size_t(i)], exact_rows.data() + std::size_t(i) * row_bytes);
-            if (position == out.position || transform == 0 || which == 1 || p.ropes.empty()) continue;
+          for (int i = 0; i < int(e[0].exact.size()); ++i) {
+            const int token = e[0].exact[std::size_t(i)];
+            put_stored(token, e[0].exact_rows.data() + std::size_t(i) * row_bytes);
+            if (position == out.position || !turn) continue;
             std::vector<double> x(std::size_t(w), 0.0);
-            for (int c = 0; c < w; ++c) x[std::size_t(c)] = v.x[cell(exact_tokens[std::size_t(i)], c)];
-            const double gain = p.ropes[std::size_t(p.layers[std::size_t(l)].rope)].attention_factor;
+            for (int c = 0; c < w; ++c) x[std::size_t(c)] = v.x[cell(token, c)];
             rotation(x.data(), double(position - out.position));  // by the difference; the factor is in them already
             for (int c = 0; c < w; ++c) {
-              const rope& r = p.ropes[std::size_t(p.layers[std::size_t(l)].rope)];
-              const bool turned = r.pairing && c % dim < (r.rotary_dims ? r.rotary_dims : dim);
-              v.x[cell(exact_tokens[std::size_t(i)], c)] = turned ? x[std::size_t(c)] / gain : x[std::size_t(c)];
-              v.exact[cell(exact_tokens[std::size_t(i)], c)] = 0;
+              const bool turned = turn->pairing && c % dim < (turn->rotary_dims ? turn->rotary_dims : dim);
+              v.x[cell(token, c)] = turned ? x[std::size_t(c)] / turn->attention_factor : x[std::size_t(c)];
+              v.exact[cell(token, c)] = 0;
             }
           }
-          if (rows == 0 && entropy != 1) continue;
-          if (entropy >= 3) {
-            const auto elements =
-                entropy == 3 ? unsplit(stream, type, rows, w) : std::vector<std::uint8_t>(stream.begin(), stream.end());
+          const bytes entropy_bytes = e[0].section[entropy_section];
+          if (method == 1) {
+            if (rows == 0) continue;
+            const auto elements = entropy == 3 ? unsplit(entropy_bytes, type, rows, w)
+                                               : std::vector<std::uint8_t>(entropy_bytes.begin(), entropy_bytes.end());
             require(elements.size() == row_bytes * std::size_t(rows), "elements");
             for (int i = 0; i < rows; ++i) put_stored(row_token[std::size_t(i)], &elements[std::size_t(i) * row_bytes]);
             continue;
           }
-          std::vector<double> c(std::size_t(rows * stride));
-          double s6 = known.scale * step;
-          if (entropy == 2) {
-            c = unpack(stream, bits, rows, blocks_all);
-            if (transform == 1)
-              for (double& x : c) x = std::clamp(std::nearbyint(x), -32767.0, 32767.0);
-          } else {
-            std::vector<int> values(c.size());
-            int blocks = 0;
-            const auto live = [&](int back) {
-              for (int i = 0; i < w; ++i)
-                if (!dead(at_pass(classes[std::size_t(i)], back))) blocks = std::max(blocks, i / 32 + 1);
-            };
-            for (int pass = 0; pass <= level; ++pass) {
-              live(p.passes - 1 - pass);
-              bytes coded = stream;
-              if (pass) {  // 4.2
-                const bytes refinement = tile[ordinal + tiles * std::size_t(pass)];
-                coded = {};
-                if (!refinement.empty()) {
-                  reader q(refinement);
-                  const auto n = q.get<std::uint32_t>();
-                  const int listed = q.get<std::uint16_t>();
-                  require(q.get<std::uint16_t>() == 0, "reserved");
-                  coded = q.take(n);
-                  read_exceptions(q, listed, pass);
-                  q.only_padding(16);
-                }
-              }
-              decode_stream(coded, pass, p.passes - 1 - pass, classes.data(), blocks, rows, values.data(), stride);
+
+          // 6.1 the section of the quantiser
+          double step = 1;
+          bool own_step = false;
+          int bits = 0, run = 0, run_groups = 0;
+          bool along_channels = false;
+          std::vector<double> steps, zeros;
+          reader q(e[0].section[quantizer_section]);
+          if (quantizer == 1 && q.left() > 0) {
+            own_step = true;
+            step = double(q.get<float>());
+            require(std::isfinite(step) && step > 0, "step");
+          } else if (quantizer == 2 && rows > 0) {
+            bits = q.get<std::uint8_t>();
+            require(bits >= 1 && bits <= 8, "bits");
+            along_channels = parameter[3] >> which & 1;
+            run = parameter[3] >> (which ? 13 : 2) & 2047;
+            if (run == 0) run = along_channels ? dim : 4096;
+            run_groups = along_channels ? rows * ((w + run - 1) / run) : (rows + run - 1) / run * w;
+            for (int i = 0; i < run_groups; ++i) {
+              steps.push_back(half(q.get<std::uint16_t>()));
+              zeros.push_back(half(q.get<std::uint16_t>()));
             }
-            std::copy(values.begin(), values.end(), c.begin());
-            for (const exception& e : corrections)  // 5.4
-              c[std::size_t(e.row * stride + e.coefficient)] += e.correction * std::pow(3.0, level - e.pass);
-            s6 *= std::pow(3.0, p.passes - 1 - level);
           }
-          // 6.1
+          require(q.left() == 0, "bytes after the quantiser's");
+          // and that of the transform
+          const bool described = transform == 1 && !known.mean.empty();
+          std::vector<double> mean(std::size_t(w), 0.0);
+          reader m(e[0].section[transform_section]);
+          if (described)
+            std::copy_n(known.mean.begin() + first_channel, w, mean.begin());
+          else if (transform == 1 && rows > 0)
+            for (double& x : mean) require(std::isfinite(x = half(m.get<std::uint16_t>())), "mean");
+          require(m.left() == 0, "bytes after the transform's");
+          if (rows == 0) {
+            for (const envelope& pass : e) require(pass.section[entropy_section].empty(), "rows of nothing");
+            continue;
+          }
+          // 5, 6.3
+          std::vector<double> c;
+          if (entropy == 1) {
+            const bool known_classes = described && quantizer == 1 && !own_step;
+            c = decode_classes(e, rows, w, P, known_classes ? known.classes.data() + first_channel : nullptr);
+          } else {
+            const std::vector<int> codes = unpack(entropy_bytes, bits, rows, blocks);
+            c.assign(codes.begin(), codes.end());
+          }
           const double* matrix = nullptr;
-          if (!known.matrix.empty())
+          if (transform == 1 && !known.matrix.empty())
             matrix =
                 known.matrix.data() + std::size_t(g) * std::size_t(known.group_width) * std::size_t(known.group_width);
+          double scale = transform == 1 ? known.scale : 1;
+          if (quantizer == 1) scale *= step * std::pow(3.0, P - 1 - level);
+          for (int i = 0; quantizer == 2 && i < rows; ++i)
+            for (int k = 0; k < w; ++k) {
+              const int group = along_channels ? i * ((w + run - 1) / run) + k / run : i / run * w + k;
+              double& x = c[std::size_t(i * stride + k)];
+              x = double(float(x * steps[std::size_t(group)] + zeros[std::size_t(group)]));
+              if (matrix) x = std::isnan(x) ? -32767.0 : std::clamp(std::nearbyint(x), -32767.0, 32767.0);
+            }
           for (int i = 0; i < rows; ++i) {
             std::vector<double> x(std::size_t(w), 0.0);
             for (int channel = 0; channel < w; ++channel) {
-              if (transform == 0) {
-                x[std::size_t(channel)] = c[std::size_t(i * stride + channel)];
-              } else {
-                double sum = 0;
-                if (!matrix) sum = c[std::size_t(i * stride + channel)];
-                for (int k = 0; matrix && k < w; ++k) sum += c[std::size_t(i * stride + k)] * matrix[k * w + channel];
-                x[std::size_t(channel)] = s6 * sum + mean[std::size_t(channel)];
-              }
+              double sum = 0;
+              if (!matrix) sum = c[std::size_t(i * stride + channel)];
+              for (int k = 0; matrix && k < w; ++k) sum += c[std::size_t(i * stride + k)] * matrix[k * w + channel];
+              x[std::size_t(channel)] = scale * sum + mean[std::size_t(channel)];
             }
             const int token = row_token[std::size_t(i)];
-            rotation(x.data(), double(position + t * tile_tokens + first + token));
+            rotation(x.data(), double(position + first + token));
             for (int channel = 0; channel < w; ++channel) {
               v.x[cell(token, channel)] = x[std::size_t(channel)];
               v.held[cell(token, channel)] = 1;
-              if (transform == 1) v.coefficients[cell(token, channel)] = int(c[std::size_t(i * stride + channel)]);
             }
           }
         }

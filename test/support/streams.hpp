@@ -62,7 +62,7 @@ struct fresh_request {
         std::int8_t(level);
   }
   std::vector<stream::chunk_progress> chunks;
-  stream::progress now;
+  stream::request_progress now;
 };
 
 }  // namespace sluice::test

@@ -106,6 +106,38 @@ TEST_CASE("capture: levels of a real cache, calibrated and not") {
   }
 }
 
+TEST_CASE("capture: levels of a real cache as it stands, keys under their rotation") {
+  using as_it_stands = codec::standard::with_transform<identity_transform>;
+  const capture c;
+  for (const profile& p : {profile::uncalibrated(c.shape), calibrated().value_or(profile::uncalibrated(c.shape))}) {
+    CAPTURE(p.calibrated());
+    auto frame = caches::encode<as_it_stands>(p, c.view);
+    REQUIRE(!frame.empty());
+    frame_index index;
+    REQUIRE(index.parse(frame) == status::ok);
+    CHECK(index.header().codec == as_it_stands::id);
+    const double most_error[] = {0.75, 0.3, 0.1, 0.035}, most_bits[] = {0.9, 2.3, 3.8, 5.5};
+    for (int level = 3; level >= 0; --level) {
+      CAPTURE(level);
+      caches::cache pages = caches::make_cache(c.shape, c.view.tokens, dtype::f16, engine::vllm_nhd);
+      CHECK(caches::decode<as_it_stands>(p, frame, pages.view(), {.level = level}).worst == status::ok);
+      const double error = caches::relative_error(c.view, pages.view()),
+                   bits = double(index.size_at(level)) * 16 / double(c.raw_bytes());
+      std::printf("as it stands, level %d: %.3f bits a value, relative error %.4f\n", level, bits, error);
+      CHECK(error < most_error[level]);
+      CHECK(bits < most_bits[level]);
+      CHECK(caches::elements(c.view.slice(0, p.sinks)) == caches::elements(pages.view().slice(0, p.sinks)));
+      frame.resize(*truncate(frame, level));
+      caches::cache same = caches::make_cache(c.shape, c.view.tokens, dtype::f16, engine::vllm_nhd);
+      CHECK(caches::decode<as_it_stands>(p, frame, same.view()).worst == status::ok);
+      CHECK(pages.bytes() == same.bytes());
+    }
+    caches::cache moved = caches::make_cache(c.shape, c.view.tokens, dtype::f16, engine::dense, 500);
+    CHECK(caches::decode<as_it_stands>(p, frame, moved.view(), {.position = 500}).worst == status::wrong_positions);
+    CHECK(caches::decode(p, frame, moved.view(), {.position = 500}).worst == status::wrong_codec);
+  }
+}
+
 TEST_CASE("capture: chunks of a sequence decode alone and anywhere") {
   const capture c;
   std::optional<profile> p = calibrated();

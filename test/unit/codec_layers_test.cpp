@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -383,6 +384,51 @@ TEST_CASE("layers: tokens inside of a window that no frame holds are missing") {
   CHECK(caches::decode(s.p, s.frames[1], part, {.sequence_end = 599}).worst == status::absent);  // 472 would be needed
   CHECK(caches::decode(s.p, s.frames[1], part, {.sequence_end = INT64_MAX}).worst == status::ok);
   CHECK(caches::decode(s.p, s.frames[1], part, {.sequence_end = 0}).worst == status::absent);
+}
+
+TEST_CASE("layers: a frame of several token tiles holds what frames of each hold") {
+  for (const std::int64_t start : {0, 100000}) {
+    CAPTURE(start);
+    // Without rotary embeddings: angles are added up from a frame's first token, in single precision.
+    const model_shape shape{{{2, 32, 32, 0, 0}, {2, 32, 32, 0, 128}, {2, 32, 32, 0, 0}},
+                            {rope{.pairing = rope_pairing::none}}};
+    std::vector<layer_kind> kinds(3, {dtype::f16, dtype::bf16, start, 600});
+    kinds[1] = {dtype::f16, dtype::bf16, start + 473, 127};
+    const mixed_cache source(shape, kinds);
+    fill(source, shape, 21);
+    const profile tuned = caches::make_profile(shape, source.views()), plain = profile::uncalibrated(shape);
+    const auto check = [&]<class Codec>(const profile& p) {
+      using by64 = typename Codec::template with_grouping<tile_tokens<64>>;
+      const bytes whole = caches::encode<by64>(p, source.views());
+      frame_index all, one;
+      REQUIRE(all.parse(whole) == status::ok);
+      REQUIRE(all.token_tiles() == 10);
+      std::size_t shared = 0, wrong = 0;
+      for (int tile = 0; tile < 10; ++tile) {
+        const bytes part =
+            caches::encode<by64>(p, source.between(start + 64 * tile, std::min(start + 64 * (tile + 1), start + 600)));
+        REQUIRE(one.parse(part) == status::ok);
+        REQUIRE(one.token_tiles() == 1);
+        for (int pass = 0; pass < all.header().passes; ++pass)
+          for (int layer = 0; layer < 3; ++layer)
+            for (plane which : caches::planes)
+              for (int g = 0; g < all.shape_of(layer).groups(int(which)); ++g) {
+                const byte_range a = all.range(all.ordinal(pass, {layer, which, tile, g})),
+                                 b = one.range(one.ordinal(pass, {layer, which, 0, g}));
+                shared += std::size_t(a.size());
+                wrong +=
+                    a.size() != b.size() || std::memcmp(&whole[a.begin], &part[b.begin], std::size_t(a.size())) != 0;
+              }
+      }
+      CHECK(wrong == 0);
+      CHECK(shared == whole.size() - all.payload_offset());
+    };
+    check.operator()<codec::standard>(tuned);
+    check.operator()<codec::standard>(plain);
+    check.operator()<codec::standard::with_transform<identity_transform>>(plain);
+    check.operator()<codec::fixed<4>>(tuned);
+    check.operator()<codec::exact>(plain);
+  }
 }
 
 TEST_CASE("layers: windows do not excuse damage") {

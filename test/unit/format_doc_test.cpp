@@ -4,6 +4,8 @@
 #include <sluice/sluice.hpp>
 
 #include <cmath>
+#include <cstddef>
+#include <cstdio>
 #include <fstream>
 #include <iterator>
 #include <sstream>
@@ -46,32 +48,68 @@ std::size_t offset_in(const std::string& section, const char* name) {
 
 }  // namespace
 
-TEST_CASE("FORMAT.md: the worked example decodes to the values it names") {
+namespace {
+
+// The model and the cache of the worked example.
+struct example {
+  sluice::model_shape shape{{{1, 2, 0, 0, 0}}, {sluice::rope{.pairing = sluice::rope_pairing::none}}};
+  sluice::profile profile = sluice::profile::uncalibrated(shape, 1, 0);
+  std::vector<sluice::f16> k = std::vector<sluice::f16>(64);
+  sluice::kv_view view;
+
+  example() {
+    for (int t = 0; t < 32; ++t) {
+      k[std::size_t(2 * t)] = sluice::from_float<sluice::f16>(3.75f + float(7 * t % 11 - 5) * 0.75f);
+      k[std::size_t(2 * t + 1)] = sluice::from_float<sluice::f16>((float(5 * t % 8) - 3.5f) * 0.5f);
+    }
+    view.k = {.base = reinterpret_cast<std::byte*>(k.data()),
+              .token_stride = 4,
+              .head_stride = 4,
+              .element_stride = 2,
+              .type = sluice::dtype::f16,
+              .head_dim = 2};
+    view.num_layers = view.num_kv_heads = 1;
+    view.capacity = view.tokens = 32;
+    view.position = 100;
+  }
+  example(const example&) = delete;
+
+  std::vector<std::byte> frame() {
+    sluice::encoder<> encoder(profile);
+    std::vector<std::byte> out(encoder.max_size(view));
+    const auto size = encoder.encode(view, out);
+    REQUIRE(size);
+    out.resize(*size);
+    return out;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("FORMAT.md: the worked example is what an encoder makes, and decodes to the values it names") {
   const std::string text = document();
   std::vector<std::byte> frame;
   auto hex = fenced(text, "hex");
   for (std::string byte; hex >> byte;) frame.push_back(std::byte(std::stoi(byte, nullptr, 16)));
-  REQUIRE(frame.size() == 208);
-
-  const sluice::model_shape shape{{{1, 2, 0, 0, 0}}, {sluice::rope{.pairing = sluice::rope_pairing::none}}};
-  const sluice::profile profile = sluice::profile::uncalibrated(shape, 1, 0);
-  std::vector<sluice::f16> k(64);
-  sluice::kv_view view;
-  view.k = {.base = reinterpret_cast<std::byte*>(k.data()),
-            .token_stride = 4,
-            .head_stride = 4,
-            .element_stride = 2,
-            .type = sluice::dtype::f16,
-            .head_dim = 2};
-  view.num_layers = view.num_kv_heads = 1;
-  view.capacity = view.tokens = 32;
-  view.position = 100;
-  sluice::decoder<> decoder(profile);
-  REQUIRE(decoder.decode(frame, view).worst == sluice::status::ok);
+  example e;
+  CHECK(frame == e.frame());
+  sluice::decoder<> decoder(e.profile);
+  REQUIRE(decoder.decode(frame, e.view).worst == sluice::status::ok);
   auto values = fenced(text, "values");
   std::size_t i = 0;
-  for (float x; values >> x; ++i) CHECK(std::fabs(sluice::to_float(k[i]) - x) < 2e-3f);
+  for (float x; values >> x; ++i) CHECK(std::fabs(sluice::to_float(e.k[i]) - x) < 2e-3f);
   CHECK(i == 8);
+}
+
+// Prints the example for a new version of the format or of the profile.
+TEST_CASE("FORMAT.md: print the worked example" * doctest::skip()) {
+  example e;
+  const auto frame = e.frame();
+  for (std::size_t i = 0; i < frame.size(); ++i)
+    std::printf("%s%02x%s", i % 16 ? " " : "    ", unsigned(frame[i]), i % 16 == 15 ? "\n" : "");
+  REQUIRE(sluice::decoder<>(e.profile).decode(frame, e.view).worst == sluice::status::ok);
+  for (std::size_t i = 0; i < 8; ++i) std::printf("%g ", double(sluice::to_float(e.k[i])));
+  std::printf("\n");
 }
 
 TEST_CASE("FORMAT.md: the header's table is the struct") {

@@ -24,11 +24,15 @@ struct host_coder {
   const char* name() const { return to_string(on); }
   template <alphabet A>
   void decode(std::span<decode_job> jobs) const {
-    decode_codes<A>(jobs, on);
+    A == alphabet::values   ? decode_base(jobs, on)
+    : A == alphabet::digits ? decode_ternary(jobs, on)
+                            : decode_symbols(jobs, on);
   }
   template <alphabet A>
   void encode(std::span<encode_job> jobs) const {
-    encode_codes<A>(jobs, on);
+    A == alphabet::values   ? encode_base(jobs, on)
+    : A == alphabet::digits ? encode_ternary(jobs, on)
+                            : encode_symbols(jobs, on);
   }
 };
 

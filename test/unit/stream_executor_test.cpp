@@ -20,7 +20,7 @@ report run(Policy policy, Source& source, context::engine& engine, double deadli
   link_history link;
   const planner<Policy> plan(engine.cost, policy);
   executor<Policy, Source> e(plan, source, context::sample().names, link, deadline, options);
-  return threads ? execute_threaded(e, engine) : execute(e, engine);
+  return threads ? run_threaded(e, engine) : run(e, engine);
 }
 
 memory_source stored() {
@@ -130,6 +130,20 @@ TEST_CASE("objects that are gone are computed") {
   CHECK(context::names(r, status::not_found, 7));
 }
 
+TEST_CASE("an exact copy that was never stored is not asked for") {
+  memory_source source = stored();
+  std::vector<chunk_cost> chunks = context::sample().chunks;
+  for (std::size_t c : {1u, 5u}) chunks[c].bytes.back() = bytes_of_no_copy;
+  const cost_model cost =
+      cost_model::make(chunks, {.recompute_seconds_per_token = 1e-4}, context::sample().model.passes).value();
+  context::engine engine(cost);
+  const report r = run(policy::always_raw{}, source, engine, 1);
+  engine.check(r);
+  for (int c = 0; c < 8; ++c) CHECK(r.chunks[std::size_t(c)].computed == (c == 1 || c == 5));
+  CHECK(r.faults.size() == 2);
+  CHECK(context::names(r, status::not_found, 5));
+}
+
 TEST_CASE("an empty store costs the computing and nothing else") {
   memory_source source;
   const cost_model cost = context::sample().cost(1e-4);
@@ -191,7 +205,7 @@ TEST_CASE("an engine that fails ends the request with its reason") {
   link_history link;
   const planner<policy::always_recompute> plan(cost);
   executor<policy::always_recompute, memory_source> e(plan, source, context::sample().names, link, 1.0);
-  const report& r = execute(e, engine);
+  const report& r = run(e, engine);
   CHECK(r.outcome == status::cuda_error);
   CHECK(r.faults.size() == 1);
   CHECK(r.chunks[1].computed);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sluice/stream/study/placement.hpp>
+#include <sluice/stream/study/placement_policies.hpp>
 
 #include <doctest/doctest.h>
 
@@ -25,7 +25,7 @@ placement_outcome get(placement<Policy>& p, std::int64_t id, double now, const p
 }  // namespace
 
 TEST_CASE("lru: the least recently used moves down a tier, and from the last away") {
-  placement<placement_policy::lru> p({{200, 1000, 0.001}, {100, 100, 0.01}});
+  placement<placement_policies::lru> p({{200, 1000, 0.001}, {100, 100, 0.01}});
   CHECK_FALSE(get(p, 1, 0, item(2)).hit);
   CHECK_FALSE(get(p, 2, 1).hit);
   CHECK(get(p, 1, 2).tier == 0);
@@ -42,7 +42,7 @@ TEST_CASE("lru: the least recently used moves down a tier, and from the last awa
 }
 
 TEST_CASE("pensieve: the front of an old context goes first, for it is cheap to compute") {
-  placement<placement_policy::pensieve> p({{450, 1000, 0}});
+  placement<placement_policies::pensieve> p({{450, 1000, 0}});
   // A context of three chunks, dearer with position, then another context.
   for (int i = 0; i < 3; ++i) get(p, i, 0, item(0.5 + 0.1 * i, i));
   get(p, 10, 10, item(0.5, 0));
@@ -58,7 +58,7 @@ TEST_CASE("adaptcache: the least utility per byte is lost") {
   placement_options o;
   o.alpha_seconds_per_nat = 10;
   // Leaving a tier for good loses 1 - 0.1 s for 100 bytes; a level down loses 10 * 0.01 = 0.1 s and gains 0.06 s of delay.
-  placement<placement_policy::adaptcache> p({{150, 1000, 0}}, o);
+  placement<placement_policies::adaptcache> p({{150, 1000, 0}}, o);
   get(p, 1, 0);
   get(p, 2, 0);
   CHECK(p.totals().truncated == 1);
@@ -77,7 +77,7 @@ TEST_CASE("adaptcache: the least utility per byte is lost") {
 }
 
 TEST_CASE("truncating: levels go in place, without decoding") {
-  placement<placement_policy::truncating> p({{150, 1000, 0}});
+  placement<placement_policies::truncating> p({{150, 1000, 0}});
   get(p, 1, 0);
   get(p, 2, 0);
   CHECK(p.totals().truncated == 1);
@@ -86,7 +86,7 @@ TEST_CASE("truncating: levels go in place, without decoding") {
   // Where quality is dear, the passes that are cut off move down, and a request reads what is worth its delay.
   placement_options dear;
   dear.alpha_seconds_per_nat = 100;
-  placement<placement_policy::truncating> two({{150, 1000, 0}, {1000, 200, 0}}, dear);
+  placement<placement_policies::truncating> two({{150, 1000, 0}, {1000, 200, 0}}, dear);
   get(two, 1, 0);
   get(two, 2, 0);
   CHECK(two.totals().truncated == 0);
@@ -101,15 +101,62 @@ TEST_CASE("truncating: levels go in place, without decoding") {
 TEST_CASE("evicpress: everything is placed anew now and then, the most useful on the fastest tier") {
   placement_options o;
   o.reoptimise_every = 10;
-  placement<placement_policy::evicpress> p({{100, 1000, 0}, {1000, 100, 0}}, o);
+  placement<placement_policies::evicpress> p({{100, 1000, 0}, {1000, 100, 0}}, o);
   get(p, 1, 0, item(5));
   for (int i = 2; i < 10; ++i) get(p, i, 0.1 * i, item(0.01));
   get(p, 1, 1, item(5));  // the tenth
   CHECK(get(p, 1, 2, item(5)).tier == 0);
 }
 
-TEST_CASE("placement keeps its books and its bounds, whatever is asked") {
-  for_each_placement_policy([]<class Policy>() {
+namespace {
+
+// Policies from outside: the largest chunk leaves first, and leaves for good ...
+struct largest_first {
+  static constexpr const char* name = "largest_first";
+  static constexpr bool in_place = false;
+  placement_move move(const kept_chunk& c, int tier, const storage_state& s) const {
+    const auto [first, end] = s.passes_on(c, tier);
+    return s.priced(c, {first, end, -1, false, 0});
+  }
+  double worth(const kept_chunk& c, const placement_move&, const storage_state&) const {
+    return -double(c.item.bytes.back());
+  }
+};
+// ... and one whose moves make no sense.
+struct confused {
+  static constexpr const char* name = "confused";
+  static constexpr bool in_place = true;
+  placement_move move(const kept_chunk& c, int tier, const storage_state&) const {
+    const placement_move moves[] = {{-1, 1, 0}, {0, 0, 1}, {0, 99, 1}, {0, 1, tier}, {0, 1, 7}, {1, 1, -1}, {0, 1, 1}};
+    return moves[c.item.bytes.back() % 7];
+  }
+  double worth(const kept_chunk& c, const placement_move& m, const storage_state&) const {
+    return double(c.item.bytes.back() * 7 % 13) - m.lost_per_byte;
+  }
+};
+static_assert(placement_policy<largest_first> && placement_policy<confused> && !placement_policy<storage_tier>);
+
+}  // namespace
+
+TEST_CASE("a placement policy from outside decides") {
+  placement<largest_first> p({{200, 1000, 0}, {1000, 100, 0}});
+  get(p, 1, 0, {{120}, {0}, 1, 0});
+  get(p, 2, 1, {{60}, {0}, 1, 0});
+  get(p, 3, 2, {{50}, {0}, 1, 0});  // 230 bytes: the largest goes, although the next tier has room
+  CHECK(p.used_bytes(0) == 110);
+  CHECK(p.used_bytes(1) == 0);
+  CHECK(p.totals().dropped == 1);
+  CHECK_FALSE(get(p, 1, 3, {{120}, {0}, 1, 0}).hit);
+  placement<placement_policies::lru> q({{200, 1000, 0}, {1000, 100, 0}});
+  get(q, 1, 0, {{60}, {0}, 1, 0});
+  get(q, 2, 1, {{120}, {0}, 1, 0});
+  get(q, 3, 2, {{50}, {0}, 1, 0});
+  CHECK(q.used_bytes(0) == 170);  // lru: the oldest, to the next tier
+  CHECK(q.used_bytes(1) == 60);
+}
+
+TEST_CASE("placement keeps its books and its bounds, whatever is asked and whatever a policy says") {
+  const auto hold = []<class Policy>() {
     for (unsigned seed = 0; seed < 30; ++seed) {
       CAPTURE(std::string(Policy::name));
       CAPTURE(seed);
@@ -152,12 +199,15 @@ TEST_CASE("placement keeps its books and its bounds, whatever is asked") {
       CHECK(p.totals().hits <= 1000);
       CHECK(std::isfinite(p.totals().price));
     }
-  });
-  placement<placement_policy::lru> p({{100, 1, 0}});
+  };
+  placement_policies::for_each(hold);
+  hold.operator()<largest_first>();
+  hold.operator()<confused>();
+  placement<placement_policies::lru> p({{100, 1, 0}});
   CHECK(p.access(1, {}, 0).status() == status::invalid_argument);
   CHECK(p.access(1, {{2, 1}, {0, 0}, 1, 0}, 0).status() == status::invalid_argument);
   CHECK(p.access(1, {{1}, {0, 0}, 1, 0}, 0).status() == status::invalid_argument);
   CHECK(p.access(1, {{1}, {-1}, 1, 0}, 0).status() == status::invalid_argument);
   CHECK(p.access(1, {{1}, {0}, std::nan(""), 0}, 0).status() == status::invalid_argument);
-  CHECK(placement<placement_policy::lru>({}).access(1, item(), 0).status() == status::invalid_argument);
+  CHECK(placement<placement_policies::lru>({}).access(1, item(), 0).status() == status::invalid_argument);
 }

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Each policy on examples worked by hand from the description in its paper; what all policies must do.
-#include <sluice/stream/study/plan_text.hpp>
 #include <sluice/stream/plan/policy/bola.hpp>
 #include <sluice/stream/plan/policy/cachegen.hpp>
 #include <sluice/stream/plan/policy/cachegen_released.hpp>
 #include <sluice/stream/plan/policy/cake.hpp>
 #include <sluice/stream/plan/policy/control.hpp>
 #include <sluice/stream/plan/policy/kvserve.hpp>
-#include <sluice/stream/study/oracle.hpp>
 #include <sluice/stream/plan/policy/progressive.hpp>
 #include <sluice/stream/plan/policy/progressive_cake.hpp>
-#include <sluice/stream/study/replay.hpp>
 #include <sluice/stream/plan/policy/robust_mpc.hpp>
+#include <sluice/stream/study/oracle.hpp>
+#include <sluice/stream/study/plan_text.hpp>
+#include <sluice/stream/study/replay.hpp>
 
 #include <doctest/doctest.h>
 
@@ -119,7 +119,7 @@ TEST_CASE("cake: the engine from the front, the link from the back, until they m
   const cost_model m = equal_chunks(4, 512, ladder, losses, engine(1.0 / 512));
   fresh_request r(m);
   CHECK(p.link(m, {}, r.now) == fetch(m, 3, 3));
-  CHECK(p.compute(m, {}, r.now) == compute(m, 0));
+  CHECK(p.compute(m, {}, r.now) == recompute(m, 0));
   r[0].computed = true;
   r.fetched(3, 3);
   r.now.computing = 1;
@@ -127,7 +127,7 @@ TEST_CASE("cake: the engine from the front, the link from the back, until they m
   r[2].requested = 3;  // on its way; the engine has come to it and does not wait
   r[1].computed = true;
   r.now.computing = -1;
-  CHECK(p.compute(m, {}, r.now) == compute(m, 2));
+  CHECK(p.compute(m, {}, r.now) == recompute(m, 2));
   r[2].arrived = 3;  // it has been loaded: stop
   CHECK_FALSE(p.compute(m, {}, r.now));
   CHECK_FALSE(p.link(m, {}, r.now));
@@ -276,7 +276,7 @@ TEST_CASE("progressive_cake: what the engine will have by the deadline is fetche
     CHECK(p.link(m, h, r.now) == fetch(m, c, 0));
     r.fetched(c, 0);
   }
-  CHECK(p.compute(m, h, r.now) == compute(m, 0));
+  CHECK(p.compute(m, h, r.now) == recompute(m, 0));
   r.now.computing = 0;
   r.now.compute_free_seconds = 0.4;
   r.now.now_seconds = 0.3;
@@ -307,7 +307,7 @@ TEST_CASE("progressive_cake: what the engine will have by the deadline is fetche
   full.fetched(1, 0);
   full.fetched(2, 0);
   full.fetched(3, 2);
-  CHECK(p.compute(m, h, full.now) == compute(m, 1));
+  CHECK(p.compute(m, h, full.now) == recompute(m, 1));
   full.now.now_seconds = 0.7;
   CHECK_FALSE(p.compute(m, h, full.now));
   // A decoder slower than the raw copy's transfer: raw.
@@ -327,7 +327,7 @@ TEST_CASE("what only computing can bring is computed, whatever the policy") {
     const planner<decltype(p)> plan(m, p);
     for (int c : {0, 2}) r.fetched(c, m.exact_level());
     const decision d = plan.next(seen(1000), r.now);
-    CHECK(d.compute == compute(m, 1));
+    CHECK(d.compute == recompute(m, 1));
     CHECK_FALSE(d.link);
     r[1].computed = true;
     CHECK(plan.next(seen(1000), r.now).finished);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every operation of the 32-lane machines against one lane's arithmetic.
+#include <sluice/codec/rans/tables.hpp>
 #include <sluice/warp/host.hpp>
 
 #define SLUICE_BODY <support/warp_steps.inl>

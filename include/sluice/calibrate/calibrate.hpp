@@ -3,7 +3,10 @@
 
 #include <sluice/codec/entropy/class_rans/class_choice.hpp>
 #include <sluice/codec/entropy/class_rans/classes.hpp>
-#include <sluice/codec/transform/dense.hpp>
+#include <sluice/codec/quantize/ternary.hpp>
+#include <sluice/codec/transform/product.hpp>
+#include <sluice/tensor/rotate.hpp>
+#include <sluice/tensor/rows.hpp>
 #include <sluice/calibrate/plane.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/status.hpp>

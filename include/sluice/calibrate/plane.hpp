@@ -3,7 +3,7 @@
 
 #include <sluice/codec/entropy/class_rans/class_choice.hpp>
 #include <sluice/codec/entropy/class_rans/classes.hpp>
-#include <sluice/codec/transform/invert_basis.hpp>
+#include <sluice/codec/transform/inverse_bases.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/tensor/half.hpp>
 #include <sluice/tensor/rope.hpp>

@@ -14,16 +14,91 @@
 #include <type_traits>
 #include <vector>
 
+namespace sluice::detail {
+
+// One sentence for each part that a policy lacks; the compiler names the policy beside it. Bases of basic_codec, so that
+// they speak before anything else does.
+template <class P>
+struct grouping_checks {
+  static_assert(grouping_policy<P>, "sluice::basic_codec: this grouping policy lacks tokens or heads_per_basis");
+};
+template <class P>
+struct predictor_checks {
+  static_assert(has_id<P>, "sluice::basic_codec: this predictor policy lacks a stage_id `id`");
+  static_assert(has_span<P>, "sluice::basic_codec: this predictor policy lacks `span` or `predicts`");
+  static_assert(can_predict<P>,
+                "sluice::basic_codec: this predictor policy lacks a constructor from a profile or "
+                "bool predict(place, range, rows, side, out, ld)");
+  static_assert(can_learn<P>,
+                "sluice::basic_codec: this predictor policy has a span and lacks learn(place, range, rows, x, ld) or "
+                "forget()");
+  static_assert(
+      requires { requires P::predicts || P::span == 0; } || !has_span<P>,
+      "sluice::basic_codec: a predictor with a span must predict");
+};
+template <class P>
+struct transform_checks {
+  static_assert(has_id<P>, "sluice::basic_codec: this transform policy lacks a stage_id `id`");
+  static_assert(has_domain<P>, "sluice::basic_codec: this transform policy lacks a value_domain `domain`");
+  static_assert(
+      requires { requires P::domain != value_domain::stored; } || !has_domain<P>,
+      "sluice::basic_codec: transforms work on floats; elements as stored are coded by stored_codec");
+  static_assert(has_uses<P>, "sluice::basic_codec: this transform policy lacks bool uses(profile)");
+  static_assert(can_transform<P>,
+                "sluice::basic_codec: this transform policy lacks an encoder{profile, isa} with state() and "
+                "status forward(rows, out, writer)");
+  static_assert(
+      can_invert<P>,
+      "sluice::basic_codec: this transform policy lacks a decoder{profile, isa} with state(), calibrated(place), "
+      "open(tile, slot) and inverse(tile, slot, rows, out, ld)");
+};
+template <class P>
+struct quantizer_checks {
+  static_assert(has_id<P>, "sluice::basic_codec: this quantiser policy lacks a stage_id `id`");
+  static_assert(has_passes<P>,
+                "sluice::basic_codec: this quantiser policy lacks `passes`, `fixed_width`, `rounds` or depth(profile)");
+  static_assert(
+      requires { requires P::passes >= 1 && P::passes <= max_passes; } || !has_passes<P>,
+      "sluice::basic_codec: a quantiser's `passes` must be from 1 to max_passes");
+  static_assert(can_quantize<P>,
+                "sluice::basic_codec: this quantiser policy lacks an encoder{isa} with "
+                "status quantize(in, step, out, beyond, writer) and split(out)");
+  static_assert(can_restore<P>,
+                "sluice::basic_codec: this quantiser policy lacks a decoder{isa} with open(tile, slot, out) and "
+                "restore(tile, slot, in, first, n, out)");
+};
+template <class P>
+struct bit_widths_checks {
+  static_assert(has_id<P>, "sluice::basic_codec: this bit-width policy lacks a stage_id `id`");
+};
+template <class P>
+struct entropy_checks {
+  static_assert(has_id<P>, "sluice::basic_codec: this entropy model lacks a stage_id `id`");
+  static_assert(has_fixed_width<P>, "sluice::basic_codec: this entropy model lacks `fixed_width`");
+  static_assert(has_uses<P>, "sluice::basic_codec: this entropy model lacks bool uses(profile)");
+  static_assert(can_encode<P>,
+                "sluice::basic_codec: this entropy model lacks an encoder{profile, isa} with "
+                "status encode(symbols, writer)");
+  static_assert(can_decode<P>,
+                "sluice::basic_codec: this entropy model lacks a decoder{profile, isa} with decode(batch)");
+};
+
+}  // namespace sluice::detail
+
 namespace sluice::codec {
 
 inline namespace SLUICE_HOST_ABI {
 
 /// The library's tile codec: one policy per stage of the pipeline, each of them open (stages.hpp says what it must
 /// offer) and each recorded in the frame. Rebind one stage with with_*<>, e.g. standard::with_grouping<tile_tokens<128>>.
-template <grouping_policy Grouping = tile_tokens<>, predictor_policy Predictor = no_prediction,
-          transform_policy Transform = profile_basis, quantizer_policy Quantizer = embedded<>,
-          bit_widths_policy BitWidths = profile_steps, entropy_model EntropyModel = class_rans>
-struct basic_codec {
+template <class Grouping = tile_tokens<>, class Predictor = no_prediction, class Transform = profile_basis,
+          class Quantizer = embedded<>, class BitWidths = profile_steps, class EntropyModel = class_rans>
+struct basic_codec : detail::grouping_checks<Grouping>,
+                     detail::predictor_checks<Predictor>,
+                     detail::transform_checks<Transform>,
+                     detail::quantizer_checks<Quantizer>,
+                     detail::bit_widths_checks<BitWidths>,
+                     detail::entropy_checks<EntropyModel> {
   using grouping = Grouping;
   using predictor = Predictor;
   using transform = Transform;
@@ -52,12 +127,6 @@ struct basic_codec {
       !EntropyModel::fixed_width || Quantizer::fixed_width,
       "sluice::basic_codec: this entropy model packs codes of a fixed width: take a quantizer that makes them, "
       "such as ranged");
-  static_assert(Transform::domain != value_domain::stored,
-                "sluice::basic_codec: transforms work on floats; elements as stored are coded by stored_codec");
-  static_assert(Predictor::predicts || Predictor::span == 0,
-                "sluice::basic_codec: a predictor with a span must predict");
-  static_assert(Quantizer::passes >= 1 && Quantizer::passes <= max_passes,
-                "sluice::basic_codec: Quantizer::passes must be from 1 to max_passes");
 
   static constexpr codec_id id{
       stage_id::of(0, Grouping::tokens), Predictor::id, Transform::id, Quantizer::id, BitWidths::id, EntropyModel::id};
@@ -70,7 +139,10 @@ struct basic_codec {
   static bool keeps_exact(const profile& p, std::int64_t position, std::int64_t /*end*/) noexcept {
     return position < p.sinks;
   }
-  static bool uses(const profile& p) noexcept { return Transform::uses(p) || EntropyModel::uses(p); }
+  /// What a stage says that it reads; a predictor may read everything, and of several levels the profile says how many.
+  static bool uses(const profile& p) noexcept {
+    return Transform::uses(p) || EntropyModel::uses(p) || Predictor::predicts || Quantizer::depth(p) > 1;
+  }
 
   class decoder;
 
@@ -80,6 +152,8 @@ struct basic_codec {
         : profile_(&p), transform_(p, i), quantizer_(i), entropy_(p, i), prediction_(p, i), state_(check(p)) {}
 
     status state() const noexcept { return state_; }
+
+    void begin_tile() requires(Predictor::span > 0) { prediction_.back.begin_tile(); }
 
     status encode(tile_rows& in, const side_info& side, int passes, tile_writer& w) {
       if (in.count() == 0) return status::ok;
@@ -210,6 +284,8 @@ struct basic_codec {
 
     status state() const noexcept { return transform_.state(); }
 
+    void begin_tile() requires(Predictor::span > 0) { predictor_.forget(); }
+
     void decode(std::span<tile> tiles, const side_info& side) {
       for (std::size_t i = 0; i < tiles.size(); ++i) {
         tiles[i].slot = int(i);
@@ -261,7 +337,7 @@ struct basic_codec {
       for (tile& t : base_) t.level = 0;
       restore(base_);
       for (tile& t : base_) {
-        if (t.state != status::ok) continue;
+        if (t.state != status::ok || t.rows() == 0) continue;  // an encoder does not teach those either
         const std::ptrdiff_t ld = detail::padded(t.place.width());
         learnt_.resize(std::size_t(t.rows()) * std::size_t(ld));
         rows(t, 0, t.rows(), learnt_.data(), ld);

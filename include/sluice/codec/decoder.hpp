@@ -4,7 +4,7 @@
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/layers.hpp>
 #include <sluice/codec/tile_codec.hpp>
-#include <sluice/codec/transform/dense.hpp>
+#include <sluice/tensor/rows.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/format/tile.hpp>
 #include <sluice/numeric.hpp>
@@ -88,6 +88,7 @@ class decoder {
     for (int tile = 0; tile < index_.token_tiles(); ++tile) {
       prepare_ropes(tile);
       unsound_ = INT32_MIN;
+      if constexpr (Codec::span > 0) coder_.begin_tile();
       // Layers below the range are decoded for a predictor that builds on them, and go nowhere.
       for (int layer = detail::max(first - Codec::span, 0); layer < last; ++layer)
         if (slots_[std::size_t(layer)].view || Codec::span > 0)
@@ -231,7 +232,7 @@ class decoder {
         t.level = level_;
         out.tiles += shown;
         const status s = open(frame, {layer, which, tile, g}, t);
-        if ((s == status::ok || s == status::degraded) && !built_on_damage) {
+        if (s == status::ok || s == status::degraded) {
           const int first = tile * int(index_.header().tile_tokens) + t.envelope.first;
           t.range = {first, index_.header().position + first, t.envelope.count};
           batch_.push_back(t);
@@ -239,7 +240,7 @@ class decoder {
         } else if (s == status::absent) {
           lacks(0, 0);
         } else {
-          damage(s == status::ok || s == status::degraded ? status::corrupt_tile : s);
+          damage(s);
         }
       }
     for (std::size_t i = 0; i < batch_.size(); i += tiles_at_once) {
@@ -248,8 +249,13 @@ class decoder {
       for (std::size_t k = 0; k < batch.size(); ++k) {
         const sluice::tile& t = batch[k];
         const int first = t.envelope.first, last = first + t.envelope.count;
-        if (t.state != status::ok || (shown && !store(t, layer, tile))) {
+        if (t.state != status::ok || (shown && !built_on_damage && !store(t, layer, tile))) {
           damage(status::corrupt_tile);
+          continue;
+        }
+        if (built_on_damage) {  // decoded for the sake of what builds on it and not on the damage: a span ends there
+          out.damaged += shown;
+          note(status::corrupt_tile, 0, tokens);
           continue;
         }
         out.degraded += shown && opened_[i + k] == status::degraded;

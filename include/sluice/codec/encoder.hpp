@@ -4,7 +4,7 @@
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/layers.hpp>
 #include <sluice/codec/tile_codec.hpp>
-#include <sluice/codec/transform/dense.hpp>
+#include <sluice/tensor/rows.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/format/tile.hpp>
 #include <sluice/numeric.hpp>
@@ -79,11 +79,24 @@ class encoder {
     index_.clear();
     for (auto& p : payload_) p.clear();
     // Layers ascend within a token tile, as they do when it is decoded: a predictor has seen the lower ones.
-    for (int tile = 0; tile < tiles_; ++tile)
+    for (int tile = 0; tile < tiles_; ++tile) {
+      if constexpr (Codec::span > 0) coder_.begin_tile();
       for (int layer = 0; layer < profile_->shape.num_layers(); ++layer)
         for (plane which : {plane::key, plane::value})
           if (const status s = encode_tile(layer, which, tile); s != status::ok) return s;
+    }
     return assemble(out);
+  }
+
+  /// The same for caches that may only be read.
+  std::size_t max_size(const const_kv_view& cache) const { return max_size(detail::readable(cache)); }
+  std::size_t max_size(std::span<const const_kv_view> cache) const { return max_size(detail::readable(cache)); }
+  result<std::size_t> encode(const const_kv_view& cache, std::span<std::byte> out, const encode_options& options = {}) {
+    return encode(detail::readable(cache), out, options);
+  }
+  result<std::size_t> encode(std::span<const const_kv_view> cache, std::span<std::byte> out,
+                             const encode_options& options = {}) {
+    return encode(detail::readable(cache), out, options);
   }
 
  private:

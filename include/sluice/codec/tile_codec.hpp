@@ -158,17 +158,27 @@ concept gives_elements = requires(D d, const tile& t, int first, int n) {
   { d.elements(t, first, n) } -> std::same_as<std::span<const std::uint8_t>>;
 };
 
+template <class C>
+concept begins_tiles = requires(typename C::encoder e, typename C::decoder d) {
+  e.begin_tile();
+  d.begin_tile();
+};
+
 }  // namespace detail
 
 /// A codec: everything between rows of tokens and the sections of a tile. Static members, no state:
 /// - `id`: a codec_id with all parameters that change bytes; stands in every frame and key. From 128 on yours.
 /// - `tile_tokens`: tokens of a tile, 1 to 4096. `domain`: see value_domain.
 /// - `span`: lower layers that a layer's rows depend on, directly or through others; 0 = every layer decodes alone.
+///   Where it is not 0, encoder and decoder have `begin_tile()`, called before the lowest layer of a token tile: what was
+///   learnt of another tile, or of another frame, is to be forgotten. A damaged tile costs its reader the `span` layers
+///   above it as well.
 /// - `passes(profile)`: passes that encode() makes when asked for all, 1 to max_passes.
 /// - `keeps_exact(profile, position, end)`: whether the token at `position` is kept exact, `end` being the position
 ///   behind the last token encoded.
-/// - `uses(profile)`: whether frames depend on what the profile says beyond the shape; then they carry its fingerprint.
-///   A codec with an optional section of its own adds `fingerprint(profile)`: profile::fingerprint(stage, id).
+/// - `uses(profile)`: whether frames depend on what the profile says beyond the shape; then they carry its fingerprint,
+///   and are refused by who has another. Where it is false, a decoder must not look at anything else of it. A codec with
+///   an optional section of its own adds `fingerprint(profile)`: profile::fingerprint(stage, id).
 /// - `encoder{profile, isa}`, one a thread, may keep memory; borrows the profile. `state()`: ok, or why the profile
 ///   does not serve. `encode(rows, side, passes, writer)`: writes sections of passes 0 .. passes - 1; may move rows to
 ///   the exact ones with make_exact() before it writes; may change rows.x. too_large = keep this tile as it is, which
@@ -191,6 +201,7 @@ concept tile_codec = requires(const profile& p, std::int64_t position) {
   requires detail::tile_decoder<typename C::decoder>;
   requires(C::domain == value_domain::stored ? detail::gives_elements<typename C::decoder>
                                              : detail::gives_floats<typename C::decoder>);
+  requires(C::span == 0 || detail::begins_tiles<C>);
 };
 
 /// Whether a codec gives back the elements themselves.

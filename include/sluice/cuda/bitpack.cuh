@@ -17,7 +17,6 @@
 namespace sluice::cuda {
 
 using detail::bitpack_job;
-using detail::bitpack_task;
 using detail::group_scale;
 
 #include <sluice/codec/entropy/bitpack/bitpack_body.inl>
@@ -34,15 +33,17 @@ constexpr std::int64_t bitpack_items(const detail::bitpack_job& job) noexcept {
   return (std::int64_t{job.rows} + 7) / 8 * job.blocks;
 }
 
+enum class bitpack_task : std::uint8_t { pack, unpack, quantize, dequantize };
+
 /// What pack_bits, unpack_bits, quantize_groups (its codes) and dequantize_groups do; a warp per item.
-template <detail::bitpack_task Task, int Width>
+template <bitpack_task Task, int Width>
 __global__ void __launch_bounds__(256) bitpack_kernel(detail::bitpack_job job) {
   const int item = warp_in_grid(), row = item / job.blocks * 8, block = item % job.blocks;
   if (row >= job.rows) return;
-  if constexpr (Task == detail::bitpack_task::pack) packing::pack_codes<Width>(job, row, block);
-  if constexpr (Task == detail::bitpack_task::unpack) packing::unpack_codes<Width>(job, row, block);
-  if constexpr (Task == detail::bitpack_task::quantize) packing::quantize_codes<Width>(job, row, block);
-  if constexpr (Task == detail::bitpack_task::dequantize) packing::dequantize_codes<Width>(job, row, block);
+  if constexpr (Task == bitpack_task::pack) packing::pack_codes<Width>(job, row, block);
+  if constexpr (Task == bitpack_task::unpack) packing::unpack_codes<Width>(job, row, block);
+  if constexpr (Task == bitpack_task::quantize) packing::quantize_codes<Width>(job, row, block);
+  if constexpr (Task == bitpack_task::dequantize) packing::dequantize_codes<Width>(job, row, block);
 }
 
 /// Steps and zeros, before the codes of quantize_groups; a warp per row group and block. Sets *refused where a range

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/transform/dense.hpp>
+#include <sluice/codec/quantize/ternary.hpp>
+#include <sluice/codec/transform/product.hpp>
 #include <sluice/tensor/half.hpp>
+#include <sluice/tensor/rotate.hpp>
+#include <sluice/tensor/rows.hpp>
 
 #include <cuda_fp16.h>
 
@@ -28,7 +31,10 @@ namespace sluice::cuda {
 
 #include <sluice/warp/floats.inl>
 
-#include <sluice/codec/transform/dense_body.inl>
+#include <sluice/codec/quantize/ternary_body.inl>
+#include <sluice/codec/transform/product_body.inl>
+#include <sluice/tensor/rotate_body.inl>
+#include <sluice/tensor/rows_body.inl>
 
 }  // namespace sluice::cuda
 

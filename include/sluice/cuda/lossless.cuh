@@ -18,7 +18,6 @@
 namespace sluice::cuda {
 
 using detail::column_fact_table;
-using detail::lossless_task;
 using detail::rans_lanes;
 using detail::rans_max_blocks;
 using detail::strip_job;
@@ -35,12 +34,18 @@ using detail::symbol_counts;
 
 namespace sluice::cuda {
 
+enum class lossless_task : std::uint8_t { facts, cut, count, pack };
+
 /// One task of a strip (T as wide as its elements), one warp for all of it: the encoder's passes, or joining alone.
 /// `result` is what the task wants, zeroed for count; packed rows are zeroed too, whole words of them. Sets *failed where
 /// the list of escapes is full or does not fit.
-template <detail::lossless_task Task, class T>
+template <lossless_task Task, class T>
 __global__ void __launch_bounds__(32) strip_kernel(detail::strip_job job, void* result, int* failed) {
-  if (!lossless::run<T>(Task, job, result)) *failed = 1;
+  if constexpr (Task == lossless_task::facts) lossless::column_facts<T>(job, *static_cast<column_fact_table*>(result));
+  if constexpr (Task == lossless_task::cut)
+    if (!lossless::cut_symbols<T>(job, static_cast<std::uint32_t*>(result))) *failed = 1;
+  if constexpr (Task == lossless_task::count) lossless::count_symbols(job, static_cast<symbol_counts*>(result));
+  if constexpr (Task == lossless_task::pack) lossless::pack_fields<T>(job);
 }
 
 /// One strip in flight: `symbols` (and for opaque bytes `nibbles`) are given, rows x 256 bytes each; the rest is made.

@@ -60,33 +60,35 @@ SLUICE_HD constexpr std::uint32_t checksum_end(std::uint32_t hash) noexcept {
 
 }  // namespace sluice
 
+#define SLUICE_FUNCTIONS \
+  SLUICE_KERNEL void checksum_stripes(const unsigned char* p, std::size_t stripes, std::uint32_t* lanes) noexcept;
 #define SLUICE_BODY <sluice/format/checksum_body.inl>
 #include <sluice/warp/foreach_target.inl>
 
 namespace sluice {
+
+namespace detail::inline SLUICE_HOST_ABI {
+
+inline void checksum_stripes(isa on, const unsigned char* p, std::size_t stripes, std::uint32_t* lanes) noexcept {
+  SLUICE_RETURN_ON(on, checksum_stripes(p, stripes, lanes))
+}
+
+}  // namespace detail::inline SLUICE_HOST_ABI
 
 inline namespace SLUICE_HOST_ABI {
 
 /// Checksum of `size` bytes, equal on every machine; any error within one aligned 32-bit word changes it.
 inline std::uint32_t checksum(const void* bytes, std::size_t size, std::uint32_t seed, isa on) noexcept {
   static_assert(std::endian::native == std::endian::little, "sluice: little-endian machines only");
-  auto stripes = detail::portable::checksum_stripes;
-#if SLUICE_X86_TARGETS
-  const isa machine = usable_isa(on);
-  if (machine == isa::avx512) stripes = detail::avx512::checksum_stripes;
-  if (machine == isa::avx2) stripes = detail::avx2::checksum_stripes;
-#else
-  (void)on;
-#endif
   std::uint32_t lanes[32];
   for (int i = 0; i < 32; ++i) lanes[i] = detail::checksum_start(seed, i);
   const auto* p = static_cast<const unsigned char*>(bytes);
   const std::size_t whole = size / 128, rest = size % 128;
-  stripes(p, whole, lanes);
+  detail::checksum_stripes(on, p, whole, lanes);
   if (rest) {
     unsigned char last[128] = {};
     std::memcpy(last, p + 128 * whole, rest);
-    stripes(last, 1, lanes);
+    detail::checksum_stripes(on, last, 1, lanes);
   }
   std::uint32_t hash = detail::checksum_begin(seed, size);
   for (const std::uint32_t lane : lanes) hash = detail::checksum_merge(hash, lane);

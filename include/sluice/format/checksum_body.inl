@@ -4,7 +4,7 @@
 
 #if SLUICE_TARGET_AVX2 || SLUICE_TARGET_AVX512
 
-inline void checksum_stripes(const unsigned char* p, std::size_t stripes, std::uint32_t* lanes) noexcept {
+SLUICE_KERNEL void checksum_stripes(const unsigned char* p, std::size_t stripes, std::uint32_t* lanes) noexcept {
   const __m256i prime1 = _mm256_set1_epi32(static_cast<int>(checksum_prime1));
   const __m256i prime2 = _mm256_set1_epi32(static_cast<int>(checksum_prime2));
   __m256i* const l = reinterpret_cast<__m256i*>(lanes);
@@ -29,7 +29,7 @@ inline void checksum_stripes(const unsigned char* p, std::size_t stripes, std::u
 
 #elif SLUICE_TARGET_PORTABLE
 
-inline void checksum_stripes(const unsigned char* p, std::size_t stripes, std::uint32_t* lanes) noexcept {
+SLUICE_KERNEL void checksum_stripes(const unsigned char* p, std::size_t stripes, std::uint32_t* lanes) noexcept {
   for (; stripes; --stripes, p += 128)
     for (int i = 0; i < 32; ++i) {
       std::uint32_t word;

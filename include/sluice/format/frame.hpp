@@ -99,6 +99,10 @@ struct shape_run {
   int groups(int plane) const noexcept {
     return group_width[plane] ? (width(plane) + group_width[plane] - 1) / group_width[plane] : 0;
   }
+  /// Channels of one group; the last one of a layer may have fewer.
+  int channels(int plane, int group) const noexcept {
+    return detail::min(int{group_width[plane]}, width(plane) - group * group_width[plane]);
+  }
   bool operator==(const shape_run&) const = default;
 };
 static_assert(sizeof(shape_run) == 16 && offsetof(shape_run, type) == 12);
@@ -144,6 +148,11 @@ class frame_index {
     const std::size_t first = ordinal(0, {layer, p, 0, 0});
     const std::size_t tiles = std::size_t(token_tiles()) * std::size_t(shape_of(layer).groups(int(p)));
     return offset_[first] != offset_[first + tiles];
+  }
+  /// Bytes of a token of a tile as the cache held it.
+  std::size_t row_bytes(const tile_key& k) const noexcept {
+    return std::size_t(shape_of(k.layer).channels(int(k.plane), k.group)) *
+           std::size_t(size_of(type(k.layer, k.plane)));
   }
   int token_tiles() const noexcept { return int((header_.tokens + header_.tile_tokens - 1) / header_.tile_tokens); }
   int tokens_of(int tile) const noexcept {
@@ -262,15 +271,23 @@ inline status frame_index::parse(std::span<const std::byte> bytes) {
   return status::ok;
 }
 
+/// The bytes of one pass of a tile, which are still a codec's to judge. Errors: truncated (not all of them are here),
+/// corrupt_tile (they are not what the index says).
+inline result<std::span<const std::uint8_t>> tile_bytes(const frame_index& index, std::span<const std::byte> frame,
+                                                        std::size_t ordinal) noexcept {
+  const byte_range r = index.range(ordinal);
+  if (r.end > frame.size()) return status::truncated;
+  const std::span bytes(reinterpret_cast<const std::uint8_t*>(frame.data()) + r.begin, std::size_t(r.size()));
+  if (checksum(bytes.data(), bytes.size(), std::uint32_t(ordinal)) != index.checksum_of(ordinal))
+    return status::corrupt_tile;
+  return bytes;
+}
+
 /// The finest level up to `level` at which every tile of the frame is whole; -1 = a tile of the base is not.
 inline int sound_level(const frame_index& index, std::span<const std::byte> frame, int level) noexcept {
   const std::size_t tiles = index.tiles_per_pass();
-  for (std::size_t i = 0; i < std::size_t(level + 1) * tiles; ++i) {
-    const byte_range r = index.range(i);
-    if (r.end > frame.size() ||
-        checksum(frame.data() + r.begin, std::size_t(r.size()), std::uint32_t(i)) != index.checksum_of(i))
-      return int(i / tiles) - 1;
-  }
+  for (std::size_t i = 0; i < std::size_t(level + 1) * tiles; ++i)
+    if (!tile_bytes(index, frame, i)) return int(i / tiles) - 1;
   return level;
 }
 

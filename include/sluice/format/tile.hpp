@@ -21,6 +21,12 @@ namespace sluice {
 enum class section : std::uint8_t { predictor, transform, quantizer, entropy, other4, other5, other6, other7 };
 inline constexpr int max_sections = 8;
 
+constexpr const char* to_string(section s) noexcept {
+  constexpr const char* names[max_sections] = {"predictor", "transform", "quantizer", "entropy",
+                                               "other4",    "other5",    "other6",    "other7"};
+  return names[int(s)];
+}
+
 /// What one pass of a tile holds, as spans into the frame.
 struct tile_sections {
   std::span<const std::uint8_t> bytes[max_sections];  ///< empty where a section is absent

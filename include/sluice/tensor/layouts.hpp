@@ -13,6 +13,8 @@
 //
 //   L layers, B pages (blocks), N tokens a page, H kv heads, D head size, S slots, T tokens, 2 = K then V
 //
+// Memory that may only be read (and encoded) has the same factories in const_layouts.hpp.
+//
 // head_dim_v = 0 says that a layer keeps no V (latent attention: num_kv_heads = 1, head_dim_k = 576). Quantised rows
 // are described as opaque bytes: type = dtype::bytes and head_dim = bytes of one head's row.
 //

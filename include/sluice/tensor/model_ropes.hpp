@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/transform/dense.hpp>
+#include <sluice/tensor/rotate.hpp>
 #include <sluice/numeric.hpp>
 #include <sluice/tensor/rope.hpp>
 #include <sluice/tensor/shape.hpp>

@@ -7,6 +7,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <vector>
 
 namespace sluice {
 
@@ -95,7 +97,46 @@ struct kv_view {
   }
 };
 
+class const_kv_view;
+
 namespace detail {
+
+constexpr const kv_view& readable(const const_kv_view& c) noexcept;
+
+}  // namespace detail
+
+/// A borrowed window on a cache that may only be read: what an encoder takes and a decoder does not. Made from any kv_view,
+/// and by layouts from pointers to const (const_layouts.hpp).
+class const_kv_view {
+ public:
+  constexpr const_kv_view() = default;
+  constexpr const_kv_view(const kv_view& v) noexcept : view_(v) {}
+
+  constexpr std::int64_t tokens() const noexcept { return view_.tokens; }
+  constexpr std::int64_t position() const noexcept { return view_.position; }
+  /// As kv_view::slice.
+  constexpr const_kv_view slice(std::int64_t begin, std::int64_t end) const noexcept { return view_.slice(begin, end); }
+  /// As kv_view::at_positions.
+  constexpr const_kv_view at_positions(std::int64_t begin, std::int64_t end) const noexcept {
+    return view_.at_positions(begin, end);
+  }
+  /// Model layers of the layers of the view, as kv_view::layer_ids.
+  constexpr void set_layer_ids(const std::int32_t* ids) noexcept { view_.layer_ids = ids; }
+
+ private:
+  friend constexpr const kv_view& detail::readable(const const_kv_view&) noexcept;
+  kv_view view_{};
+};
+
+namespace detail {
+
+// Whoever calls this promises to write nothing.
+constexpr const kv_view& readable(const const_kv_view& c) noexcept { return c.view_; }
+inline std::vector<kv_view> readable(std::span<const const_kv_view> views) {
+  std::vector<kv_view> all;
+  for (const const_kv_view& c : views) all.push_back(readable(c));
+  return all;
+}
 
 inline constexpr std::int64_t max_extent = std::int64_t{1} << 62;  // bytes; no sum of offsets below it can overflow
 inline constexpr std::int32_t max_layers = 1 << 16;
@@ -165,5 +206,7 @@ constexpr status validate(const kv_view& c) noexcept {
     if (c.indices[i] < 0 || c.indices[i] >= c.capacity) return status::page_out_of_range;
   return status::ok;
 }
+
+constexpr status validate(const const_kv_view& c) noexcept { return validate(detail::readable(c)); }
 
 }  // namespace sluice

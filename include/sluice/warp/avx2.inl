@@ -29,7 +29,7 @@ struct warp {
   // Thresholds less 128, for comparisons of signed bytes are all there is. t - slot modulo 256 ranks thresholds by
   // their distance above the slot: its running minimum finds the next symbol's start, its running maximum this one's.
   struct row {
-    alignas(32) std::uint8_t byte[rans_lanes];
+    alignas(32) std::uint8_t byte[warp_lanes];
   };
   struct hit {
     __m256i next, here, symbol;
@@ -41,10 +41,10 @@ struct warp {
   // What search() is compiled for: the least such count not below n.
   static constexpr int searched(int n) { return n <= 8 ? n : n <= 10 ? 10 : n <= 12 ? 12 : 15; }
 
-  SLUICE_BODY_FN void make_rows(row* out, const std::uint8_t (*t)[rans_lanes], int count, lane_set live) const {
+  SLUICE_BODY_FN void make_rows(row* out, const std::uint8_t (*t)[warp_lanes], int count, lane_set live) const {
     for (int k = 0; k < count; ++k) put(out[k].byte, _mm256_xor_si256(threshold(t, k, count, live), top));
   }
-  static SLUICE_BODY_INLINE __m256i threshold(const std::uint8_t (*t)[rans_lanes], int k, int count, lane_set live) {
+  static SLUICE_BODY_INLINE __m256i threshold(const std::uint8_t (*t)[warp_lanes], int k, int count, lane_set live) {
     const __m256i never = _mm256_set1_epi8(-1);
     return k < count ? _mm256_or_si256(get(t[k]), _mm256_xor_si256(live.m, never)) : never;
   }
@@ -165,15 +165,15 @@ struct warp {
   // --- encoding ---
   // All ones, both, where a symbol has no frequency.
   struct code_row {
-    alignas(32) std::uint8_t freq_1[rans_lanes];
-    std::uint8_t start[rans_lanes];
+    alignas(32) std::uint8_t freq_1[warp_lanes];
+    std::uint8_t start[warp_lanes];
   };
   struct code {
     __m256i freq_1, start;
   };
 
   /// Rows of the symbols between `count` thresholds.
-  static SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[rans_lanes], int count, lane_set live) {
+  static SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[warp_lanes], int count, lane_set live) {
     __m256i before = _mm256_set1_epi8(-1);  // start - 1
     for (int k = 0; k <= count; ++k) {
       const __m256i last = threshold(t, k, count, live);

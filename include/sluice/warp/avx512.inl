@@ -27,7 +27,7 @@ struct warp {
   // rows of just those symbols that start at or before the slot. The last of them is found by halving the rows: a
   // comparison and blends a level, and the rows that are left are the ones to compare with next.
   struct row {
-    alignas(64) std::uint16_t code[rans_lanes];
+    alignas(64) std::uint16_t code[warp_lanes];
   };
   struct hit {
     __m512i code, value;
@@ -42,7 +42,7 @@ struct warp {
   static constexpr int searched(int n) { return n <= 4 ? n : n <= 7 ? 7 : n <= 9 ? n : 15; }
 
   /// Rows of the symbols between `count` thresholds. A symbol that never occurs is never found.
-  SLUICE_BODY_FN void make_rows(row* out, const std::uint8_t (*t)[rans_lanes], int count, lane_set live) const {
+  SLUICE_BODY_FN void make_rows(row* out, const std::uint8_t (*t)[warp_lanes], int count, lane_set live) const {
     __m512i start = _mm512_setzero_si512();
     for (int k = 0; k <= count; ++k) {
       const __m512i last = threshold(t, k, count, live);
@@ -51,7 +51,7 @@ struct warp {
       start = _mm512_add_epi16(last, _mm512_set1_epi16(1));
     }
   }
-  SLUICE_BODY_INLINE __m512i threshold(const std::uint8_t (*t)[rans_lanes], int k, int count, lane_set live) const {
+  SLUICE_BODY_INLINE __m512i threshold(const std::uint8_t (*t)[warp_lanes], int k, int count, lane_set live) const {
     return k < count ? _mm512_mask_mov_epi16(byte, live.m, load_bytes(t[k])) : byte;
   }
   /// A row that is never found.
@@ -186,14 +186,14 @@ struct warp {
   // --- encoding ---
   // A row holds (freq - 1) << 8 | start of one symbol, all ones where it has no frequency.
   struct code_row {
-    alignas(64) std::uint16_t word[rans_lanes];
+    alignas(64) std::uint16_t word[warp_lanes];
   };
   struct code {
     __m512i word;
   };
 
   /// Rows of the symbols between `count` thresholds.
-  SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[rans_lanes], int count, lane_set live) const {
+  SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[warp_lanes], int count, lane_set live) const {
     __m512i start = _mm512_setzero_si512();
     for (int k = 0; k <= count; ++k) {
       const __m512i last = threshold(t, k, count, live), freq_1 = _mm512_sub_epi16(last, start);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/rans/tables.hpp>
 #include <sluice/config.hpp>
+#include <sluice/warp/lanes.hpp>
 #include <sluice/warp/targets.hpp>
 
 #include <bit>
@@ -35,11 +35,11 @@ struct byte_source {
   const std::uint8_t* end;
   std::uint8_t* tail;  // tail_bytes of the caller's memory, zeroed
 
-  static constexpr std::size_t tail_bytes = 2 * rans_lanes;
+  static constexpr std::size_t tail_bytes = 2 * warp_lanes;
 
   static byte_source of(const std::uint8_t* p, std::size_t size, std::uint8_t* tail) noexcept {
-    const byte_source s{p, size < rans_lanes ? nullptr : p + (size - rans_lanes), p + size, tail};
-    return size < rans_lanes ? near_end(s) : s;
+    const byte_source s{p, size < warp_lanes ? nullptr : p + (size - warp_lanes), p + size, tail};
+    return size < warp_lanes ? near_end(s) : s;
   }
 
   /// The source to go on with once p > limit.

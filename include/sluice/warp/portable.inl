@@ -16,18 +16,18 @@ struct warp {
     bytes16 a, b;  // lanes 0..15 and 16..31
   };
   struct words {
-    std::int16_t lane[rans_lanes];
+    std::int16_t lane[warp_lanes];
   };
   struct state {
     plane low, high;
   };
   struct lane_set {
-    std::uint8_t m[rans_lanes];
+    std::uint8_t m[warp_lanes];
   };
 
   // --- decoding tables ---
   struct row {
-    alignas(32) std::uint8_t byte[rans_lanes];
+    alignas(32) std::uint8_t byte[warp_lanes];
   };
   struct hit {
     plane next, here, symbol;
@@ -39,22 +39,22 @@ struct warp {
   // What search() is compiled for: the least such count not below n.
   static constexpr int searched(int n) { return n <= 8 ? n : n <= 11 ? 11 : 15; }
 
-  static SLUICE_BODY_FN void make_rows(row* out, const std::uint8_t (*t)[rans_lanes], int count, const lane_set& live) {
+  static SLUICE_BODY_FN void make_rows(row* out, const std::uint8_t (*t)[warp_lanes], int count, const lane_set& live) {
     for (int k = 0; k < count; ++k)
-      for (int i = 0; i < rans_lanes; ++i) out[k].byte[i] = live.m[i] != 0 ? t[k][i] : std::uint8_t{255};
+      for (int i = 0; i < warp_lanes; ++i) out[k].byte[i] = live.m[i] != 0 ? t[k][i] : std::uint8_t{255};
   }
   /// A row that is never found.
-  static SLUICE_BODY_FN void make_dead(row& out) { std::memset(out.byte, 255, rans_lanes); }
+  static SLUICE_BODY_FN void make_dead(row& out) { std::memset(out.byte, 255, warp_lanes); }
 
   // --- decoding ---
   static SLUICE_BODY_FN state load_state(const std::uint8_t* p) {
-    std::uint8_t low[rans_lanes], high[rans_lanes];
-    for (int i = 0; i < rans_lanes; ++i) low[i] = p[2 * i], high[i] = p[2 * i + 1];
+    std::uint8_t low[warp_lanes], high[warp_lanes];
+    for (int i = 0; i < warp_lanes; ++i) low[i] = p[2 * i], high[i] = p[2 * i + 1];
     return {get(low), get(high)};
   }
   /// Whether every state is at least 256.
   static SLUICE_BODY_FN bool valid(state s) {
-    std::uint8_t high[rans_lanes];
+    std::uint8_t high[warp_lanes];
     put(high, s.high);
     bool all = true;
     for (std::uint8_t h : high) all &= h != 0;
@@ -62,10 +62,10 @@ struct warp {
   }
   /// Whether every state is the encoder's first.
   static SLUICE_BODY_FN bool home(state s) {
-    std::uint8_t low[rans_lanes], high[rans_lanes];
+    std::uint8_t low[warp_lanes], high[warp_lanes];
     put(low, s.low), put(high, s.high);
     bool all = true;
-    for (int i = 0; i < rans_lanes; ++i) all &= low[i] == 0 && high[i] == 1;
+    for (int i = 0; i < warp_lanes; ++i) all &= low[i] == 0 && high[i] == 1;
     return all;
   }
 
@@ -79,8 +79,8 @@ struct warp {
   }
   /// Two rows chosen by whether the lane's parent is 0: rows = zero[2], nonzero[2].
   static SLUICE_BODY_INLINE hit search_digit(state s, const row* rows, const words& parent) {
-    std::uint8_t zero[rans_lanes];
-    for (int i = 0; i < rans_lanes; ++i) zero[i] = static_cast<std::uint8_t>(parent.lane[i] == 0 ? 255 : 0);
+    std::uint8_t zero[warp_lanes];
+    for (int i = 0; i < warp_lanes; ++i) zero[i] = static_cast<std::uint8_t>(parent.lane[i] == 0 ? 255 : 0);
     const plane z = get(zero);
     hit h{{~s.low.a, ~s.low.b}, {~s.low.a, ~s.low.b}, {}};
     for (int k = 0; k < 2; ++k) look_at(h, s.low, choose(z, get(rows[k].byte), get(rows[2 + k].byte)));
@@ -104,7 +104,7 @@ struct warp {
     scale(s.low.a, s.high.a, h.next.a, h.here.a);
     scale(s.low.b, s.high.b, h.next.b, h.here.b);
     const plane need{reinterpret_cast<bytes16>(s.high.a == 0), reinterpret_cast<bytes16>(s.high.b == 0)};
-    std::uint8_t lanes[rans_lanes], fresh[rans_lanes] = {};
+    std::uint8_t lanes[warp_lanes], fresh[warp_lanes] = {};
     put(lanes, need);
     for (std::uint32_t m = bits(lanes); m != 0; m &= m - 1) fresh[std::countr_zero(m)] = *in.p++;
     const plane f = get(fresh);
@@ -122,10 +122,10 @@ struct warp {
   }
 
   static SLUICE_BODY_INLINE words decoded(const hit& h) {
-    std::uint8_t s[rans_lanes];
+    std::uint8_t s[warp_lanes];
     put(s, h.symbol);
     words v;
-    for (int i = 0; i < rans_lanes; ++i) {
+    for (int i = 0; i < warp_lanes; ++i) {
       const int k = s[i];
       v.lane[i] = static_cast<std::int16_t>((k >> 1) ^ -(k & 1));
     }
@@ -133,10 +133,10 @@ struct warp {
   }
   /// 3 * parent + digit, the digit's sign turned where the parent is negative.
   static SLUICE_BODY_INLINE words refined(const words& parent, const hit& h) {
-    std::uint8_t s[rans_lanes];
+    std::uint8_t s[warp_lanes];
     put(s, h.symbol);
     words v;
-    for (int i = 0; i < rans_lanes; ++i) {
+    for (int i = 0; i < warp_lanes; ++i) {
       const int digit = (s[i] >> 1) - (s[i] & 1);
       v.lane[i] = static_cast<std::int16_t>(3 * parent.lane[i] + (parent.lane[i] < 0 ? -digit : digit));
     }
@@ -153,12 +153,12 @@ struct warp {
   static SLUICE_BODY_INLINE void store_symbols(std::uint8_t* p, const hit& h) { put(p, h.symbol); }
   static SLUICE_BODY_INLINE words load_bytes(const std::uint8_t* p) {
     words v;
-    for (int i = 0; i < rans_lanes; ++i) v.lane[i] = p[i];
+    for (int i = 0; i < warp_lanes; ++i) v.lane[i] = p[i];
     return v;
   }
   static SLUICE_BODY_INLINE words load_signed_bytes(const std::int8_t* p) {
     words v;
-    for (int i = 0; i < rans_lanes; ++i) v.lane[i] = p[i];
+    for (int i = 0; i < warp_lanes; ++i) v.lane[i] = p[i];
     return v;
   }
   static SLUICE_BODY_INLINE words zero() { return {}; }
@@ -174,7 +174,7 @@ struct warp {
   }
   static SLUICE_BODY_INLINE lane_set either(const lane_set& a, const lane_set& b) {
     lane_set s;
-    for (int i = 0; i < rans_lanes; ++i) s.m[i] = a.m[i] | b.m[i];
+    for (int i = 0; i < warp_lanes; ++i) s.m[i] = a.m[i] | b.m[i];
     return s;
   }
   static SLUICE_BODY_INLINE bool any(const lane_set& s) {
@@ -184,26 +184,26 @@ struct warp {
   }
   static SLUICE_BODY_INLINE lane_set at_least(const std::uint8_t* lanes, int n) {
     lane_set s;
-    for (int i = 0; i < rans_lanes; ++i) s.m[i] = lanes[i] >= n;
+    for (int i = 0; i < warp_lanes; ++i) s.m[i] = lanes[i] >= n;
     return s;
   }
   static SLUICE_BODY_INLINE words select(const lane_set& s, const words& yes, const words& no) {
     words v;
-    for (int i = 0; i < rans_lanes; ++i) v.lane[i] = s.m[i] != 0 ? yes.lane[i] : no.lane[i];
+    for (int i = 0; i < warp_lanes; ++i) v.lane[i] = s.m[i] != 0 ? yes.lane[i] : no.lane[i];
     return v;
   }
 
   // --- encoding ---
   // All ones, both, where a symbol has no frequency.
   struct code_row {
-    std::uint8_t freq_1[rans_lanes], start[rans_lanes];
+    std::uint8_t freq_1[warp_lanes], start[warp_lanes];
   };
   using code = code_row;
 
   /// Rows of the symbols between `count` thresholds.
-  static SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[rans_lanes], int count,
+  static SLUICE_BODY_FN void make_codes(code_row* out, const std::uint8_t (*t)[warp_lanes], int count,
                                         const lane_set& live) {
-    for (int i = 0; i < rans_lanes; ++i)
+    for (int i = 0; i < warp_lanes; ++i)
       for (int k = 0, start = 0; k <= count; ++k) {
         const int last = k < count && live.m[i] != 0 ? t[k][i] : 255;
         const bool never = last < start;
@@ -215,7 +215,7 @@ struct warp {
   /// The row of each lane's symbol, 0..count.
   static SLUICE_BODY_INLINE code find(const code_row* rows, int count, const words& symbol) {
     code c;
-    for (int i = 0; i < rans_lanes; ++i) {
+    for (int i = 0; i < warp_lanes; ++i) {
       const auto s = static_cast<std::uint16_t>(symbol.lane[i]);
       c.freq_1[i] = s <= count ? rows[s].freq_1[i] : std::uint8_t{255};
       c.start[i] = s <= count ? rows[s].start[i] : std::uint8_t{255};
@@ -225,7 +225,7 @@ struct warp {
   /// rows = zero[3], nonzero[3], chosen by the parent; the digit's sign is turned where the parent is negative.
   static SLUICE_BODY_INLINE code find_digit(const code_row* rows, const words& parent, const words& digit) {
     code c;
-    for (int i = 0; i < rans_lanes; ++i) {
+    for (int i = 0; i < warp_lanes; ++i) {
       // Digits are too random to branch on.
       const int turn = parent.lane[i] >> 15, r = (digit.lane[i] ^ turn) - turn;
       const code_row& row = rows[3 * (parent.lane[i] != 0) + ((r & 1) << (r > 0))];
@@ -237,7 +237,7 @@ struct warp {
   }
   static SLUICE_BODY_INLINE lane_set impossible(const code& c) {
     lane_set s;
-    for (int i = 0; i < rans_lanes; ++i) s.m[i] = (c.freq_1[i] & c.start[i]) == 255;
+    for (int i = 0; i < warp_lanes; ++i) s.m[i] = (c.freq_1[i] & c.start[i]) == 255;
     return s;
   }
 
@@ -246,22 +246,22 @@ struct warp {
     return {plane{}, plane{zero + 1, zero + 1}};
   }
   static SLUICE_BODY_FN void store_state(std::uint8_t* p, state s) {
-    std::uint8_t low[rans_lanes], high[rans_lanes];
+    std::uint8_t low[warp_lanes], high[warp_lanes];
     put(low, s.low), put(high, s.high);
-    for (int i = 0; i < rans_lanes; ++i) p[2 * i] = low[i], p[2 * i + 1] = high[i];
+    for (int i = 0; i < warp_lanes; ++i) p[2 * i] = low[i], p[2 * i + 1] = high[i];
   }
 
   /// Lanes at or above 256 * freq put their low byte before p, in lane order; x = 256 * (x / freq) + start + x % freq.
   static SLUICE_BODY_INLINE void push(state& s, const code& c, std::uint8_t*& p) {
-    std::uint8_t low[rans_lanes], high[rans_lanes], full[rans_lanes];
+    std::uint8_t low[warp_lanes], high[warp_lanes], full[warp_lanes];
     put(low, s.low), put(high, s.high);
-    for (int i = 0; i < rans_lanes; ++i) full[i] = high[i] > c.freq_1[i] ? std::uint8_t{255} : std::uint8_t{0};
+    for (int i = 0; i < warp_lanes; ++i) full[i] = high[i] > c.freq_1[i] ? std::uint8_t{255} : std::uint8_t{0};
     for (std::uint32_t m = bits(full); m != 0;) {
       const int i = 31 - std::countl_zero(m);
       *--p = low[i];
       m ^= std::uint32_t{1} << i;
     }
-    for (int i = 0; i < rans_lanes; ++i) {
+    for (int i = 0; i < warp_lanes; ++i) {
       const int x = full[i] != 0 ? high[i] : low[i] | high[i] << 8, freq = c.freq_1[i] + 1;
       // Right or one off for any compiler's idea of a division; then exact.
       int q = static_cast<int>(static_cast<float>(x) / static_cast<float>(freq));
@@ -279,20 +279,20 @@ struct warp {
   /// Symbol of a value: 0, -1, 1, -2, ... are 0, 1, 2, 3, ...
   static SLUICE_BODY_INLINE words symbol_of(const words& v) {
     words s;
-    for (int i = 0; i < rans_lanes; ++i)
+    for (int i = 0; i < warp_lanes; ++i)
       s.lane[i] = static_cast<std::int16_t>(v.lane[i] < 0 ? -2 * v.lane[i] - 1 : 2 * v.lane[i]);
     return s;
   }
   /// value / 3 to the nearest; exact for every int16.
   static SLUICE_BODY_INLINE words third(const words& v) {
     words q;
-    for (int i = 0; i < rans_lanes; ++i)
+    for (int i = 0; i < warp_lanes; ++i)
       q.lane[i] = static_cast<std::int16_t>((v.lane[i] + (v.lane[i] < 0 ? -1 : 1)) / 3);
     return q;
   }
   static SLUICE_BODY_INLINE words minus_triple(const words& v, const words& parent) {
     words d;
-    for (int i = 0; i < rans_lanes; ++i) d.lane[i] = static_cast<std::int16_t>(v.lane[i] - 3 * parent.lane[i]);
+    for (int i = 0; i < warp_lanes; ++i) d.lane[i] = static_cast<std::int16_t>(v.lane[i] - 3 * parent.lane[i]);
     return d;
   }
 

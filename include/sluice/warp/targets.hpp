@@ -4,18 +4,53 @@
 // Instruction sets are chosen at run time: a body file is compiled once per instruction set, in a namespace per
 // target, by re-including it through warp/foreach_target.inl. Intrinsics stay hidden from nvcc, whose host pass gets
 // the portable target only; SLUICE_HOST_ABI keeps the two kinds of translation unit apart for the linker.
+//
+// Where SLUICE_USE_KERNELS is defined (linking sluice::kernels does it), headers only declare the functions of bodies,
+// and the library has them. Both kinds of translation unit may meet in one program: the functions are the same.
+// SLUICE_PORTABLE_ONLY keeps to portable bodies; such a translation unit, and nvcc's, compiles them itself.
 #if defined(__x86_64__) && !defined(__CUDACC__) && !defined(SLUICE_PORTABLE_ONLY)
 #define SLUICE_X86_TARGETS 1
 #define SLUICE_HOST_ABI host_v0
-#include <immintrin.h>
 #else
 #define SLUICE_X86_TARGETS 0
 #define SLUICE_HOST_ABI host_portable_v0
+#endif
+#if defined(SLUICE_USE_KERNELS) && !defined(__CUDACC__) && !defined(SLUICE_PORTABLE_ONLY)
+#define SLUICE_LINKS_KERNELS 1
+#else
+#define SLUICE_LINKS_KERNELS 0
 #endif
 
 // What marks the functions of body files, small ones INLINE; cuda/*.cuh redefines both around its own inclusion of them.
 #define SLUICE_BODY_FN inline
 #define SLUICE_BODY_INLINE inline __attribute__((always_inline))
+
+// What marks a body's functions that others call: inline, or in sluice::kernels. SLUICE_BODY_ONCE marks inner functions
+// of which one copy is enough.
+#if SLUICE_LINKS_KERNELS
+#define SLUICE_KERNEL
+#else
+#define SLUICE_KERNEL inline
+#endif
+#if defined(__CUDACC__)
+#define SLUICE_BODY_ONCE inline
+#else
+#define SLUICE_BODY_ONCE [[gnu::noinline]] inline
+#endif
+
+// Returns what the call returns on an instruction set; where the processor lacks it, the next one stands in.
+#if SLUICE_X86_TARGETS
+#define SLUICE_RETURN_ON(which, call)                \
+  switch (::sluice::usable_isa(which)) {             \
+    case ::sluice::isa::avx512: return avx512::call; \
+    case ::sluice::isa::avx2: return avx2::call;     \
+    default: return portable::call;                  \
+  }
+#else
+#define SLUICE_RETURN_ON(which, call) \
+  (void)(which);                      \
+  return portable::call;
+#endif
 
 // Before loops that must vanish for their arrays to become registers; g++ unrolls at -O2 only when told. nvcc's front
 // end crashes on g++'s pragma in host code.

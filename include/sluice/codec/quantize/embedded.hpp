@@ -2,7 +2,8 @@
 #pragma once
 
 #include <sluice/codec/stages.hpp>
-#include <sluice/codec/transform/dense.hpp>
+#include <sluice/codec/quantize/ternary.hpp>
+#include <sluice/codec/transform/product.hpp>
 
 #include <cstring>
 

@@ -24,11 +24,10 @@ inline namespace SLUICE_HOST_ABI {
 template <range_along KeysAlong = range_along::tokens, int Keys = 0, range_along ValuesAlong = KeysAlong,
           int Values = Keys>
 struct ranged {
-  static_assert(Keys >= 0 && Keys <= 4096 && Values >= 0 && Values <= 4096,
-                "sluice::ranged<...>: a group must have from 1 to 4096 members, or 0 for all");
-  static constexpr stage_id id =
-      stage_id::of(2, std::uint32_t(KeysAlong) | std::uint32_t(ValuesAlong) << 1 | (std::uint32_t(Keys) % 2048) << 2 |
-                          (std::uint32_t(Values) % 2048) << 13);
+  static_assert(Keys >= 0 && Keys < 2048 && Values >= 0 && Values < 2048,
+                "sluice::ranged<...>: a group must have from 1 to 2047 members, or 0 for all");
+  static constexpr stage_id id = stage_id::of(2, std::uint32_t(KeysAlong) | std::uint32_t(ValuesAlong) << 1 |
+                                                     std::uint32_t(Keys) << 2 | std::uint32_t(Values) << 13);
   static constexpr int passes = 1;
   static constexpr bool fixed_width = true;
   static constexpr bool rounds = false;
@@ -151,6 +150,12 @@ struct ranged {
           else
             for (int i = 0; i < m; ++i) x[c + i] = float(q[c + i]) * *step + *zero;
         });
+      }
+      for (const coefficient_correction& e : s.corrections) {
+        if (e.row < first || e.row >= first + n) continue;
+        const std::size_t g = l.at(e.row, e.coefficient);
+        floats_[std::size_t(e.row - first) * std::size_t(s.ld) + std::size_t(e.coefficient)] =
+            (float(s.values[e.row * s.ld + e.coefficient]) + e.value) * step_[slot][g] + zero_[slot][g];
       }
       out = {};
       out.rows = n;

@@ -312,8 +312,13 @@ SLUICE_BODY_FN void decode_together(decode_cursor<A>* const* cursors) {
   scatter<A, N>(g, cursors, steps);
 }
 
+// Raw symbols come from strips, two at a time.
+SLUICE_BODY_FN constexpr int side_by_side(alphabet a) {
+  return a == alphabet::symbols && warp::streams > 2 ? 2 : warp::streams;
+}
+
 // N streams at a time; where one ends, the next job takes its place.
-template <alphabet A, int N = warp::streams>
+template <alphabet A, int N = side_by_side(A)>
 SLUICE_BODY_FN void decode_codes(decode_job* jobs, std::size_t count) {
   const warp w = warp::make();
   decode_plan<A> plans[N];
@@ -361,6 +366,25 @@ SLUICE_BODY_FN void encode_codes(encode_job* jobs, std::size_t count) {
   encode_plan<A> plan;
   for (std::size_t i = 0; i < count; ++i)
     encode_stream(w, jobs[i], make_plan(w, plan, jobs[i], most_codes(A)) ? &plan : nullptr);
+}
+
+SLUICE_KERNEL void decode_values(decode_job* jobs, std::size_t count) noexcept {
+  decode_codes<alphabet::values>(jobs, count);
+}
+SLUICE_KERNEL void decode_digits(decode_job* jobs, std::size_t count) noexcept {
+  decode_codes<alphabet::digits>(jobs, count);
+}
+SLUICE_KERNEL void decode_symbols(decode_job* jobs, std::size_t count) noexcept {
+  decode_codes<alphabet::symbols>(jobs, count);
+}
+SLUICE_KERNEL void encode_values(encode_job* jobs, std::size_t count) noexcept {
+  encode_codes<alphabet::values>(jobs, count);
+}
+SLUICE_KERNEL void encode_digits(encode_job* jobs, std::size_t count) noexcept {
+  encode_codes<alphabet::digits>(jobs, count);
+}
+SLUICE_KERNEL void encode_symbols(encode_job* jobs, std::size_t count) noexcept {
+  encode_codes<alphabet::symbols>(jobs, count);
 }
 
 #endif

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/config.hpp>
+#include <sluice/warp/lanes.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -14,14 +15,11 @@ namespace sluice::detail {
 // 255 = the symbol never occurs; a lane whose rows are all 255 is dead: it codes symbol 0 at no cost.
 // Rows ascend within a lane, so symbol 0 always has a frequency, and a symbol may have none (equal rows).
 
-inline constexpr int rans_lanes = 32;
+inline constexpr int rans_lanes = warp_lanes;
 inline constexpr int rans_max_symbols = 16;
 inline constexpr int rans_max_digits = 4;
 inline constexpr int rans_max_blocks = 8;    // of one stream
 inline constexpr int rans_state_bytes = 64;  // 32 states of 16 bits before the renormalisation bytes
-
-/// What the symbols of a table mean: themselves, values 0, -1, 1, -2, ... or ternary digits 0, -1, +1.
-enum class alphabet : std::uint8_t { symbols, values, digits };
 
 /// Ternary digits of a refinement: symbols 0, 1, 2 = digits 0, -1, +1, their sign turned where the value is negative.
 struct ternary_block {

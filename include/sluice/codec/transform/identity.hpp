@@ -2,7 +2,7 @@
 #pragma once
 
 #include <sluice/codec/stages.hpp>
-#include <sluice/codec/transform/dense.hpp>
+#include <sluice/codec/transform/product.hpp>
 
 #include <cstring>
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <sluice/codec/stages.hpp>
-#include <sluice/codec/transform/dense.hpp>
+#include <sluice/codec/transform/product.hpp>
 #include <sluice/codec/transform/inverse_bases.hpp>
 #include <sluice/tensor/half.hpp>
 
@@ -156,13 +156,17 @@ struct profile_basis {
 
     void inverse(const tile& t, int slot, const coefficient_rows& in, float* out, std::ptrdiff_t ld) {
       coefficient_rows c = in;
-      if (c.floats) round_floats(c, detail::padded(t.place.width()));
       const plane_profile& q = profile_->of(t.place.layer, t.place.plane);
       const int width = t.place.width(), live = detail::min(c.live, width);
       const float scale = q.scale * c.scale;
       const std::uint16_t* matrix = q.matrix_of(t.place.group);
+      if (c.floats && matrix) round_floats(c, detail::padded(width));
       if (!matrix) {
-        detail::dequantize_rows(isa_, c.values, c.ld, c.rows, live, scale, mean_[slot], width, out, ld);
+        if (c.floats)
+          for (int r = 0; r < c.rows; ++r)
+            for (int i = 0; i < width; ++i) out[r * ld + i] = scale * c.floats[r * c.ld + i] + mean_[slot][i];
+        else
+          detail::dequantize_rows(isa_, c.values, c.ld, c.rows, live, scale, mean_[slot], width, out, ld);
         for (const coefficient_correction& e : c.corrections) out[e.row * ld + e.coefficient] += scale * e.value;
         return;
       }

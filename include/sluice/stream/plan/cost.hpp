@@ -21,6 +21,9 @@ struct layer_range {
   bool operator==(const layer_range&) const = default;
 };
 
+/// Size of an exact copy that a store does not have: more than any plan takes, and never asked for.
+inline constexpr std::uint64_t bytes_of_no_copy = std::uint64_t{1} << 49;
+
 /// One chunk as a store's index describes it. `bytes[level * layers + layer]` are the bytes of one layer in a frame cut after
 /// `level`; the row behind the last level is the raw or exact copy, whose loss is zero. `loss[level]` in nats: what the
 /// whole request loses when this chunk stands at that level (losses of chunks add up).
@@ -216,16 +219,7 @@ inline void cost_model::sort_refinements() {
     if (a.loss_per_byte != b.loss_per_byte) return a.loss_per_byte > b.loss_per_byte;
     return a.chunk != b.chunk ? a.chunk > b.chunk : a.from < b.from;
   };
-  std::vector<refinement> other(all.size());  // merge sort: <algorithm> is not worth its lines here
-  for (std::size_t width = 1; width < all.size(); width *= 2) {
-    for (std::size_t at = 0; at < all.size(); at += 2 * width) {
-      const std::size_t middle = detail::min(at + width, all.size()), end = detail::min(at + 2 * width, all.size());
-      std::size_t i = at, j = middle;
-      for (std::size_t k = at; k < end; ++k)
-        other[k] = j == end || (i < middle && !before(all[j], all[i])) ? all[i++] : all[j++];
-    }
-    all.swap(other);
-  }
+  detail::sort(all.data(), all.size(), before);
 }
 
 }  // namespace sluice::stream

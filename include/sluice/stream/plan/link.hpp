@@ -123,12 +123,7 @@ struct size_quantile {
     if (bytes == 0 || n < enough) n = collect(h, 0, rates);
     if (n == 0) return h.assumed_bytes_per_second();
     const int rank = detail::clamp(int(q * n), 0, n - 1);
-    for (int i = 1; i < n; ++i)  // insertion sort of at most 64 figures
-      for (int j = i; j > 0 && rates[j] < rates[j - 1]; --j) {
-        const double t = rates[j];
-        rates[j] = rates[j - 1];
-        rates[j - 1] = t;
-      }
+    detail::sort(rates, std::size_t(n), [](double a, double b) { return a < b; });
     return rates[rank];
   }
 

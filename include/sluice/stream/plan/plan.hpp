@@ -44,7 +44,7 @@ struct chunk_progress {
 };
 
 /// The state of one request; seconds on any one clock. The executor (or simulator) keeps it, a planner only reads it.
-struct progress {
+struct request_progress {
   double start_seconds = 0;
   double now_seconds = 0;
   double deadline_seconds = 0;
@@ -60,28 +60,28 @@ struct progress {
 };
 
 /// Whether the engine can run on this chunk as it is.
-inline bool usable(const cost_model& cost, const progress& p, int c) noexcept {
+inline bool usable(const cost_model& cost, const request_progress& p, int c) noexcept {
   const chunk_progress& s = p.chunks[std::size_t(c)];
   return s.computed || (s.ready >= 0 && (s.patched || cost.patch_seconds(c) <= 0));
 }
 /// Whether a planner may ask the store for it.
-inline bool can_fetch(const cost_model& cost, const progress& p, int c) noexcept {
+inline bool can_fetch(const cost_model& cost, const request_progress& p, int c) noexcept {
   const chunk_progress& s = p.chunks[std::size_t(c)];
   return cost.stored(c) && !s.lost && !s.text && !s.computed && p.computing != c;
 }
 /// Whether nothing has been done about it yet.
-inline bool untouched(const progress& p, int c) noexcept {
+inline bool untouched(const request_progress& p, int c) noexcept {
   const chunk_progress& s = p.chunks[std::size_t(c)];
   return s.requested < 0 && !s.text && !s.computed && p.computing != c;
 }
 /// The first chunk that is not usable; num_chunks() where all are.
-inline int first_missing(const cost_model& cost, const progress& p) noexcept {
+inline int first_missing(const cost_model& cost, const request_progress& p) noexcept {
   int c = 0;
   while (c < cost.num_chunks() && usable(cost, p, c)) ++c;
   return c;
 }
 /// Whether the link deserves another request: two are always in flight, more where latency would leave the link idle.
-inline bool link_wants_more(const cost_model& cost, const link_history& link, const progress& p) noexcept {
+inline bool link_wants_more(const cost_model& cost, const link_history& link, const request_progress& p) noexcept {
   constexpr int most = 64;
   if (p.hold) return false;
   const double latency = detail::max(cost.rates().latency_seconds, link.least_round_trip_seconds());
@@ -91,12 +91,12 @@ inline bool link_wants_more(const cost_model& cost, const link_history& link, co
 inline step fetch(const cost_model& cost, int c, int level) noexcept {
   return {c, cost.all_layers(), action::fetch, level};
 }
-inline step compute(const cost_model& cost, int c) noexcept { return {c, cost.all_layers(), action::recompute, -1}; }
+inline step recompute(const cost_model& cost, int c) noexcept { return {c, cost.all_layers(), action::recompute, -1}; }
 
 /// Bytes per second that this request may expect, by an estimator, of the next `bytes` bytes; 0 = unknown. Requests that
 /// share a link take turns chunk by chunk, so each of N gets an Nth (CacheGen's delay of concurrent requests).
 template <class Estimator>
-double expected_rate(const Estimator& estimate, const link_history& link, const progress& p,
+double expected_rate(const Estimator& estimate, const link_history& link, const request_progress& p,
                      std::uint64_t bytes) noexcept {
   return estimate(link, bytes) / detail::max(p.sharing, 1);
 }
@@ -111,7 +111,8 @@ struct decision {
 /// What a policy is: two pure functions of the same inputs, asked whenever the link or the engine could take work. A policy
 /// with `refines = true` improves chunks that are usable already; without, a request ends when all its chunks are usable.
 template <class P>
-concept planner_policy = requires(const P policy, const cost_model& cost, const link_history& link, const progress& p) {
+concept planner_policy = requires(const P policy, const cost_model& cost, const link_history& link,
+                                  const request_progress& p) {
   { policy.link(cost, link, p) } -> std::same_as<step>;
   { policy.compute(cost, link, p) } -> std::same_as<step>;
   { P::name } -> std::convertible_to<const char*>;
@@ -130,7 +131,7 @@ class planner {
   const cost_model& cost() const noexcept { return *cost_; }
   const Policy& policy() const noexcept { return policy_; }
 
-  decision next(const link_history& link, const progress& p) const noexcept {
+  decision next(const link_history& link, const request_progress& p) const noexcept {
     decision d;
     const int missing = first_missing(*cost_, p);
     // Nobody waits for the exact form of a chunk that is here at the finest level.
@@ -159,18 +160,19 @@ class planner {
 
   /// The whole plan from here on as it unfolds on a link of constant rate, decoding being free: what next() would say if
   /// everything went as estimated. Errors: invalid_argument (no rate is known and none is given; the policy gets stuck).
-  result<std::vector<step>> plan(const link_history& link, const progress& from, double bytes_per_second = 0) const;
+  result<std::vector<step>> plan(const link_history& link, const request_progress& from,
+                                 double bytes_per_second = 0) const;
 
  private:
   // Work for the engine that no policy has a choice about.
-  step due(const progress& p, int missing) const noexcept {
+  step due(const request_progress& p, int missing) const noexcept {
     for (int c = 0; c < cost_->num_chunks(); ++c) {
       const chunk_progress& s = p.chunks[std::size_t(c)];
       if (s.computed) continue;
       if (s.ready >= 0 && !s.patched && cost_->patch_seconds(c) > 0) {
         if (c <= missing || !cost_->patch_needs_prefix(c)) return {c, cost_->all_layers(), action::patch, -1};
       } else if (c == missing && (s.text || s.lost || !cost_->stored(c) || (s.late && s.arrived < 0))) {
-        return stream::compute(*cost_, c);
+        return recompute(*cost_, c);
       }
     }
     return {};
@@ -181,18 +183,19 @@ class planner {
 };
 
 template <planner_policy Policy>
-result<std::vector<step>> planner<Policy>::plan(const link_history& link, const progress& from, double rate) const {
+result<std::vector<step>> planner<Policy>::plan(const link_history& link, const request_progress& from,
+                                                double rate) const {
   if (!(rate > 0)) rate = harmonic_mean{}(link);
   if (!(rate > 0) || from.chunks.size() != std::size_t(cost_->num_chunks())) return status::invalid_argument;
   std::vector<chunk_progress> chunks(from.chunks.begin(), from.chunks.end());
   for (chunk_progress& c : chunks) c.arrived = c.ready = c.requested;
-  progress p = from;
+  request_progress p = from;
   p.chunks = chunks;
   p.bytes_in_flight = 0;
   p.fetches_in_flight = 0;
   std::vector<step> steps;
   step sending, computing;
-  if (p.computing >= 0) computing = stream::compute(*cost_, p.computing);
+  if (p.computing >= 0) computing = recompute(*cost_, p.computing);
   double link_free = p.now_seconds;
   const std::size_t limit = (std::size_t(cost_->num_levels()) + 4) * chunks.size() + 4;
   while (true) {

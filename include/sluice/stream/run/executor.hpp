@@ -3,9 +3,9 @@
 
 #include <sluice/codec/decoder.hpp>
 #include <sluice/format/frame.hpp>
-#include <sluice/stream/store/object.hpp>
 #include <sluice/stream/plan/plan.hpp>
 #include <sluice/stream/run/report.hpp>
+#include <sluice/stream/store/object.hpp>
 #include <sluice/stream/store/source.hpp>
 
 #include <algorithm>
@@ -15,7 +15,7 @@
 #include <vector>
 
 // Fetches, decodes and computes the chunks of one request at the same time, as its planner says. The executor owns no
-// thread: next() moves bytes and hands out work, decoded() and computed() say how it went. execute.hpp holds loops around it.
+// thread: next() moves bytes and hands out work, decoded() and computed() say how it went. loops.hpp holds loops around it.
 
 namespace sluice::stream {
 
@@ -109,7 +109,7 @@ class executor {
   }
 
   const report& result() const noexcept { return report_; }
-  const progress& state() const noexcept { return now_; }
+  const request_progress& state() const noexcept { return now_; }
 
  private:
   // One range of a fetch.
@@ -183,7 +183,7 @@ class executor {
       // Nothing is under way and the policy wants nothing: computing always works.
       const int missing = first_missing(cost(), now_);
       if (!in_flight() && !decoding_ && to_decode_.empty() && !out_ && missing < cost().num_chunks() && !d.compute &&
-          start_computing(stream::compute(cost(), missing)))
+          start_computing(recompute(cost(), missing)))
         continue;
       return;
     }
@@ -260,6 +260,10 @@ class executor {
     if (what.what == action::text) {
       keep(what);
       return p.text = true;
+    }
+    if (cost().bytes(what.chunk, what.level) >= bytes_of_no_copy) {
+      lose(what.chunk, what.level, status::not_found, "there is no exact copy");
+      return true;
     }
     buffer& b = buffers_[std::size_t(what.chunk)];
     fetch_state f;
@@ -528,7 +532,7 @@ class executor {
   std::vector<fetch_state> fetches_;  // in the order of sending
   std::deque<int> to_decode_;
   std::vector<int> failures_;  // by chunk, for the link's sake
-  progress now_;
+  request_progress now_;
   report report_;
   patience patience_;
   transfer_meter meter_;

@@ -29,10 +29,10 @@ concept chunk_sink = requires(S& s, int chunk, int level, std::span<const std::b
 namespace sluice::detail {
 
 // Seconds that a loop waits for bytes, or for a thread, before it looks again.
-inline constexpr double patience = 1e-3;
+inline constexpr double longest_wait = 1e-3;
 
 inline void rest(const stream::turn& t) {
-  if (t.idle) std::this_thread::sleep_for(std::chrono::duration<double>(detail::min(t.wait_seconds, patience)));
+  if (t.idle) std::this_thread::sleep_for(std::chrono::duration<double>(detail::min(t.wait_seconds, longest_wait)));
 }
 
 // A thread that does one thing after the other, one at a time.
@@ -90,9 +90,9 @@ namespace sluice::stream {
 
 /// Runs a request on the caller's thread: bytes that come during a decode or a computation wait in the system's buffers.
 template <class Executor, chunk_sink Sink>
-const report& execute(Executor& e, Sink& sink) {
+const report& run(Executor& e, Sink& sink) {
   while (true) {
-    const turn t = e.next(detail::patience);
+    const turn t = e.next(detail::longest_wait);
     if (t.finished) return e.result();
     if (t.decode) e.decoded(sink.decode(t.decode.what.chunk, t.decode.what.level, t.decode.frame));
     if (t.compute) e.computed(sink.compute(t.compute.what, {}));
@@ -103,13 +103,13 @@ const report& execute(Executor& e, Sink& sink) {
 /// The same with one thread that decodes and one that computes, while the caller's moves bytes. The sink's two functions
 /// run beside each other, never for the same chunk.
 template <class Executor, chunk_sink Sink>
-const report& execute_threaded(Executor& e, Sink& sink) {
+const report& run_threaded(Executor& e, Sink& sink) {
   detail::worker<page_status> decoder(
       [&sink](const job& j, const std::stop_token&) { return sink.decode(j.what.chunk, j.what.level, j.frame); });
   detail::worker<status> engine(
       [&sink](const job& j, const std::stop_token& stop) { return sink.compute(j.what, stop); });
   while (true) {
-    const turn t = e.next(detail::patience);
+    const turn t = e.next(detail::longest_wait);
     if (t.finished) return e.result();
     if (t.decode) decoder.give(t.decode);
     if (t.compute) engine.give(t.compute);

@@ -31,7 +31,7 @@ inline result<verified> verify(std::span<const std::int32_t> draft, std::span<co
 }
 
 /// Whether every chunk is computed or stands at `level` or better: drafting needs level 0, verifying the finest or exact.
-inline bool all_at(const cost_model& cost, const progress& p, int level) noexcept {
+inline bool all_at(const cost_model& cost, const request_progress& p, int level) noexcept {
   for (int c = 0; c < cost.num_chunks(); ++c)
     if (!usable(cost, p, c) || (!p.chunks[std::size_t(c)].computed && p.chunks[std::size_t(c)].ready < level))
       return false;
@@ -39,7 +39,7 @@ inline bool all_at(const cost_model& cost, const progress& p, int level) noexcep
 }
 
 /// How many tokens to draft so that the engine is busy until `level` has streamed in at this rate; at least 1, at most `most`.
-inline int draft_tokens(const cost_model& cost, const progress& p, int level, double bytes_per_second,
+inline int draft_tokens(const cost_model& cost, const request_progress& p, int level, double bytes_per_second,
                         double draft_seconds_per_token, int most) noexcept {
   double bytes = double(p.bytes_in_flight);
   for (int c = 0; c < cost.num_chunks(); ++c)

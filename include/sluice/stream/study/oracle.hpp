@@ -160,7 +160,7 @@ struct oracle {
 
   // The plan leaves no time for what bounds do not know (turns on the link, the last chunk's decoding): where it falls
   // behind, a chunk takes a lower level.
-  step link(const cost_model& cost, const link_history&, const progress& p) const noexcept {
+  step link(const cost_model& cost, const link_history&, const request_progress& p) const noexcept {
     int next = -1;
     double planned = double(p.bytes_in_flight);
     for (int c = cost.num_chunks() - 1; c >= front; --c) {
@@ -180,9 +180,9 @@ struct oracle {
     while (level > 0 && here() > end_seconds) --level;
     return fetch(cost, next, level);
   }
-  step compute(const cost_model& cost, const link_history&, const progress& p) const noexcept {
+  step compute(const cost_model& cost, const link_history&, const request_progress& p) const noexcept {
     const int c = first_missing(cost, p);
-    return c < front ? stream::compute(cost, c) : step{};
+    return c < front ? recompute(cost, c) : step{};
   }
 };
 

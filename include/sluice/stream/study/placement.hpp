@@ -6,11 +6,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <concepts>
 #include <cstdint>
-#include <limits>
 #include <set>
 #include <string_view>
-#include <type_traits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -55,46 +54,139 @@ struct placement_totals {
   double price = 0;
 };
 
-namespace placement_policy {
-/// Least recently used leaves its tier for the next, from the last for good.
-struct lru {
-  static constexpr std::string_view name = "lru";
-};
-/// AdaptCache (BigMem 2025): whatever loses least utility per byte freed, of {leave, one level down}; a level down is decoded
-/// and encoded anew and cannot be undone.
-struct adaptcache {
-  static constexpr std::string_view name = "adaptcache";
-};
-/// EVICPRESS (2512.14946): the same choices, and every so often a joint assignment of everything kept to tiers.
-struct evicpress {
-  static constexpr std::string_view name = "evicpress";
-};
-/// Pensieve (EuroSys 2025): full quality; chunks with the least recompute seconds per second since their last use leave
-/// first, so the front of old contexts goes and is computed anew.
-struct pensieve {
-  static constexpr std::string_view name = "pensieve";
-};
-/// Ours: a level down is a truncation in place (no decoding, no original); the passes cut off move to the next tier and leave
-/// it first, so quality comes back where there is room.
-struct truncating {
-  static constexpr std::string_view name = "truncating";
-};
-}  // namespace placement_policy
+/// One chunk as it is kept now.
+struct kept_chunk {
+  static constexpr std::size_t max_levels = 8;
+  using tier_of_pass = std::array<std::int8_t, max_levels>;
 
-/// Decides what is kept where and at which level. Deterministic; every change costs O(log items) (pensieve and the joint
-/// assignment of evicpress look at everything, rarely).
-template <class Policy>
+  placed_item item;
+  tier_of_pass tier{};      ///< of each pass; -1 = not kept. A later pass is never on a faster tier
+  double last_seconds = 0;  ///< of the last access
+  double weight = 0;        ///< accesses, decayed to that time
+  int passes() const { return passes_of(tier); }
+  int passes_of(const tier_of_pass& at) const {
+    int n = 0;
+    while (n < int(item.bytes.size()) && at[std::size_t(n)] >= 0) ++n;
+    return n;
+  }
+  double pass_bytes(int p) const {
+    return double(item.bytes[std::size_t(p)] - (p ? item.bytes[std::size_t(p) - 1] : 0));
+  }
+};
+
+/// What frees bytes of a tier: passes [first_pass, end_pass) of a chunk go to tier `to`, or for -1 away with all behind them.
+struct placement_move {
+  int first_pass = 0, end_pass = 0, to = -1;
+  bool shortens = false;     ///< a level less; decoded and encoded anew where passes are not kept apart
+  double lost_per_byte = 0;  ///< of what one request costs
+};
+
+/// What a placement policy may look at.
+class storage_state {
+ public:
+  storage_state(std::vector<storage_tier> tiers, const placement_options& options, bool in_place)
+      : tiers_(std::move(tiers)), options_(options), in_place_(in_place) {}
+
+  const std::vector<storage_tier>& tiers() const noexcept { return tiers_; }
+  const placement_options& options() const noexcept { return options_; }
+  /// The tier below, -1 = there is none.
+  int next_tier(int tier) const noexcept { return tier + 1 < int(tiers_.size()) ? tier + 1 : -1; }
+
+  /// Seconds to read passes [0, n) where these tiers hold them.
+  double delay_seconds(const kept_chunk& c, const kept_chunk::tier_of_pass& at, int n) const {
+    double sum = 0;
+    for (int p = 0; p < n; ++p) {
+      const storage_tier& t = tiers_[std::size_t(at[std::size_t(p)])];
+      if (p == 0 || at[std::size_t(p)] != at[std::size_t(p) - 1]) sum += t.latency_seconds;
+      sum += c.pass_bytes(p) / t.bytes_per_second;
+    }
+    return sum;
+  }
+  /// The best that one request can make of what is kept, in seconds: as many passes as are worth their delay, or computing.
+  /// Where a level is an object of its own it is read whole.
+  double cost_seconds(const kept_chunk& c, const kept_chunk::tier_of_pass& at, int* best_passes = nullptr) const {
+    double best = c.item.recompute_seconds;
+    int n = 0;
+    const int all = c.passes_of(at);
+    for (int p = in_place_ ? 1 : all; p <= all && p > 0; ++p) {
+      const double x = delay_seconds(c, at, p) + options_.alpha_seconds_per_nat * c.item.loss[std::size_t(p) - 1];
+      if (x < best) {
+        best = x;
+        n = p;
+      }
+    }
+    if (best_passes) *best_passes = n;
+    return best;
+  }
+  /// The passes of a chunk that stand on a tier: [first, second), which is empty where none does.
+  std::pair<int, int> passes_on(const kept_chunk& c, int tier) const {
+    int first = 0, end = 0;
+    for (int p = 0; p < c.passes(); ++p)
+      if (c.tier[std::size_t(p)] == tier) {
+        if (end == 0) first = p;
+        end = p + 1;
+      }
+    return {first, end};
+  }
+  /// Everything of the chunk leaves the tier for the next, from the last for good.
+  placement_move leave(const kept_chunk& c, int tier) const {
+    const auto [first, end] = passes_on(c, tier);
+    return priced(c, {first, end, next_tier(tier), false, 0});
+  }
+  /// The move with what it loses per byte that it frees.
+  placement_move priced(const kept_chunk& c, placement_move m) const {
+    kept_chunk::tier_of_pass after = c.tier;
+    double freed = 0;
+    for (int p = m.first_pass; p < m.end_pass; ++p) freed += c.pass_bytes(p);
+    for (int p = m.first_pass; p < int(kept_chunk::max_levels); ++p)
+      if (p < m.end_pass || m.to < 0) after[std::size_t(p)] = std::int8_t(m.to);
+    if (!(freed > 0)) freed = 1e-9;
+    m.lost_per_byte = std::max(cost_seconds(c, after) - cost_seconds(c, c.tier), 0.0) / freed;
+    return m;
+  }
+  /// Frequencies decay alike, so their order at any time is that of weight * 2^(last / half life): its logarithm.
+  double log_frequency(const kept_chunk& c) const {
+    return std::log2(c.weight) + c.last_seconds / options_.half_life_seconds;
+  }
+
+ private:
+  std::vector<storage_tier> tiers_;
+  placement_options options_;
+  bool in_place_;
+};
+
+/// What a placement policy is: it says what a full tier does to a chunk, and which chunk comes first.
+/// - in_place: whether passes are kept apart, so that a level down is a truncation and a request may read fewer than are kept.
+/// - move(chunk, tier, state): how this chunk would free bytes of a tier on which it has some.
+/// - worth(chunk, move, state): of that move; the least is made first. It must follow from its arguments alone: it is asked
+///   for when the chunk is touched or moved, and kept until then.
+/// Optional:
+/// - worth_at(chunk, now): used instead of worth(), over all chunks of a tier, which then frees 5 % at a time.
+/// - density(chunk, state): every `reoptimise_every` accesses everything is placed anew, the densest on the fastest tier.
+template <class P>
+concept placement_policy = requires(const P policy, const kept_chunk& c, const placement_move& m,
+                                    const storage_state& s, int tier) {
+  { P::name } -> std::convertible_to<std::string_view>;
+  { P::in_place } -> std::convertible_to<bool>;
+  { policy.move(c, tier, s) } -> std::same_as<placement_move>;
+  { policy.worth(c, m, s) } -> std::same_as<double>;
+};
+
+/// Decides what is kept where and at which level. Deterministic; every change costs O(log items), but for the looks at
+/// everything that a policy asks for.
+template <placement_policy Policy>
 class placement {
  public:
-  placement(std::vector<storage_tier> tiers, const placement_options& options = {})
-      : tiers_(std::move(tiers)), options_(options) {
-    used_.resize(tiers_.size());
-    order_.resize(tiers_.size());
+  placement(std::vector<storage_tier> tiers, const placement_options& options = {}, Policy policy = {})
+      : state_(std::move(tiers), options, Policy::in_place), policy_(std::move(policy)) {
+    used_.resize(state_.tiers().size());
+    order_.resize(state_.tiers().size());
   }
 
   /// Errors: invalid_argument (no levels, lengths that differ, figures that are negative or not finite).
   status check(const placed_item& item) const {
-    if (item.bytes.empty() || item.bytes.size() > max_levels || item.bytes.size() != item.loss.size() || tiers_.empty())
+    if (item.bytes.empty() || item.bytes.size() > kept_chunk::max_levels || item.bytes.size() != item.loss.size() ||
+        state_.tiers().empty())
       return status::invalid_argument;
     for (std::size_t i = 0; i < item.bytes.size(); ++i)
       if ((i && item.bytes[i] < item.bytes[i - 1]) || !(item.loss[i] >= 0) || !std::isfinite(item.loss[i]))
@@ -127,9 +219,9 @@ class placement {
       promote(e, o);
     }
     remember(id, e);
-    for (std::size_t t = 0; t < tiers_.size(); ++t) make_room(int(t), now);
-    if constexpr (std::is_same_v<Policy, placement_policy::evicpress>)
-      if (totals_.accesses % std::uint64_t(std::max(options_.reoptimise_every, 1)) == 0) reassign();
+    for (std::size_t t = 0; t < used_.size(); ++t) make_room(int(t), now);
+    if constexpr (places_anew)
+      if (totals_.accesses % std::uint64_t(std::max(state_.options().reoptimise_every, 1)) == 0) reassign(now);
     totals_.seconds += o.seconds;
     totals_.loss += o.loss;
     return o;
@@ -139,59 +231,21 @@ class placement {
   double used_bytes(int tier) const noexcept { return used_[std::size_t(tier)]; }
 
  private:
-  static constexpr std::size_t max_levels = 8;
-  static constexpr bool in_place = std::is_same_v<Policy, placement_policy::truncating>;
-  static constexpr bool by_utility = in_place || std::is_same_v<Policy, placement_policy::adaptcache> ||
-                                     std::is_same_v<Policy, placement_policy::evicpress>;
-
-  using tier_of_pass = std::array<std::int8_t, max_levels>;
-
-  struct entry {
-    placed_item item;
-    tier_of_pass tier{};          ///< -1 = not kept; a later pass is never on a faster tier
-    double last = 0, weight = 0;  ///< decayed accesses at `last`
-    std::vector<std::pair<int, std::pair<double, std::int64_t>>> keys;  ///< where it stands in order_
-    int passes() const { return passes_of(tier); }
-    int passes_of(const tier_of_pass& at) const {
-      int n = 0;
-      while (n < int(item.bytes.size()) && at[std::size_t(n)] >= 0) ++n;
-      return n;
-    }
-    double pass_bytes(int p) const {
-      return double(item.bytes[std::size_t(p)] - (p ? item.bytes[std::size_t(p) - 1] : 0));
-    }
+  static constexpr bool looks_at_all = requires(const Policy& p, const kept_chunk& c, double now) {
+    { p.worth_at(c, now) } -> std::same_as<double>;
+  };
+  static constexpr bool places_anew = requires(const Policy& p, const kept_chunk& c, const storage_state& s) {
+    { p.density(c, s) } -> std::same_as<double>;
   };
 
-  // Reading passes [0, n).
-  double delay(const entry& e, const tier_of_pass& at, int n) const {
-    double sum = 0;
-    for (int p = 0; p < n; ++p) {
-      const storage_tier& t = tiers_[std::size_t(at[std::size_t(p)])];
-      if (p == 0 || at[std::size_t(p)] != at[std::size_t(p) - 1]) sum += t.latency_seconds;
-      sum += e.pass_bytes(p) / t.bytes_per_second;
-    }
-    return sum;
-  }
-  // The best that one request can make of what is kept: as many passes as are worth their delay, or computing. Where a
-  // level is an object of its own it is read whole.
-  double cost(const entry& e, const tier_of_pass& at, int* best_passes = nullptr) const {
-    double best = e.item.recompute_seconds;
-    int n = 0;
-    const int all = e.passes_of(at);
-    for (int p = in_place ? 1 : all; p <= all && p > 0; ++p) {
-      const double c = delay(e, at, p) + options_.alpha_seconds_per_nat * e.item.loss[std::size_t(p) - 1];
-      if (c < best) {
-        best = c;
-        n = p;
-      }
-    }
-    if (best_passes) *best_passes = n;
-    return best;
-  }
+  struct entry : kept_chunk {
+    std::vector<std::pair<int, std::pair<double, std::int64_t>>> keys;  // where it stands in order_
+  };
+
   placement_outcome read(const entry& e) const {
     placement_outcome o;
     int n = 0;
-    cost(e, e.tier, &n);
+    state_.cost_seconds(e, e.tier, &n);
     if (n == 0) {
       o.seconds = e.item.recompute_seconds;
       return o;
@@ -199,21 +253,21 @@ class placement {
     o.hit = true;
     o.tier = e.tier[std::size_t(n) - 1];
     o.level = n - 1;
-    o.seconds = delay(e, e.tier, n);
+    o.seconds = state_.delay_seconds(e, e.tier, n);
     o.loss = e.item.loss[std::size_t(n) - 1];
     return o;
   }
 
   void touch(entry& e, double now) {
-    e.weight = e.weight * std::exp2((e.last - now) / options_.half_life_seconds) + 1;
-    e.last = now;
+    e.weight = e.weight * std::exp2((e.last_seconds - now) / state_.options().half_life_seconds) + 1;
+    e.last_seconds = now;
   }
   // What has been used comes back to the first tier; what was computed is whole again.
   void promote(entry& e, const placement_outcome& o) {
     const int n = o.hit ? e.passes() : int(e.item.bytes.size());
     for (int p = 0; p < n; ++p) {
       std::int8_t& t = e.tier[std::size_t(p)];
-      if (in_place && o.hit && p > o.level) break;  // passes that were not read stay where they are
+      if (Policy::in_place && o.hit && p > o.level) break;  // passes that were not read stay where they are
       if (t > 0) totals_.moved_bytes += e.pass_bytes(p);
       if (t >= 0) used_[std::size_t(t)] -= e.pass_bytes(p);
       t = 0;
@@ -221,54 +275,10 @@ class placement {
     }
   }
 
-  // What a tier does next to an entry to free bytes: its last pass on the tier, or all its bytes there, go to the next tier or away.
-  struct move {
-    int first_pass = 0, end_pass = 0, to = -1;
-    bool shortens = false;  ///< the last pass of a single object: decoded and encoded anew, except in place
-    double lost_per_byte = 0;
-  };
-  move cheapest_move(const entry& e, int tier) const {
-    int first = 0, end = 0;
-    for (int p = 0; p < e.passes(); ++p)
-      if (e.tier[std::size_t(p)] == tier) {
-        if (end == 0) first = p;
-        end = p + 1;
-      }
-    const int next = tier + 1 < int(tiers_.size()) ? tier + 1 : -1;
-    move best{0, 0, -1, false, std::numeric_limits<double>::infinity()};
-    const double now = cost(e, e.tier);
-    const auto consider = [&](move m) {
-      tier_of_pass after = e.tier;
-      double freed = 0;
-      for (int p = m.first_pass; p < m.end_pass; ++p) freed += e.pass_bytes(p);
-      for (int p = m.first_pass; p < int(max_levels); ++p)
-        if (p < m.end_pass || m.to < 0) after[std::size_t(p)] = std::int8_t(m.to);
-      if (!(freed > 0)) freed = 1e-9;
-      m.lost_per_byte = std::max(cost(e, after) - now, 0.0) / freed;
-      if (m.lost_per_byte < best.lost_per_byte) best = m;
-    };
-    consider({first, end, next, false, 0});
-    if constexpr (by_utility) {
-      if (end - first >= 1 && end > 1 && end == e.passes()) consider({end - 1, end, -1, true, 0});
-      if constexpr (in_place) {
-        if (next >= 0)
-          for (int p = end - 1; p > first; --p) consider({p, end, next, false, 0});
-      }
-    }
-    return best;
-  }
-
-  // Frequencies decay alike, so their order at any time is that of weight * 2^(last / half life).
-  double key_of(const entry& e, int tier) const {
-    if constexpr (by_utility)
-      return std::log2(std::max(cheapest_move(e, tier).lost_per_byte, 1e-300)) + std::log2(e.weight) +
-             e.last / options_.half_life_seconds;
-    return e.last;
-  }
   void remember(std::int64_t id, entry& e) {
-    for (std::size_t t = 0; t < tiers_.size(); ++t)
+    for (std::size_t t = 0; t < used_.size(); ++t)
       if (std::find(e.tier.begin(), e.tier.begin() + e.passes(), int(t)) != e.tier.begin() + e.passes()) {
-        const std::pair<double, std::int64_t> key{key_of(e, int(t)), id};
+        const std::pair<double, std::int64_t> key{policy_.worth(e, move_of(e, int(t)), state_), id};
         order_[t].insert(key);
         e.keys.push_back({int(t), key});
       }
@@ -279,18 +289,26 @@ class placement {
   }
 
   void make_room(int tier, double now) {
-    const double capacity = tiers_[std::size_t(tier)].capacity_bytes;
+    const double capacity = state_.tiers()[std::size_t(tier)].capacity_bytes;
     if (used_[std::size_t(tier)] <= capacity) return;
-    if constexpr (std::is_same_v<Policy, placement_policy::pensieve>) {
-      evict_front(tier, now);
-      return;
-    }
+    if constexpr (looks_at_all) return free_share(tier, now);
     while (used_[std::size_t(tier)] > capacity && !order_[std::size_t(tier)].empty()) {
       const std::int64_t id = order_[std::size_t(tier)].begin()->second;
-      carry_out(id, cheapest_move(entries_[id], tier));
+      carry_out(id, move_of(entries_[id], tier));
     }
   }
-  void carry_out(std::int64_t id, const move& m) {
+  // What the policy says, or, where that would free nothing of the tier, all of the chunk.
+  placement_move move_of(const entry& e, int tier) const {
+    const placement_move m = policy_.move(e, tier, state_);
+    const int passes = e.passes();
+    const bool within = m.first_pass >= 0 && m.first_pass < m.end_pass && m.end_pass <= passes;
+    const bool down = m.to == -1 || (m.to > tier && m.to < int(used_.size()));
+    if (!within || !down || e.tier[std::size_t(m.first_pass)] != tier) return state_.leave(e, tier);
+    // A later pass is never on a faster tier.
+    if (m.to >= 0 && m.end_pass < passes && e.tier[std::size_t(m.end_pass)] < m.to) return state_.leave(e, tier);
+    return m;
+  }
+  void carry_out(std::int64_t id, const placement_move& m) {
     entry& e = entries_[id];
     forget(e);
     const int had = e.passes();
@@ -306,8 +324,9 @@ class placement {
     }
     if (m.shortens) {
       ++totals_.truncated;
-      if (!in_place) {
-        totals_.transcode_seconds += double(e.item.bytes[std::size_t(had) - 1]) / options_.transcode_bytes_per_second;
+      if (!Policy::in_place) {
+        totals_.transcode_seconds +=
+            double(e.item.bytes[std::size_t(had) - 1]) / state_.options().transcode_bytes_per_second;
         e.item.bytes.resize(std::size_t(had) -
                             1);  // a shorter object now: the fine one is gone until it is computed again
         e.item.loss.resize(std::size_t(had) - 1);
@@ -321,35 +340,30 @@ class placement {
       remember(id, e);
   }
 
-  // Pensieve frees a share at a time, ahead of need: one look at everything serves many requests.
-  void evict_front(int tier, double now) {
+  // One look at everything serves many requests.
+  void free_share(int tier, double now) {
     std::vector<std::pair<double, std::int64_t>> all;
-    for (const auto& [key, id] : order_[std::size_t(tier)])
-      all.push_back({entries_[id].item.recompute_seconds / std::max(now - entries_[id].last, 1e-3), id});
+    for (const auto& [key, id] : order_[std::size_t(tier)]) all.push_back({policy_.worth_at(entries_[id], now), id});
     std::sort(all.begin(), all.end());
-    const double target = 0.95 * tiers_[std::size_t(tier)].capacity_bytes;
+    const double target = 0.95 * state_.tiers()[std::size_t(tier)].capacity_bytes;
     for (const auto& [value, id] : all) {
       if (used_[std::size_t(tier)] <= target) break;
-      carry_out(id, cheapest_move(entries_[id], tier));
+      carry_out(id, move_of(entries_[id], tier));
     }
   }
 
-  // EVICPRESS: everything that is kept is placed anew, the densest utility on the fastest tier.
-  void reassign() {
+  // Everything that is kept is placed anew, the densest on the fastest tier.
+  void reassign(double now) {
     std::vector<std::pair<double, std::int64_t>> all;
-    for (auto& [id, e] : entries_) {
-      const double density = e.item.recompute_seconds / double(std::max<std::uint64_t>(e.item.bytes.back(), 1));
-      all.push_back(
-          {-(std::log2(std::max(density, 1e-300)) + std::log2(e.weight) + e.last / options_.half_life_seconds), id});
-    }
+    for (auto& [id, e] : entries_) all.push_back({-policy_.density(e, state_), id});
     std::sort(all.begin(), all.end());
     std::vector<double> room;
-    for (const storage_tier& t : tiers_) room.push_back(t.capacity_bytes);
+    for (const storage_tier& t : state_.tiers()) room.push_back(t.capacity_bytes);
     for (const auto& [key, id] : all) {
       entry& e = entries_[id];
       const double bytes = double(e.item.bytes[std::size_t(e.passes()) - 1]);
       std::size_t t = 0;
-      while (t + 1 < tiers_.size() && room[t] < bytes) ++t;
+      while (t + 1 < room.size() && room[t] < bytes) ++t;
       room[t] -= bytes;
       if (e.tier[0] == int(t)) continue;
       forget(e);
@@ -361,32 +375,22 @@ class placement {
       }
       remember(id, e);
     }
-    for (std::size_t t = 0; t < tiers_.size(); ++t) make_room(int(t), 0);
+    for (std::size_t t = 0; t < used_.size(); ++t) make_room(int(t), now);
   }
 
   void pay(double now) {
-    for (std::size_t t = 0; t < tiers_.size(); ++t)
-      totals_.price += used_[t] * tiers_[t].price_per_byte_second * std::max(now - now_, 0.0);
+    for (std::size_t t = 0; t < used_.size(); ++t)
+      totals_.price += used_[t] * state_.tiers()[t].price_per_byte_second * std::max(now - now_, 0.0);
     now_ = std::max(now_, now);
   }
 
-  std::vector<storage_tier> tiers_;
-  placement_options options_;
-  std::vector<double> used_;
+  storage_state state_;
+  Policy policy_;
+  std::vector<double> used_;  // bytes, by tier
   std::unordered_map<std::int64_t, entry> entries_;
   std::vector<std::set<std::pair<double, std::int64_t>>> order_;
   placement_totals totals_;
   double now_ = 0;
 };
-
-/// Calls f.operator()<Policy>() for every placement policy.
-template <class F>
-void for_each_placement_policy(F&& f) {
-  f.template operator()<placement_policy::lru>();
-  f.template operator()<placement_policy::adaptcache>();
-  f.template operator()<placement_policy::evicpress>();
-  f.template operator()<placement_policy::pensieve>();
-  f.template operator()<placement_policy::truncating>();
-}
 
 }  // namespace sluice::stream

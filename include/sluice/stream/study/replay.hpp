@@ -10,7 +10,7 @@ struct replay {
   static constexpr const char* name = "replay";
   std::span<const step> plan{};
 
-  step link(const cost_model& cost, const link_history&, const progress& p) const noexcept {
+  step link(const cost_model& cost, const link_history&, const request_progress& p) const noexcept {
     for (const step& s : plan) {
       if (s.chunk < 0 || s.chunk >= cost.num_chunks() || s.level > cost.exact_level() || !can_fetch(cost, p, s.chunk))
         continue;
@@ -19,7 +19,7 @@ struct replay {
     }
     return {};
   }
-  step compute(const cost_model& cost, const link_history&, const progress& p) const noexcept {
+  step compute(const cost_model& cost, const link_history&, const request_progress& p) const noexcept {
     const int missing = first_missing(cost, p);
     for (const step& s : plan)
       if (s.what == action::recompute && s.chunk >= 0 && s.chunk <= missing && s.chunk < cost.num_chunks() &&

@@ -122,7 +122,7 @@ class simulator {
     simulated_request request;
     planner<Policy> plan;
     std::vector<chunk_progress> chunks;
-    progress now;
+    request_progress now;
     outcome result;
     std::deque<int> to_decode;
     int decoding = -1, decoding_level = -1;

@@ -3,12 +3,16 @@
 
 #include <sluice/status.hpp>
 #include <sluice/tensor/half.hpp>
+#include <sluice/warp/targets.hpp>
+#if !SLUICE_LINKS_KERNELS
 #include <sluice/warp/floats.hpp>
+#endif
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <type_traits>
 
 // Fixed-width codes of 1 to 8 bits, and the group quantiser of the fixed-rate codecs. Layout of packed codes, rows r of
 // blocks b of 32 lanes i (normative, repeated in FORMAT.md):
@@ -27,8 +31,6 @@
 namespace sluice {
 
 namespace detail {
-
-enum class bitpack_task : std::uint8_t { pack, unpack, quantize, dequantize };
 
 struct bitpack_job {
   std::uint8_t* packed = nullptr;
@@ -65,6 +67,13 @@ SLUICE_HD constexpr bool group_scale(float low, float high, int levels, f16& ste
 }  // namespace detail
 }  // namespace sluice
 
+#define SLUICE_FUNCTIONS                                                     \
+  namespace packing {                                                        \
+  SLUICE_KERNEL void pack(int width, const bitpack_job& job) noexcept;       \
+  SLUICE_KERNEL void unpack(int width, const bitpack_job& job) noexcept;     \
+  SLUICE_KERNEL bool quantize(int width, const bitpack_job& job) noexcept;   \
+  SLUICE_KERNEL void dequantize(int width, const bitpack_job& job) noexcept; \
+  }
 #define SLUICE_BODY <sluice/codec/entropy/bitpack/bitpack_body.inl>
 #include <sluice/warp/foreach_target.inl>
 
@@ -89,17 +98,16 @@ constexpr std::size_t quantized_size(int width, std::int64_t group_rows, std::in
 
 namespace detail::inline SLUICE_HOST_ABI {
 
-inline bool run_bitpack_on(isa on, int width, bitpack_task task, const bitpack_job& job) noexcept {
-#if SLUICE_X86_TARGETS
-  switch (usable_isa(on)) {
-    case isa::avx512: return avx512::packing::run(width, task, job);
-    case isa::avx2: return avx2::packing::run(width, task, job);
-    default: break;
-  }
-#else
-  (void)on;
-#endif
-  return portable::packing::run(width, task, job);
+inline void pack_job(isa on, int width, const bitpack_job& job) noexcept { SLUICE_RETURN_ON(on, packing::pack(width, job)) }
+inline void unpack_job(isa on, int width, const bitpack_job& job) noexcept {
+  SLUICE_RETURN_ON(on, packing::unpack(width, job))
+}
+/// False where the range of a group does not fit f16.
+inline bool quantize_job(isa on, int width, const bitpack_job& job) noexcept {
+  SLUICE_RETURN_ON(on, packing::quantize(width, job))
+}
+inline void dequantize_job(isa on, int width, const bitpack_job& job) noexcept {
+  SLUICE_RETURN_ON(on, packing::dequantize(width, job))
 }
 
 constexpr bool bitpack_arguments(int width, int group_rows, std::int64_t stride, int rows, int blocks) noexcept {
@@ -130,7 +138,7 @@ inline status pack_bits(int width, const std::uint8_t* values, std::int64_t stri
                           .stride = stride,
                           .rows = rows,
                           .blocks = blocks};
-  detail::run_bitpack_on(on, width, detail::bitpack_task::pack, job);
+  detail::pack_job(on, width, job);
   return status::ok;
 }
 
@@ -142,7 +150,7 @@ inline status unpack_bits(int width, std::span<const std::byte> in, std::uint8_t
   if (const status s = detail::expect_size(in.size(), packed_size(width, rows, blocks)); s != status::ok) return s;
   detail::bitpack_job job{
       .packed = detail::bitpack_bytes(in), .values = values, .stride = stride, .rows = rows, .blocks = blocks};
-  detail::run_bitpack_on(on, width, detail::bitpack_task::unpack, job);
+  detail::unpack_job(on, width, job);
   return status::ok;
 }
 
@@ -161,7 +169,7 @@ inline status quantize_groups(int width, int group_rows, const float* x, std::in
                           .rows = rows,
                           .blocks = blocks,
                           .group_rows = group_rows < 1 << 30 ? group_rows : 1 << 30};
-  return detail::run_bitpack_on(on, width, detail::bitpack_task::quantize, job) ? status::ok : status::too_large;
+  return detail::quantize_job(on, width, job) ? status::ok : status::too_large;
 }
 
 /// The reverse: code * step + zero, the same floats on every machine; `in` holds exactly quantized_size() bytes.
@@ -179,7 +187,7 @@ inline status dequantize_groups(int width, int group_rows, std::span<const std::
                           .rows = rows,
                           .blocks = blocks,
                           .group_rows = group_rows < 1 << 30 ? group_rows : 1 << 30};
-  detail::run_bitpack_on(on, width, detail::bitpack_task::dequantize, job);
+  detail::dequantize_job(on, width, job);
   return status::ok;
 }
 

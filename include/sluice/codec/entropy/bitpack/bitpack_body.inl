@@ -282,34 +282,38 @@ SLUICE_BODY_FN void quantize_codes(const bitpack_job& job, int row, int block) {
 
 #if !SLUICE_TARGET_CUDA
 
-/// All items of a job; false where the range of a quantised group does not fit f16.
-template <int Width>
-inline bool run(bitpack_task task, const bitpack_job& job) {
-  if (task == bitpack_task::quantize)
-    for (int row = 0; row < job.rows; row += job.group_rows)
-      for (int block = 0; block < job.blocks; ++block)
-        if (!measure_group(job, (1 << Width) - 1, row, block)) return false;
-  for (int row = 0; row < job.rows; row += 8)
-    for (int block = 0; block < job.blocks; ++block) switch (task) {
-        case bitpack_task::pack: pack_codes<Width>(job, row, block); break;
-        case bitpack_task::unpack: unpack_codes<Width>(job, row, block); break;
-        case bitpack_task::quantize: quantize_codes<Width>(job, row, block); break;
-        case bitpack_task::dequantize: dequantize_codes<Width>(job, row, block); break;
-      }
-  return true;
+// Calls f with a width that the compiler knows, then walks all items of the job.
+template <int Width = 1, class F>
+inline void with_width(int width, F f) {
+  if constexpr (Width < 8)
+    if (width != Width) return with_width<Width + 1>(width, f);
+  f(std::integral_constant<int, Width>{});
 }
 
-inline bool run(int width, bitpack_task task, const bitpack_job& job) {
-  switch (width) {
-    case 1: return run<1>(task, job);
-    case 2: return run<2>(task, job);
-    case 3: return run<3>(task, job);
-    case 4: return run<4>(task, job);
-    case 5: return run<5>(task, job);
-    case 6: return run<6>(task, job);
-    case 7: return run<7>(task, job);
-    default: return run<8>(task, job);
-  }
+template <class F>
+inline void each_item(const bitpack_job& job, F item) {
+  for (int row = 0; row < job.rows; row += 8)
+    for (int block = 0; block < job.blocks; ++block) item(row, block);
+}
+
+SLUICE_KERNEL void pack(int width, const bitpack_job& job) noexcept {
+  with_width(width, [&](auto w) { each_item(job, [&](int row, int block) { pack_codes<w>(job, row, block); }); });
+}
+
+SLUICE_KERNEL void unpack(int width, const bitpack_job& job) noexcept {
+  with_width(width, [&](auto w) { each_item(job, [&](int row, int block) { unpack_codes<w>(job, row, block); }); });
+}
+
+SLUICE_KERNEL void dequantize(int width, const bitpack_job& job) noexcept {
+  with_width(width, [&](auto w) { each_item(job, [&](int row, int block) { dequantize_codes<w>(job, row, block); }); });
+}
+
+SLUICE_KERNEL bool quantize(int width, const bitpack_job& job) noexcept {
+  for (int row = 0; row < job.rows; row += job.group_rows)
+    for (int block = 0; block < job.blocks; ++block)
+      if (!measure_group(job, (1 << width) - 1, row, block)) return false;
+  with_width(width, [&](auto w) { each_item(job, [&](int row, int block) { quantize_codes<w>(job, row, block); }); });
+  return true;
 }
 
 #endif

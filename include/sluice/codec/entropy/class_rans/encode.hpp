@@ -5,7 +5,7 @@
 #include <sluice/codec/entropy/class_rans/section.hpp>
 #include <sluice/codec/rans/rans.hpp>
 #include <sluice/codec/stages.hpp>
-#include <sluice/codec/transform/dense.hpp>
+#include <sluice/codec/quantize/ternary.hpp>
 #include <sluice/numeric.hpp>
 
 #include <cstdint>

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/codec/rans/tables.hpp>
 #include <sluice/format/tile.hpp>
+#include <sluice/numeric.hpp>
 
 #include <bit>
 #include <cstdint>
@@ -26,12 +28,18 @@ static_assert(sizeof(exception) == 8);
 struct class_section {
   enum parts : std::uint8_t { with_deltas = 1, with_classes = 2, with_exceptions = 4 };
 
-  std::uint32_t delta_blocks = 0;          ///< bit b: block b of the profile's classes moves
-  std::span<const std::uint8_t> deltas;    ///< 16 bytes a block: a signed nibble a lane
-  std::span<const std::uint8_t> classes;   ///< [width], instead of the profile's
+  std::uint32_t delta_blocks = 0;         ///< bit b: block b of the profile's classes moves
+  std::span<const std::uint8_t> deltas;   ///< 16 bytes a block: a signed nibble a lane
+  std::span<const std::uint8_t> classes;  ///< [width], instead of the profile's
   std::span<const std::uint8_t> exceptions;
-  std::span<const std::uint8_t> code;      ///< of the rANS coder
+  std::span<const std::uint8_t> code;  ///< of the rANS coder
 
+  /// Bytes of the code that coders start from: a set of states for every 256 channels, of which all are taken as coded.
+  std::size_t state_bytes(int width) const noexcept {
+    constexpr int channels = detail::rans_lanes * detail::rans_max_blocks;
+    const auto sets = std::size_t((width + channels - 1) / channels);
+    return detail::min(code.size(), sets * std::size_t(detail::rans_state_bytes));
+  }
   int num_exceptions() const noexcept { return int(exceptions.size() / sizeof(exception)); }
   exception exception_at(int i) const noexcept {
     exception e;

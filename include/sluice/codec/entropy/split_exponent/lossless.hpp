@@ -47,7 +47,7 @@ inline void plan_strip(const element_format& f, strip_job job, const strip_works
   symbol_counts* counts = w.scratch[0]->counts;
   job.bits = f.bits;
   job.dropped = 0;
-  run_lossless_on(on, f.size, lossless_task::facts, job, &facts);
+  strip_facts(on, f.size, job, facts);
   std::uint32_t any = 0;
   for (int c = 0; c < job.columns; ++c) any |= facts.any[c];
   plan.dropped = f.has_sign ? smaller(std::countr_zero(any), f.mantissa) : 0;
@@ -63,8 +63,8 @@ inline void plan_strip(const element_format& f, strip_job job, const strip_works
     job.bits = f.bits - plan.dropped;
     job.dropped = plan.dropped;
     job.alphabet = rans_max_symbols;
-    run_lossless_on(on, f.size, lossless_task::cut, job, nullptr);
-    run_lossless_on(on, f.size, lossless_task::count, job, counts);
+    cut_strip(on, f.size, job, nullptr);
+    count_strip(on, job, counts);
     plan.symbols = choose_alphabet({counts, static_cast<std::size_t>(job.columns)}, cells, escape_bits);
   }
   std::uint32_t* values = reinterpret_cast<std::uint32_t*>(w.rans);  // idle as yet, and larger than a column
@@ -135,8 +135,7 @@ inline std::size_t encode_strip(strip_kind kind, const element_format& f, strip_
   job.escape_limit = w.escape_capacity;
   const std::size_t packed = job.row_bytes * static_cast<std::size_t>(job.rows);
   std::uint32_t escapes = 0;
-  if (bytes + packed + rans_state_bytes >= limit || !run_lossless_on(on, f.size, lossless_task::cut, job, &escapes))
-    return 0;
+  if (bytes + packed + rans_state_bytes >= limit || !cut_strip(on, f.size, job, &escapes)) return 0;
   encode_job stream;
   stream.tables = w.scratch[0]->blocks;
   stream.blocks = job.blocks;
@@ -167,7 +166,7 @@ inline std::size_t encode_strip(strip_kind kind, const element_format& f, strip_
   for (std::size_t c = 0; c < static_cast<std::size_t>(job.columns); ++c)
     put(&plan.bases[c], static_cast<std::size_t>((plan.modes[c] & 15) == mode_split ? 1 : f.size));
   job.packed = out;
-  run_lossless_on(on, f.size, lossless_task::pack, job, nullptr);
+  pack_strip(on, f.size, job);
   out += packed;
   put(w.escapes, listed);
   put(stream.bytes, stream.size);
@@ -197,7 +196,7 @@ inline status lossless_decode(dtype type, int rows, int n, std::span<const std::
   const auto finish = [&] {
     decode_symbols({streams, open}, on);
     for (std::size_t i = 0; i < open; ++i) {
-      if (!streams[i].ok || !run_lossless_on(on, size, lossless_task::join, jobs[i], nullptr)) return false;
+      if (!streams[i].ok || !join_strip(on, size, jobs[i])) return false;
       for (int r = 0; nibbles_to[i] && r < rows; ++r)
         join_nibbles(w.nibbles[i] + r * jobs[i].columns, jobs[i].columns / 2, nibbles_to[i] + r * stride);
     }

@@ -445,8 +445,8 @@ SLUICE_BODY_FN void count_symbols(const strip_job& job, symbol_counts* counts) {
 #if !SLUICE_TARGET_CUDA
 
 /// Gives each column the table that codes it in the fewest bits; returns the sum.
-SLUICE_BODY_FN std::uint64_t choose_tables(const symbol_counts* counts, int columns, const symbol_costs* costs,
-                                           int tables, std::uint8_t* chosen) {
+SLUICE_KERNEL std::uint64_t choose_tables(const symbol_counts* counts, int columns, const symbol_costs* costs,
+                                          int tables, std::uint8_t* chosen) noexcept {
   std::uint64_t total = 0;
   for (int c = 0; c < columns; ++c) {
     std::uint32_t best = ~0u;
@@ -469,18 +469,30 @@ SLUICE_BODY_FN std::uint64_t choose_tables(const symbol_counts* counts, int colu
   return total;
 }
 
-#endif
-
-template <class T>
-SLUICE_BODY_FN bool run(lossless_task task, const strip_job& job, void* result) {
-  switch (task) {
-    case lossless_task::join: return join_strip<T>(job);
-    case lossless_task::facts: return column_facts<T>(job, *static_cast<column_fact_table*>(result)), true;
-    case lossless_task::cut: return cut_symbols<T>(job, static_cast<std::uint32_t*>(result));
-    case lossless_task::count: return count_symbols(job, static_cast<symbol_counts*>(result)), true;
-    case lossless_task::pack: return pack_fields<T>(job), true;
-  }
-  return false;
+// Calls f with a value of the type that elements of `size` bytes are.
+template <class F>
+inline bool with_element(int size, F f) {
+  return size == 1 ? f(std::uint8_t{}) : size == 2 ? f(std::uint16_t{}) : f(std::uint32_t{});
 }
+
+SLUICE_KERNEL bool join(int size, const strip_job& job) noexcept {
+  return with_element(size, [&](auto e) { return join_strip<decltype(e)>(job); });
+}
+
+SLUICE_KERNEL void facts(int size, const strip_job& job, column_fact_table& table) noexcept {
+  with_element(size, [&](auto e) { return column_facts<decltype(e)>(job, table), true; });
+}
+
+SLUICE_KERNEL bool cut(int size, const strip_job& job, std::uint32_t* escape_count) noexcept {
+  return with_element(size, [&](auto e) { return cut_symbols<decltype(e)>(job, escape_count); });
+}
+
+SLUICE_KERNEL void count(const strip_job& job, symbol_counts* counts) noexcept { count_symbols(job, counts); }
+
+SLUICE_KERNEL void pack(int size, const strip_job& job) noexcept {
+  with_element(size, [&](auto e) { return pack_fields<decltype(e)>(job), true; });
+}
+
+#endif
 
 }  // namespace lossless

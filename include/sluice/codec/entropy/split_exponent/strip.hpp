@@ -4,7 +4,10 @@
 #include <sluice/codec/entropy/split_exponent/format.hpp>
 #include <sluice/codec/entropy/split_exponent/plan.hpp>
 #include <sluice/codec/rans/rans.hpp>
+#include <sluice/warp/targets.hpp>
+#if !SLUICE_LINKS_KERNELS
 #include <sluice/warp/floats.hpp>
+#endif
 
 #include <cstddef>
 #include <cstdint>
@@ -17,8 +20,6 @@
 namespace sluice {
 
 namespace detail {
-
-enum class lossless_task : std::uint8_t { join, facts, cut, count, pack };
 
 /// One strip and what a task reads or writes of it.
 struct strip_job {
@@ -78,6 +79,16 @@ SLUICE_HD inline void set_jobs(const strip_view& s, strip_tables& tables, strip_
 }  // namespace detail
 }  // namespace sluice
 
+#define SLUICE_FUNCTIONS                                                                                         \
+  namespace lossless {                                                                                           \
+  SLUICE_KERNEL bool join(int size, const strip_job& job) noexcept;                                              \
+  SLUICE_KERNEL void facts(int size, const strip_job& job, column_fact_table& table) noexcept;                   \
+  SLUICE_KERNEL bool cut(int size, const strip_job& job, std::uint32_t* escape_count) noexcept;                  \
+  SLUICE_KERNEL void count(const strip_job& job, symbol_counts* counts) noexcept;                                \
+  SLUICE_KERNEL void pack(int size, const strip_job& job) noexcept;                                              \
+  SLUICE_KERNEL std::uint64_t choose_tables(const symbol_counts* counts, int columns, const symbol_costs* costs, \
+                                            int tables, std::uint8_t* chosen) noexcept;                          \
+  }
 #define SLUICE_BODY <sluice/codec/entropy/split_exponent/lossless_body.inl>
 #include <sluice/warp/foreach_target.inl>
 
@@ -85,36 +96,34 @@ namespace sluice {
 
 namespace detail::inline SLUICE_HOST_ABI {
 
-template <class T>
-inline bool run_lossless_on(isa on, lossless_task task, const strip_job& job, void* result) noexcept {
-#if SLUICE_X86_TARGETS
-  switch (usable_isa(on)) {
-    case isa::avx512: return avx512::lossless::run<T>(task, job, result);
-    case isa::avx2: return avx2::lossless::run<T>(task, job, result);
-    default: break;
-  }
-#else
-  (void)on;
-#endif
-  return portable::lossless::run<T>(task, job, result);
+// Symbols and fields to elements of `size` bytes; false where the escapes are not as many as were promised.
+inline bool join_strip(isa on, int size, const strip_job& job) noexcept {
+  SLUICE_RETURN_ON(on, lossless::join(size, job))
 }
 
-inline bool run_lossless_on(isa on, int size, lossless_task task, const strip_job& job, void* result) noexcept {
-  return size == 1   ? run_lossless_on<std::uint8_t>(on, task, job, result)
-         : size == 2 ? run_lossless_on<std::uint16_t>(on, task, job, result)
-                     : run_lossless_on<std::uint32_t>(on, task, job, result);
+// What all elements of each column have in common.
+inline void strip_facts(isa on, int size, const strip_job& job, column_fact_table& table) noexcept {
+  SLUICE_RETURN_ON(on, lossless::facts(size, job, table))
+}
+
+// Elements to symbols and, where `escape_count` is not null, to the list of what escapes; false when the list is full.
+inline bool cut_strip(isa on, int size, const strip_job& job, std::uint32_t* escape_count) noexcept {
+  SLUICE_RETURN_ON(on, lossless::cut(size, job, escape_count))
+}
+
+// How often each column has each symbol.
+inline void count_strip(isa on, const strip_job& job, symbol_counts* counts) noexcept {
+  SLUICE_RETURN_ON(on, lossless::count(job, counts))
+}
+
+// Elements to packed rows of fields.
+inline void pack_strip(isa on, int size, const strip_job& job) noexcept {
+  SLUICE_RETURN_ON(on, lossless::pack(size, job))
 }
 
 inline std::uint64_t choose_tables_on(isa on, std::span<const symbol_counts> columns, const symbol_costs* costs,
                                       int tables, std::uint8_t* chosen) noexcept {
-  const int count = static_cast<int>(columns.size());
-#if SLUICE_X86_TARGETS
-  if (usable_isa(on) != isa::portable)
-    return avx2::lossless::choose_tables(columns.data(), count, costs, tables, chosen);
-#else
-  (void)on;
-#endif
-  return portable::lossless::choose_tables(columns.data(), count, costs, tables, chosen);
+  SLUICE_RETURN_ON(on, lossless::choose_tables(columns.data(), static_cast<int>(columns.size()), costs, tables, chosen))
 }
 
 // What a coder of strips keeps in the caller's workspace.

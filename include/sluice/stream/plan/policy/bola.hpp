@@ -14,7 +14,7 @@ struct bola {
   static constexpr const char* name = "bola";
   harmonic_mean estimate{};
 
-  step link(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+  step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     const int c = next_in_order(cost, p), n = cost.num_chunks(), top = cost.num_levels() - 1;
     if (c < 0) return {};
     const double rate = expected_rate(estimate, h, p, 0);
@@ -48,7 +48,7 @@ struct bola {
       best = {c, cost.all_layers(), action::text, -1};
     return best;
   }
-  step compute(const cost_model&, const link_history&, const progress&) const noexcept { return {}; }
+  step compute(const cost_model&, const link_history&, const request_progress&) const noexcept { return {}; }
 };
 
 }  // namespace sluice::stream::policy

@@ -14,7 +14,7 @@ struct cachegen_with {
   Estimator estimate{};
   int text_below_tokens = 1000;
 
-  step link(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+  step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     const int c = next_in_order(cost, p), n = cost.num_chunks();
     if (c < 0) return {};
     const auto tokens = cost.chunk(n - 1).position + cost.chunk(n - 1).tokens - cost.chunk(0).position;
@@ -33,7 +33,7 @@ struct cachegen_with {
     }
     return fetch(cost, c, level);
   }
-  step compute(const cost_model&, const link_history&, const progress&) const noexcept { return {}; }
+  step compute(const cost_model&, const link_history&, const request_progress&) const noexcept { return {}; }
 };
 using cachegen = cachegen_with<>;
 

@@ -13,7 +13,7 @@ struct cachegen_released_with {
   static constexpr const char* name = "cachegen_released";
   Estimator estimate{};
 
-  step link(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+  step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     const int c = next_in_order(cost, p);
     if (c < 0) return {};
     const double slice = (p.deadline_seconds - p.start_seconds) / cost.num_chunks();
@@ -24,7 +24,7 @@ struct cachegen_released_with {
     }
     return {c, cost.all_layers(), action::text, -1};
   }
-  step compute(const cost_model&, const link_history&, const progress&) const noexcept { return {}; }
+  step compute(const cost_model&, const link_history&, const request_progress&) const noexcept { return {}; }
 };
 using cachegen_released = cachegen_released_with<>;
 

@@ -6,7 +6,7 @@
 namespace sluice::stream::policy {
 
 /// The front of a two-ended plan: the first chunk that the engine neither has nor works on.
-inline int next_to_compute(const cost_model& cost, const progress& p) noexcept {
+inline int next_to_compute(const cost_model& cost, const request_progress& p) noexcept {
   const int c = first_missing(cost, p);
   return c == p.computing ? c + 1 : c;
 }
@@ -17,18 +17,18 @@ struct cake {
   static constexpr const char* name = "cake";
   int level = -1;  ///< what is loaded; -1 = the exact copy, as published
 
-  step link(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+  step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     const int what = level < 0 ? cost.exact_level() : detail::min(level, cost.num_levels() - 1);
     if (const int c = next_from_back(cost, p); c >= 0) return fetch(cost, c, what);
     return contested(cost, h, p, what);
   }
-  step compute(const cost_model& cost, const link_history&, const progress& p) const noexcept {
+  step compute(const cost_model& cost, const link_history&, const request_progress& p) const noexcept {
     const int c = first_missing(cost, p);
-    return c < cost.num_chunks() && p.chunks[std::size_t(c)].arrived < 0 ? stream::compute(cost, c) : step{};
+    return c < cost.num_chunks() && p.chunks[std::size_t(c)].arrived < 0 ? recompute(cost, c) : step{};
   }
 
   /// The chunk that the engine works on, if the link would have it sooner.
-  static step contested(const cost_model& cost, const link_history& h, const progress& p, int what) noexcept {
+  static step contested(const cost_model& cost, const link_history& h, const request_progress& p, int what) noexcept {
     const int c = p.computing;
     if (c < 0 || !cost.stored(c) || p.chunks[std::size_t(c)].lost || p.chunks[std::size_t(c)].requested >= 0) return {};
     const std::uint64_t bytes = p.bytes_in_flight + cost.bytes(c, what);
@@ -46,7 +46,7 @@ struct cake_levels_with {
   Estimator estimate{};
   double tolerance = 1e-3;  ///< share of the finish time
 
-  step link(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+  step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     const int c = next_from_back(cost, p);
     int level = 0;
     const double rate = expected_rate(estimate, h, p, 0);
@@ -57,12 +57,12 @@ struct cake_levels_with {
     }
     return c >= 0 ? fetch(cost, c, level) : cake::contested(cost, h, p, level);
   }
-  step compute(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+  step compute(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     return cake{}.compute(cost, h, p);
   }
 
   /// When the two ends have met, if everything untouched is loaded at `level`.
-  static double finish(const cost_model& cost, const progress& p, double rate, int level) noexcept {
+  static double finish(const cost_model& cost, const request_progress& p, double rate, int level) noexcept {
     double engine = p.computing < 0 ? p.now_seconds : p.compute_free_seconds;
     double link = p.now_seconds + double(p.bytes_in_flight) / rate, decoded = detail::max(p.decode_free_seconds, link);
     engine += forced_seconds(cost, p);

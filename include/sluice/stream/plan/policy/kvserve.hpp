@@ -24,7 +24,7 @@ struct kvserve {
     return detail::max(1 / rate + (n ? residual / n : 0), 0.1 / rate);
   }
 
-  step link(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+  step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     const int c = next_in_order(cost, p), n = cost.num_chunks();
     if (c < 0) return {};
     const double per_byte = seconds_per_byte(h) * detail::max(p.sharing, 1);
@@ -46,7 +46,7 @@ struct kvserve {
     }
     return fetch(cost, c, best);
   }
-  step compute(const cost_model&, const link_history&, const progress&) const noexcept { return {}; }
+  step compute(const cost_model&, const link_history&, const request_progress&) const noexcept { return {}; }
 };
 
 }  // namespace sluice::stream::policy

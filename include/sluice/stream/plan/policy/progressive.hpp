@@ -16,13 +16,13 @@ struct progressive_with {
   /// saves requests and decoding, never the base of another chunk.
   double first_pass_share = 0.5;
 
-  step link(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+  step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     return link_from(cost, h, p, 0);
   }
-  step compute(const cost_model&, const link_history&, const progress&) const noexcept { return {}; }
+  step compute(const cost_model&, const link_history&, const request_progress&) const noexcept { return {}; }
 
   /// The next request when everything before chunk `reach` will come from the engine.
-  step link_from(const cost_model& cost, const link_history& h, const progress& p, int reach) const noexcept {
+  step link_from(const cost_model& cost, const link_history& h, const request_progress& p, int reach) const noexcept {
     const double rate = expected_rate(estimate, h, p, 0);
     const int c = next_from_back(cost, p);
     if (c >= reach) return fetch(cost, c, first_pass(cost, p, rate, reach));
@@ -35,7 +35,7 @@ struct progressive_with {
   }
 
   /// Whether a chunk would be here and decoded at `level` before the deadline.
-  static bool in_time(const cost_model& cost, const progress& p, double rate, int c, int level) noexcept {
+  static bool in_time(const cost_model& cost, const request_progress& p, double rate, int c, int level) noexcept {
     const int have = p.chunks[std::size_t(c)].requested;
     const std::uint64_t bytes = cost.bytes_between(c, have, level);
     const double arrival = p.now_seconds + (rate > 0 ? double(p.bytes_in_flight + bytes) / rate : 0) +
@@ -44,7 +44,7 @@ struct progressive_with {
   }
 
  private:
-  int first_pass(const cost_model& cost, const progress& p, double rate, int reach) const noexcept {
+  int first_pass(const cost_model& cost, const request_progress& p, double rate, int reach) const noexcept {
     if (!(rate > 0)) return 0;
     const double budget = first_pass_share * rate * p.left() - double(p.bytes_in_flight);
     int level = 0;

@@ -14,7 +14,7 @@ struct progressive_cake_with {
   static constexpr bool refines = true;
   progressive_with<Estimator> fetcher{};
 
-  step link(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+  step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     const double rate = expected_rate(fetcher.estimate, h, p, 0);
     const int c = next_from_back(cost, p), front = reach(cost, p, rate);
     int whole = cost.num_levels() - 1;  // what a chunk is fetched as where it is fetched once and for all
@@ -34,10 +34,10 @@ struct progressive_cake_with {
     return cake::contested(cost, h, p, whole);
   }
 
-  step compute(const cost_model& cost, const link_history&, const progress& p) const noexcept {
+  step compute(const cost_model& cost, const link_history&, const request_progress& p) const noexcept {
     const int missing = first_missing(cost, p), top = cost.num_levels() - 1;
     if (missing < cost.num_chunks())
-      return p.chunks[std::size_t(missing)].arrived < 0 ? stream::compute(cost, missing) : step{};
+      return p.chunks[std::size_t(missing)].arrived < 0 ? recompute(cost, missing) : step{};
     int best = -1;  // everything is usable: compute where it removes most loss a second, if it is done in time
     double gain = 0;
     for (int c = 0; c < cost.num_chunks(); ++c) {
@@ -48,12 +48,12 @@ struct progressive_cake_with {
       gain = g;
       best = c;
     }
-    return best < 0 ? step{} : stream::compute(cost, best);
+    return best < 0 ? step{} : recompute(cost, best);
   }
 
   /// The first chunk that the engine will not have computed by the deadline, with time kept to fetch one base pass should
   /// the engine be late.
-  static int reach(const cost_model& cost, const progress& p, double rate) noexcept {
+  static int reach(const cost_model& cost, const request_progress& p, double rate) noexcept {
     double engine = p.computing < 0 ? p.now_seconds : p.compute_free_seconds;
     const double deadline = p.deadline_seconds - forced_seconds(cost, p);
     int c = 0;

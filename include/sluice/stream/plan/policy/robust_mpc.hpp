@@ -13,7 +13,7 @@ struct robust_mpc {
   static constexpr const char* name = "robust_mpc";
   robust_harmonic_mean estimate{};
 
-  step link(const cost_model& cost, const link_history& h, const progress& p) const noexcept {
+  step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     const int c = next_in_order(cost, p), n = cost.num_chunks();
     if (c < 0) return {};
     const double rate = expected_rate(estimate, h, p, 0);
@@ -32,7 +32,7 @@ struct robust_mpc {
       return {c, cost.all_layers(), action::text, -1};
     return fetch(cost, c, level);
   }
-  step compute(const cost_model&, const link_history&, const progress&) const noexcept { return {}; }
+  step compute(const cost_model&, const link_history&, const request_progress&) const noexcept { return {}; }
 };
 
 }  // namespace sluice::stream::policy

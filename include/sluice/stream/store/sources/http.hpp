@@ -1,50 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/stream/store/object.hpp>
 #include <sluice/stream/store/source.hpp>
 #include <sluice/stream/store/sources/http_answer.hpp>
+#include <sluice/stream/store/sources/http_request.hpp>
 #include <sluice/stream/store/sources/s3.hpp>
 #include <sluice/stream/store/sources/url.hpp>
 
 #include <curl/curl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
-#include <cstring>
-#include <ctime>
 #include <deque>
-#include <map>
 #include <memory>
-#include <optional>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace sluice::stream {
-
-/// A web server or an S3 bucket. Objects are at `url` + "/" + key.
-struct http_options {
-  std::string url;                   ///< http[s]://[USER:PASSWORD@]HOST[:PORT][/PATH]; no query, no fragment
-  std::optional<s3_access> s3 = {};  ///< signs every request, and encodes paths as S3 does
-  std::string user = {};             ///< of basic authentication; never sent to another host
-  std::string password = {};
-  std::string ca_file = {};      ///< certificates (PEM) to trust instead of the system's
-  int connections = 8;           ///< to the server at once; further reads wait
-  double connect_seconds = 5;    ///< until a connection stands, TLS included
-  double stall_seconds = 10;     ///< without a byte for so long, a request starts again (a read where it stopped)
-  double total_seconds = 0;      ///< of one request with all its tries; 0 = as long as bytes flow
-  int retries = 4;               ///< of one request, in a row without a byte of progress
-  double retry_budget = 32;      ///< of all requests together; one that ends well gives a tenth back
-  double backoff_seconds = 0.1;  ///< before the first retry; doubles, and up to half of it is left out at random
-  double longest_backoff_seconds = 20;  ///< also where the server asks for more (Retry-After)
-  int redirects = 3;              ///< that one request follows: 301, 302, 307 and 308 with method and body, on its host
-  bool follow_elsewhere = false;  ///< also to other hosts, other ports and from https to http, without credentials
-};
 
 /// Objects of a web server, read by Range requests: several at once, each continued where it broke off. A server that
 /// ignores ranges is read from the start of the object or not at all.
@@ -58,7 +31,7 @@ class http_source {
       wrong_url_ = "the URL is not http[s]://HOST[:PORT][/PATH]";
       return;
     }
-    base_ = place_of(*u);
+    base_ = detail::place_of(*u);
     base_.path = encoded(u->path);
     while (base_.path.ends_with('/')) base_.path.pop_back();
     if (u->has_user) options_.user = u->user, options_.password = u->password;
@@ -70,14 +43,14 @@ class http_source {
   http_source(const http_source&) = delete;
   http_source& operator=(const http_source&) = delete;
   ~http_source() {
-    while (!transfers_.empty()) drop(*transfers_.back());
+    while (!requests_.empty()) drop(*requests_.back());
   }
 
   /// Asks for the header, or where that is not allowed for a first byte.
   result<std::uint64_t> size(std::string_view key) {
     detail_.clear();
     for (const verb how : {verb::head, verb::probe}) {
-      transfer& t = add(0, how, {key, 0, {}});
+      http_request& t = add(0, how, {key, 0, {}});
       const status s = wait(t);
       const std::uint64_t total = t.total;
       const bool other_way = how == verb::head && (s == status::ok ? total == UINT64_MAX
@@ -89,7 +62,7 @@ class http_source {
       if (s != status::ok) return s;
       if (total != UINT64_MAX) return total;
     }
-    detail_ = no_length;
+    detail_ = http_request::no_length;
     return status::wrong_length;
   }
 
@@ -99,7 +72,7 @@ class http_source {
       detail_ = "S3 takes at most 5 GiB in one put";
       return status::too_large;
     }
-    transfer& t = add(0, verb::put, {key, 0, {}});
+    http_request& t = add(0, verb::put, {key, 0, {}});
     t.body = bytes;
     const status s = wait(t);
     detail_ = std::move(t.detail);
@@ -111,7 +84,7 @@ class http_source {
 
   ticket submit(const read_request& request) {
     detail_.clear();
-    transfer& t = add(++last_, verb::get, request);
+    http_request& t = add(++last_, verb::get, request);
     if (request.buffer.empty())
       finish(t, status::ok);
     else if (t.state != status::ok)
@@ -121,11 +94,11 @@ class http_source {
     return last_;
   }
   std::size_t arrived(ticket t) noexcept {
-    const transfer* r = find(t);
+    const http_request* r = find(t);
     return r ? r->bytes : 0;
   }
   std::size_t cancel(ticket t) {
-    if (transfer* r = find(t)) {
+    if (http_request* r = find(t)) {
       const std::size_t bytes = r->bytes;
       drop(*r);
       return bytes;
@@ -144,7 +117,7 @@ class http_source {
     while (true) {
       pump();
       const double left = until - now();
-      if (!done_.empty() || transfers_.empty() || left <= 0) break;
+      if (!done_.empty() || requests_.empty() || left <= 0) break;
       sleep(left);
     }
     std::size_t n = 0;
@@ -157,56 +130,12 @@ class http_source {
   }
 
  private:
-  enum class verb { get, head, probe, put };  // probe: a GET of one byte that is asked for the object's size
-  struct place {
-    bool tls = false;
-    std::string host;
-    int port = 0;
-    std::string path = {};  // as it is sent, with a query after a redirect
-    bool same_server(const place& o) const { return host == o.host && port == o.port && tls == o.tls; }
-  };
-  struct free_list {
-    void operator()(curl_slist* l) const noexcept { ::curl_slist_free_all(l); }
-  };
-  struct transfer {
-    ticket which = 0;
-    verb how = verb::get;
-    place to;
-    bool trusted = true;  // still at the host that the caller named
-    std::uint64_t offset = 0;
-    std::span<std::byte> buffer;
-    std::span<const std::byte> body{};
-    std::size_t bytes = 0;             // of the buffer
-    std::size_t skip = 0;              // to leave out of an answer that begins before the range
-    std::size_t progress = 0;          // bytes when the last try began
-    std::uint64_t total = UINT64_MAX;  // of the object
-    int retries = 0, redirects = 0, tries = 1;
-    double began = 0, retry_at = 0;
-    double silent = 0;        // seconds without a byte in either direction
-    std::int64_t moved = -1;  // bytes in either direction
-    bool header_whole = false, checked = false, ended = false;
-    long code = 0;
-    status state = status::ok;
-    std::string detail;
-    std::string words;  // of an error's body
-    CURL* handle = nullptr;
-    std::unique_ptr<curl_slist, free_list> headers;
-    char error[CURL_ERROR_SIZE] = {};
-  };
+  using http_request = detail::http_request;
+  using verb = detail::http_verb;
 
   static double now() noexcept {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
   }
-  static place place_of(const url& u) {
-    const bool tls = u.scheme == "https";
-    return {tls, u.host, u.port ? u.port : tls ? 443 : 80};
-  }
-  static std::string server(const place& p) {
-    const bool usual = p.port == (p.tls ? 443 : 80);
-    return (p.host.find(':') == p.host.npos ? p.host : "[" + p.host + "]") +
-           (usual ? "" : ":" + std::to_string(p.port));
-  }
-  static std::string address(const place& p) { return (p.tls ? "https://" : "http://") + server(p); }
   // A path as this kind of server wants it; what is encoded already stays so.
   std::string encoded(std::string_view path) const {
     if (!options_.s3) return percent_encode(path, "!$&'()*+,;=:@/%");
@@ -214,9 +143,9 @@ class http_source {
     return p ? *p : std::string();
   }
 
-  transfer& add(ticket which, verb how, const read_request& r) {
-    transfers_.push_back(std::make_unique<transfer>());
-    transfer& t = *transfers_.back();
+  http_request& add(ticket which, verb how, const read_request& r) {
+    requests_.push_back(std::make_unique<http_request>());
+    http_request& t = *requests_.back();
     t.which = which;
     t.how = how;
     t.to = base_;
@@ -234,90 +163,33 @@ class http_source {
     }
     return t;
   }
-  transfer* find(ticket t) noexcept {
-    for (const auto& r : transfers_)
+  http_request* find(ticket t) noexcept {
+    for (const auto& r : requests_)
       if (t && r->which == t) return r.get();
     return nullptr;
   }
 
   // Begins a request, or begins it anew from the first byte that is missing.
-  bool start(transfer& t) {
-    CURL* h = t.handle = ::curl_easy_init();
-    if (!h) return false;
-    const bool reads = t.how == verb::get || t.how == verb::probe;
-    t.retry_at = t.silent = 0;
-    t.progress = t.bytes;
-    t.moved = -1;
-    t.header_whole = t.checked = false;
-    t.words.clear();
-    t.error[0] = 0;
-    ::curl_easy_setopt(h, CURLOPT_URL, (address(t.to) + t.to.path).c_str());
-    ::curl_easy_setopt(h, CURLOPT_PATH_AS_IS, 1L);
-    ::curl_easy_setopt(h, CURLOPT_PRIVATE, &t);
-    ::curl_easy_setopt(h, CURLOPT_ERRORBUFFER, t.error);
-    ::curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
-    ::curl_easy_setopt(h, CURLOPT_BUFFERSIZE, 256L << 10);
-    ::curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https");
-    ::curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, long(options_.connect_seconds * 1000));
-    if (!options_.ca_file.empty()) ::curl_easy_setopt(h, CURLOPT_CAINFO, options_.ca_file.c_str());
-    if (t.trusted && !options_.s3 && !options_.user.empty()) {
-      ::curl_easy_setopt(h, CURLOPT_USERNAME, options_.user.c_str());
-      ::curl_easy_setopt(h, CURLOPT_PASSWORD, options_.password.c_str());
-    }
-    if (t.how == verb::head) ::curl_easy_setopt(h, CURLOPT_NOBODY, 1L);
-    if (t.how == verb::put) {
-      ::curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(t.body.size()));
-      ::curl_easy_setopt(h, CURLOPT_POSTFIELDS, t.body.empty() ? "" : reinterpret_cast<const char*>(t.body.data()));
-      ::curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, "PUT");
-    }
-    std::string range = "0-0";
-    if (t.how == verb::get)
-      range = std::to_string(t.offset + t.bytes) + "-" + std::to_string(t.offset + t.buffer.size() - 1);
-    if (reads) ::curl_easy_setopt(h, CURLOPT_RANGE, range.c_str());
-    t.headers.reset();
-    const auto header = [&](const std::string& line) {
-      if (curl_slist* longer = ::curl_slist_append(t.headers.get(), line.c_str()))
-        (void)t.headers.release(), t.headers.reset(longer);
-    };
-    if (t.how == verb::put) header("Content-Type: application/octet-stream");
-    if (options_.s3 && t.trusted && !options_.s3->access_key.empty()) {
-      const std::time_t clock = std::time(nullptr);
-      std::tm utc{};
-      char date[20];
-      std::strftime(date, sizeof date, "%Y%m%dT%H%M%SZ", ::gmtime_r(&clock, &utc));
-      std::map<std::string, std::string> signed_headers{
-          {"host", server(t.to)},
-          {"x-amz-date", date},
-          {"x-amz-content-sha256", to_hex(sha256().add(t.body).finish())}};
-      if (!options_.s3->session_token.empty()) signed_headers["x-amz-security-token"] = options_.s3->session_token;
-      const char* method = t.how == verb::put ? "PUT" : t.how == verb::head ? "HEAD" : "GET";
-      for (const auto& [name, value] : signed_headers) header(name + ": " + value);
-      header("Authorization: " + s3_authorization(*options_.s3, method, t.to.path, signed_headers));
-    }
-    ::curl_easy_setopt(h, CURLOPT_HTTPHEADER, t.headers.get());
-    ::curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, &head);
-    ::curl_easy_setopt(h, CURLOPT_HEADERDATA, &t);
-    ::curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, &write);
-    ::curl_easy_setopt(h, CURLOPT_WRITEDATA, &t);
-    ::curl_easy_setopt(h, CURLOPT_SOCKOPTFUNCTION, &keep_little_unsent);
-    ::curl_multi_add_handle(multi_.get(), h);
+  bool start(http_request& t) {
+    if (!t.open(options_)) return false;
+    ::curl_multi_add_handle(multi_.get(), t.handle);
     return true;
   }
-  void stop(transfer& t) noexcept {
+  void stop(http_request& t) noexcept {
     if (!t.handle) return;
     ::curl_multi_remove_handle(multi_.get(), t.handle);
     ::curl_easy_cleanup(std::exchange(t.handle, nullptr));
   }
-  void drop(transfer& t) {
+  void drop(http_request& t) {
     stop(t);
-    for (std::size_t i = 0; i < transfers_.size(); ++i)
-      if (transfers_[i].get() == &t) {
-        transfers_.erase(transfers_.begin() + std::ptrdiff_t(i));
+    for (std::size_t i = 0; i < requests_.size(); ++i)
+      if (requests_[i].get() == &t) {
+        requests_.erase(requests_.begin() + std::ptrdiff_t(i));
         return;
       }
   }
   // The end of a request; a read is gone afterwards, others wait to be looked at.
-  void finish(transfer& t, status s) {
+  void finish(http_request& t, status s) {
     stop(t);
     t.ended = true;
     t.state = s;
@@ -331,71 +203,10 @@ class http_source {
     done_.push_back({t.which, s, t.bytes, std::move(t.detail)});
     drop(t);
   }
-  void fail(transfer& t, status s, const std::string& words) {
+  void fail(http_request& t, status s, const std::string& words) {
     t.state = s;
     t.detail = detail::one_line_without(secrets_, words);
   }
-  // Looks at what an answer says about itself before its first byte is taken.
-  static status check(transfer& t) {
-    curl_header* header = nullptr;
-    detail::content_range range;
-    const bool told = ::curl_easy_header(t.handle, "Content-Range", 0, CURLH_HEADER, -1, &header) == CURLHE_OK &&
-                      detail::parse_content_range(header->value, range);
-    if (t.how != verb::get) {
-      curl_off_t length = -1;
-      ::curl_easy_getinfo(t.handle, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
-      if (t.code == 200 && length >= 0) t.total = std::uint64_t(length);
-      if (t.code == 206 || t.code == 416) t.total = told ? range.total : UINT64_MAX;
-      return status::ok;
-    }
-    if (t.code == 200) {
-      t.skip = std::size_t(t.offset) + t.bytes;
-      if (t.skip <= max_skip) return status::ok;
-      t.detail = "the server answers ranges with whole objects";
-      return status::refused;
-    }
-    t.skip = 0;
-    if (t.code == 206 && told && range.first == t.offset + t.bytes && range.last <= t.offset + t.buffer.size() - 1)
-      return status::ok;
-    t.detail = "the answer is another range than was asked for";
-    return status::wrong_length;
-  }
-  // An empty line ends a header. Of one that breaks off libcurl makes a whole answer without a body.
-  static std::size_t head(char* data, std::size_t, std::size_t n, void* user) {
-    static_cast<transfer*>(user)->header_whole = n > 0 && (data[0] == '\r' || data[0] == '\n');
-    return n;
-  }
-  static std::size_t write(char* data, std::size_t, std::size_t n, void* user) {
-    transfer& t = *static_cast<transfer*>(user);
-    ::curl_easy_getinfo(t.handle, CURLINFO_RESPONSE_CODE, &t.code);
-    if (t.how == verb::put || (t.code != 200 && t.code != 206)) {
-      if (t.words.size() < 4096) t.words.append(data, std::min(n, 4096 - t.words.size()));
-      return n;
-    }
-    if (t.how == verb::probe) {
-      if (t.code == 206) return n;
-      (void)check(t);
-      if (t.total == UINT64_MAX) t.state = status::wrong_length, t.detail = no_length;
-      return 0;  // a whole object is not wanted
-    }
-    if (!t.checked) {
-      t.checked = true;
-      t.state = check(t);
-      if (t.state != status::ok) return 0;
-    }
-    const std::size_t skipped = std::min(n, t.skip);
-    t.skip -= skipped;
-    const std::size_t room = t.buffer.size() - t.bytes, fits = std::min(n - skipped, room);
-    if (fits) std::memcpy(t.buffer.data() + t.bytes, data + skipped, fits);
-    t.bytes += fits;
-    if (n - skipped <= room) return n;
-    if (t.code == 206) {  // of a whole object, the rest is not wanted
-      t.state = status::wrong_length;
-      t.detail = "the answer is longer than the range that was asked for";
-    }
-    return 0;
-  }
-
   // Starts what may start now, moves bytes, and looks at what has ended or fallen silent.
   void pump() {
     start_waiting();
@@ -404,19 +215,19 @@ class http_source {
     int left = 0;
     while (const CURLMsg* m = ::curl_multi_info_read(multi_.get(), &left)) {
       if (m->msg != CURLMSG_DONE) continue;
-      transfer* t = nullptr;
+      http_request* t = nullptr;
       ::curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &t);
       settle(*t, m->data.result);
     }
     // Silence counts while somebody listens: a caller may stay away for long.
     const double at = now(), passed = std::min(at - std::exchange(pumped_, at), 1.0);
-    for (std::size_t i = transfers_.size(); i-- > 0;) {
-      transfer& t = *transfers_[i];
+    for (std::size_t i = requests_.size(); i-- > 0;) {
+      http_request& t = *requests_[i];
       if (t.ended) continue;
       if (options_.total_seconds > 0 && at - t.began > options_.total_seconds) {
         fail(t, status::timed_out, "not done within " + std::to_string(options_.total_seconds).substr(0, 5) + " s");
         finish(t, t.state);
-      } else if (t.handle && silence(t, passed) > options_.stall_seconds) {
+      } else if (t.handle && t.silence_after(passed) > options_.stall_seconds) {
         fail(t, status::timed_out, "no byte for " + std::to_string(options_.stall_seconds).substr(0, 5) + " s");
         settle(t, CURLE_OPERATION_TIMEDOUT);
       }
@@ -425,9 +236,9 @@ class http_source {
   }
   void start_waiting() {
     int under_way = 0;
-    for (const auto& t : transfers_) under_way += t->handle && t->which;
-    for (std::size_t i = 0; i < transfers_.size(); ++i) {
-      transfer& t = *transfers_[i];
+    for (const auto& t : requests_) under_way += t->handle && t->which;
+    for (std::size_t i = 0; i < requests_.size(); ++i) {
+      http_request& t = *requests_[i];
       if (t.handle || t.ended || t.retry_at > now() || (t.which && under_way >= options_.connections)) continue;
       under_way += t.which != 0;
       if (start(t)) continue;
@@ -435,41 +246,21 @@ class http_source {
       return;
     }
   }
-  static double silence(transfer& t, double passed) {
-    curl_off_t connected = 0, sent = 0, received = 0;
-    long header = 0;
-    ::curl_easy_getinfo(t.handle, CURLINFO_PRETRANSFER_TIME_T, &connected);
-    ::curl_easy_getinfo(t.handle, CURLINFO_SIZE_UPLOAD_T, &sent);
-    ::curl_easy_getinfo(t.handle, CURLINFO_SIZE_DOWNLOAD_T, &received);
-    ::curl_easy_getinfo(t.handle, CURLINFO_HEADER_SIZE, &header);
-    const std::int64_t moved = std::int64_t(sent) + received + header;
-    t.silent = connected == 0 || moved != t.moved ? 0 : t.silent + passed;
-    t.moved = moved;
-    return t.silent;
-  }
-  // Megabytes that wait in the system's buffer would look as if they had been sent, and then like silence.
-  static int keep_little_unsent(void*, curl_socket_t s, curlsocktype) {
-#ifdef TCP_NOTSENT_LOWAT
-    const int bytes = 256 << 10;
-    (void)::setsockopt(s, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof bytes);
-#endif
-    return CURL_SOCKOPT_OK;
-  }
   void sleep(double most) const noexcept {
     double next = std::min({most, 1.0, options_.stall_seconds / 4});
-    for (const auto& t : transfers_)
+    for (const auto& t : requests_)
       if (!t->handle && t->retry_at > 0) next = std::min(next, std::max(t->retry_at - now(), 0.0));
     ::curl_multi_poll(multi_.get(), nullptr, 0, int(next * 1000 + 0.999), nullptr);
   }
   // Waits for a request that is not a read.
-  status wait(transfer& t) {
+  status wait(http_request& t) {
     if (t.state != status::ok) return t.state;
     for (pump(); !t.ended; pump()) sleep(1);
     return t.state;
   }
 
   // A request has ended: well, elsewhere, for good, or to be tried again.
-  void settle(transfer& t, CURLcode end) {
+  void settle(http_request& t, CURLcode end) {
     t.code = 0;
     ::curl_easy_getinfo(t.handle, CURLINFO_RESPONSE_CODE, &t.code);
     if (t.state == status::ok && t.code >= 300 && t.code < 400 && t.code != 304) {
@@ -479,7 +270,7 @@ class http_source {
     bool again = t.state == status::timed_out;
     if (t.state == status::ok) again = judge(t, end);
     if (t.state == status::ok) return finish(t, status::ok);
-    if (t.bytes > t.progress) t.retries = options_.retries;
+    if (t.bytes > t.before) t.retries = options_.retries;
     if (!again || t.retries == 0 || budget_ < 1) return finish(t, t.state);
     const int before = options_.retries - t.retries--;
     ++t.tries;
@@ -493,10 +284,10 @@ class http_source {
     t.state = status::ok;
   }
   // What an answer is worth. Returns whether another try may mend it: the line, or a server that is busy.
-  bool judge(transfer& t, CURLcode end) {
+  bool judge(http_request& t, CURLcode end) {
     if (end == CURLE_OK && !t.header_whole) return lost(t, CURLE_RECV_ERROR);
     if (t.how == verb::get && t.bytes == t.buffer.size() && (t.code == 200 || t.code == 206)) return false;
-    if (t.how != verb::get && (t.code == 200 || t.code == 206 || t.code == 416)) (void)check(t);
+    if (t.how != verb::get && (t.code == 200 || t.code == 206 || t.code == 416)) (void)t.check();
     if (t.how == verb::probe && t.total != UINT64_MAX) return false;
     if (t.code < 400 && end != CURLE_OK) return lost(t, end);
     const status s = detail::status_of_http(t.code);
@@ -517,7 +308,7 @@ class http_source {
     return detail::is_passing(t.code, words);
   }
   // No answer, or part of one.
-  bool lost(transfer& t, CURLcode end) {
+  bool lost(http_request& t, CURLcode end) {
     status s = status::connection_lost;
     bool again = true;
     switch (end) {
@@ -539,7 +330,7 @@ class http_source {
     return again;
   }
   // Goes where the server points, if the caller's trust reaches that far. Method and body stay what they are.
-  bool follow(transfer& t) {
+  bool follow(http_request& t) {
     const char* where = nullptr;
     ::curl_easy_getinfo(t.handle, CURLINFO_REDIRECT_URL, &where);
     const std::string answer = "HTTP " + std::to_string(t.code);
@@ -556,7 +347,7 @@ class http_source {
       return no(": redirected to what is no HTTP server");
     if (t.code != 301 && t.code != 302 && t.code != 307 && t.code != 308 && !(t.code == 303 && t.how != verb::put))
       return no(t.code == 303 ? " to a PUT: the server wants a GET elsewhere, so nothing was stored" : "");
-    place to = place_of(*u);
+    detail::http_place to = detail::place_of(*u);
     const bool safer = to.tls && !t.to.tls && to.host == t.to.host;
     const std::string from_to = ": redirected from " + address(t.to) + " to " + address(to);
     if (!to.same_server(t.to) && !safer) {
@@ -573,19 +364,17 @@ class http_source {
     return true;
   }
 
-  static constexpr char no_length[] = "the server does not say how long the object is";
-  static constexpr std::size_t max_skip = std::size_t{64} << 20;
   struct free_multi {
     void operator()(CURLM* m) const noexcept { ::curl_multi_cleanup(m); }
   };
   http_options options_;
-  place base_;
+  detail::http_place base_;
   std::string wrong_url_, detail_;
   std::vector<std::string> secrets_;
   double budget_, pumped_ = now();
   std::minstd_rand random_{unsigned(std::chrono::steady_clock::now().time_since_epoch().count())};
   std::unique_ptr<CURLM, free_multi> multi_;
-  std::vector<std::unique_ptr<transfer>> transfers_;
+  std::vector<std::unique_ptr<http_request>> requests_;
   std::deque<completion> done_;
   ticket last_ = 0;
 };

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+# Target `docs`: the API reference, build/docs/html/index.html. A public entity without documentation is an error, and the
+# test docs.reference says so. Left out where doxygen is not installed.
+find_package(Doxygen 1.9 QUIET)
+if(NOT TARGET Doxygen::doxygen)
+  return()
+endif()
+
+set(DOXYGEN_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/docs")
+set(DOXYGEN_FILE_PATTERNS *.hpp *.cuh)
+set(DOXYGEN_EXTENSION_MAPPING cuh=C++)
+set(DOXYGEN_STRIP_FROM_PATH "${PROJECT_SOURCE_DIR}/include")
+set(DOXYGEN_STRIP_FROM_INC_PATH "${PROJECT_SOURCE_DIR}/include")
+set(DOXYGEN_INCLUDE_PATH "${PROJECT_SOURCE_DIR}/include")
+set(DOXYGEN_GENERATE_LATEX NO)
+set(DOXYGEN_HAVE_DOT NO)
+set(DOXYGEN_QUIET YES)
+
+# What users may rely on. `detail` namespaces promise nothing.
+set(DOXYGEN_EXTRACT_ALL NO)
+set(DOXYGEN_EXCLUDE_SYMBOLS detail detail::* *::detail *::detail::* *::detail_* detail_*)
+
+# The inline namespace that keeps two kinds of translation unit apart is no part of any name, and in `detail` doxygen
+# would lose it.
+set(DOXYGEN_INPUT_FILTER [["sed -e 's/^inline namespace SLUICE_HOST_ABI {$//' -e 's/^}  \/\/ namespace SLUICE_HOST_ABI$//' -e 's/::inline SLUICE_HOST_ABI//'"]])
+set(DOXYGEN_VERBATIM_VARS DOXYGEN_INPUT_FILTER)
+set(DOXYGEN_MACRO_EXPANSION YES)
+set(DOXYGEN_EXPAND_ONLY_PREDEF YES)
+set(DOXYGEN_PREDEFINED SLUICE_HD= SLUICE_INLINE=inline)
+
+set(DOXYGEN_WARN_IF_UNDOCUMENTED YES)
+set(DOXYGEN_WARN_NO_PARAMDOC NO)
+set(DOXYGEN_WARN_AS_ERROR FAIL_ON_WARNINGS)
+
+doxygen_add_docs(docs "${PROJECT_SOURCE_DIR}/include/sluice" COMMENT "API reference in ${DOXYGEN_OUTPUT_DIRECTORY}/html")
+
+if(SLUICE_BUILD_TESTS)
+  add_test(NAME docs.reference COMMAND Doxygen::doxygen "${PROJECT_BINARY_DIR}/Doxyfile.docs")
+  set_tests_properties(docs.reference PROPERTIES LABELS docs)
+endif()

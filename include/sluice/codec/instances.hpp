@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/codec/decoder.hpp>
+#include <sluice/codec/encoder.hpp>
+#include <sluice/codec/presets.hpp>
+#include <sluice/warp/targets.hpp>
+
+// Encoders and decoders of presets that sluice::kernels has ready: who links it does not compile them again.
+
+#define SLUICE_FOR_EACH_CODEC_INSTANCE(instance)                                                          \
+  instance(codec::standard) instance(codec::fixed<4>) instance(codec::fixed<8>) instance(codec::plain<4>) \
+      instance(codec::plain<8>)
+
+#if SLUICE_LINKS_KERNELS
+namespace sluice {
+#define SLUICE_DECLARE_CODEC(name)     \
+  extern template class encoder<name>; \
+  extern template class decoder<name>;
+SLUICE_FOR_EACH_CODEC_INSTANCE(SLUICE_DECLARE_CODEC)
+#undef SLUICE_DECLARE_CODEC
+}  // namespace sluice
+#endif

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/codec/correction.hpp>
+#include <sluice/config.hpp>
+#include <sluice/warp/targets.hpp>
+#if !SLUICE_LINKS_KERNELS
+#include <sluice/warp/floats.hpp>
+#endif
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+// The matrix product around the quantiser. Everything works on blocks of rows that the caller owns; nothing allocates.
+// Float arrays are [rows][leading dimension], elements adjoining; no pointer needs more alignment than its type.
+
+namespace sluice::detail {
+
+/// x[row][j] = scale * sum over i < k of (c[row][i] + corrections) * matrix[i][j] + mean[j].
+struct inverse_job {
+  const std::int16_t* c = nullptr;  ///< [rows][ldc]; the first k of a row are live
+  std::ptrdiff_t ldc = 0;
+  const std::uint16_t* matrix = nullptr;  ///< f16 bits, [matrix_rows][n] as in the profile
+  const float* mean = nullptr;            ///< [n], or null for zero
+  float scale = 1;
+  float* x = nullptr;  ///< [rows][ldx]
+  std::ptrdiff_t ldx = 0;
+  std::int32_t rows = 0;
+  std::int32_t k = 0;
+  std::int32_t n = 0;
+  std::int32_t matrix_rows = 0;  ///< >= k; corrections may name any of these coefficients, others are ignored
+  const coefficient_correction* corrections = nullptr;
+  std::size_t num_corrections = 0;
+};
+
+/// c[row][i] = round to nearest even(sum over j < n of (x[row][j] - mean[j]) * matrix[j][i]), clamped to +-32767.
+struct forward_job {
+  const float* x = nullptr;  ///< [rows][ldx]
+  std::ptrdiff_t ldx = 0;
+  const float* mean = nullptr;    ///< [n], or null for zero
+  const float* matrix = nullptr;  ///< [n][ldm], its first k columns are used
+  std::ptrdiff_t ldm = 0;
+  std::int16_t* c = nullptr;  ///< [rows][ldc]
+  std::ptrdiff_t ldc = 0;
+  std::uint8_t* beyond = nullptr;  ///< [rows], or null; set to 1 where a sum is beyond +-32000 or no number, else kept
+  std::int32_t rows = 0;
+  std::int32_t n = 0;
+  std::int32_t k = 0;  ///< coefficients wanted
+};
+
+inline constexpr int dense_block_floats = 256 * 1024;
+
+SLUICE_HD constexpr int dense_round_up(int n) noexcept { return (n + 31) / 32 * 32; }
+
+SLUICE_HD constexpr int dense_panel(int columns) noexcept { return columns < 64 ? dense_round_up(columns) : 64; }
+
+/// Floats of workspace for a product of `rows` rows: `inner` is k for inverse_transform, n for forward_transform;
+/// `columns` is the other one. Never shrinks as an argument grows, so one workspace serves everything smaller.
+SLUICE_HD constexpr std::size_t dense_workspace(int rows, int inner, int columns) noexcept {
+  const auto line = static_cast<std::size_t>(dense_round_up(inner > 0 ? inner : 1));
+  const std::size_t all = static_cast<std::size_t>(rows) * line;
+  const std::size_t most = 64 * line > dense_block_floats ? 64 * line : dense_block_floats;
+  const auto panel = static_cast<std::size_t>(dense_panel(columns));
+  return (all < most ? all : most) + 16 * line + panel * line + 16;
+}
+
+}  // namespace sluice::detail
+
+#define SLUICE_FUNCTIONS                                                                                     \
+  SLUICE_KERNEL void inverse_transform(const inverse_job& job, float* workspace) noexcept;                   \
+  SLUICE_KERNEL void forward_transform(const forward_job& job, float* workspace) noexcept;                   \
+  SLUICE_KERNEL void dequantize_rows(const std::int16_t* c, std::ptrdiff_t ldc, int rows, int k, float step, \
+                                     const float* mean, int n, float* x, std::ptrdiff_t ldx) noexcept;       \
+  SLUICE_KERNEL void quantize_rows(const float* x, std::ptrdiff_t ldx, int rows, const float* mean,          \
+                                   float inverse_step, int n, std::int16_t* c, std::ptrdiff_t ldc,           \
+                                   std::uint8_t* beyond) noexcept;
+#define SLUICE_BODY <sluice/codec/transform/product_body.inl>
+#include <sluice/warp/foreach_target.inl>
+
+namespace sluice::detail {
+inline namespace SLUICE_HOST_ABI {
+
+/// See inverse_job; `workspace` holds dense_workspace(rows, k, n) floats.
+inline void inverse_transform(isa i, const inverse_job& job, float* workspace) noexcept {
+  SLUICE_RETURN_ON(i, inverse_transform(job, workspace))
+}
+
+/// See forward_job; `workspace` holds dense_workspace(rows, n, k) floats.
+inline void forward_transform(isa i, const forward_job& job, float* workspace) noexcept {
+  SLUICE_RETURN_ON(i, forward_transform(job, workspace))
+}
+
+/// Without a matrix: x = c * step + mean for the first k of n columns, mean for the others. `mean` may be null.
+inline void dequantize_rows(isa i, const std::int16_t* c, std::ptrdiff_t ldc, int rows, int k, float step,
+                            const float* mean, int n, float* x, std::ptrdiff_t ldx) noexcept {
+  SLUICE_RETURN_ON(i, dequantize_rows(c, ldc, rows, k, step, mean, n, x, ldx))
+}
+
+/// Without a matrix: c = round to nearest even((x - mean) * inverse_step), clamped; `beyond` as in forward_job.
+inline void quantize_rows(isa i, const float* x, std::ptrdiff_t ldx, int rows, const float* mean, float inverse_step,
+                          int n, std::int16_t* c, std::ptrdiff_t ldc, std::uint8_t* beyond) noexcept {
+  SLUICE_RETURN_ON(i, quantize_rows(x, ldx, rows, mean, inverse_step, n, c, ldc, beyond))
+}
+
+}  // namespace SLUICE_HOST_ABI
+}  // namespace sluice::detail

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/format/frame.hpp>
+#include <sluice/model/profile.hpp>
+#include <sluice/numeric.hpp>
+#include <sluice/stream/plan/cost.hpp>
+#include <sluice/stream/store/object.hpp>
+
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+// What a chunk costs, for a cost model: from the index of its frame, or from sizes alone.
+
+namespace sluice::stream {
+
+/// What a context loses in nats when all of it stands at a level. A chunk's share is that of its tokens.
+struct context_loss {
+  std::vector<double> nats;  ///< by level
+  double tokens = 1;         ///< of the context
+
+  /// As calibration expects it: what the planes lose adds up. Where a profile is not calibrated the figures only rank levels:
+  /// a step three times finer loses a ninth.
+  static context_loss of(const profile& p, double tokens) {
+    context_loss l{std::vector<double>(std::size_t(p.passes), 0.0), tokens};
+    for (const plane_profile& q : p.planes)
+      for (std::size_t i = 0; i < l.nats.size(); ++i) l.nats[i] += double(q.loss[i]);
+    if (l.nats.empty() || l.nats[0] > 0) return l;
+    double nats = 1;
+    for (double& x : l.nats) x = std::exchange(nats, nats / 9);
+    return l;
+  }
+
+  int levels() const noexcept { return int(nats.size()); }
+  double of_chunk(int level, int chunk_tokens) const noexcept {
+    return nats[std::size_t(level)] * chunk_tokens / tokens;
+  }
+};
+
+/// Scalars of K and V that a decoder of the whole frame writes, and the bytes that they take as they were stored.
+struct decoded_size {
+  std::uint64_t values = 0, bytes = 0;
+};
+
+/// Counts every token of a plane that the frame has any of: those outside of a window too.
+inline decoded_size decoded_size_of(const frame_index& index) noexcept {
+  decoded_size sum;
+  for (int l = 0; l < index.header().layers; ++l)
+    for (const plane p : {plane::key, plane::value}) {
+      const int width = index.shape_of(l).width(int(p));
+      if (width == 0 || !index.holds(l, p)) continue;
+      const std::uint64_t values = std::uint64_t(index.header().tokens) * std::uint64_t(width);
+      sum.values += values;
+      sum.bytes += values * std::uint64_t(size_of(index.type(l, p)));
+    }
+  return sum;
+}
+
+/// A chunk of which only sizes are known: those of its object up to each level, and that of its exact copy, 0 = there is
+/// none. Without levels nothing but the exact copy is stored.
+inline chunk_cost chunk_of(std::int64_t position, int tokens, std::uint64_t values,
+                           std::span<const std::uint64_t> level_bytes, std::uint64_t exact_bytes,
+                           const context_loss& loss) {
+  chunk_cost c{position, tokens, values, {}, {}, {}};
+  for (int l = 0; l < loss.levels(); ++l) {
+    const int there = detail::min(l, int(level_bytes.size()) - 1);  // a finer level than is stored is the finest stored
+    c.bytes.push_back(there < 0 ? 0 : level_bytes[std::size_t(there)]);
+    c.loss.push_back(loss.of_chunk(there < 0 ? l : there, tokens));
+  }
+  c.bytes.push_back(exact_bytes ? exact_bytes : bytes_of_no_copy);
+  if (level_bytes.empty() && !exact_bytes) c.kinds = {payload::absent};
+  return c;
+}
+
+/// A stored chunk: the frame behind this index in its object, envelope included, and the size of the object that holds its
+/// exact copy, 0 = there is none.
+inline chunk_cost chunk_of(const frame_index& index, std::uint64_t exact_bytes, const context_loss& loss) {
+  std::vector<std::uint64_t> bytes;
+  for (int l = 0; l < index.header().levels_present; ++l) bytes.push_back(sizeof(object_header) + index.size_at(l));
+  return chunk_of(index.header().position, int(index.header().tokens), decoded_size_of(index).values, bytes,
+                  exact_bytes, loss);
+}
+
+/// The bytes of a frame that decoding some layers at a level needs behind header and index: a range for each pass, joined
+/// where they touch. `span` is how many layers below a predictor looks at. In an object all of it lies behind the envelope.
+/// Empty where the frame lacks the level or one of the layers.
+inline std::vector<byte_range> ranges_of(const frame_index& index, layer_range layers, int level, int span = 0) {
+  std::vector<byte_range> ranges;
+  if (level < 0 || level >= index.header().levels_present || span < 0 || layers.begin < 0 ||
+      layers.begin >= layers.end || layers.end > index.header().layers)
+    return ranges;
+  const int begin = layers.begin > span ? layers.begin - span : 0;
+  for (int pass = 0; pass <= level; ++pass) {
+    const byte_range r = index.range(pass, begin, layers.end);
+    if (r.size() == 0) continue;
+    if (!ranges.empty() && ranges.back().end == r.begin)
+      ranges.back().end = r.end;
+    else
+      ranges.push_back(r);
+  }
+  return ranges;
+}
+
+}  // namespace sluice::stream
