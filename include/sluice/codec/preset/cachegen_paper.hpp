@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/codec/group/tile_tokens.hpp>
+#include <sluice/codec/stages.hpp>
 #include <sluice/codec/tile_codec.hpp>
 #include <sluice/numeric.hpp>
 
@@ -222,13 +224,16 @@ inline namespace SLUICE_HOST_ABI {
 
 /// CacheGen's paper: the first of every ten tokens to 8 bits, the others as differences to it in bins that widen by thirds
 /// of the layers, and an arithmetic coder with tables for every channel that calibrate_cachegen() puts into the profile.
-/// `Percent` scales the bins: the paper's levels are frames of their own. Tiles are the paper's chunks.
-template <int Percent = 100>
+/// `Percent` scales the bins: the paper's levels are frames of their own. Tiles are the paper's chunks of 1.5K tokens.
+template <int Percent = 100, grouping_policy Grouping = tile_tokens<1520>>
 struct cachegen_paper {
   static_assert(Percent >= 1 && Percent <= 1000, "sluice::codec::cachegen_paper<Percent>: bins of 1 to 1000 percent");
-  static constexpr codec_id id{stage_id::of(2, 1500),    {}, {},
-                               stage_id::of(0, Percent), {}, stage_id::of(detail::cachegen::section_id)};
-  static constexpr int tile_tokens = 1500;
+  template <class G>
+  using with_grouping = cachegen_paper<Percent, G>;
+
+  static constexpr codec_id id{stage_id::of(2, Grouping::tokens), {}, {},
+                               stage_id::of(0, Percent),          {}, stage_id::of(detail::cachegen::section_id)};
+  static constexpr int tile_tokens = Grouping::tokens;
   static constexpr value_domain domain = value_domain::rotated;
   static constexpr int span = 0;
   static int passes(const profile&) noexcept { return 1; }
