@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sluice/codec/decoder.hpp>
 #include <sluice/codec/encoder.hpp>
+#include <sluice/codec/presets.hpp>
 #include <sluice/model/profile.hpp>
 
 #include <doctest/doctest.h>
@@ -272,8 +273,7 @@ TEST_CASE("profile: encoder and decoder refuse what cannot be used") {
     CHECK(e.max_size(c.view()) == 0);
     CHECK(e.encode(c.view(), out).status() == status::corrupt_profile);
     CHECK(decoder<>(p).decode(frame, c.view()).worst == status::corrupt_profile);
-    encoder<codec::basic_codec<tile_tokens<>, no_prediction, identity_transform, single_level, profile_steps, raw>> r(
-        p);
+    encoder<codec::uncompressed> r(p);
     CHECK(r.encode(c.view(), out).status() == status::corrupt_profile);
   };
   refused([](profile& p) { p.passes = 0; });
