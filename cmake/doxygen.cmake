@@ -19,10 +19,11 @@ set(DOXYGEN_QUIET YES)
 
 # What users may rely on. `detail` namespaces promise nothing, nor do the bodies of kernels and the machine they run on.
 set(DOXYGEN_EXTRACT_ALL NO)
-set(DOXYGEN_EXCLUDE_SYMBOLS sluice::detail sluice::detail::* sluice::*::detail_* sluice::*::detail_*::*)
+set(DOXYGEN_EXCLUDE_SYMBOLS sluice::detail *::detail::* sluice::*::detail_* *::detail_*::*)
 set(DOXYGEN_EXCLUDE_PATTERNS */cuda/warp.cuh */cuda/rans.cuh */cuda/dense.cuh */cuda/bitpack.cuh */cuda/lossless.cuh)
 set(DOXYGEN_INPUT_FILTER "\"'${SLUICE_AWK}' -f '${CMAKE_CURRENT_LIST_DIR}/doxygen.awk'\"")
 set(DOXYGEN_VERBATIM_VARS DOXYGEN_INPUT_FILTER)
+set(DOXYGEN_DISTRIBUTE_GROUP_DOC YES)
 set(DOXYGEN_MACRO_EXPANSION YES)
 set(DOXYGEN_EXPAND_ONLY_PREDEF YES)
 set(DOXYGEN_PREDEFINED SLUICE_HD= SLUICE_INLINE=inline)
