@@ -125,24 +125,38 @@ struct error : std::exception {
 template <class T>
 class [[nodiscard]] result {
  public:
+  /// Holds a value.
   result(T value) : value_(std::move(value)) {}  // NOLINT(google-explicit-constructor)
-  result(sluice::status s) : status_(s) {        // NOLINT(google-explicit-constructor)
+  /// Holds an error; `ok`, which is none, becomes invalid_argument.
+  result(sluice::status s) : status_(s) {  // NOLINT(google-explicit-constructor)
     if (s == sluice::status::ok) status_ = sluice::status::invalid_argument;
   }
 
+  /// Whether there is a value: status() is ok.
   bool has_value() const noexcept { return status_ == sluice::status::ok; }
+  /// As has_value().
   explicit operator bool() const noexcept { return has_value(); }
+  /// Why there is no value; ok where there is one.
   sluice::status status() const noexcept { return status_; }
+
+  /// @name Checked access.
+  /// @{
 
   /// The value; without one, throws sluice::error (aborts where exceptions are off).
   T& value() & { return check(), value_; }
   const T& value() const& { return check(), value_; }
   T value() && { return check(), std::move(value_); }
+  /// @}
 
+  /// @name Unchecked access.
+  /// @{
+
+  /// The value, or where there is none a default-constructed T.
   T& operator*() noexcept { return value_; }
   const T& operator*() const noexcept { return value_; }
   T* operator->() noexcept { return &value_; }
   const T* operator->() const noexcept { return &value_; }
+  /// @}
 
  private:
   void check() const {
