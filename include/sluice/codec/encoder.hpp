@@ -31,6 +31,7 @@ inline namespace SLUICE_HOST_ABI {
 template <tile_codec Codec = codec::standard>
 class encoder {
  public:
+  /// For caches of the model that the profile describes. What is wrong with it is said by encode().
   explicit encoder(const profile& p, tuning t = {})
       : profile_(&p),
         state_(validate(p)),
@@ -44,6 +45,7 @@ class encoder {
 
   /// Bytes that encode() can need for this view: the cache as stored, plus headers. Never exceeded.
   std::size_t max_size(const kv_view& cache) const { return max_size({&cache, 1}); }
+  /// The same for several views.
   std::size_t max_size(std::span<const kv_view> cache) const {
     std::int64_t begin = 0, end = 0;
     if (state_ != status::ok || !extent(cache, begin, end)) return 0;
@@ -88,6 +90,9 @@ class encoder {
     return assemble(out);
   }
 
+  /// @name The same for caches that may only be read.
+  /// @{
+
   /// The same for caches that may only be read.
   std::size_t max_size(const const_kv_view& cache) const { return max_size(detail::readable(cache)); }
   std::size_t max_size(std::span<const const_kv_view> cache) const { return max_size(detail::readable(cache)); }
@@ -98,6 +103,7 @@ class encoder {
                              const encode_options& options = {}) {
     return encode(detail::readable(cache), out, options);
   }
+  /// @}
 
  private:
   static constexpr int tile_tokens = Codec::tile_tokens;
