@@ -20,8 +20,8 @@ FNR == 1 {
     if (index(FILENAME, place)) asked_by = concept[place]
 }
 asked_by && !documented &&
-  (/^  static constexpr [a-z_:* ]+ (id|tokens|heads_per_basis|tile_tokens|domain|span|predicts|fixed_width|rounds)[ {]/ ||
-   /^  static constexpr [a-z_:* ]+ (passes|name|refines|in_place) =/ || /^  using (en|de)coder = / ||
+  (/^  static constexpr [a-z_:* ]+ (id|tokens|heads_per_basis|tile_tokens|domain|span|predicts|passes)[ {]/ ||
+   /^  static constexpr [a-z_:* ]+ (fixed_width|rounds|name|refines|in_place) =/ || /^  using (en|de)coder = / ||
    /^  static [a-z ]+ (passes|keeps_exact|uses|depth|measures|step|bits)\(/ || /^  step (link|compute)\(/ ||
    /^  (placement_move|double) (move|worth|worth_at|density)\(/ ||
    /^  [a-z_0-9:<>]+ (size|put|detail|submit|arrived|cancel|poll)\(/) {

@@ -172,8 +172,8 @@ class frame_index {
 
   /// Tiles of one pass.
   std::size_t tiles_per_pass() const noexcept { return tiles_per_pass_; }
-  /// Place of a tile in a pass in the order of the index: pass, layer, plane, token tile, group. The other functions that
-  /// take an ordinal mean this number.
+  /// Number of a tile in a pass, in the order of the index: pass, layer, plane, token tile, group. The other functions
+  /// that take an ordinal mean this number.
   std::size_t ordinal(int pass, const tile_key& k) const noexcept {
     const shape_run& s = shape_of(k.layer);
     const std::size_t first = first_tile_[std::size_t(k.layer)] +

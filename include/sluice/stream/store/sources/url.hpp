@@ -29,7 +29,7 @@ struct url {
   bool has_user = false;       ///< whether @ was there
   bool has_password = false;   ///< whether : was there between // and @
   bool has_query = false;      ///< whether ? was there
-  bool has_fragment = false;   ///< whether \# was there
+  bool has_fragment = false;   ///< whether # was there
 };
 
 /// Characters that need no encoding anywhere in a URL (RFC 3986, 2.3).
@@ -227,7 +227,8 @@ struct store_url {
 
 /// Reads where a store is: see store_url_forms. For Redis a lone user part is the password, as redis-cli and Lettuce
 /// take it (`redis://token@host`), `?db=` is a database as in redis-py, and unix:// means redis+unix://. Text without a
-/// colon before its first slash is a folder. Errors: invalid_argument, with what is wrong in `why`, which quotes no secret.
+/// colon before its first slash is a folder. Errors: invalid_argument, with what is wrong in `why`, which quotes no
+/// secret.
 inline result<store_url> parse_store_url(std::string_view text, std::string* why = nullptr) {
   const auto wrong = [&](const std::string& words) {
     if (why) *why = words;
