@@ -23,6 +23,7 @@ set(DOXYGEN_EXCLUDE_SYMBOLS sluice::detail *::detail::* sluice::*::detail_* *::d
 set(DOXYGEN_EXCLUDE_PATTERNS */cuda/warp.cuh */cuda/rans.cuh */cuda/dense.cuh */cuda/bitpack.cuh */cuda/lossless.cuh)
 set(DOXYGEN_INPUT_FILTER "\"'${SLUICE_AWK}' -f '${CMAKE_CURRENT_LIST_DIR}/doxygen.awk'\"")
 set(DOXYGEN_VERBATIM_VARS DOXYGEN_INPUT_FILTER)
+set(DOXYGEN_JAVADOC_AUTOBRIEF YES)
 set(DOXYGEN_DISTRIBUTE_GROUP_DOC YES)
 set(DOXYGEN_MACRO_EXPANSION YES)
 set(DOXYGEN_EXPAND_ONLY_PREDEF YES)

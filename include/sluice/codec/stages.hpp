@@ -266,11 +266,13 @@ concept quantizer_policy =
 /// - `bits(layer, plane, num_layers)`: 1 to 8, for quantisers of fixed width.
 template <class B>
 concept bit_widths_policy = detail::has_id<B>;
+/// A bit-width policy for quantisers of any width.
 template <class B>
 concept sets_steps = bit_widths_policy<B> && requires(int n, plane p, const coefficient_statistics& s) {
   { B::measures(true) } -> std::same_as<bool>;
   { B::step(n, p, n, s) } -> std::same_as<float>;
 };
+/// A bit-width policy for quantisers of fixed width.
 template <class B>
 concept sets_bits = bit_widths_policy<B> && requires(int n, plane p) {
   { B::bits(n, p, n) } -> std::same_as<int>;
