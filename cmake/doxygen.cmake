@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Target `docs`: the API reference, build/docs/html/index.html. A public entity without documentation is an error, and the
-# test docs.reference says so. Left out where doxygen is not installed.
+# test docs.reference says so. Left out where doxygen or awk is not installed.
 find_package(Doxygen 1.9 QUIET)
-if(NOT TARGET Doxygen::doxygen)
+find_program(SLUICE_AWK awk)
+if(NOT TARGET Doxygen::doxygen OR NOT SLUICE_AWK)
   return()
 endif()
 
@@ -16,14 +17,14 @@ set(DOXYGEN_GENERATE_LATEX NO)
 set(DOXYGEN_HAVE_DOT NO)
 set(DOXYGEN_QUIET YES)
 
-# What users may rely on. `detail` namespaces promise nothing.
+# What users may rely on. `detail` namespaces promise nothing, nor do the bodies of kernels and the machine they run on.
 set(DOXYGEN_EXTRACT_ALL NO)
-set(DOXYGEN_EXCLUDE_SYMBOLS detail detail::* *::detail *::detail::* *::detail_* detail_*)
-
-# The inline namespace that keeps two kinds of translation unit apart is no part of any name, and in `detail` doxygen
-# would lose it.
-set(DOXYGEN_INPUT_FILTER [["sed -e 's/^inline namespace SLUICE_HOST_ABI {$//' -e 's/^}  \/\/ namespace SLUICE_HOST_ABI$//' -e 's/::inline SLUICE_HOST_ABI//'"]])
+set(DOXYGEN_EXCLUDE_SYMBOLS sluice::detail *::detail::* sluice::*::detail_* *::detail_*::*)
+set(DOXYGEN_EXCLUDE_PATTERNS */cuda/warp.cuh */cuda/rans.cuh */cuda/dense.cuh */cuda/bitpack.cuh */cuda/lossless.cuh)
+set(DOXYGEN_INPUT_FILTER "\"'${SLUICE_AWK}' -f '${CMAKE_CURRENT_LIST_DIR}/doxygen.awk'\"")
 set(DOXYGEN_VERBATIM_VARS DOXYGEN_INPUT_FILTER)
+set(DOXYGEN_JAVADOC_AUTOBRIEF YES)
+set(DOXYGEN_DISTRIBUTE_GROUP_DOC YES)
 set(DOXYGEN_MACRO_EXPANSION YES)
 set(DOXYGEN_EXPAND_ONLY_PREDEF YES)
 set(DOXYGEN_PREDEFINED SLUICE_HD= SLUICE_INLINE=inline)

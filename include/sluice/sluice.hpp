@@ -22,3 +22,24 @@
 #include <sluice/tensor/shape.hpp>
 #include <sluice/tensor/view.hpp>
 #include <sluice/version.hpp>
+
+/// \namespace sluice
+/// Caches, frames, profiles, encoder and decoder.
+
+/// \namespace sluice::layouts
+/// Views of the memory of engines, by their names.
+
+/// \namespace sluice::codec
+/// Codecs: basic_codec, stored_codec and the presets.
+
+/// \namespace sluice::stream
+/// Plans, stores and the executor: a cache that comes over a link before a deadline.
+
+/// \namespace sluice::stream::policy
+/// Planner policies.
+
+/// \namespace sluice::stream::placement_policies
+/// Placement policies.
+
+/// \namespace sluice::cuda
+/// The same stages on a GPU.

@@ -16,15 +16,15 @@ namespace sluice {
 
 /// What went wrong, by value; numbers are pinned (they travel through C interfaces and logs).
 enum class [[nodiscard]] status : std::uint32_t {
-  ok = 0,
+  ok = 0,                   ///< nothing
   // the caller's arguments
   invalid_argument = 10,    ///< a null pointer, a negative size, or an option out of range
   output_too_small = 11,    ///< the output span is smaller than the result
-  workspace_too_small = 12,
+  workspace_too_small = 12, ///< the workspace is smaller than what its size function says
   invalid_view = 13,        ///< strides, counts or pointers of a view do not describe addressable memory
   page_out_of_range = 14,   ///< a page table or slot list points outside the pool
   unsupported_type = 15,    ///< this element type cannot be coded this way
-  // the pairing of stream, profile and view
+  // the pairing of frame, profile and view
   wrong_profile = 20,       ///< the frame was made with another profile
   wrong_shape = 21,         ///< layers, heads or head sizes differ
   wrong_codec = 22,         ///< the frame was made with other format policies
@@ -35,23 +35,23 @@ enum class [[nodiscard]] status : std::uint32_t {
   // the bytes
   not_a_frame = 30,         ///< the magic number is missing
   truncated = 31,           ///< bytes end before the frame does
-  corrupt_header = 32,
-  corrupt_index = 33,
+  corrupt_header = 32,      ///< checksum, a size or a count in the header of a frame or an object is wrong
+  corrupt_index = 33,       ///< checksum, a shape or a size in the index is wrong
   corrupt_tile = 34,        ///< checksum, coder end state or a count inside a tile is wrong
   too_large = 35,           ///< sizes beyond the limits of the format
   degraded = 36,            ///< decoded, but below the level asked for: a refinement is damaged or missing
   absent = 37,              ///< the frame holds nothing for this page (tokens outside a sliding window)
   // profiles
-  not_a_profile = 40,
-  corrupt_profile = 41,
+  not_a_profile = 40,       ///< the magic number is missing
+  corrupt_profile = 41,     ///< checksum, or what a section holds, is wrong
   missing_section = 46,     ///< the profile lacks a section that a stage of the codec needs, or has one that nobody here knows
   // captures that no profile can be made of
   too_few_tokens = 42,      ///< fewer than two tokens of a layer are numbers and not the first of the sequence
   constant_values = 43,     ///< no K or V varies: there is nothing to learn
   values_out_of_range = 44, ///< a mean or a basis beyond what a profile holds
   // the world
-  io_error = 50,
-  out_of_memory = 51,
+  io_error = 50,            ///< the system or a store failed for a reason that has no number of its own
+  out_of_memory = 51,       ///< of the host or of a device
   parse_error = 52,         ///< a text or container format (safetensors, JSON) is malformed
   not_found = 53,           ///< the store holds no such key, or holds it no longer
   no_space = 54,            ///< disk or store is full; what was there before is untouched
@@ -59,8 +59,8 @@ enum class [[nodiscard]] status : std::uint32_t {
   connection_lost = 56,     ///< refused, reset or closed before the answer was whole
   wrong_length = 57,        ///< an answer longer or shorter than what was asked for
   refused = 58,             ///< the store answered with an error of its own: not allowed, busy, elsewhere
-  cancelled = 59,
-  cuda_error = 60,
+  cancelled = 59,           ///< whoever asked said so
+  cuda_error = 60,          ///< a call of the CUDA runtime failed
   not_kept = 61,            ///< a store said that it took what it does not give back
 };
 // clang-format on
@@ -125,24 +125,38 @@ struct error : std::exception {
 template <class T>
 class [[nodiscard]] result {
  public:
+  /// Holds a value.
   result(T value) : value_(std::move(value)) {}  // NOLINT(google-explicit-constructor)
-  result(sluice::status s) : status_(s) {        // NOLINT(google-explicit-constructor)
+  /// Holds an error; `ok`, which is none, becomes invalid_argument.
+  result(sluice::status s) : status_(s) {  // NOLINT(google-explicit-constructor)
     if (s == sluice::status::ok) status_ = sluice::status::invalid_argument;
   }
 
+  /// Whether there is a value: status() is ok.
   bool has_value() const noexcept { return status_ == sluice::status::ok; }
+  /// As has_value().
   explicit operator bool() const noexcept { return has_value(); }
+  /// Why there is no value; ok where there is one.
   sluice::status status() const noexcept { return status_; }
+
+  /// @name Checked access.
+  /// @{
 
   /// The value; without one, throws sluice::error (aborts where exceptions are off).
   T& value() & { return check(), value_; }
   const T& value() const& { return check(), value_; }
   T value() && { return check(), std::move(value_); }
+  /// @}
 
+  /// @name Unchecked access.
+  /// @{
+
+  /// The value, or where there is none a default-constructed T.
   T& operator*() noexcept { return value_; }
   const T& operator*() const noexcept { return value_; }
   T* operator->() noexcept { return &value_; }
   const T* operator->() const noexcept { return &value_; }
+  /// @}
 
  private:
   void check() const {

@@ -43,10 +43,10 @@ struct capture_layer {
 
 /// The cache of one context as an engine holds it (K after RoPE) and what was seen of the queries that read it.
 struct capture {
-  kv_view cache{};
+  kv_view cache{};                          ///< all its tokens are learnt from; borrowed
   std::span<const capture_layer> layers{};  ///< one per layer of the view, or empty
-  std::int32_t query_tokens = 0;
-  std::int32_t num_heads = 0;  ///< query heads
+  std::int32_t query_tokens = 0;            ///< of each layer's `queries`; 0 = there are none
+  std::int32_t num_heads = 0;               ///< query heads
 };
 
 /// How to calibrate; the defaults are those of the `standard` codec.
@@ -61,8 +61,9 @@ struct calibration_options {
   /// energy, at one price in nats for all layers. What later layers do with the error it cannot know: on three models
   /// it needed 1.1 to 1.3 times the bytes at equal KL and reached 0.7 to 6 times target_kl. Where there are no queries
   /// either, every tensor is quantised relative to its own energy.
-  std::vector<double> sensitivity_k{}, sensitivity_v{};
-  int threads = 1;  ///< changes the time it takes, not the profile
+  std::vector<double> sensitivity_k{};
+  std::vector<double> sensitivity_v{};  ///< as sensitivity_k, for V
+  int threads = 1;                      ///< changes the time it takes, not the profile
 };
 
 namespace detail {
@@ -96,6 +97,7 @@ void parallel_for(int n, int threads, const F& f) {
 class calibrator {
  public:
   calibrator() = default;
+  /// For captures of a model of this shape. Options out of range are reported by add().
   explicit calibrator(model_shape shape, calibration_options options = {})
       : shape_(std::move(shape)), options_(std::move(options)), state_(begin()) {}
 

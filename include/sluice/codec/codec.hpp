@@ -99,13 +99,17 @@ struct basic_codec : detail::grouping_checks<Grouping>,
                      detail::quantizer_checks<Quantizer>,
                      detail::bit_widths_checks<BitWidths>,
                      detail::entropy_checks<EntropyModel> {
-  using grouping = Grouping;
-  using predictor = Predictor;
-  using transform = Transform;
-  using quantizer = Quantizer;
-  using bit_widths = BitWidths;
-  using entropy = EntropyModel;
+  using grouping = Grouping;     ///< tokens of a tile, heads that share a basis
+  using predictor = Predictor;   ///< what is subtracted before the transform
+  using transform = Transform;   ///< rows to coefficients
+  using quantizer = Quantizer;   ///< coefficients to integers
+  using bit_widths = BitWidths;  ///< how fine
+  using entropy = EntropyModel;  ///< integers to bytes
 
+  /// @name The same codec with another policy for one stage.
+  /// @{
+
+  /// The same codec with another policy for one stage.
   template <class G>
   using with_grouping = basic_codec<G, Predictor, Transform, Quantizer, BitWidths, EntropyModel>;
   template <class P>
@@ -118,6 +122,7 @@ struct basic_codec : detail::grouping_checks<Grouping>,
   using with_bit_widths = basic_codec<Grouping, Predictor, Transform, Quantizer, B, EntropyModel>;
   template <class E>
   using with_entropy = basic_codec<Grouping, Predictor, Transform, Quantizer, BitWidths, E>;
+  /// @}
 
   static_assert(Quantizer::fixed_width || sets_steps<BitWidths>,
                 "sluice::basic_codec: this quantizer needs a bit-width policy with step() and measures()");

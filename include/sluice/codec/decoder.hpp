@@ -21,11 +21,11 @@ namespace sluice {
 struct decode_options {
   /// A half-open range of model layers.
   struct layer_range {
-    int begin = 0;
-    int end = INT32_MAX;
+    int begin = 0;        ///< first layer
+    int end = INT32_MAX;  ///< behind the last one; what the model does not have is ignored
   };
-  int level = max_passes;  ///< finest level to decode; above what is present means the finest present
-  layer_range layers{};
+  int level = max_passes;      ///< finest level to decode; above what is present means the finest present
+  layer_range layers{};        ///< to write; lower ones are decoded as well where a predictor needs them
   std::int64_t position = -1;  ///< where the frame's first token goes; -1 = where it came from. K is rotated to match.
   /// Where the sequence ends that the views will serve: tokens outside of a layer's sliding window may be missing.
   /// -1 = behind the last position that any view shows; who decodes into a part of a cache has to say where it is.
@@ -38,11 +38,12 @@ struct decode_options {
 
 /// What a decode did. A page whose status is neither ok nor degraded holds nothing that can be trusted.
 struct page_status {
-  status worst = status::ok;
+  status worst = status::ok;   ///< why nothing was decoded, or the worst of any tile
   std::uint32_t tiles = 0;     ///< looked at
   std::uint32_t damaged = 0;   ///< not written, or absent for tokens that the view shows
   std::uint32_t degraded = 0;  ///< written below the level asked for
   std::uint32_t outside = 0;   ///< without tokens that the view shows outside of the layer's window, which is no damage
+  /// Whether all that was asked for is there, at the level asked for.
   explicit operator bool() const noexcept { return worst == status::ok; }
 };
 
@@ -53,6 +54,8 @@ inline namespace SLUICE_HOST_ABI {
 template <tile_codec Codec = codec::standard>
 class decoder {
  public:
+  /// For frames that were made with this profile, or with any of this shape where the codec does not use it. What is
+  /// wrong with the profile is said by decode().
   explicit decoder(const profile& p, tuning t = {});
   explicit decoder(profile&&, tuning = {}) = delete;  // it must outlive the decoder
 

@@ -31,11 +31,13 @@ inline namespace SLUICE_HOST_ABI {
 template <tile_codec Codec = codec::standard>
 class encoder {
  public:
+  /// For caches of the model that the profile describes. What is wrong with it is said by encode().
   explicit encoder(const profile& p, tuning t = {});
   explicit encoder(profile&&, tuning = {}) = delete;  // it must outlive the encoder
 
   /// Bytes that encode() can need for this view: the cache as stored, plus headers. Never exceeded.
   std::size_t max_size(const kv_view& cache) const { return max_size({&cache, 1}); }
+  /// The same for several views.
   std::size_t max_size(std::span<const kv_view> cache) const;
 
   /// Encodes all tokens of the view as one frame and returns its size.
@@ -51,6 +53,9 @@ class encoder {
   result<std::size_t> encode(std::span<const kv_view> cache, std::span<std::byte> out,
                              const encode_options& options = {});
 
+  /// @name The same for caches that may only be read.
+  /// @{
+
   /// The same for caches that may only be read.
   std::size_t max_size(const const_kv_view& cache) const { return max_size(detail::readable(cache)); }
   std::size_t max_size(std::span<const const_kv_view> cache) const { return max_size(detail::readable(cache)); }
@@ -61,6 +66,7 @@ class encoder {
                              const encode_options& options = {}) {
     return encode(detail::readable(cache), out, options);
   }
+  /// @}
 
  private:
   static constexpr int tile_tokens = Codec::tile_tokens;

@@ -14,8 +14,8 @@
 
 namespace sluice::codec {
 
-/// The table of presets: calls f.operator()<Codec>(name, what it is) for one after the other until f returns true, and
-/// returns whether it did. The command line, its help, the benchmarks and the tests go through this table.
+/// The table of presets: calls `f.operator()<Codec>(name, what it is)` for one after the other until f returns true,
+/// and returns whether it did. The command line, its help, the benchmarks and the tests go through this table.
 template <class F>
 constexpr bool any_preset(F&& f) {
   return f.template operator()<standard>("standard", "weighted basis, four levels in one frame, rANS: the default") ||
@@ -32,7 +32,7 @@ constexpr bool any_preset(F&& f) {
          f.template operator()<cachegen_paper<200>>("cachegen_paper_coarse", "the same with bins of twice the width");
 }
 
-/// Calls f.operator()<Codec>() for the preset of this name. Returns false where there is none.
+/// Calls `f.operator()<Codec>()` for the preset of this name. Returns false where there is none.
 template <class F>
 bool with_preset(const char* name, F&& f) {
   return any_preset([&]<class Codec>(const char* other, const char*) {
@@ -44,7 +44,8 @@ bool with_preset(const char* name, F&& f) {
   });
 }
 
-/// Calls f.operator()<Codec>() for a preset whose decoder reads frames with this id. Returns false where there is none.
+/// Calls `f.operator()<Codec>()` for a preset whose decoder reads frames with this id. Returns false where there is
+/// none.
 template <class F>
 bool with_codec(const codec_id& id, F&& f) {
   return any_preset([&]<class Codec>(const char*, const char*) {

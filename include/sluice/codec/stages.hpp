@@ -25,18 +25,20 @@ namespace sluice {
 
 /// Rows of one tile between transform and quantiser, on the way in.
 struct coefficients {
-  int rows = 0, width = 0;
-  std::ptrdiff_t ld = 0;
-  std::vector<float> y;  ///< [rows][ld] in the units of the transform; zero when handed over
+  int rows = 0;           ///< tokens
+  int width = 0;          ///< coefficients of a token
+  std::ptrdiff_t ld = 0;  ///< floats from row to row of y
+  std::vector<float> y;   ///< [rows][ld] in the units of the transform; zero when handed over
   /// Whether these are the coefficients that the profile describes: its units are one finest step, its classes fit.
   bool calibrated = false;
 };
 
 /// What a quantiser made, and what an entropy model codes. Pass 0 of a tile is `values`, pass p > 0 is digits[p].
 struct symbols {
-  group_place place;
-  int rows = 0, width = 0;
-  std::ptrdiff_t ld = 0;
+  group_place place;        ///< of the tile
+  int rows = 0;             ///< tokens
+  int width = 0;            ///< coefficients of a token
+  std::ptrdiff_t ld = 0;    ///< elements from row to row of all arrays
   int passes = 1;           ///< of the codec and the profile
   int made = 1;             ///< of these, how many are wanted
   int bits = 0;             ///< where every value is an unsigned number of so many bits; 0 = signed, of any size
@@ -50,11 +52,11 @@ using detail::coefficient_correction;
 
 /// What an entropy model decodes of one tile.
 struct decoded_symbols {
-  const sluice::tile* tile = nullptr;
-  bool calibrated = false;  ///< as it was when the tile was encoded
-  int passes = 1;           ///< of the codec and the profile
-  int bits = 0;             ///< as in symbols; set by the quantiser
-  std::ptrdiff_t ld = 0;
+  const sluice::tile* tile = nullptr;               ///< whose sections are decoded; borrowed
+  bool calibrated = false;                          ///< as it was when the tile was encoded
+  int passes = 1;                                   ///< of the codec and the profile
+  int bits = 0;                                     ///< as in symbols; set by the quantiser
+  std::ptrdiff_t ld = 0;                            ///< elements from row to row of values
   std::int16_t* values = nullptr;                   ///< out: [rows][ld] at the tile's level; zero when handed over
   int live = 0;                                     ///< out: columns from here on are zero; handed over as the width
   std::vector<coefficient_correction> corrections;  ///< out: what 16 bits or a table could not say, by row
@@ -64,10 +66,11 @@ struct decoded_symbols {
 /// Rows of coefficients on the way out: integers times `scale`, or floats as they are; columns from `live` on are zero,
 /// and corrections, times `scale`, are to be added. An inverse transform takes both kinds.
 struct coefficient_rows {
-  int rows = 0, live = 0;
-  const std::int16_t* values = nullptr;  ///< [rows][ld], or null
-  const float* floats = nullptr;         ///< [rows][ld] where `values` is null
-  std::ptrdiff_t ld = 0;
+  int rows = 0;                                         ///< tokens
+  int live = 0;                                         ///< columns that are not all zero
+  const std::int16_t* values = nullptr;                 ///< [rows][ld], or null
+  const float* floats = nullptr;                        ///< [rows][ld] where `values` is null
+  std::ptrdiff_t ld = 0;                                ///< elements from row to row
   float scale = 1;                                      ///< of values and corrections, in the units of the transform
   std::span<const coefficient_correction> corrections;  ///< rows counted from the first one here
 };
@@ -75,10 +78,15 @@ struct coefficient_rows {
 /// What a bit-width policy may ask about the coefficients of a tile; each answer costs a look at all of them.
 class coefficient_statistics {
  public:
+  /// Of these coefficients, which are borrowed; `passes` are the codec's and the profile's.
   coefficient_statistics(const coefficients& c, int passes) : c_(&c), passes_(passes) {}
+  /// See coefficients::calibrated.
   bool calibrated() const noexcept { return c_->calibrated; }
+  /// Passes that the finest step is split into.
   int passes() const noexcept { return passes_; }
+  /// The least coefficient, or 0 where none is below.
   float low() const noexcept { return range(false); }
+  /// The greatest coefficient, or 0 where none is above.
   float high() const noexcept { return range(true); }
   /// Root of the mean square of all coefficients.
   float rms() const noexcept {
@@ -258,11 +266,13 @@ concept quantizer_policy =
 /// - `bits(layer, plane, num_layers)`: 1 to 8, for quantisers of fixed width.
 template <class B>
 concept bit_widths_policy = detail::has_id<B>;
+/// A bit-width policy for quantisers of any width.
 template <class B>
 concept sets_steps = bit_widths_policy<B> && requires(int n, plane p, const coefficient_statistics& s) {
   { B::measures(true) } -> std::same_as<bool>;
   { B::step(n, p, n, s) } -> std::same_as<float>;
 };
+/// A bit-width policy for quantisers of fixed width.
 template <class B>
 concept sets_bits = bit_widths_policy<B> && requires(int n, plane p) {
   { B::bits(n, p, n) } -> std::same_as<int>;

@@ -14,9 +14,12 @@ namespace sluice {
 /// Elements of one tile as the cache holds them: [rows][width], heads in order.
 struct element_block {
   const std::uint8_t* elements = nullptr;  ///< null on the way out
-  dtype type = dtype::f16;
-  int rows = 0, width = 0;
+  dtype type = dtype::f16;                 ///< of the elements
+  int rows = 0;                            ///< tokens
+  int width = 0;                           ///< elements of a token
+  /// Bytes of one token.
   std::size_t row_bytes() const noexcept { return std::size_t(width) * std::size_t(size_of(type)); }
+  /// Bytes of all of them.
   std::size_t size() const noexcept { return row_bytes() * std::size_t(rows); }
 };
 
@@ -46,10 +49,12 @@ inline namespace SLUICE_HOST_ABI {
 /// but another one; no profile but the shape.
 template <grouping_policy Grouping, lossless_model Model>
 struct stored_codec {
-  using grouping = Grouping;
-  using entropy = Model;
+  using grouping = Grouping;  ///< tokens of a tile
+  using entropy = Model;      ///< elements to bytes
+  /// The same codec with tiles of another size.
   template <class G>
   using with_grouping = stored_codec<G, Model>;
+  /// The same codec with another lossless model.
   template <class M>
   using with_entropy = stored_codec<Grouping, M>;
 

@@ -30,22 +30,23 @@ enum class value_domain : std::uint8_t {
 
 /// How a host call runs; never changes bytes.
 struct tuning {
-  sluice::isa isa = sluice::isa::best;
+  sluice::isa isa = sluice::isa::best;  ///< one that the processor lacks is replaced by the next narrower one
 };
 
 /// One group of heads of K or V of a layer: the columns of a tile.
 struct group_place {
-  int layer = 0;
-  sluice::plane plane = plane::key;
-  int group = 0;
-  int first_head = 0;
-  int heads = 0;
-  int head_dim = 0;
-  int num_layers = 0;  ///< of the model
+  int layer = 0;                     ///< of the model
+  sluice::plane plane = plane::key;  ///< K or V
+  int group = 0;                     ///< counted from the layer's first
+  int first_head = 0;                ///< of the layer, where the group begins
+  int heads = 0;                     ///< of the group
+  int head_dim = 0;                  ///< elements of a head
+  int num_layers = 0;                ///< of the model
   /// Channels of the group.
   int width() const noexcept { return heads * head_dim; }
 };
 
+/// The place of a group, from the shape of the model and the channels of a whole group (the last one may have fewer).
 inline group_place place_of(const model_shape& shape, int group_width, int layer, plane which, int group) noexcept {
   const layer_shape& l = shape.layers[std::size_t(layer)];
   const int dim = l.head_dim(which), heads = group_width / dim, first = group * heads;
@@ -61,20 +62,21 @@ struct side_info {
 struct tile_tokens_range {
   int frame_token = 0;        ///< of the first token covered, counted from the frame's first token
   std::int64_t position = 0;  ///< of the first token covered, in the sequence that was encoded
-  int count = 0;
+  int count = 0;              ///< tokens covered
 };
 
 /// One tile on its way into a codec: the tokens to code, and those that are kept exact.
 struct tile_rows {
-  group_place place;
-  tile_tokens_range range;
-  dtype type = dtype::f16;           ///< of the elements in the cache
-  std::vector<std::uint16_t> rows;   ///< tokens to code, counted from the first one covered, ascending
-  std::vector<std::uint16_t> exact;  ///< the others
-  float* x = nullptr;                ///< [rows][ld] floats; null where the codec's domain is `stored`
-  std::ptrdiff_t ld = 0;
+  group_place place;                       ///< its columns
+  tile_tokens_range range;                 ///< its tokens
+  dtype type = dtype::f16;                 ///< of the elements in the cache
+  std::vector<std::uint16_t> rows;         ///< tokens to code, counted from the first one covered, ascending
+  std::vector<std::uint16_t> exact;        ///< the others
+  float* x = nullptr;                      ///< [rows][ld] floats; null where the codec's domain is `stored`
+  std::ptrdiff_t ld = 0;                   ///< floats from row to row of x, a multiple of 32
   const std::uint8_t* elements = nullptr;  ///< [rows][width] elements, heads in order, where it is `stored`
 
+  /// Tokens to code.
   int count() const noexcept { return int(rows.size()); }
 
   /// Moves the flagged rows to the exact tokens and closes the gaps in x. Returns whether there were any.
@@ -102,15 +104,16 @@ struct tile_rows {
 
 /// One tile on its way out of a codec. Everything but `slot` and `state` is the decoder's to set.
 struct tile {
-  group_place place;
-  tile_tokens_range range;
-  dtype type = dtype::f16;  ///< of the elements when encoded
-  tile_envelope envelope;
+  group_place place;                          ///< its columns
+  tile_tokens_range range;                    ///< its tokens
+  dtype type = dtype::f16;                    ///< of the elements when encoded
+  tile_envelope envelope;                     ///< sections of pass 0, and which tokens are exact
   tile_sections refinements[max_passes - 1];  ///< of passes 1 ..; only those up to `level` are set
   int level = 0;                              ///< finest pass to decode
   int slot = 0;                               ///< for the codec's decoder: where in its memory this tile is
   status state = status::ok;                  ///< out: corrupt_tile where the sections are not what they must be
 
+  /// Coded tokens.
   int rows() const noexcept { return envelope.rows(); }
   /// A section of a pass; empty where it is absent.
   std::span<const std::uint8_t> section(int pass, sluice::section s) const noexcept {

@@ -31,8 +31,10 @@ struct pass_account {
     for (const std::size_t s : sections) sum += s;
     return sum;
   }
+  /// All bytes of the pass.
   std::size_t total() const noexcept { return heads + exact + coded() + padding + unread; }
 
+  /// Adds another pass, or the same pass of another frame, layer by layer.
   pass_account& operator+=(const pass_account& b) {
     heads += b.heads, exact += b.exact, padding += b.padding, unread += b.unread;
     for (int s = 0; s < max_sections; ++s) sections[s] += b.sections[s];
@@ -53,6 +55,7 @@ struct byte_account {
   std::uint64_t values = 0;          ///< elements that the tiles cover; all of a tile whose base cannot be read
   std::uint64_t raw = 0;             ///< bytes that these are in the cache
 
+  /// Bytes of the frame that are there: index and all passes.
   std::size_t total() const noexcept {
     std::size_t sum = index;
     for (const pass_account& p : passes) sum += p.total();

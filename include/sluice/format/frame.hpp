@@ -19,14 +19,15 @@ namespace sluice {
 /// One policy of a codec as it stands in a frame's header: an identifier and what sets it apart from its siblings.
 /// Identifiers from 128 on belong to users.
 struct stage_id {
-  std::uint8_t id = 0;
-  std::uint8_t parameter[3] = {};
+  std::uint8_t id = 0;             ///< which policy; 0 to 127 are the library's
+  std::uint8_t parameter[3] = {};  ///< of that policy, little endian; 0 where it has none
   bool operator==(const stage_id&) const = default;
 
   /// A parameter of up to 24 bits, little endian.
   static constexpr stage_id of(int id, std::uint32_t parameter = 0) noexcept {
     return {std::uint8_t(id), {std::uint8_t(parameter), std::uint8_t(parameter >> 8), std::uint8_t(parameter >> 16)}};
   }
+  /// The parameter as a number, as of() took it.
   constexpr std::uint32_t value() const noexcept {
     return parameter[0] | std::uint32_t{parameter[1]} << 8 | std::uint32_t{parameter[2]} << 16;
   }
@@ -34,12 +35,12 @@ struct stage_id {
 
 /// What made a frame (FORMAT.md section 3.2): stands in its header and in the keys that stores keep it under.
 struct codec_id {
-  stage_id method;  ///< 0 = the stages below; other codecs use these as they like. Parameter: tokens of a tile
-  stage_id predictor;
-  stage_id transform;
-  stage_id quantizer;
+  stage_id method;      ///< 0 = the stages below; other codecs use these as they like. Parameter: tokens of a tile
+  stage_id predictor;   ///< what is subtracted from rows before they are transformed
+  stage_id transform;   ///< rows to coefficients
+  stage_id quantizer;   ///< coefficients to integers
   stage_id bit_widths;  ///< how an encoder chose; no decoder depends on it
-  stage_id entropy;
+  stage_id entropy;     ///< integers (or, with method 1, elements) to bytes
   bool operator==(const codec_id&) const = default;
 
   /// Whether one decoder reads both: they may differ in tile size and bit widths.
@@ -52,23 +53,23 @@ static_assert(sizeof(codec_id) == 24);
 
 /// First bytes of every frame (FORMAT.md section 3.1); little endian.
 struct frame_header {
-  std::uint32_t magic;
-  std::uint8_t version_major;
-  std::uint8_t version_minor;
-  std::uint16_t header_size;
-  std::uint64_t fingerprint;  ///< of the profile; 0 for codecs that need none
-  std::int64_t position;      ///< sequence position of the first token
-  std::uint64_t frame_size;   ///< bytes with all passes that were made
-  std::uint32_t tokens;
-  std::uint32_t tile_tokens;
-  std::uint32_t index_size;
-  std::uint32_t index_checksum;
-  std::uint16_t layers;
-  std::uint16_t shape_runs;
-  std::uint8_t unused[2];       ///< zero
-  std::uint8_t passes;          ///< made
-  std::uint8_t levels_present;  ///< passes that are here: truncation lowers this and nothing else
-  codec_id codec;
+  std::uint32_t magic;            ///< frame_magic
+  std::uint8_t version_major;     ///< SLUICE_FORMAT_VERSION_MAJOR of the encoder
+  std::uint8_t version_minor;     ///< SLUICE_FORMAT_VERSION_MINOR of the encoder
+  std::uint16_t header_size;      ///< bytes: sizeof(frame_header)
+  std::uint64_t fingerprint;      ///< of the profile; 0 for codecs that need none
+  std::int64_t position;          ///< sequence position of the first token
+  std::uint64_t frame_size;       ///< bytes with all passes that were made
+  std::uint32_t tokens;           ///< 1 to max_frame_tokens
+  std::uint32_t tile_tokens;      ///< tokens of a token tile, 1 to max_tile_tokens; the last one may have fewer
+  std::uint32_t index_size;       ///< bytes of the index, which follows the header
+  std::uint32_t index_checksum;   ///< over these bytes, with frame_magic as seed
+  std::uint16_t layers;           ///< of the model, those without KV included
+  std::uint16_t shape_runs;       ///< at the start of the index
+  std::uint8_t unused[2];         ///< zero
+  std::uint8_t passes;            ///< made
+  std::uint8_t levels_present;    ///< passes that are here: truncation lowers this and nothing else
+  codec_id codec;                 ///< what made the frame
   std::uint8_t reserved[4];       ///< zero
   std::uint32_t header_checksum;  ///< over all bytes before
 };
@@ -78,7 +79,7 @@ static_assert(sizeof(frame_header) == 88 && offsetof(frame_header, frame_size) =
 
 /// Consecutive layers of one shape and type (FORMAT.md section 3.3).
 struct shape_run {
-  std::uint16_t layers;
+  std::uint16_t layers;          ///< how many, at least 1
   std::uint16_t num_kv_heads;    ///< 0 = layers without KV, and so is everything but `layers`
   std::uint16_t head_dim[2];     ///< K, V; 0 = absent
   std::uint16_t group_width[2];  ///< channels a group covers
@@ -95,7 +96,9 @@ struct shape_run {
     }
     return true;
   }
+  /// Channels of K (plane 0) or V (plane 1) of a layer: all heads.
   int width(int plane) const noexcept { return num_kv_heads * head_dim[plane]; }
+  /// Groups that these channels are coded in; 0 where the plane is absent.
   int groups(int plane) const noexcept {
     return group_width[plane] ? (width(plane) + group_width[plane] - 1) / group_width[plane] : 0;
   }
@@ -107,27 +110,30 @@ struct shape_run {
 };
 static_assert(sizeof(shape_run) == 16 && offsetof(shape_run, type) == 12);
 
-/// One coded unit: (pass, layer, plane, token tile, group), 16-byte aligned and sized.
+/// The index's entry of one coded unit: (pass, layer, plane, token tile, group), 16-byte aligned and sized.
 struct tile_entry {
-  std::uint32_t size;
-  std::uint32_t checksum;
+  std::uint32_t size;      ///< bytes, a multiple of 16; 0 = nothing is coded
+  std::uint32_t checksum;  ///< over these bytes, with the tile's ordinal as seed
 };
 static_assert(sizeof(tile_entry) == 8);
 
-inline constexpr std::uint32_t frame_magic = 0x46434c53;  // "SLCF"
+/// The first four bytes of a frame, "SLCF", as a little-endian number.
+inline constexpr std::uint32_t frame_magic = 0x46434c53;
 
 /// A half-open range of bytes within a frame.
 struct byte_range {
-  std::uint64_t begin = 0, end = 0;
+  std::uint64_t begin = 0;  ///< of the first byte, counted from the frame's first
+  std::uint64_t end = 0;    ///< behind the last byte
+  /// Bytes in the range.
   std::uint64_t size() const noexcept { return end - begin; }
 };
 
 /// Which tile: layer, plane, token tile and group of channels.
 struct tile_key {
-  int layer = 0;
-  sluice::plane plane = plane::key;
-  int tile = 0;
-  int group = 0;
+  int layer = 0;                     ///< of the model
+  sluice::plane plane = plane::key;  ///< K or V
+  int tile = 0;                      ///< token tile, counted from the frame's first token
+  int group = 0;                     ///< of channels, see shape_run::groups()
 };
 
 /// A parsed header and index: where every tile lies, without reading a byte of payload.
@@ -138,8 +144,11 @@ class frame_index {
   /// Errors: not_a_frame, wrong_version, truncated (more bytes are needed), corrupt_header, corrupt_index, too_large.
   status parse(std::span<const std::byte> bytes);
 
+  /// The header that parse() read.
   const frame_header& header() const noexcept { return header_; }
+  /// The shapes of all layers, ascending; valid until the next parse().
   std::span<const shape_run> runs() const noexcept { return runs_; }
+  /// The shape of a layer below header().layers.
   const shape_run& shape_of(int layer) const noexcept { return runs_[run_of_layer_[std::size_t(layer)]]; }
   /// Element type of K or V of a layer when encoded; of no meaning where the layer has no such plane.
   dtype type(int layer, plane p) const noexcept { return dtype{shape_of(layer).type[int(p)]}; }
@@ -154,13 +163,17 @@ class frame_index {
     return std::size_t(shape_of(k.layer).channels(int(k.plane), k.group)) *
            std::size_t(size_of(type(k.layer, k.plane)));
   }
+  /// Token tiles of the frame: how many pieces of header().tile_tokens its tokens are cut into.
   int token_tiles() const noexcept { return int((header_.tokens + header_.tile_tokens - 1) / header_.tile_tokens); }
+  /// Tokens of a token tile: header().tile_tokens, fewer in the last one.
   int tokens_of(int tile) const noexcept {
     return int(detail::min(header_.tile_tokens, header_.tokens - std::uint32_t(tile) * header_.tile_tokens));
   }
 
   /// Tiles of one pass.
   std::size_t tiles_per_pass() const noexcept { return tiles_per_pass_; }
+  /// Number of a tile in a pass, in the order of the index: pass, layer, plane, token tile, group. The other functions
+  /// that take an ordinal mean this number.
   std::size_t ordinal(int pass, const tile_key& k) const noexcept {
     const shape_run& s = shape_of(k.layer);
     const std::size_t first = first_tile_[std::size_t(k.layer)] +
@@ -168,7 +181,9 @@ class frame_index {
     return std::size_t(pass) * tiles_per_pass_ + first + std::size_t(k.tile) * std::size_t(s.groups(int(k.plane))) +
            std::size_t(k.group);
   }
+  /// Where the bytes of a tile lie in the frame; empty where nothing is coded.
   byte_range range(std::size_t ordinal) const noexcept { return {offset_[ordinal], offset_[ordinal + 1]}; }
+  /// What the bytes of a tile must have as checksum(), with the ordinal as seed.
   std::uint32_t checksum_of(std::size_t ordinal) const noexcept { return checksum_[ordinal]; }
 
   /// The contiguous bytes of one pass for layers [begin, end).
@@ -177,6 +192,7 @@ class frame_index {
     return {offset_[base + first_tile_[std::size_t(begin)]], offset_[base + first_tile_[std::size_t(end)]]};
   }
 
+  /// Bytes of header and index, behind which the first tile begins.
   std::uint64_t payload_offset() const noexcept { return header_.header_size + header_.index_size; }
   /// Bytes of this frame when cut after `level`.
   std::uint64_t size_at(int level) const noexcept { return offset_[std::size_t(level + 1) * tiles_per_pass_]; }

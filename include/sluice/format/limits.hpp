@@ -7,20 +7,17 @@
 
 namespace sluice {
 
-/// Most passes (levels) a frame can have, and most coefficients that share one basis.
-inline constexpr int max_passes = 6;
-inline constexpr int max_group_width = 1024;
+inline constexpr int max_passes = 6;          ///< passes of a frame: its levels
+inline constexpr int max_group_width = 1024;  ///< channels that share one basis
 
-/// Limits of a model: layers, rotary embeddings, heads of a layer, elements of a head, sinks, groups of all layers.
-inline constexpr int max_model_layers = 4096;
-inline constexpr int max_ropes = 64;
-inline constexpr int max_kv_heads = 4096;
-inline constexpr int max_head_dim = 16384;
-inline constexpr int max_sinks = 255;
-inline constexpr int max_streams = 1 << 18;
+inline constexpr int max_model_layers = 4096;  ///< layers of a model
+inline constexpr int max_ropes = 64;           ///< rotary embeddings of a model
+inline constexpr int max_kv_heads = 4096;      ///< KV heads of a layer
+inline constexpr int max_head_dim = 16384;     ///< elements of a head
+inline constexpr int max_sinks = 255;          ///< tokens at the start of a sequence that are kept exact
+inline constexpr int max_streams = 1 << 18;    ///< groups of heads of all layers, K and V
 
-/// Limits of a frame: its tokens, and those of one tile.
-inline constexpr std::uint32_t max_frame_tokens = 1u << 20;
-inline constexpr std::uint32_t max_tile_tokens = 4096;
+inline constexpr std::uint32_t max_frame_tokens = 1u << 20;  ///< tokens of a frame
+inline constexpr std::uint32_t max_tile_tokens = 4096;       ///< tokens of one tile
 
 }  // namespace sluice

@@ -19,8 +19,10 @@ namespace sluice {
 /// Sections that a tile can have in one pass. Those of basic_codec are named for the stage that owns them; a codec of
 /// another make uses them as it likes.
 enum class section : std::uint8_t { predictor, transform, quantizer, entropy, other4, other5, other6, other7 };
+/// How many of them there are.
 inline constexpr int max_sections = 8;
 
+/// The name of a section, as in the enumeration; never null.
 constexpr const char* to_string(section s) noexcept {
   constexpr const char* names[max_sections] = {"predictor", "transform", "quantizer", "entropy",
                                                "other4",    "other5",    "other6",    "other7"};
@@ -30,6 +32,7 @@ constexpr const char* to_string(section s) noexcept {
 /// What one pass of a tile holds, as spans into the frame.
 struct tile_sections {
   std::span<const std::uint8_t> bytes[max_sections];  ///< empty where a section is absent
+  /// The bytes of one section; empty where it is absent.
   std::span<const std::uint8_t> operator[](section s) const noexcept { return bytes[int(s)]; }
 };
 
@@ -40,7 +43,7 @@ struct tile_envelope {
   int exact = 0;                              ///< of these, how many are stored as they are
   std::span<const std::uint8_t> exact_index;  ///< [exact] u16, ascending, counted from `first`
   std::span<const std::uint8_t> exact_rows;   ///< [exact][row_bytes], elements as stored
-  tile_sections base;
+  tile_sections base;                         ///< of the codec, in the base pass
 
   /// Coded tokens.
   int rows() const noexcept { return count - exact; }
@@ -73,7 +76,9 @@ static_assert(sizeof(sections_head) == 4);
 /// Takes parts off the front of untrusted bytes; once one does not fit, all that follow are empty and ok() is false.
 class section_reader {
  public:
+  /// Reads from these bytes, which are borrowed.
   explicit section_reader(std::span<const std::uint8_t> bytes) noexcept : left_(bytes) {}
+  /// The next n bytes; none where there are fewer.
   std::span<const std::uint8_t> take(std::size_t n) noexcept {
     if (!ok_ || n > left_.size()) {
       ok_ = false;
@@ -90,7 +95,9 @@ class section_reader {
     if (const auto s = take(sizeof v); ok_) std::memcpy(&v, s.data(), sizeof v);
     return v;
   }
+  /// Whether everything asked for so far was there.
   bool ok() const noexcept { return ok_; }
+  /// The bytes not yet taken.
   std::span<const std::uint8_t> left() const noexcept { return left_; }
   /// Whether everything was taken.
   bool finished() const noexcept { return ok_ && left_.empty(); }
@@ -161,6 +168,7 @@ class tile_writer {
  public:
   /// The bytes of a section in a pass, to append to.
   std::vector<std::uint8_t>& at(int pass, section s) noexcept { return sections_[pass][int(s)]; }
+  /// Appends n bytes to a section.
   void put_bytes(int pass, section s, const void* p, std::size_t n) {
     const auto* b = static_cast<const std::uint8_t*>(p);
     at(pass, s).insert(at(pass, s).end(), b, b + n);
@@ -171,6 +179,7 @@ class tile_writer {
     put_bytes(pass, s, &v, sizeof v);
   }
 
+  /// Empties all sections of all passes, for the next tile.
   void clear() noexcept {
     for (auto& pass : sections_)
       for (auto& s : pass) s.clear();

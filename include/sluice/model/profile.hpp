@@ -75,18 +75,22 @@ struct plane_profile {
   std::int32_t width = 0;        ///< num_kv_heads * head_dim; 0 = the plane is absent
   std::int32_t group_width = 0;  ///< channels that share a basis; the last group may be narrower
   float step = 0;                ///< finest quantiser step in the weighted domain (information only: folded into scale)
-  float scale = 1;
+  float scale = 1;               ///< value of one coefficient unit, see above
   std::array<float, max_passes> loss{};  ///< expected quality loss in nats at each level when only this plane is coded
   std::vector<std::uint8_t> classes;  ///< [width] distribution class of each coefficient; empty = carried in the tiles
   std::vector<std::uint16_t> mean;    ///< [width] f16 bits; empty = carried in the tiles
   std::vector<std::uint16_t> matrix;  ///< f16 bits, group after group, row k = coefficient k; empty = identity
 
+  /// Groups of channels, each with a basis of its own; 0 = the plane is absent.
   int groups() const noexcept { return group_width ? (width + group_width - 1) / group_width : 0; }
+  /// Channels of a group: group_width, fewer in the last one.
   int width_of(int group) const noexcept { return detail::min(group_width, width - group * group_width); }
+  /// A group's matrix, [width_of(group)][width_of(group)] f16 bits; null = identity.
   const std::uint16_t* matrix_of(int group) const noexcept {
     return matrix.empty() ? nullptr
                           : matrix.data() + std::size_t(group) * std::size_t(group_width) * std::size_t(group_width);
   }
+  /// Elements that `matrix` has where it is not empty: those of all groups.
   std::size_t matrix_size() const noexcept {
     std::size_t n = 0;
     for (int g = 0; g < groups(); ++g) n += std::size_t(width_of(g)) * std::size_t(width_of(g));
@@ -105,7 +109,7 @@ struct profile_section {
   std::uint8_t stage = 0;  ///< a profile_stage
   std::uint8_t id = 0;     ///< of the policy, as in stage_id
   bool optional = true;    ///< a reader that does not know it may go on without; it is then no part of the fingerprint
-  std::vector<std::byte> bytes;
+  std::vector<std::byte> bytes;  ///< the stage's own, as they stand in the file
   bool operator==(const profile_section&) const = default;
 };
 
@@ -119,7 +123,9 @@ struct profile {
   std::array<char, 64> name{};            ///< of the model, for people; not part of the identity
   detail::profile_memo memo;              ///< what encoders derive and share; not part of the value
 
+  /// What is known about K or V of a model layer.
   const plane_profile& of(int layer, plane p) const noexcept { return planes[2 * std::size_t(layer) + std::size_t(p)]; }
+  /// The same, to be changed; encoders and decoders that borrow the profile must not be in use.
   plane_profile& of(int layer, plane p) noexcept { return planes[2 * std::size_t(layer) + std::size_t(p)]; }
 
   /// The section of a stage; null where the profile has none.
@@ -165,6 +171,7 @@ struct profile {
 
   /// Errors: io_error, and those of parse().
   static result<profile> load(const char* path, std::span<const std::uint16_t> known = {});
+  /// Writes the file form. Errors: io_error.
   status save(const char* path) const;
 
   /// A profile that needs no calibration: identity basis per head; mean, step and classes travel in each tile.

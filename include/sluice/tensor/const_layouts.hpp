@@ -15,12 +15,13 @@ namespace sluice::layouts {
 class const_pointers {
  public:
   constexpr const_pointers() = default;
+  /// Any range of `const std::byte*` that std::span takes; borrowed.
   template <class List>
   requires(std::constructible_from<std::span<const std::byte* const>, const List&> &&
            !std::constructible_from<pointers, const List&>) constexpr const_pointers(const List& list) noexcept
       : list_(list) {}
 
-  // Only the factories below call this, and what they return cannot be written through.
+  /// For the factories below, whose views cannot be written through.
   constexpr pointers list() const noexcept { return {const_cast<std::byte* const*>(list_.data()), list_.size()}; }
 
  private:
@@ -30,13 +31,19 @@ class const_pointers {
 /// A pointer to memory of any type.
 class const_pointer {
  public:
+  /// Borrows the memory.
   const_pointer(const void* p) noexcept : bytes_(static_cast<std::byte*>(const_cast<void*>(p))) {}
-  std::byte* bytes() const noexcept { return bytes_; }  // as const_pointers::list()
+  /// For the factories below, whose views cannot be written through.
+  std::byte* bytes() const noexcept { return bytes_; }
 
  private:
   std::byte* bytes_;
 };
 
+/// @name Layouts of memory that may only be read.
+/// @{
+
+/// The factory of this name in layouts.hpp, for memory that may only be read.
 constexpr const_kv_view vllm_nhd(const_pointers k_ptrs, const_pointers v_ptrs, const paged& shape, table block_table,
                                  std::int64_t tokens) noexcept {
   return vllm_nhd(k_ptrs.list(), v_ptrs.list(), shape, block_table, tokens);
@@ -110,5 +117,6 @@ inline const_kv_view lmcache_chunk(const_pointer chunk, const lmcache_object& ob
 constexpr const_kv_view last_tokens(const const_kv_view& cache, std::int64_t n) noexcept {
   return last_tokens(sluice::detail::readable(cache), n);
 }
+/// @}
 
 }  // namespace sluice::layouts

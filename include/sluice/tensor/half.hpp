@@ -26,25 +26,25 @@ namespace sluice {
 
 /// IEEE binary16.
 struct f16 {
-  std::uint16_t bits;
+  std::uint16_t bits;                           ///< sign, 5 bits of exponent, 10 of mantissa
   bool operator==(const f16&) const = default;  ///< same bits, so NaN == NaN and -0 != 0
 };
 
 /// bfloat16: the upper half of a float.
 struct bf16 {
-  std::uint16_t bits;
+  std::uint16_t bits;  ///< sign, 8 bits of exponent, 7 of mantissa
   bool operator==(const bf16&) const = default;
 };
 
 /// OCP FP8 E4M3 ("e4m3fn"): no infinity; NaN is 0x7f and 0xff.
 struct e4m3 {
-  std::uint8_t bits;
+  std::uint8_t bits;  ///< sign, 4 bits of exponent, 3 of mantissa
   bool operator==(const e4m3&) const = default;
 };
 
 /// OCP FP8 E5M2: a binary16 with two mantissa bits.
 struct e5m2 {
-  std::uint8_t bits;
+  std::uint8_t bits;  ///< sign, 5 bits of exponent, 2 of mantissa
   bool operator==(const e5m2&) const = default;
 };
 
@@ -87,6 +87,10 @@ inline constexpr std::uint32_t float_infinity = 0x7f800000;
 
 }  // namespace detail
 
+/// @name From storage types.
+/// @{
+
+/// The value of a stored element; exact.
 SLUICE_HD constexpr float to_float(f16 x) noexcept {
   const std::uint32_t sign = (x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
   if (magnitude >= 0x7c00) return detail::bits_float(sign | detail::float_infinity | (magnitude & 0x3ff) << 13);
@@ -102,6 +106,10 @@ SLUICE_HD constexpr float to_float(e4m3 x) noexcept {
 }
 
 SLUICE_HD constexpr float to_float(e5m2 x) noexcept { return to_float(f16{static_cast<std::uint16_t>(x.bits << 8)}); }
+/// @}
+
+/// @name To storage types.
+/// @{
 
 /// The nearest value of a storage type, ties to even; overflow as in the table above.
 template <class T>
@@ -148,6 +156,7 @@ SLUICE_HD constexpr e5m2 from_float<e5m2>(float x) noexcept {
     r = detail::narrow<5, 2>(magnitude);
   return {static_cast<std::uint8_t>(sign | r)};
 }
+/// @}
 
 namespace detail {
 

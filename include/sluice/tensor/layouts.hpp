@@ -37,13 +37,13 @@ enum class vllm_order : std::uint8_t { lbhnc, lbnhc, blhnc, blnhc, bhlnc, lhbnc 
 
 /// A pool of pages for one layer (vLLM, FlashInfer).
 struct paged {
-  std::int32_t num_kv_heads = 0;
-  std::int32_t head_dim_k = 0;
-  std::int32_t head_dim_v = 0;
-  std::int64_t page_size = 0;  ///< tokens a page
-  std::int64_t num_pages = 0;
-  dtype type = dtype::f16;
-  std::int64_t page_stride = 0;  ///< bytes from page to page where pages are padded; 0 = no padding
+  std::int32_t num_kv_heads = 0;  ///< of one layer
+  std::int32_t head_dim_k = 0;    ///< elements of a head of K
+  std::int32_t head_dim_v = 0;    ///< elements of a head of V; 0 = the layer keeps no V
+  std::int64_t page_size = 0;     ///< tokens a page
+  std::int64_t num_pages = 0;     ///< of the pool
+  dtype type = dtype::f16;        ///< of K and V
+  std::int64_t page_stride = 0;   ///< bytes from page to page where pages are padded; 0 = no padding
 };
 
 /// FlashInfer's page tables of a batch.
@@ -55,75 +55,75 @@ struct flashinfer_tables {
 
 /// SGLang's token pool of one layer: [S, H, D].
 struct sglang_pool {
-  std::int32_t num_kv_heads = 0;
-  std::int32_t head_dim_k = 0;
-  std::int32_t head_dim_v = 0;
-  std::int64_t num_slots = 0;  ///< with the dummy slots in front
-  dtype type = dtype::f16;
+  std::int32_t num_kv_heads = 0;  ///< of one layer
+  std::int32_t head_dim_k = 0;    ///< elements of a head of K
+  std::int32_t head_dim_v = 0;    ///< elements of a head of V; 0 = the layer keeps no V
+  std::int64_t num_slots = 0;     ///< with the dummy slots in front
+  dtype type = dtype::f16;        ///< of K and V
 };
 
 /// TensorRT-LLM's block pool: [num_blocks, L, kvFactor, H, N, D].
 struct trtllm_pool {
-  std::int32_t num_layers = 0;
-  std::int32_t num_kv_heads = 0;
-  std::int32_t head_dim_k = 0;
-  std::int32_t head_dim_v = 0;  ///< 0 (kvFactor 1) or head_dim_k (kvFactor 2)
-  std::int64_t tokens_per_block = 0;
-  std::int64_t num_blocks = 0;
-  dtype type = dtype::f16;
-  bool kernel_offsets = false;  ///< the table is the K row that kernels read: block number * L * kvFactor
+  std::int32_t num_layers = 0;        ///< that share the pool
+  std::int32_t num_kv_heads = 0;      ///< of one layer
+  std::int32_t head_dim_k = 0;        ///< elements of a head of K
+  std::int32_t head_dim_v = 0;        ///< 0 (kvFactor 1) or head_dim_k (kvFactor 2)
+  std::int64_t tokens_per_block = 0;  ///< N
+  std::int64_t num_blocks = 0;        ///< of the pool, primary memory only
+  dtype type = dtype::f16;            ///< of K and V
+  bool kernel_offsets = false;        ///< the table is the K row that kernels read: block number * L * kvFactor
 };
 
 /// Hugging Face transformers: [B, H, Tmax, D] for each layer; DynamicCache has Tmax = T.
 struct hf_cache {
-  std::int32_t batch_size = 1;
-  std::int32_t num_kv_heads = 0;
-  std::int32_t head_dim_k = 0;
-  std::int32_t head_dim_v = 0;
-  std::int64_t max_tokens = 0;  ///< size of the token axis
-  dtype type = dtype::f16;
+  std::int32_t batch_size = 1;    ///< B
+  std::int32_t num_kv_heads = 0;  ///< of one layer
+  std::int32_t head_dim_k = 0;    ///< elements of a head of K
+  std::int32_t head_dim_v = 0;    ///< elements of a head of V; 0 = the layer keeps no V
+  std::int64_t max_tokens = 0;    ///< size of the token axis
+  dtype type = dtype::f16;        ///< of K and V
 };
 
 /// llama.cpp: K is [n_stream, kv_size, n_embd_k_gqa]; V likewise, or [n_stream, n_embd_v_gqa, kv_size] if transposed.
 struct llama_cpp_cache {
-  std::int32_t num_kv_heads = 0;
-  std::int32_t head_dim_k = 0;
-  std::int32_t head_dim_v = 0;
-  std::int64_t kv_size = 0;  ///< cells of a stream
-  dtype type_k = dtype::f16;
-  dtype type_v = dtype::f16;
-  bool v_trans = false;  ///< flash attention off
-  std::int32_t n_stream = 1;
-  std::int32_t stream = 0;
+  std::int32_t num_kv_heads = 0;  ///< of one layer
+  std::int32_t head_dim_k = 0;    ///< elements of a head of K
+  std::int32_t head_dim_v = 0;    ///< elements of a head of V; 0 = the layer keeps no V
+  std::int64_t kv_size = 0;       ///< cells of a stream
+  dtype type_k = dtype::f16;      ///< quantised rows: dtype::bytes, see above
+  dtype type_v = dtype::f16;      ///< the same for V
+  bool v_trans = false;           ///< flash attention off
+  std::int32_t n_stream = 1;      ///< sequences with cells of their own; 1 = a unified cache
+  std::int32_t stream = 0;        ///< which of them the view shows
 };
 
 /// Plain tensors: [L, T, H, D], K and V apart.
 struct dense_cache {
-  std::int32_t num_layers = 0;
-  std::int32_t num_kv_heads = 0;
-  std::int32_t head_dim_k = 0;
-  std::int32_t head_dim_v = 0;
-  std::int64_t max_tokens = 0;  ///< size of the token axis
-  dtype type = dtype::f16;
+  std::int32_t num_layers = 0;    ///< L
+  std::int32_t num_kv_heads = 0;  ///< of one layer
+  std::int32_t head_dim_k = 0;    ///< elements of a head of K
+  std::int32_t head_dim_v = 0;    ///< elements of a head of V; 0 = the layer keeps no V
+  std::int64_t max_tokens = 0;    ///< size of the token axis
+  dtype type = dtype::f16;        ///< of K and V
 };
 
 /// Strides of a plain tensor in bytes (torch and DLPack count elements); may be negative.
 struct byte_strides {
-  std::int64_t layer = 0;
-  std::int64_t token = 0;
-  std::int64_t head = 0;
-  std::int64_t element = 0;
+  std::int64_t layer = 0;    ///< from layer to layer
+  std::int64_t token = 0;    ///< from token to token
+  std::int64_t head = 0;     ///< from head to head
+  std::int64_t element = 0;  ///< from element to element of a head
 };
 
 /// LMCache's memory objects: KV_2LTD, [2, L, T, H * D]; without V KV_MLA_FMT, [1, L, T, aligned D].
 struct lmcache_object {
-  std::int32_t num_layers = 0;
-  std::int32_t num_kv_heads = 0;
-  std::int32_t head_dim_k = 0;
+  std::int32_t num_layers = 0;      ///< L
+  std::int32_t num_kv_heads = 0;    ///< of one layer
+  std::int32_t head_dim_k = 0;      ///< elements of a head of K
   std::int32_t head_dim_v = 0;      ///< 0 or head_dim_k
   std::int64_t chunk_tokens = 256;  ///< size of the token axis
-  dtype type = dtype::f16;
-  std::int64_t token_stride = 0;  ///< bytes from token to token where rows are padded; 0 = no padding
+  dtype type = dtype::f16;          ///< of K and V
+  std::int64_t token_stride = 0;    ///< bytes from token to token where rows are padded; 0 = no padding
 };
 
 namespace detail {

@@ -16,6 +16,7 @@ SLUICE_HD constexpr int size_of(dtype t) noexcept {
   return t == dtype::f32 ? 4 : t == dtype::f16 || t == dtype::bf16 ? 2 : 1;
 }
 
+/// The name of an element type, as in the enumeration; never null.
 constexpr const char* to_string(dtype t) noexcept {
   switch (t) {
     case dtype::f32: return "f32";
@@ -51,15 +52,15 @@ enum class rope_scaling : std::uint8_t {
 /// The rotary embedding of one kind of layer, enough to undo and redo it exactly (to rounding); see rope.hpp.
 /// Sources: RoFormer 3.2.2; linear (position interpolation, Chen 2023); NTK-aware; YaRN (Peng 2023) 3.1-3.4; Llama 3.1.
 struct rope {
-  rope_pairing pairing = rope_pairing::half;
-  rope_scaling scaling = rope_scaling::none;
-  std::int32_t rotary_dims = 0;  ///< leading dims that rotate; 0 = the whole head
-  double base = 10000.0;
-  double factor = 1.0;            ///< context extension factor of the scaling
-  double low_freq = 1.0;          ///< llama3: low_freq_factor; yarn: beta_slow (1)
-  double high_freq = 4.0;         ///< llama3: high_freq_factor (4); yarn: beta_fast (32)
-  double original_context = 0;    ///< tokens the model was trained on (llama3, yarn)
-  double attention_factor = 1.0;  ///< yarn: cos and sin are multiplied by this
+  rope_pairing pairing = rope_pairing::half;  ///< none = the layer has no rotary embedding, and no other field counts
+  rope_scaling scaling = rope_scaling::none;  ///< says which of the fields from `factor` on count
+  std::int32_t rotary_dims = 0;               ///< leading dims that rotate; 0 = the whole head
+  double base = 10000.0;                      ///< pair i of d dims turns base^(-2i/d) radians a position before scaling
+  double factor = 1.0;                        ///< context extension factor of the scaling
+  double low_freq = 1.0;                      ///< llama3: low_freq_factor; yarn: beta_slow (1)
+  double high_freq = 4.0;                     ///< llama3: high_freq_factor (4); yarn: beta_fast (32)
+  double original_context = 0;                ///< tokens the model was trained on (llama3, yarn)
+  double attention_factor = 1.0;              ///< yarn: cos and sin are multiplied by this
 
   bool operator==(const rope&) const = default;
 };
@@ -67,14 +68,15 @@ struct rope {
 /// One layer's KV as a model defines it, whatever its layout in memory. A layer that keeps no KV (the recurrent ones of
 /// hybrid models) is layer_shape{}: it has its number and nothing else.
 struct layer_shape {
-  std::int32_t num_kv_heads = 0;
-  std::int32_t head_dim_k = 0;
-  std::int32_t head_dim_v = 0;  ///< 0 = the layer keeps no V (latent attention)
-  std::int32_t rope_index = 0;  ///< into model_shape::ropes
+  std::int32_t num_kv_heads = 0;  ///< after grouping of query heads
+  std::int32_t head_dim_k = 0;    ///< elements of a head of K
+  std::int32_t head_dim_v = 0;    ///< the same of V; 0 = the layer keeps no V (latent attention)
+  std::int32_t rope_index = 0;    ///< into model_shape::ropes
   /// Tokens of sliding-window attention; 0 = full. Position p is outside of the window of a sequence that ends at `end`
   /// where p + window <= end: no token from `end` on looks at it.
   std::int32_t window = 0;
 
+  /// Elements of a head of K or V; 0 = the layer keeps none.
   SLUICE_HD constexpr std::int32_t head_dim(plane p) const noexcept {
     return p == plane::key ? head_dim_k : head_dim_v;
   }
@@ -82,15 +84,17 @@ struct layer_shape {
   SLUICE_HD constexpr std::int64_t needed(std::int64_t tokens) const noexcept {
     return window > 0 && window - 1 < tokens ? window - 1 : tokens;
   }
+  /// Whether the layer keeps no KV.
   SLUICE_HD constexpr bool absent() const noexcept { return num_kv_heads == 0 && head_dim_k == 0 && head_dim_v == 0; }
   bool operator==(const layer_shape&) const = default;
 };
 
 /// The KV of a whole model: layers that may differ, and the rotary embeddings they use.
 struct model_shape {
-  std::vector<layer_shape> layers;
-  std::vector<rope> ropes;
+  std::vector<layer_shape> layers;  ///< every layer of the model, in order
+  std::vector<rope> ropes;          ///< what layer_shape::rope_index points into; empty = no layer rotates
 
+  /// Layers of the model, those without KV included.
   int num_layers() const noexcept { return static_cast<int>(layers.size()); }
   bool operator==(const model_shape&) const = default;
 

@@ -17,15 +17,16 @@ namespace sluice {
 struct plane_view {
   std::byte* base = nullptr;                ///< layer 0 of the view; null with no layer_bases = the plane is absent
   std::byte* const* layer_bases = nullptr;  ///< one pointer per layer of the view; overrides base and layer_stride
-  std::int64_t layer_stride = 0;
-  std::int64_t layer_offset = 0;  ///< bytes from a layer's base to the plane: V behind K in one allocation
-  std::int64_t page_stride = 0;   ///< ignored where tokens are contiguous or slots
-  std::int64_t token_stride = 0;  ///< within a page; between slots for a slot list
-  std::int64_t head_stride = 0;
-  std::int64_t element_stride = 0;  ///< larger than the element for a transposed V
-  dtype type = dtype::f16;
-  std::int32_t head_dim = 0;
+  std::int64_t layer_stride = 0;            ///< bytes from layer to layer; ignored where there are layer_bases
+  std::int64_t layer_offset = 0;            ///< bytes from a layer's base to the plane: V behind K in one allocation
+  std::int64_t page_stride = 0;             ///< ignored where tokens are contiguous or slots
+  std::int64_t token_stride = 0;            ///< within a page; between slots for a slot list
+  std::int64_t head_stride = 0;             ///< bytes from head to head of a token
+  std::int64_t element_stride = 0;          ///< larger than the element for a transposed V
+  dtype type = dtype::f16;                  ///< of the elements
+  std::int32_t head_dim = 0;                ///< elements of a head
 
+  /// Whether the layers keep this plane.
   SLUICE_HD constexpr bool present() const noexcept { return base != nullptr || layer_bases != nullptr; }
 };
 
@@ -35,20 +36,20 @@ enum class addressing : std::uint8_t { contiguous = 0, pages = 1, slots = 2 };
 /// A borrowed window on the KV cache of one sequence: a plain aggregate, passed by value, owning nothing.
 /// Token indices of the view run from 0 to tokens; `position` is the sequence position of token 0.
 struct kv_view {
-  plane_view k{};
-  plane_view v{};
-  std::int32_t num_layers = 0;
-  std::int32_t num_kv_heads = 0;
+  plane_view k{};                           ///< keys, under their rotary embedding
+  plane_view v{};                           ///< values; absent where the layers keep none
+  std::int32_t num_layers = 0;              ///< of the view; all of one shape
+  std::int32_t num_kv_heads = 0;            ///< of each layer
   const std::int32_t* layer_ids = nullptr;  ///< model layer of each layer of the view; null = 0, 1, 2, ...
 
-  addressing mode = addressing::contiguous;
-  const std::int32_t* indices = nullptr;  ///< page or slot numbers, from the sequence's first token on
-  std::int64_t num_indices = 0;           ///< entries of `indices`
-  std::int64_t page_size = 1;             ///< tokens a page
-  std::int64_t capacity = 0;              ///< pages, slots or contiguous tokens in the pool; indices must be below
+  addressing mode = addressing::contiguous;  ///< contiguous = `indices` and page_size are not read
+  const std::int32_t* indices = nullptr;     ///< page or slot numbers, from the sequence's first token on
+  std::int64_t num_indices = 0;              ///< entries of `indices`
+  std::int64_t page_size = 1;                ///< tokens a page
+  std::int64_t capacity = 0;                 ///< pages, slots or contiguous tokens in the pool; indices must be below
 
-  std::int64_t first = 0;  ///< token 0 of the view within `indices` or the contiguous run
-  std::int64_t tokens = 0;
+  std::int64_t first = 0;     ///< token 0 of the view within `indices` or the contiguous run
+  std::int64_t tokens = 0;    ///< that the view shows; -1 = an impossible slice was asked for
   std::int64_t position = 0;  ///< sequence position of token 0
 
   /// The same cache, tokens [begin, end) of this view; a range outside it gives a view that validate() refuses.
@@ -72,6 +73,7 @@ struct kv_view {
     return from < to ? slice(from, to) : slice(0, 0);
   }
 
+  /// Keys or values.
   SLUICE_HD constexpr const plane_view& operator[](plane p) const noexcept { return p == plane::key ? k : v; }
 
   /// Model layer of layer `i` of the view.
@@ -85,6 +87,7 @@ struct kv_view {
     return std::int64_t{indices[t / page_size]} * p.page_stride + t % page_size * p.token_stride;
   }
 
+  /// Where a layer of the view (not of the model) begins in plane `p`, which must be present.
   SLUICE_HD constexpr std::byte* layer_base(const plane_view& p, std::int32_t layer) const noexcept {
     return (p.layer_bases ? p.layer_bases[layer] : p.base + layer * p.layer_stride) + p.layer_offset;
   }
@@ -110,9 +113,12 @@ constexpr const kv_view& readable(const const_kv_view& c) noexcept;
 class const_kv_view {
  public:
   constexpr const_kv_view() = default;
+  /// Any view; whoever may write may read.
   constexpr const_kv_view(const kv_view& v) noexcept : view_(v) {}
 
+  /// Tokens that the view shows.
   constexpr std::int64_t tokens() const noexcept { return view_.tokens; }
+  /// Sequence position of the first of them.
   constexpr std::int64_t position() const noexcept { return view_.position; }
   /// As kv_view::slice.
   constexpr const_kv_view slice(std::int64_t begin, std::int64_t end) const noexcept { return view_.slice(begin, end); }
@@ -207,6 +213,7 @@ constexpr status validate(const kv_view& c) noexcept {
   return status::ok;
 }
 
+/// The same for a view that may only be read.
 constexpr status validate(const const_kv_view& c) noexcept { return validate(detail::readable(c)); }
 
 }  // namespace sluice

@@ -67,6 +67,7 @@ namespace sluice {
 /// Instruction set a host call runs on; `best` asks the processor. A tuning choice: bytes decode alike on all.
 enum class isa : unsigned char { best = 0, portable = 1, avx2 = 2, avx512 = 3 };
 
+/// The name of an instruction set, as in the enumeration; never null.
 constexpr const char* to_string(isa i) noexcept {
   return i == isa::portable ? "portable" : i == isa::avx2 ? "avx2" : i == isa::avx512 ? "avx512" : "best";
 }

@@ -17,7 +17,8 @@ enum class payload : std::uint8_t { kv, hidden, absent };
 
 /// A half-open range of model layers, or of groups of layers where the cost model counts in groups.
 struct layer_range {
-  int begin = 0, end = 0;
+  int begin = 0;  ///< first layer (or group)
+  int end = 0;    ///< behind the last one
   bool operator==(const layer_range&) const = default;
 };
 
@@ -28,30 +29,32 @@ inline constexpr std::uint64_t bytes_of_no_copy = std::uint64_t{1} << 49;
 /// `level`; the row behind the last level is the raw or exact copy, whose loss is zero. `loss[level]` in nats: what the
 /// whole request loses when this chunk stands at that level (losses of chunks add up).
 struct chunk_cost {
-  std::int64_t position = 0;  ///< of the first token
-  int tokens = 0;
-  std::uint64_t values = 0;  ///< scalars of K and V that a decoder writes
-  std::vector<std::uint64_t> bytes;
-  std::vector<double> loss;
-  std::vector<payload> kinds = {};  ///< per layer; empty = kv everywhere
+  std::int64_t position = 0;         ///< of the first token
+  int tokens = 0;                    ///< at least 1
+  std::uint64_t values = 0;          ///< scalars of K and V that a decoder writes
+  std::vector<std::uint64_t> bytes;  ///< [levels + 1][layers], see above; no level is smaller than the one below
+  std::vector<double> loss;          ///< [levels] nats, see above
+  std::vector<payload> kinds = {};   ///< per layer; empty = kv everywhere
 };
 
 /// What the machine and the link cost, as measured by the engine. A chunk of t tokens at position p is computed in
 /// t * (recompute_seconds_per_token + recompute_seconds_per_token_position * (p + t / 2)) seconds.
 struct cost_rates {
-  double recompute_seconds_per_token = 0;
-  double recompute_seconds_per_token_position = 0;
-  double project_seconds_per_token = 0;  ///< K and V of all layers from hidden states
-  double decode_seconds_per_byte = 0;
-  double decode_seconds_per_value = 0;        ///< of a lossy level, and again whenever a refinement is decoded
-  double exact_decode_seconds_per_value = 0;  ///< of the raw or exact copy
-  double latency_seconds = 0;                 ///< fixed cost of one request to the store
+  double recompute_seconds_per_token = 0;           ///< what computing a token costs wherever it stands
+  double recompute_seconds_per_token_position = 0;  ///< and for each token before it, which it attends to
+  double project_seconds_per_token = 0;             ///< K and V of all layers from hidden states
+  double decode_seconds_per_byte = 0;               ///< of coded bytes, at any level
+  double decode_seconds_per_value = 0;              ///< of a lossy level, and again whenever a refinement is decoded
+  double exact_decode_seconds_per_value = 0;        ///< of the raw or exact copy
+  double latency_seconds = 0;                       ///< fixed cost of one request to the store
   double token_fraction = 0;  ///< tokens of every fetched chunk that are computed anew (CacheBlend 0.15, EPIC)
 };
 
 /// A step up the ladder of one chunk: from `from` (-1 = nothing yet) to `to`, both embedded levels.
 struct refinement {
-  int chunk = 0, from = 0, to = 0;
+  int chunk = 0;             ///< which chunk
+  int from = 0;              ///< level it stands at
+  int to = 0;                ///< level it gets
   double loss_per_byte = 0;  ///< nats removed per byte sent
 };
 
@@ -64,12 +67,19 @@ class cost_model {
   /// Errors: invalid_argument (row lengths, negative or non-finite figures, levels that shrink, chunks out of order).
   static result<cost_model> make(std::vector<chunk_cost> chunks, const cost_rates& rates, int levels, int layers = 1);
 
+  /// The rates that make() was given.
   const cost_rates& rates() const noexcept { return rates_; }
+  /// Chunks of the request.
   int num_chunks() const noexcept { return int(chunks_.size()); }
+  /// Embedded levels, without the exact copy.
   int num_levels() const noexcept { return levels_; }
+  /// Layers, or groups of layers, that bytes are told apart by; 1 = they are not.
   int num_layers() const noexcept { return layers_; }
+  /// The level that means the raw or exact copy.
   int exact_level() const noexcept { return levels_; }
+  /// The range of all of them.
   layer_range all_layers() const noexcept { return {0, layers_}; }
+  /// The description of chunk c that make() was given.
   const chunk_cost& chunk(int c) const noexcept { return chunks_[std::size_t(c)]; }
 
   /// Size of a chunk cut after `level`, or of its exact copy; -1 = 0 bytes.
@@ -94,6 +104,7 @@ class cost_model {
   double loss(int c, int level) const noexcept {
     return level < 0 || level >= levels_ ? 0 : chunk(c).loss[std::size_t(level)];
   }
+  /// Seconds to decode a chunk into the pages at `level` when `new_bytes` of it have come since it was decoded last.
   double decode_seconds(int c, int level, std::uint64_t new_bytes) const noexcept {
     const double per_value =
         level == exact_level() ? rates_.exact_decode_seconds_per_value : rates_.decode_seconds_per_value;

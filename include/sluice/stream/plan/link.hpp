@@ -10,20 +10,22 @@ namespace sluice::stream {
 
 /// One finished transfer: seconds are those in which its bytes arrived, without waiting for the first of them.
 struct transfer {
-  std::uint64_t bytes = 0;
-  double seconds = 0;
+  std::uint64_t bytes = 0;  ///< that arrived
+  double seconds = 0;       ///< in which they did
+  /// Bytes per second; 0 where no time passed.
   double rate() const noexcept { return seconds > 0 ? double(bytes) / seconds : 0; }
 };
 
 /// What is known about a link: the last transfers, fed by whoever makes them. Plain data without a clock.
 class link_history {
  public:
-  static constexpr int capacity = 64;
+  static constexpr int capacity = 64;  ///< transfers that are remembered
 
   link_history() = default;
   /// A link of which only a rate is known in bytes per second, from earlier requests or a measurement; 0 = nothing.
   explicit link_history(double assumed_bytes_per_second) : assumed_(assumed_bytes_per_second) {}
 
+  /// A transfer has ended; one without bytes or time is ignored.
   void observe(std::uint64_t bytes, double seconds) noexcept {
     if (bytes == 0 || !(seconds > 0)) return;
     ring_[count_ % capacity] = {bytes, seconds};
@@ -45,10 +47,13 @@ class link_history {
   int size() const noexcept { return int(detail::min(count_, std::uint64_t{capacity})); }
   /// i = 0 is the last.
   const transfer& recent(int i) const noexcept { return ring_[(count_ - 1 - std::uint64_t(i)) % capacity]; }
+  /// The rate that was known beforehand; 0 = none.
   double assumed_bytes_per_second() const noexcept { return assumed_; }
-  /// Smoothed time to the first byte, its mean deviation, and the least; 0 = not seen yet.
+  /// Smoothed time to the first byte; 0 = not seen yet.
   double round_trip_seconds() const noexcept { return round_trip_; }
+  /// Its smoothed mean deviation; 0 = not seen yet.
   double round_trip_deviation_seconds() const noexcept { return deviation_; }
+  /// The least time to a first byte; 0 = not seen yet.
   double least_round_trip_seconds() const noexcept { return least_round_trip_; }
 
  private:
@@ -81,6 +86,7 @@ class transfer_meter {
 /// An estimator turns a history into bytes per second for the next `bytes` bytes; 0 = unknown. Policies take one as a
 /// parameter. This one: what the last chunk saw (CacheGen).
 struct last_chunk {
+  /// Bytes per second; 0 = unknown.
   double operator()(const link_history& h, std::uint64_t = 0) const noexcept {
     return h.size() ? h.recent(0).rate() : h.assumed_bytes_per_second();
   }
@@ -88,8 +94,10 @@ struct last_chunk {
 
 /// Harmonic mean of the last transfers, beginning `skip` transfers ago.
 struct harmonic_mean {
-  int window = 5;
+  int window = 5;  ///< transfers, at most link_history::capacity
+  /// Bytes per second; 0 = unknown.
   double operator()(const link_history& h, std::uint64_t = 0) const noexcept { return at(h, 0); }
+  /// The same as it was `skip` transfers ago.
   double at(const link_history& h, int skip) const noexcept {
     const int n = detail::min(window, h.size() - skip);
     if (n <= 0) return h.assumed_bytes_per_second();
@@ -102,7 +110,8 @@ struct harmonic_mean {
 /// Harmonic mean divided by 1 + the largest relative error it made over the same window (RobustMPC; Yin et al.,
 /// SIGCOMM 2015, section 4.3): a lower bound wherever errors stay as they were.
 struct robust_harmonic_mean {
-  int window = 5;
+  int window = 5;  ///< transfers, at most link_history::capacity
+  /// Bytes per second; 0 = unknown.
   double operator()(const link_history& h, std::uint64_t = 0) const noexcept {
     const harmonic_mean mean{window};
     double worst = 0;
@@ -115,8 +124,9 @@ struct robust_harmonic_mean {
 /// The rate that a share of 1 - q of all remembered transfers of about this size exceeded; sizes are put into buckets of a
 /// factor of four, and all sizes count where a bucket holds too few. After Fugu (Yan et al., NSDI 2020), with counts in place of a network.
 struct size_quantile {
-  double q = 0.25;
-  int enough = 8;
+  double q = 0.25;  ///< share of transfers that may be slower, 0 to 1
+  int enough = 8;   ///< transfers in a bucket from which on it counts alone
+  /// Bytes per second for a transfer of `bytes` (0 = of any size); 0 = unknown.
   double operator()(const link_history& h, std::uint64_t bytes = 0) const noexcept {
     double rates[link_history::capacity];
     int n = collect(h, bytes, rates);

@@ -18,9 +18,12 @@ struct patience_options {
 /// Times that are heard or listened are seconds in which somebody listened; times to ask at are of any steady clock.
 class patience {
  public:
+  /// For a link that has not been heard yet.
   explicit patience(const patience_options& options = {}) noexcept : options_(options) {}
 
+  /// See patience_options::retries.
   int retries() const noexcept { return options_.retries; }
+  /// Seconds of silence after which what is in flight is late.
   double seconds(const link_history& link) const noexcept {
     const double usual = link.round_trip_seconds() + 4 * link.round_trip_deviation_seconds();
     return detail::max(detail::min(usual, options_.ceiling_seconds), options_.floor_seconds);
@@ -50,12 +53,17 @@ class patience {
     ask_at_ = now + backed_off(options_.floor_seconds / 8);
   }
 
+  /// The listened second at which the link will have been silent for too long.
   double silent_at(const link_history& link) const noexcept { return heard_ + seconds(link); }
+  /// Whether it was, when look() last looked.
   bool silent() const noexcept { return silent_; }
+  /// The listened second at which the link was heard last.
   double heard_seconds() const noexcept { return heard_; }
   /// A silent link gets one read per patience, and that doubles while it stays silent.
   bool may_ask(double now) const noexcept { return !silent_ || now >= ask_at_; }
+  /// The time from which on a silent link may be asked again; 0 = at once.
   double ask_at_seconds() const noexcept { return ask_at_; }
+  /// A read was asked for; a silent link then has its next pause.
   void asked(const link_history& link, double now) noexcept {
     if (!silent_) return;
     ask_at_ = now + backed_off(seconds(link));

@@ -22,11 +22,12 @@ enum class action : std::uint8_t { none, fetch, recompute, text, patch };
 /// One step of a plan; plain data. A fetch sends what is missing between the level already asked for and `level`. Text costs
 /// the link nothing (the engine has the token ids): carrying it out is to set chunk_progress::text.
 struct step {
-  int chunk = -1;
-  layer_range layers{};
-  action what = action::none;
-  int level = -1;
-  std::uint32_t order = 0;
+  int chunk = -1;              ///< -1 = none
+  layer_range layers{};        ///< policies of the library name all of them
+  action what = action::none;  ///< none = there is nothing to do
+  int level = -1;              ///< of a fetch, cost_model::exact_level() for the exact copy; else -1
+  std::uint32_t order = 0;     ///< in the plan, from 0 on
+  /// Whether there is anything to do.
   explicit operator bool() const noexcept { return what != action::none; }
   bool operator==(const step&) const = default;
 };
@@ -45,17 +46,18 @@ struct chunk_progress {
 
 /// The state of one request; seconds on any one clock. The executor (or simulator) keeps it, a planner only reads it.
 struct request_progress {
-  double start_seconds = 0;
-  double now_seconds = 0;
-  double deadline_seconds = 0;
-  std::span<const chunk_progress> chunks;
-  std::uint64_t bytes_in_flight = 0;  ///< asked for, not arrived and not late
-  int fetches_in_flight = 0;          ///< the same
-  bool hold = false;                  ///< the link is silent and was probed: nothing more is asked of it now
-  int computing = -1;                 ///< chunk that the engine works on
-  double compute_free_seconds = 0;    ///< when it will be done with it
-  double decode_free_seconds = 0;     ///< when everything that has arrived will be decoded
-  int sharing = 1;                    ///< requests that use the link, this one included
+  double start_seconds = 0;                ///< when the request began
+  double now_seconds = 0;                  ///< not before it
+  double deadline_seconds = 0;             ///< when the cache is to be handed over
+  std::span<const chunk_progress> chunks;  ///< [cost_model::num_chunks()], borrowed
+  std::uint64_t bytes_in_flight = 0;       ///< asked for, not arrived and not late
+  int fetches_in_flight = 0;               ///< the same
+  bool hold = false;                       ///< the link is silent and was probed: nothing more is asked of it now
+  int computing = -1;                      ///< chunk that the engine works on
+  double compute_free_seconds = 0;         ///< when it will be done with it
+  double decode_free_seconds = 0;          ///< when everything that has arrived will be decoded
+  int sharing = 1;                         ///< requests that use the link, this one included
+  /// Seconds until the deadline; negative when it has passed.
   double left() const noexcept { return deadline_seconds - now_seconds; }
 };
 
@@ -88,9 +90,11 @@ inline bool link_wants_more(const cost_model& cost, const link_history& link, co
   return p.fetches_in_flight < 2 ||
          (p.fetches_in_flight < most && double(p.bytes_in_flight) < 1.5 * harmonic_mean{}(link)*latency);
 }
+/// The step that fetches all layers of a chunk up to `level`.
 inline step fetch(const cost_model& cost, int c, int level) noexcept {
   return {c, cost.all_layers(), action::fetch, level};
 }
+/// The step that has the engine compute a whole chunk.
 inline step recompute(const cost_model& cost, int c) noexcept { return {c, cost.all_layers(), action::recompute, -1}; }
 
 /// Bytes per second that this request may expect, by an estimator, of the next `bytes` bytes; 0 = unknown. Requests that
@@ -104,12 +108,19 @@ double expected_rate(const Estimator& estimate, const link_history& link, const 
 /// What to do next: one request for the link and one computation for the engine; finished = every chunk is usable and the
 /// policy wants no more, or the deadline has come: hand the cache over, and drop what is in flight.
 struct decision {
-  step link, compute;
-  bool finished = false;
+  step link;              ///< the next request for the store (or a chunk to take as text); none = the link rests
+  step compute;           ///< the next work for the engine; none = it rests, or is busy
+  bool finished = false;  ///< see above
 };
 
 /// What a policy is: two pure functions of the same inputs, asked whenever the link or the engine could take work. A policy
 /// with `refines = true` improves chunks that are usable already; without, a request ends when all its chunks are usable.
+/// - `name`: in reports and on command lines.
+/// - `link(cost, link, progress)`: the next fetch, or a chunk to take as action::text; an empty step = nothing now. It
+///   is carried out when link_wants_more(), and asked for anew in every turn.
+/// - `compute(cost, link, progress)`: the next action::recompute, asked for when the engine is idle and nothing is due
+///   that only it can do; an empty step = nothing now.
+/// Neither may throw, allocate, or look at a clock.
 template <class P>
 concept planner_policy = requires(const P policy, const cost_model& cost, const link_history& link,
                                   const request_progress& p) {
@@ -118,6 +129,7 @@ concept planner_policy = requires(const P policy, const cost_model& cost, const 
   { P::name } -> std::convertible_to<const char*>;
 };
 
+/// A policy that goes on improving chunks which are usable.
 template <class P>
 concept refining_policy = planner_policy<P> && P::refines;
 
@@ -126,11 +138,15 @@ concept refining_policy = planner_policy<P> && P::refines;
 template <planner_policy Policy>
 class planner {
  public:
+  /// For one request, whose cost model is borrowed.
   explicit planner(const cost_model& cost, Policy policy = {}) : cost_(&cost), policy_(std::move(policy)) {}
 
+  /// What the request costs.
   const cost_model& cost() const noexcept { return *cost_; }
+  /// The policy that is asked.
   const Policy& policy() const noexcept { return policy_; }
 
+  /// What to do in this state; `p.chunks` has an entry for each chunk of cost().
   decision next(const link_history& link, const request_progress& p) const noexcept {
     decision d;
     const int missing = first_missing(*cost_, p);

@@ -26,6 +26,8 @@ namespace sluice::stream {
 template <planner_policy Policy, byte_source Source, class Clock = steady_clock_seconds>
 class executor {
  public:
+  /// `deadline_seconds` count from now. `chunks` are those of the planner's cost model, in its order; with fewer the
+  /// request ends at once with invalid_argument.
   executor(const planner<Policy>& plan, Source& source, std::span<const stored_chunk> chunks, link_history& link,
            double deadline_seconds, executor_options options = {}, Clock clock = {})
       : plan_(&plan),
@@ -108,7 +110,9 @@ class executor {
     if (!done_) finish(status::cancelled);
   }
 
+  /// What became of the request; complete once a turn says `finished`.
   const report& result() const noexcept { return report_; }
+  /// Where it stands, as planners see it.
   const request_progress& state() const noexcept { return now_; }
 
  private:

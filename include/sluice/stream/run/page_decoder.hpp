@@ -16,9 +16,12 @@ namespace sluice::stream {
 template <class Codec = codec::standard, class Exact = codec::exact>
 class page_decoder {
  public:
+  /// For the chunks of one request, into views of its cache, which together show all of its positions.
   page_decoder(const profile& p, const cost_model& cost, std::span<const kv_view> cache)
       : decoder_(p), exact_(p), cost_(&cost), cache_(cache) {}
 
+  /// As chunk_sink asks for it. Errors: wrong_positions where no view shows any of the chunk; those of
+  /// decoder::decode().
   page_status decode(int chunk, int level, std::span<const std::byte> frame) {
     const chunk_cost& c = cost_->chunk(chunk);
     part_.clear();

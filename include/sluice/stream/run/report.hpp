@@ -20,32 +20,33 @@ namespace sluice::stream {
 /// Names of a chunk's objects: the one with all embedded levels, of which cost_model::bytes(chunk, level) bytes are a
 /// level, envelope included; and the raw or exact copy, where there is one.
 struct stored_chunk {
-  digest key{};
-  digest exact_key{};
+  digest key{};        ///< of the object with the embedded levels
+  digest exact_key{};  ///< of the exact copy; never asked for where the cost model has none
 };
 
+/// What bounds an executor.
 struct executor_options {
   patience_options patience = {};      ///< when silence makes chunks late
   std::size_t range_bytes = 8u << 20;  ///< longer fetches are several ranges, in flight together
-  std::size_t memory_bytes =
-      SIZE_MAX;  ///< of coded bytes; one fetch is always allowed. What is dropped may be fetched again
+  /// Of coded bytes; one fetch is always allowed. What is dropped may be fetched again.
+  std::size_t memory_bytes = SIZE_MAX;
 };
 
 /// Something that went wrong on the way; the request went on. A fetch with timed_out may only have been late.
 struct fault {
-  int chunk = -1;
+  int chunk = -1;                ///< which chunk
   int level = -1;                ///< asked for
   action during = action::none;  ///< fetch (a damaged object too), recompute or patch
-  status what = status::ok;
-  double seconds = 0;       ///< since the request began
-  std::string detail = {};  ///< the source's words, as in completion::detail
+  status what = status::ok;      ///< how it went wrong
+  double seconds = 0;            ///< since the request began
+  std::string detail = {};       ///< the source's words, as in completion::detail
 };
 
 /// What became of one chunk. `state` is ok, degraded (verified, but in part coarser than `level`), or why it holds nothing.
 struct chunk_report {
-  int level = -1;         ///< decoded; -1 = none
-  bool computed = false;  ///< by the engine, in whole
-  status state = status::absent;
+  int level = -1;                 ///< decoded; -1 = none
+  bool computed = false;          ///< by the engine, in whole
+  status state = status::absent;  ///< see above
 };
 
 /// What became of a request.
@@ -55,11 +56,11 @@ struct report {
   double usable_seconds = -1;   ///< until every chunk was usable; what came after made them better. -1 = never
   bool met = false;             ///< usable before the deadline
   std::uint64_t bytes = 0;      ///< received, those of dropped reads included
-  std::int64_t recomputed_tokens = 0;
-  std::uint32_t decisions = 0;
-  std::vector<chunk_report> chunks;
-  std::vector<fault> faults;
-  std::vector<step> steps;  ///< what was done
+  std::int64_t recomputed_tokens = 0;  ///< by the engine, in whole or in part
+  std::uint32_t decisions = 0;         ///< times the planner was asked
+  std::vector<chunk_report> chunks;    ///< [cost_model::num_chunks()]
+  std::vector<fault> faults;           ///< in the order in which they came
+  std::vector<step> steps;             ///< what was done
 
   /// The worst state of the chunks that hold tokens of [first, first + tokens), counted from position 0: a page's state.
   status state_of(const cost_model& cost, std::int64_t first, std::int64_t tokens) const noexcept {
@@ -76,21 +77,26 @@ struct report {
 
 /// Work for the decoder: this frame, cut after `what.level`; exact_level() means the raw or exact copy. Or for the engine.
 struct job {
-  step what{};
-  std::span<const std::byte> frame{};
+  step what{};                         ///< what to decode or to compute
+  std::span<const std::byte> frame{};  ///< of a decode; valid until decoded() is called
+  /// Whether there is anything to do.
   explicit operator bool() const noexcept { return bool(what); }
 };
 
 /// What to do now. `stop_computing`: what the engine works on is not wanted any more; computed(status::cancelled) says it
 /// has stopped. `idle`: nothing will happen by itself before `wait_seconds` have passed.
 struct turn {
-  job decode, compute;
-  bool stop_computing = false, finished = false, idle = false;
-  double wait_seconds = 0;
+  job decode;                   ///< for the decoder; say decoded() when it is done
+  job compute;                  ///< for the engine; say computed() when it is done
+  bool stop_computing = false;  ///< see above
+  bool finished = false;        ///< the request has ended and nothing is out any more
+  bool idle = false;            ///< see above
+  double wait_seconds = 0;      ///< until the executor has to be asked again at the latest
 };
 
 /// Seconds of a monotonic clock.
 struct steady_clock_seconds {
+  /// Seconds since some fixed moment.
   double operator()() const noexcept {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
   }

@@ -33,7 +33,9 @@ struct context_loss {
     return l;
   }
 
+  /// Levels that `nats` has.
   int levels() const noexcept { return int(nats.size()); }
+  /// Nats that a chunk of so many tokens takes from it at `level`.
   double of_chunk(int level, int chunk_tokens) const noexcept {
     return nats[std::size_t(level)] * chunk_tokens / tokens;
   }
@@ -41,7 +43,8 @@ struct context_loss {
 
 /// Scalars of K and V that a decoder of the whole frame writes, and the bytes that they take as they were stored.
 struct decoded_size {
-  std::uint64_t values = 0, bytes = 0;
+  std::uint64_t values = 0;  ///< scalars of K and V
+  std::uint64_t bytes = 0;   ///< in the type that the cache had
 };
 
 /// Counts every token of a plane that the frame has any of: those outside of a window too.

@@ -29,8 +29,9 @@ namespace sluice::stream {
 /// Something that is no text in a sequence, such as an image: the token ids of positions [begin, end) are placeholders,
 /// the cache follows from what `hash` is of (the pixels or embeddings that the model is given, after preprocessing).
 struct content {
-  std::int64_t begin = 0, end = 0;
-  digest hash{};
+  std::int64_t begin = 0;  ///< first position, in the sequence
+  std::int64_t end = 0;    ///< behind the last one
+  digest hash{};           ///< of what stands there
 };
 
 /// Names of the chunks of one token sequence, one after the other: each is the hash of the one before and the tokens since.
@@ -93,15 +94,16 @@ inline std::string to_hex(const digest& key) {
 /// In front of the frame of a stored object: says which key it was put under, so that an object which a store gives for
 /// another key, or a file that was moved, is found out. Truncating the frame leaves it valid.
 struct object_header {
-  std::uint32_t magic;
-  std::uint32_t version;
-  digest key;
-  std::uint32_t reserved;
+  std::uint32_t magic;     ///< object_magic
+  std::uint32_t version;   ///< of this header: 1
+  digest key;              ///< that the object was put under
+  std::uint32_t reserved;  ///< zero
   std::uint32_t checksum;  ///< of the 44 bytes before
 };
 static_assert(sizeof(object_header) == 48);
 
-inline constexpr std::uint32_t object_magic = 0x4f434c53;  // "SLCO"
+/// The first four bytes of an object, "SLCO", as a little-endian number.
+inline constexpr std::uint32_t object_magic = 0x4f434c53;
 
 /// The header of the object with this key.
 inline object_header make_object_header(const digest& key) noexcept {

@@ -17,6 +17,7 @@ using digest = std::array<std::byte, 32>;
 /// name would read each other's cache.
 class sha256 {
  public:
+  /// More bytes.
   sha256& add(std::span<const std::byte> bytes) noexcept {
     for (const std::byte b : bytes) {
       block_[size_++ % 64] = b;

@@ -21,9 +21,9 @@ namespace sluice::stream {
 /// One range of one object: `buffer.size()` bytes from `offset` on. The buffer belongs to the source until the read is
 /// completed or cancelled; the key is copied.
 struct read_request {
-  std::string_view key;
-  std::uint64_t offset = 0;
-  std::span<std::byte> buffer;
+  std::string_view key;         ///< of the object; need not outlive submit()
+  std::uint64_t offset = 0;     ///< bytes from the object's first to the range's
+  std::span<std::byte> buffer;  ///< where the range goes; its size is the range's
 };
 
 /// Names one read in flight; never 0.
@@ -35,10 +35,10 @@ using ticket = std::uint64_t;
 /// `detail` says in words why it is not ok, where more is known than the state tells: a server's own words, the system's
 /// text of an error. One line, never a secret.
 struct completion {
-  ticket which = 0;
-  status state = status::ok;
-  std::size_t bytes = 0;
-  std::string detail = {};
+  ticket which = 0;           ///< the read that has ended
+  status state = status::ok;  ///< ok: all of the range is here
+  std::size_t bytes = 0;      ///< from the buffer's first on
+  std::string detail = {};    ///< words for people; empty where there are none
 };
 
 /// A store of byte objects that is read by ranges.

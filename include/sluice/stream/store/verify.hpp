@@ -15,9 +15,10 @@ namespace sluice::stream {
 
 /// What a verification leaves: the first `accepted` drafted tokens stand, and `token` follows them.
 struct verified {
-  std::size_t accepted = 0;
-  std::int32_t token = -1;
-  bool all = false;  ///< the whole draft stands: `token` is one more than was drafted
+  std::size_t accepted = 0;  ///< drafted tokens that stand
+  std::int32_t token = -1;   ///< id of the one behind them, as the fine cache has it
+  bool all = false;          ///< the whole draft stands: `token` is one more than was drafted
+  /// Tokens that are certain now.
   std::size_t committed() const noexcept { return accepted + 1; }
 };
 

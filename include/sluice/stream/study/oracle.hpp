@@ -104,10 +104,10 @@ inline oracle_bound bound(const cost_model& cost, const link_trace& trace, doubl
 struct oracle {
   static constexpr const char* name = "oracle";
   static constexpr bool refines = true;  // computing goes on after the last chunk is usable
-  const link_trace* trace_ = nullptr;
-  double end_seconds = 0;  ///< when everything is to be here
-  int front = 0;           ///< the engine computes what is before it
-  std::vector<int> levels;
+  const link_trace* trace_ = nullptr;    ///< what the link will do, borrowed
+  double end_seconds = 0;                ///< when everything is to be here
+  int front = 0;                         ///< the engine computes what is before it
+  std::vector<int> levels;               ///< of each chunk; those before `front` do not count
 
   oracle() = default;
   /// `trace` is borrowed.

@@ -18,27 +18,30 @@ namespace sluice::stream {
 
 /// A place where frames are kept. The first is the fastest.
 struct storage_tier {
-  double capacity_bytes = 0;
-  double bytes_per_second = 1;
-  double latency_seconds = 0;
+  double capacity_bytes = 0;         ///< of all that is kept there
+  double bytes_per_second = 1;       ///< of a read
+  double latency_seconds = 0;        ///< to the first byte of a read
   double price_per_byte_second = 0;  ///< of what is stored, in any currency; reported, not optimised
 };
 
 /// A chunk that can be kept: cumulative bytes and loss per level, and the seconds that computing it anew takes.
 struct placed_item {
-  std::vector<std::uint64_t> bytes;
-  std::vector<double> loss;
-  double recompute_seconds = 0;
-  int depth = 0;  ///< chunks before it in its context
+  std::vector<std::uint64_t> bytes;  ///< [levels], those of the levels below included
+  std::vector<double> loss;          ///< [levels] nats of the request that uses it
+  double recompute_seconds = 0;      ///< of the engine
+  int depth = 0;                     ///< chunks before it in its context
 };
 
 /// What a request for a chunk cost. Not kept = computed, without loss.
 struct placement_outcome {
-  bool hit = false;
-  int tier = -1, level = -1;
-  double seconds = 0, loss = 0;
+  bool hit = false;    ///< read; false = computed
+  int tier = -1;       ///< slowest one that was read; -1 = none
+  int level = -1;      ///< finest one that was read; -1 = none
+  double seconds = 0;  ///< of reading or computing
+  double loss = 0;     ///< nats
 };
 
+/// What a placement weighs, whatever the policy.
 struct placement_options {
   double alpha_seconds_per_nat = 10;        ///< what a nat is worth: utility = frequency * (alpha * quality - delay)
   double half_life_seconds = 600;           ///< of an access, in the frequency
@@ -46,29 +49,38 @@ struct placement_options {
   int reoptimise_every = 2000;              ///< accesses (evicpress)
 };
 
+/// What a placement did since it was made.
 struct placement_totals {
-  std::uint64_t accesses = 0, hits = 0, dropped = 0, demoted = 0, truncated = 0;
-  double seconds = 0, loss = 0;
+  std::uint64_t accesses = 0;    ///< requests for a chunk
+  std::uint64_t hits = 0;        ///< of these, read from a tier
+  std::uint64_t dropped = 0;     ///< moves off the last tier
+  std::uint64_t demoted = 0;     ///< moves to a slower tier
+  std::uint64_t truncated = 0;   ///< moves that took a level away
+  double seconds = 0;            ///< of all accesses
+  double loss = 0;               ///< nats, of all accesses
   double transcode_seconds = 0;  ///< decoding and encoding done to lower levels
   double moved_bytes = 0;        ///< between tiers
-  double price = 0;
+  double price = 0;              ///< of what was stored, see storage_tier
 };
 
 /// One chunk as it is kept now.
 struct kept_chunk {
-  static constexpr std::size_t max_levels = 8;
-  using tier_of_pass = std::array<std::int8_t, max_levels>;
+  static constexpr std::size_t max_levels = 8;               ///< that an item can have
+  using tier_of_pass = std::array<std::int8_t, max_levels>;  ///< -1 = not kept
 
-  placed_item item;
+  placed_item item;         ///< without the levels that were given up by encoding anew
   tier_of_pass tier{};      ///< of each pass; -1 = not kept. A later pass is never on a faster tier
   double last_seconds = 0;  ///< of the last access
   double weight = 0;        ///< accesses, decayed to that time
+  /// Passes that are kept.
   int passes() const { return passes_of(tier); }
+  /// Passes that would be kept if they lay on these tiers.
   int passes_of(const tier_of_pass& at) const {
     int n = 0;
     while (n < int(item.bytes.size()) && at[std::size_t(n)] >= 0) ++n;
     return n;
   }
+  /// Bytes of one pass.
   double pass_bytes(int p) const {
     return double(item.bytes[std::size_t(p)] - (p ? item.bytes[std::size_t(p) - 1] : 0));
   }
@@ -76,7 +88,9 @@ struct kept_chunk {
 
 /// What frees bytes of a tier: passes [first_pass, end_pass) of a chunk go to tier `to`, or for -1 away with all behind them.
 struct placement_move {
-  int first_pass = 0, end_pass = 0, to = -1;
+  int first_pass = 0;        ///< that moves
+  int end_pass = 0;          ///< behind the last one that moves
+  int to = -1;               ///< tier, or -1
   bool shortens = false;     ///< a level less; decoded and encoded anew where passes are not kept apart
   double lost_per_byte = 0;  ///< of what one request costs
 };
@@ -84,10 +98,13 @@ struct placement_move {
 /// What a placement policy may look at.
 class storage_state {
  public:
+  /// `in_place` as the policy has it.
   storage_state(std::vector<storage_tier> tiers, const placement_options& options, bool in_place)
       : tiers_(std::move(tiers)), options_(options), in_place_(in_place) {}
 
+  /// The tiers, the fastest first.
   const std::vector<storage_tier>& tiers() const noexcept { return tiers_; }
+  /// What is weighed.
   const placement_options& options() const noexcept { return options_; }
   /// The tier below, -1 = there is none.
   int next_tier(int tier) const noexcept { return tier + 1 < int(tiers_.size()) ? tier + 1 : -1; }
@@ -156,6 +173,7 @@ class storage_state {
 };
 
 /// What a placement policy is: it says what a full tier does to a chunk, and which chunk comes first.
+/// - name: in reports.
 /// - in_place: whether passes are kept apart, so that a level down is a truncation and a request may read fewer than are kept.
 /// - move(chunk, tier, state): how this chunk would free bytes of a tier on which it has some.
 /// - worth(chunk, move, state): of that move; the least is made first. It must follow from its arguments alone: it is asked
@@ -177,6 +195,7 @@ concept placement_policy = requires(const P policy, const kept_chunk& c, const p
 template <placement_policy Policy>
 class placement {
  public:
+  /// Empty tiers, the fastest first.
   placement(std::vector<storage_tier> tiers, const placement_options& options = {}, Policy policy = {})
       : state_(std::move(tiers), options, Policy::in_place), policy_(std::move(policy)) {
     used_.resize(state_.tiers().size());
@@ -227,7 +246,9 @@ class placement {
     return o;
   }
 
+  /// What all accesses together cost.
   const placement_totals& totals() const noexcept { return totals_; }
+  /// Bytes that a tier holds.
   double used_bytes(int tier) const noexcept { return used_[std::size_t(tier)]; }
 
  private:

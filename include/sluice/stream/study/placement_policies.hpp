@@ -69,7 +69,7 @@ struct truncating : adaptcache {
   }
 };
 
-/// Calls f.operator()<Policy>() for every policy of this file.
+/// Calls `f.operator()<Policy>()` for every policy of this file.
 template <class F>
 void for_each(F&& f) {
   f.template operator()<lru>();

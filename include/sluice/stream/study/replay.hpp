@@ -8,7 +8,7 @@ namespace sluice::stream::policy {
 /// Does what a plan says, in its order: a plan that was printed, stored or made by hand can be run again.
 struct replay {
   static constexpr const char* name = "replay";
-  std::span<const step> plan{};
+  std::span<const step> plan{};  ///< borrowed; steps that fit no chunk are passed over
 
   step link(const cost_model& cost, const link_history&, const request_progress& p) const noexcept {
     for (const step& s : plan) {

@@ -16,15 +16,16 @@ namespace sluice::stream {
 
 /// One request of a simulation. Its cost model is borrowed.
 struct simulated_request {
-  double arrival_seconds = 0;
-  double deadline_seconds = 0;  ///< after arrival
-  const cost_model* cost = nullptr;
+  double arrival_seconds = 0;        ///< in the time of the trace
+  double deadline_seconds = 0;       ///< after arrival
+  const cost_model* cost = nullptr;  ///< must not be null
 };
 
 /// A step as it was carried out. Seconds count from the request's arrival; of a fetch from its first byte to its last.
 struct activity {
-  step what;
-  double begin_seconds = 0, end_seconds = 0;
+  step what;                 ///< as it was asked for
+  double begin_seconds = 0;  ///< from arrival
+  double end_seconds = 0;    ///< from arrival
 };
 
 /// What became of it. Seconds count from arrival.
@@ -33,19 +34,20 @@ struct outcome {
   bool met = false;                                          ///< not after the deadline
   double loss = 0;                                           ///< nats; 0 if never
   double bytes = 0;                                          ///< that passed the link, cancelled ones included
-  std::int64_t recomputed_tokens = 0;
-  std::uint32_t decisions = 0;
-  std::vector<step> steps;           ///< what was asked for, if kept
-  std::vector<activity> activities;  ///< what was done and when, decoding left out, if kept
+  std::int64_t recomputed_tokens = 0;                        ///< by the engine, in whole or in part
+  std::uint32_t decisions = 0;                               ///< times the planner was asked
+  std::vector<step> steps;                                   ///< what was asked for, if kept
+  std::vector<activity> activities;                          ///< what was done and when, decoding left out, if kept
 };
 
+/// What all requests of a simulation share.
 struct simulation_options {
   bool one_engine = false;   ///< all requests compute on one engine, chunk by chunk in turns; else each has its own
   double batch_seconds = 0;  ///< CacheGen's batching: requests of a window start together, chunk indices aligned ...
   int batch_size = 1;        ///< ... up to so many
   double assumed_bytes_per_second = 0;  ///< what is known about the link before the first transfer
   patience_options patience = {};       ///< when the link's silence makes chunks late
-  bool keep_steps = false;
+  bool keep_steps = false;              ///< fills outcome::steps and outcome::activities
 };
 
 /// When requests that arrive at these times (ascending) may start, if those within `window` seconds of the first wait for each
@@ -85,11 +87,13 @@ struct event {
 template <planner_policy Policy>
 class simulator {
  public:
+  /// Borrows the trace, which is not empty. simulate() checks what this takes for granted.
   simulator(const link_trace& trace, const simulation_options& options)
       : trace_(&trace), options_(options), patience_(options.patience) {
     link_ = link_history(options.assumed_bytes_per_second);
   }
 
+  /// A request that starts at `start`, not before its arrival.
   void add(const simulated_request& r, double start, Policy policy) {
     state s(r, planner<Policy>(*r.cost, std::move(policy)));
     s.chunks.resize(std::size_t(r.cost->num_chunks()));
@@ -101,6 +105,7 @@ class simulator {
     schedule(std::max(start, requests_.back().now.deadline_seconds), kind::deadline, i);
   }
 
+  /// Runs until nothing happens any more; outcomes in the order of add(). Once.
   std::vector<outcome> run() {
     engine_user_.assign(options_.one_engine ? 1 : requests_.size(), -1);
     while (!events_.empty()) {
@@ -479,6 +484,7 @@ result<std::vector<outcome>> simulate_each(std::span<const simulated_request> re
   for (std::size_t i = 0; i < requests.size(); ++i) s.add(requests[i], starts[i], policy_of(i));
   return s.run();
 }
+/// The same with one policy for all requests.
 template <planner_policy Policy>
 result<std::vector<outcome>> simulate(std::span<const simulated_request> requests, const link_trace& trace,
                                       Policy policy = {}, const simulation_options& options = {}) {

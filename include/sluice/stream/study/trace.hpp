@@ -16,9 +16,9 @@ namespace sluice::stream {
 
 /// Some seconds of a link.
 struct link_segment {
-  double seconds = 0;
-  double bytes_per_second = 0;
-  double latency_seconds = 0;
+  double seconds = 0;           ///< how long it lasts
+  double bytes_per_second = 0;  ///< 0 = nothing passes
+  double latency_seconds = 0;   ///< from a request to its first byte
 };
 
 /// What a link did over time; begins anew when it has ended. All answers are exact for piecewise constant rates.
@@ -41,12 +41,16 @@ class link_trace {
     t.segments_ = std::move(segments);
     return t;
   }
+  /// The same rate for ever. Figures that make() refuses are a mistake of the caller's: value() fails.
   static link_trace constant(double bytes_per_second, double latency_seconds = 0) {
     return make({{1, bytes_per_second, latency_seconds}}).value();
   }
 
+  /// What make() was given.
   const std::vector<link_segment>& segments() const noexcept { return segments_; }
+  /// How long it lasts until it begins anew.
   double seconds() const noexcept { return begins_.back(); }
+  /// Over that time.
   double mean_bytes_per_second() const noexcept { return bytes_.back() / begins_.back(); }
   /// The same link with every rate multiplied.
   link_trace scaled(double factor) const {
@@ -55,6 +59,7 @@ class link_trace {
     return make(std::move(s)).value();
   }
 
+  /// Seconds from a request at time t to its first byte.
   double latency_at(double t) const noexcept { return segments_[segment_at(std::fmod(t, seconds()))].latency_seconds; }
   /// Bytes that pass from time 0 to t.
   double bytes_until(double t) const noexcept {
@@ -62,6 +67,7 @@ class link_trace {
     const std::size_t i = segment_at(in);
     return rounds * bytes_.back() + bytes_[i] + (in - begins_[i]) * segments_[i].bytes_per_second;
   }
+  /// Bytes that pass between two times; 0 where the second is not later.
   double bytes_between(double from, double to) const noexcept {
     return to > from ? bytes_until(to) - bytes_until(from) : 0;
   }
@@ -114,8 +120,8 @@ class link_trace {
 
 /// Why a text was refused, and in which line (from 1).
 struct trace_error {
-  int line = 0;
-  const char* what = "";
+  int line = 0;           ///< 1 is the header; 0 = nothing was refused
+  const char* what = "";  ///< in words; not owned
 };
 
 /// Reads `duration_s,bandwidth_bps,latency_s` lines under that header, from a source that is not trusted.
@@ -162,6 +168,7 @@ inline result<link_trace> parse_link_trace(std::string_view text, trace_error* e
 /// Gbit/s between 0.1 and 100, segments of 0.1 to 1 s.
 class synthetic_link {
  public:
+  /// The links that are asked for one after the other follow from the seed and from those before.
   explicit synthetic_link(std::uint64_t seed) : state_(seed) {}
 
   /// Ten chunks' worth of rates as CacheGen's adaptation script draws them.

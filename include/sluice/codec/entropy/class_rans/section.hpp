@@ -18,21 +18,22 @@ namespace sluice {
 
 /// A value that the coded symbols cannot express: `correction` is added to the coefficient at this pass's step.
 struct exception {
-  std::uint16_t row;
-  std::uint16_t coefficient;
-  std::int32_t correction;
+  std::uint16_t row;          ///< coded token of the tile
+  std::uint16_t coefficient;  ///< column of the tile
+  std::int32_t correction;    ///< in steps of the pass
 };
 static_assert(sizeof(exception) == 8);
 
 /// One pass of class_rans in a tile, as spans into the frame.
 struct class_section {
+  /// Bits of the section's first byte: which parts follow.
   enum parts : std::uint8_t { with_deltas = 1, with_classes = 2, with_exceptions = 4 };
 
-  std::uint32_t delta_blocks = 0;         ///< bit b: block b of the profile's classes moves
-  std::span<const std::uint8_t> deltas;   ///< 16 bytes a block: a signed nibble a lane
-  std::span<const std::uint8_t> classes;  ///< [width], instead of the profile's
-  std::span<const std::uint8_t> exceptions;
-  std::span<const std::uint8_t> code;  ///< of the rANS coder
+  std::uint32_t delta_blocks = 0;            ///< bit b: block b of the profile's classes moves
+  std::span<const std::uint8_t> deltas;      ///< 16 bytes a block: a signed nibble a lane
+  std::span<const std::uint8_t> classes;     ///< [width], instead of the profile's
+  std::span<const std::uint8_t> exceptions;  ///< as they stand in the frame, see exception_at()
+  std::span<const std::uint8_t> code;        ///< of the rANS coder
 
   /// Bytes of the code that coders start from: a set of states for every 256 channels, of which all are taken as coded.
   std::size_t state_bytes(int width) const noexcept {
@@ -40,7 +41,9 @@ struct class_section {
     const auto sets = std::size_t((width + channels - 1) / channels);
     return detail::min(code.size(), sets * std::size_t(detail::rans_state_bytes));
   }
+  /// How many exceptions there are.
   int num_exceptions() const noexcept { return int(exceptions.size() / sizeof(exception)); }
+  /// One of them, from 0 on.
   exception exception_at(int i) const noexcept {
     exception e;
     std::memcpy(&e, exceptions.data() + sizeof(exception) * std::size_t(i), sizeof e);

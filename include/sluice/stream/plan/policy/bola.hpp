@@ -12,7 +12,7 @@ namespace sluice::stream::policy {
 /// bytes where all that remains fits at the finest.
 struct bola {
   static constexpr const char* name = "bola";
-  harmonic_mean estimate{};
+  harmonic_mean estimate{};  ///< of the link, bytes per second
 
   step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     const int c = next_in_order(cost, p), n = cost.num_chunks(), top = cost.num_levels() - 1;

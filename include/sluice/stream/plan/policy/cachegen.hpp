@@ -11,8 +11,8 @@ namespace sluice::stream::policy {
 template <class Estimator = last_chunk>
 struct cachegen_with {
   static constexpr const char* name = "cachegen";
-  Estimator estimate{};
-  int text_below_tokens = 1000;
+  Estimator estimate{};          ///< of the link, bytes per second
+  int text_below_tokens = 1000;  ///< contexts shorter than this come as text
 
   step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     const int c = next_in_order(cost, p), n = cost.num_chunks();
@@ -35,6 +35,7 @@ struct cachegen_with {
   }
   step compute(const cost_model&, const link_history&, const request_progress&) const noexcept { return {}; }
 };
+/// With the rate of the last chunk as estimate, as in the paper.
 using cachegen = cachegen_with<>;
 
 }  // namespace sluice::stream::policy

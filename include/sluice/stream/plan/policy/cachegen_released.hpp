@@ -11,7 +11,7 @@ namespace sluice::stream::policy {
 template <class Estimator = last_chunk>
 struct cachegen_released_with {
   static constexpr const char* name = "cachegen_released";
-  Estimator estimate{};
+  Estimator estimate{};  ///< of the link, bytes per second
 
   step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     const int c = next_in_order(cost, p);
@@ -26,6 +26,7 @@ struct cachegen_released_with {
   }
   step compute(const cost_model&, const link_history&, const request_progress&) const noexcept { return {}; }
 };
+/// With the rate of the last chunk as estimate.
 using cachegen_released = cachegen_released_with<>;
 
 }  // namespace sluice::stream::policy

@@ -43,7 +43,7 @@ struct cake {
 template <class Estimator = harmonic_mean>
 struct cake_levels_with {
   static constexpr const char* name = "cake_levels";
-  Estimator estimate{};
+  Estimator estimate{};     ///< of the link, bytes per second
   double tolerance = 1e-3;  ///< share of the finish time
 
   step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
@@ -84,6 +84,7 @@ struct cake_levels_with {
     }
   }
 };
+/// With the harmonic mean of the last transfers as estimate.
 using cake_levels = cake_levels_with<>;
 
 }  // namespace sluice::stream::policy

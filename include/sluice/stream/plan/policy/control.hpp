@@ -56,6 +56,7 @@ struct always_recompute {
 template <int Level>
 struct fixed_level {
   static_assert(Level >= 0 && Level < 10);
+  /// The characters of `name`.
   static constexpr char text[] = {'f', 'i', 'x', 'e', 'd', '_', 'l', 'e', 'v', 'e', 'l', '_', char('0' + Level), 0};
   static constexpr const char* name = text;
   step link(const cost_model& cost, const link_history&, const request_progress& p) const noexcept {

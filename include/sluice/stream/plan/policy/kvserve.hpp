@@ -12,7 +12,7 @@ struct kvserve {
   static constexpr const char* name = "kvserve";
   double max_loss = 0.01;    ///< nats of the whole request: the floor of quality
   double model_seconds = 0;  ///< T_model: whatever every profile costs alike
-  harmonic_mean estimate{};
+  harmonic_mean estimate{};  ///< of the link, bytes per second
 
   /// Seconds per byte of the link, with the mean residual of the predictions in the window added.
   double seconds_per_byte(const link_history& h) const noexcept {

@@ -11,7 +11,7 @@ template <class Estimator = harmonic_mean>
 struct progressive_with {
   static constexpr const char* name = "progressive";
   static constexpr bool refines = true;
-  Estimator estimate{};
+  Estimator estimate{};  ///< of the link, bytes per second
   /// The first pass is cut finer than the base only where everything fits at that level into this share of the time left; it
   /// saves requests and decoding, never the base of another chunk.
   double first_pass_share = 0.5;
@@ -57,6 +57,7 @@ struct progressive_with {
     return level;
   }
 };
+/// With the harmonic mean of the last transfers as estimate.
 using progressive = progressive_with<>;
 
 }  // namespace sluice::stream::policy

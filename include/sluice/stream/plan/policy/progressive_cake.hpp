@@ -12,7 +12,7 @@ template <class Estimator = harmonic_mean>
 struct progressive_cake_with {
   static constexpr const char* name = "progressive_cake";
   static constexpr bool refines = true;
-  progressive_with<Estimator> fetcher{};
+  progressive_with<Estimator> fetcher{};  ///< chooses among the chunks that the engine will not compute in time
 
   step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     const double rate = expected_rate(fetcher.estimate, h, p, 0);
@@ -70,6 +70,7 @@ struct progressive_cake_with {
     return c;
   }
 };
+/// With the harmonic mean of the last transfers as estimate.
 using progressive_cake = progressive_cake_with<>;
 
 }  // namespace sluice::stream::policy

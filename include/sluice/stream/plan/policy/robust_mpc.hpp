@@ -11,7 +11,7 @@ namespace sluice::stream::policy {
 /// where the engine would be done with it no later than the link.
 struct robust_mpc {
   static constexpr const char* name = "robust_mpc";
-  robust_harmonic_mean estimate{};
+  robust_harmonic_mean estimate{};  ///< of the link, bytes per second
 
   step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     const int c = next_in_order(cost, p), n = cost.num_chunks();

@@ -55,6 +55,7 @@ class atomic_file {
     return error_ == 0;
   }
 
+  /// Appends bytes; all of them are written, or it has gone wrong.
   bool write(std::span<const std::byte> bytes) {
     while (fd_ >= 0 && error_ == 0 && !bytes.empty()) {
       const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
@@ -90,6 +91,7 @@ class atomic_file {
 
   /// errno of the first call that failed; 0 where none did.
   int error() const noexcept { return error_; }
+  /// The name that commit() gives, as open() was given it.
   const std::string& path() const noexcept { return path_; }
 
  private:

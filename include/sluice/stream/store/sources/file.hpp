@@ -19,7 +19,9 @@ namespace sluice::stream {
 /// copied in poll(). Writers as in atomic_file: any number of them, anywhere.
 class file_source {
  public:
+  /// Does not look whether the folder is there: see create().
   explicit file_source(std::string folder) : folder_(std::move(folder)) {}
+  /// Reads in flight and their tickets move along.
   file_source(file_source&& other) noexcept
       : folder_(std::move(other.folder_)),
         detail_(std::move(other.detail_)),

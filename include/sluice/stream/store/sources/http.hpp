@@ -23,6 +23,7 @@ namespace sluice::stream {
 /// ignores ranges is read from the start of the object or not at all.
 class http_source {
  public:
+  /// Connects at the first call. A URL that is wrong is said by every call, with words in detail().
   explicit http_source(http_options options)
       : options_(std::move(options)), budget_(options_.retry_budget), multi_(::curl_multi_init()) {
     const result<url> u = parse_url(options_.url, &wrong_url_);

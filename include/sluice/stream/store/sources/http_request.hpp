@@ -32,15 +32,15 @@ struct http_options {
   std::string url;                   ///< http[s]://[USER:PASSWORD@]HOST[:PORT][/PATH]; no query, no fragment
   std::optional<s3_access> s3 = {};  ///< signs every request, and encodes paths as S3 does
   std::string user = {};             ///< of basic authentication; never sent to another host
-  std::string password = {};
-  std::string ca_file = {};      ///< certificates (PEM) to trust instead of the system's
-  int connections = 8;           ///< to the server at once; further reads wait
-  double connect_seconds = 5;    ///< until a connection stands, TLS included
-  double stall_seconds = 10;     ///< without a byte for so long, a request starts again (a read where it stopped)
-  double total_seconds = 0;      ///< of one request with all its tries; 0 = as long as bytes flow
-  int retries = 4;               ///< of one request, in a row without a byte of progress
-  double retry_budget = 32;      ///< of all requests together; one that ends well gives a tenth back
-  double backoff_seconds = 0.1;  ///< before the first retry; doubles, and up to half of it is left out at random
+  std::string password = {};         ///< of basic authentication
+  std::string ca_file = {};          ///< certificates (PEM) to trust instead of the system's
+  int connections = 8;               ///< to the server at once; further reads wait
+  double connect_seconds = 5;        ///< until a connection stands, TLS included
+  double stall_seconds = 10;         ///< without a byte for so long, a request starts again (a read where it stopped)
+  double total_seconds = 0;          ///< of one request with all its tries; 0 = as long as bytes flow
+  int retries = 4;                   ///< of one request, in a row without a byte of progress
+  double retry_budget = 32;          ///< of all requests together; one that ends well gives a tenth back
+  double backoff_seconds = 0.1;      ///< before the first retry; doubles, and up to half of it is left out at random
   double longest_backoff_seconds = 20;  ///< also where the server asks for more (Retry-After)
   int redirects = 3;              ///< that one request follows: 301, 302, 307 and 308 with method and body, on its host
   bool follow_elsewhere = false;  ///< also to other hosts, other ports and from https to http, without credentials

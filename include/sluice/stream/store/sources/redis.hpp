@@ -19,20 +19,21 @@ namespace sluice::stream {
 /// Where a Redis (or Valkey) server is, and how patient to be with it.
 struct redis_options {
   std::string host = "127.0.0.1";  ///< a name, an IPv4 or an IPv6 address
-  int port = 6379;
-  std::string unix_socket = {};  ///< a path, instead of host and port
-  int database = 0;
-  std::string user = {};  ///< of the server's ACL; empty: its default user
-  std::string password = {};
-  bool tls = false;          ///< needs OpenSSL (SLUICE_WITH_TLS); the server's certificate must be one for `host`
-  std::string ca_file = {};  ///< who may have signed it, PEM; empty: whom the system or SSL_CERT_FILE trusts
-  std::string certificate_file = {}, key_file = {};  ///< our own certificate, PEM, for servers that want one
-  double connect_seconds = 5;     ///< to be connected; a name is looked up with the system's own patience
-  double stall_seconds = 10;      ///< a connection on which nothing moves for so long is lost
-  double total_seconds = 0;       ///< of a size() or put() with all its retries; 0: as long as bytes flow
-  int retries = 4;                ///< lost connections in a row, without a byte of progress, that are survived
-  double retry_budget = 32;       ///< of all calls together; an answer gives a tenth back
-  double backoff_seconds = 0.05;  ///< before a retry; doubles, up to 1 s, and up to half of it is left out
+  int port = 6379;                 ///< of TCP
+  std::string unix_socket = {};    ///< a path, instead of host and port
+  int database = 0;                ///< as SELECT takes it
+  std::string user = {};           ///< of the server's ACL; empty: its default user
+  std::string password = {};       ///< empty: none is sent
+  bool tls = false;                ///< needs OpenSSL (SLUICE_WITH_TLS); the server's certificate must be one for `host`
+  std::string ca_file = {};        ///< who may have signed it, PEM; empty: whom the system or SSL_CERT_FILE trusts
+  std::string certificate_file = {};  ///< our own certificate, PEM, for servers that want one
+  std::string key_file = {};          ///< the key of that certificate, PEM
+  double connect_seconds = 5;         ///< to be connected; a name is looked up with the system's own patience
+  double stall_seconds = 10;          ///< a connection on which nothing moves for so long is lost
+  double total_seconds = 0;           ///< of a size() or put() with all its retries; 0: as long as bytes flow
+  int retries = 4;                    ///< lost connections in a row, without a byte of progress, that are survived
+  double retry_budget = 32;           ///< of all calls together; an answer gives a tenth back
+  double backoff_seconds = 0.05;      ///< before a retry; doubles, up to 1 s, and up to half of it is left out
   std::uint64_t max_value_bytes = std::uint64_t{512} << 20;  ///< what a string of the server holds (proto-max-bulk-len)
   std::size_t piece_bytes = 1 << 20;                         ///< a range is asked for in pieces of this size
   std::size_t bytes_in_flight = 8 << 20;  ///< asked for and not yet here; bounds what a cancelled read wastes
@@ -58,6 +59,7 @@ inline redis_options redis_options_of(const store_url& u) {
 /// Protocol: RESP2, https://redis.io/docs/reference/protocol-spec
 class redis_source {
  public:
+  /// Connects at the first call.
   explicit redis_source(redis_options options = {})
       : options_(std::move(options)),
         link_({options_.host, options_.port, options_.unix_socket, options_.tls, options_.ca_file,

@@ -16,11 +16,11 @@ namespace sluice::stream {
 
 /// Who asks, and whom: what Amazon's own tools take from the environment.
 struct s3_access {
-  std::string region = "us-east-1";
-  std::string access_key = {};  ///< empty = requests are not signed, as public buckets allow
-  std::string secret_key = {};
-  std::string session_token = {};  ///< of temporary keys
-  std::string endpoint = {};       ///< of s3://BUCKET: http[s]://HOST[:PORT]; empty = Amazon's
+  std::string region = "us-east-1";  ///< of the bucket; signatures name it, wherever the endpoint is
+  std::string access_key = {};       ///< empty = requests are not signed, as public buckets allow
+  std::string secret_key = {};       ///< signs; never sent
+  std::string session_token = {};    ///< of temporary keys
+  std::string endpoint = {};         ///< of s3://BUCKET: http[s]://HOST[:PORT]; empty = Amazon's
 
   /// AWS_REGION or AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_ENDPOINT_URL_S3 or
   /// AWS_ENDPOINT_URL.

@@ -17,6 +17,7 @@ namespace sluice::stream {
 template <byte_source Source>
 class shaped_source {
  public:
+  /// Borrows the source, whose reads must all be made here.
   shaped_source(Source& source, link_trace trace) : source_(&source), trace_(std::move(trace)) {}
 
   result<std::uint64_t> size(std::string_view key) { return source_->size(key); }

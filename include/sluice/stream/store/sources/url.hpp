@@ -17,14 +17,19 @@ namespace sluice::stream {
 
 /// The parts of a URL. User, password and host are decoded; path, query and fragment stay as they were written.
 struct url {
-  std::string scheme;  ///< lower case
-  std::string user, password;
-  std::string host;      ///< lower case; an IPv6 address without its brackets
-  std::string path;      ///< percent-encoded
-  std::string query;     ///< percent-encoded, without ?
-  std::string fragment;  ///< percent-encoded, without #
-  int port = 0;          ///< 0 = not given
-  bool has_authority = false, has_user = false, has_password = false, has_query = false, has_fragment = false;
+  std::string scheme;          ///< lower case
+  std::string user;            ///< decoded
+  std::string password;        ///< decoded
+  std::string host;            ///< lower case; an IPv6 address without its brackets
+  std::string path;            ///< percent-encoded
+  std::string query;           ///< percent-encoded, without ?
+  std::string fragment;        ///< percent-encoded, without #
+  int port = 0;                ///< 0 = not given
+  bool has_authority = false;  ///< whether // was there, even with nothing behind it
+  bool has_user = false;       ///< whether @ was there
+  bool has_password = false;   ///< whether : was there between // and @
+  bool has_query = false;      ///< whether ? was there
+  bool has_fragment = false;   ///< whether # was there
 };
 
 /// Characters that need no encoding anywhere in a URL (RFC 3986, 2.3).
@@ -195,6 +200,7 @@ inline std::string redacted(std::string_view text) {
   return out;
 }
 
+/// What kind of store a name means, and with it which source reads it.
 enum class store_kind { folder, redis, http, s3 };
 
 /// What parse_store_url() understands, for usage texts.
@@ -205,22 +211,24 @@ inline constexpr char store_url_forms[] =
 
 /// Where a store is.
 struct store_url {
-  store_kind kind = store_kind::folder;
-  std::string folder;  ///< of kind folder
-  bool tls = false;
-  std::string user, password;
-  std::string host;         ///< of a server; empty for a Unix socket and for s3://BUCKET
-  int port = 0;             ///< never 0 where there is a host
-  std::string unix_socket;  ///< path of the socket of a Redis server on this machine
-  int database = 0;         ///< of a Redis server
-  std::string bucket;       ///< of s3://BUCKET/PREFIX, whose endpoint the environment names
-  std::string path;         ///< http and s3: percent-encoded, empty or with a slash in front, none at the end
-  std::string printed;      ///< the URL without its secrets
+  store_kind kind = store_kind::folder;  ///< which of the fields below count
+  std::string folder;                    ///< of kind folder
+  bool tls = false;                      ///< rediss, https, s3+https
+  std::string user;                      ///< of redis and http; empty = none was given
+  std::string password;                  ///< the same
+  std::string host;                      ///< of a server; empty for a Unix socket and for s3://BUCKET
+  int port = 0;                          ///< never 0 where there is a host
+  std::string unix_socket;               ///< path of the socket of a Redis server on this machine
+  int database = 0;                      ///< of a Redis server
+  std::string bucket;                    ///< of s3://BUCKET/PREFIX, whose endpoint the environment names
+  std::string path;     ///< http and s3: percent-encoded, empty or with a slash in front, none at the end
+  std::string printed;  ///< the URL without its secrets
 };
 
-/// Reads where a store is: see store_url_forms. For Redis a lone user part is the password, as redis-cli and Lettuce take it
-/// (redis://token@host), `?db=` is a database as in redis-py, and unix:// means redis+unix://. Text without a colon before
-/// its first slash is a folder. Errors: invalid_argument, with what is wrong in `why`, which quotes no secret.
+/// Reads where a store is: see store_url_forms. For Redis a lone user part is the password, as redis-cli and Lettuce
+/// take it (`redis://token@host`), `?db=` is a database as in redis-py, and unix:// means redis+unix://. Text without a
+/// colon before its first slash is a folder. Errors: invalid_argument, with what is wrong in `why`, which quotes no
+/// secret.
 inline result<store_url> parse_store_url(std::string_view text, std::string* why = nullptr) {
   const auto wrong = [&](const std::string& words) {
     if (why) *why = words;
