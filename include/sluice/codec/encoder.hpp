@@ -53,7 +53,7 @@ class encoder {
   result<std::size_t> encode(std::span<const kv_view> cache, std::span<std::byte> out,
                              const encode_options& options = {});
 
-  /// @name The same for caches that may only be read.
+  /// @name Caches that may only be read
   /// @{
 
   /// The same for caches that may only be read.
