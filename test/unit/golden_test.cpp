@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Streams of released format versions (test/golden, README.md there) decode to what they always did: integers exactly,
+// Frames of released format versions (test/golden, README.md there) decode to what they always did: integers exactly,
 // values within one unit in the last place of f16; and the integers encode to the same bytes again.
 // `sluice_tests --test-case="golden: make" --no-skip` writes the frames anew: only with a new format version.
 #include <sluice/sluice.hpp>
