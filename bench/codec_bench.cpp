@@ -5,6 +5,7 @@
 #include <benchmark/benchmark.h>
 #include <zstd.h>
 #include <capture_file.hpp>
+#include <sluice/calibrate/cachegen.hpp>
 #include <sluice/sluice.hpp>
 
 #include <concepts>
@@ -44,6 +45,8 @@ struct fixture {
       std::exit(1);
     }
     calibrated = sluice::profile::load((data + "/smollm2.profile").c_str()).value();
+    // Tables of the context itself: good enough for speed.
+    calibrated.set_section(sluice::calibrate_cachegen(calibrated, file.views()).value());
     uncalibrated = sluice::profile::uncalibrated(file.shape());
     sluice::calibrator c(file.shape(), {.heads_per_basis = 1});
     for (const sluice::capture& x : file.captures()) (void)c.add(x);

@@ -3,6 +3,7 @@
 #include <commands.hpp>
 #include <input_file.hpp>
 #include <output_file.hpp>
+#include <sluice/calibrate/cachegen.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -18,7 +19,7 @@ struct calibrate_arguments {
   int heads_per_basis = 0;
   int threads = int(std::clamp(std::thread::hardware_concurrency(), 1u, 256u));
   double target_kl = sluice::calibration_options{}.target_kl;
-  bool shape_only = false, as_json = false;
+  bool shape_only = false, cachegen = false, as_json = false;
 };
 
 void describe_calibrate(CLI::App& c, calibrate_arguments& a) {
@@ -35,6 +36,7 @@ void describe_calibrate(CLI::App& c, calibrate_arguments& a) {
   c.add_option("--name", a.name, "of the model, for people; without, that in the first capture's metadata (model)");
   c.add_flag("--shape-only", a.shape_only,
              "a profile without calibration, of the first capture's shape: twice the bytes, at once");
+  c.add_flag("--cachegen", a.cachegen, "also the tables that the codecs cachegen_paper... need, a few MB");
   c.add_flag("--json", a.as_json, "the result as JSON");
   static const std::string notes = std::string(capture_form) +
                                    "\nFor the weights of errors, where they are: q2.{layer} F32 [kv_heads, head_dim] "
@@ -175,6 +177,21 @@ sluice::profile make_profile(const calibrate_arguments& a, const sluice::model_s
   return std::move(*r);
 }
 
+// Tables of CacheGen's paper, in one more sweep, since they are counted in the groups of the profile.
+void add_cachegen_tables(const calibrate_arguments& a, sluice::profile& profile) {
+  sluice::cachegen_calibrator c(profile);
+  progress bar("counting");
+  for (std::size_t i = 0; i < a.captures.size(); ++i) {
+    capture_file file;
+    open(file, a.captures[i]);
+    for (const sluice::kv_view& v : file.views())
+      if (const sluice::status s = c.add(v); s != sluice::status::ok)
+        throw data_error(a.captures[i] + ": no tables can be made of it: " + sluice::to_string(s));
+    bar.at(i + 1, a.captures.size());
+  }
+  profile.set_section(c.finish().value());
+}
+
 int calibrate(const calibrate_arguments& a) {
   capture_file first;
   open(first, a.captures[0]);
@@ -186,6 +203,7 @@ int calibrate(const calibrate_arguments& a) {
   } else {
     profile = make_profile(a, first.shape(), tokens);
   }
+  if (a.cachegen) add_cachegen_tables(a, profile);
   profile.set_name((a.name.empty() ? first.model() : a.name).c_str());
   const auto bytes = profile.serialize();
   // What the loader refuses is not written.
@@ -219,7 +237,7 @@ int calibrate(const calibrate_arguments& a) {
     for (double x : loss) std::printf(" %.4f", x);
     std::printf("%s\n", a.sensitivity.empty() ? " (estimated: no sensitivities were given)" : "");
   } else {
-    std::printf("not calibrated: streams take about twice the bytes at equal quality\n");
+    std::printf("not calibrated: frames take about twice the bytes at equal quality\n");
   }
   return 0;
 }

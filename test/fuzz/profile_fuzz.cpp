@@ -25,7 +25,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const result<profile> p = profile::parse(file);
   if (!p) {
     require(p.status() == status::not_a_profile || p.status() == status::wrong_version ||
-            p.status() == status::corrupt_profile);
+            p.status() == status::corrupt_profile || p.status() == status::missing_section);
     return 0;
   }
   require(validate(*p) == status::ok && p->serialize() == file);

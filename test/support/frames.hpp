@@ -4,6 +4,7 @@
 #include <sluice/format/frame.hpp>
 #include <sluice/model/profile.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -47,12 +48,24 @@ inline void fix_checksums(std::span<std::byte> frame) {
   std::memcpy(frame.data(), &h, sizeof h);
 }
 
-/// The same for the file form of a profile: size and identity of the body, and the checksum of all.
+/// The same for the file form of a profile: size of the body, identity of what is not optional in it, checksum of all.
 inline void fix_profile(std::span<std::byte> file) {
   constexpr std::size_t body_at = 88;
   if (file.size() < body_at + 4) return;
   const auto body = file.subspan(body_at, file.size() - body_at - 4);
-  const std::uint64_t size = body.size(), hash = sluice::detail::checksum64(body);
+  std::vector<std::byte> hashed;
+  for (std::size_t at = 0; at < body.size();) {
+    std::uint16_t flags = 0;
+    std::uint32_t size = 0;
+    if (body.size() - at >= 8) {
+      std::memcpy(&flags, body.data() + at + 2, 2);
+      std::memcpy(&size, body.data() + at + 4, 4);
+    }
+    const std::size_t whole = std::min<std::size_t>(8 + std::size_t{size}, body.size() - at);
+    if (flags != 1) hashed.insert(hashed.end(), body.begin() + long(at), body.begin() + long(at + whole));
+    at += whole;
+  }
+  const std::uint64_t size = body.size(), hash = sluice::detail::checksum64(hashed);
   std::memcpy(file.data() + 8, &size, 8);
   std::memcpy(file.data() + 16, &hash, 8);
   const std::uint32_t sum = sluice::checksum(file.data(), file.size() - 4, 0);

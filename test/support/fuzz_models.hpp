@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/calibrate/cachegen.hpp>
 #include <sluice/model/profile.hpp>
 
 #include <support/caches.hpp>
@@ -20,6 +21,8 @@ struct models {
     caches::cache c = caches::make_cache(shape, tokens);
     caches::fill(c.view(), shape, 4242);
     tuned = caches::make_profile(shape, {&c.view(), 1}, 0, 3, 2);
+    for (profile* p : {&plain, &tuned}) p->set_section(*calibrate_cachegen(*p, {&c.view(), 1}));
+    hybrid.set_section(*calibrate_cachegen(hybrid, {}));
   }
   static constexpr std::int64_t tokens = 23;
 };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shapes, sizes and values at the corners: every width, any number of tokens, several views, numbers that are none.
+#include <sluice/calibrate/cachegen.hpp>
 #include <sluice/codec/presets.hpp>
 
 #include <doctest/doctest.h>
@@ -416,8 +417,8 @@ TEST_CASE("codec shapes: max_size is a bound for every preset and any input") {
     CAPTURE(tokens);
     caches::cache source = make_cache(shape, tokens, type);
     caches::fill(source.view(), shape, seed);
-    const profile calibrated = caches::make_profile(shape, {&source.view(), 1}),
-                  uncalibrated = profile::uncalibrated(shape);
+    profile calibrated = caches::make_profile(shape, {&source.view(), 1}), uncalibrated = profile::uncalibrated(shape);
+    for (profile* p : {&calibrated, &uncalibrated}) p->set_section(*calibrate_cachegen(*p, {&source.view(), 1}));
     if (random() % 2) caches::fill_with_noise(source.view(), random());
     for (const char* name : codec::preset_names)
       codec::with_preset(name, [&]<class Codec>() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sluice/codec/decoder.hpp>
 #include <sluice/codec/encoder.hpp>
+#include <sluice/codec/presets.hpp>
 #include <sluice/model/profile.hpp>
 
 #include <doctest/doctest.h>
@@ -46,9 +47,11 @@ profile small_profile() {
   return p;
 }
 
-// Where things stand in the file form: the head is 88 bytes, then passes, sinks, ropes, layers.
-constexpr std::size_t body = 88, ropes = body + 8, rope_size = 56, layers = ropes + 2 * rope_size, layer_size = 20;
-constexpr std::size_t first_plane = layers + 3 * layer_size, plane_head = 16 + 4 * max_passes + 4;
+// Where things stand in the file form: a head of 88 bytes, then sections, each with a head of 8.
+constexpr std::size_t section_head = 8, first_section = 88, model = first_section + section_head;
+constexpr std::size_t ropes = model + 8, rope_size = 56, layers = ropes + 2 * rope_size, layer_size = 20;
+constexpr std::size_t group_widths = layers + 3 * layer_size, transform = group_widths + 6 * 4 + section_head;
+constexpr std::size_t body = model;
 
 }  // namespace
 
@@ -158,20 +161,25 @@ TEST_CASE("profile: right checksums do not make nonsense right") {
     return profile::parse(b).status();
   };
   const double infinity = std::numeric_limits<double>::infinity(), nan = std::nan("");
-  REQUIRE(frames::load<std::uint16_t>(file, body + 2) == 2);
-  REQUIRE(frames::load<std::uint32_t>(file, body + 4) == 3);
+  REQUIRE(frames::load<std::uint16_t>(file, model + 2) == 2);
+  REQUIRE(frames::load<std::uint32_t>(file, model + 4) == 3);
   REQUIRE(frames::load<std::int32_t>(file, layers + 4) == 8);
-  REQUIRE(frames::load<std::int32_t>(file, first_plane) == 16);
-  REQUIRE(verdict(body, std::uint8_t{3}) == status::ok);
-  CHECK(verdict(body, std::uint8_t{0}) == status::corrupt_profile);  // passes
-  CHECK(verdict(body, std::uint8_t{7}) == status::corrupt_profile);
-  CHECK(verdict(body + 1, std::uint8_t{255}) == status::ok);               // sinks
-  CHECK(verdict(body + 2, std::uint16_t{65}) == status::corrupt_profile);  // ropes
-  CHECK(verdict(body + 2, std::uint16_t{0}) == status::corrupt_profile);
-  CHECK(verdict(body + 4, std::uint32_t{4}) == status::corrupt_profile);  // layers
-  CHECK(verdict(body + 4, std::uint32_t{2}) == status::corrupt_profile);
-  CHECK(verdict(body + 4, std::uint32_t{4097}) == status::corrupt_profile);
-  CHECK(verdict(body + 4, std::uint32_t{0xffffffff}) == status::corrupt_profile);
+  REQUIRE(frames::load<std::int32_t>(file, group_widths) == 8);
+  REQUIRE(frames::load<std::uint32_t>(file, transform + 4) == 1);
+  const std::size_t transform_size = frames::load<std::uint32_t>(file, transform - 4);
+  const std::size_t quantizer = transform + transform_size + section_head;
+  const std::size_t entropy = quantizer + frames::load<std::uint32_t>(file, quantizer - 4) + section_head;
+  REQUIRE(frames::load<std::uint32_t>(file, quantizer) == 4);
+  REQUIRE(frames::load<std::uint32_t>(file, entropy) == 1);
+  REQUIRE(verdict(quantizer, std::uint32_t{3}) == status::ok);
+  for (std::uint32_t passes : {0u, 7u, 0x104u, 0xffffffffu})
+    CHECK(verdict(quantizer, passes) == status::corrupt_profile);
+  CHECK(verdict(model, std::uint8_t{255}) == status::ok);  // sinks
+  CHECK(verdict(model + 1, std::uint8_t{1}) == status::corrupt_profile);
+  CHECK(verdict(model + 2, std::uint16_t{65}) == status::corrupt_profile);  // ropes
+  CHECK(verdict(model + 2, std::uint16_t{0}) == status::corrupt_profile);
+  for (std::uint32_t n : {2u, 4u, 4097u, 0xffffffffu})
+    CHECK(verdict(model + 4, n) == status::corrupt_profile);          // layers
   CHECK(verdict(ropes, std::uint8_t{3}) == status::corrupt_profile);  // pairing
   CHECK(verdict(ropes, std::uint8_t{255}) == status::corrupt_profile);
   CHECK(verdict(ropes + 1, std::uint8_t{1}) == status::ok);              // scaling: linear
@@ -188,35 +196,88 @@ TEST_CASE("profile: right checksums do not make nonsense right") {
   CHECK(verdict(layers, std::int32_t{0}) == status::corrupt_profile);  // heads
   CHECK(verdict(layers, std::int32_t{-1}) == status::corrupt_profile);
   CHECK(verdict(layers, std::int32_t{4097}) == status::corrupt_profile);
-  CHECK(verdict(layers, std::int32_t{3}) == status::corrupt_profile);          // not what the planes say
+  CHECK(verdict(layers, std::int32_t{3}) == status::corrupt_profile);          // not what the sections hold
   CHECK(verdict(layers + 4, std::int32_t{16385}) == status::corrupt_profile);  // head size of K and V
   CHECK(verdict(layers + 4, std::int32_t{INT32_MIN}) == status::corrupt_profile);
   CHECK(verdict(layers + 8, std::int32_t{-8}) == status::corrupt_profile);
   CHECK(verdict(layers + 8, std::int32_t{0}) == status::corrupt_profile);
   CHECK(verdict(layers + 12, std::int32_t{2}) == status::corrupt_profile);  // rope index
   CHECK(verdict(layers + 12, std::int32_t{-1}) == status::corrupt_profile);
-  CHECK(verdict(layers + 16, std::int32_t{-1}) == status::corrupt_profile);         // window
-  CHECK(verdict(first_plane, std::int32_t{INT32_MAX}) == status::corrupt_profile);  // width
-  CHECK(verdict(first_plane, std::int32_t{0}) == status::corrupt_profile);
-  for (std::int32_t group : {0, -8, 4, 12, 20, 2048, INT32_MAX})  // group width
-    CHECK(verdict(first_plane + 4, group) == status::corrupt_profile);
+  CHECK(verdict(layers + 16, std::int32_t{-1}) == status::corrupt_profile);  // window
+  for (std::int32_t group : {0, -8, 4, 12, 20, 2048, INT32_MAX})             // group width
+    CHECK(verdict(group_widths, group) == status::corrupt_profile);
   for (float x : {NAN, INFINITY, -INFINITY}) {
-    CHECK(verdict(first_plane + 8, x) == status::corrupt_profile);   // step
-    CHECK(verdict(first_plane + 12, x) == status::corrupt_profile);  // scale
-    CHECK(verdict(first_plane + 16, x) == status::corrupt_profile);  // loss
-    CHECK(verdict(first_plane + 16 + 20, x) == status::corrupt_profile);
+    CHECK(verdict(transform, x) == status::corrupt_profile);      // scale
+    CHECK(verdict(quantizer + 4, x) == status::corrupt_profile);  // step
+    CHECK(verdict(quantizer + 8, x) == status::corrupt_profile);  // loss
+    CHECK(verdict(quantizer + 8 + 20, x) == status::corrupt_profile);
   }
-  CHECK(verdict(first_plane + 12, 0.f) == status::corrupt_profile);
-  CHECK(verdict(first_plane + 12, -1.f) == status::corrupt_profile);
-  for (std::uint32_t parts : {0u, 1u, 2u, 3u, 4u, 5u, 6u, 8u, 15u, 0xffffffffu})
-    CHECK(verdict(first_plane + plane_head - 4, parts) == status::corrupt_profile);
-  const std::size_t mean = first_plane + plane_head + 16, matrix = mean + 32;
-  CHECK(verdict(first_plane + plane_head, std::uint8_t{255}) == status::ok);  // any byte is a class
+  CHECK(verdict(transform, 0.f) == status::corrupt_profile);
+  CHECK(verdict(transform, -1.f) == status::corrupt_profile);
+  for (std::uint32_t calibrated : {0u, 2u, 0x101u, 0xffffffffu}) {
+    CHECK(verdict(transform + 4, calibrated) == status::corrupt_profile);
+    CHECK(verdict(entropy, calibrated) == status::corrupt_profile);
+  }
+  const std::size_t mean = transform + 8, matrix = mean + 32;
+  CHECK(verdict(entropy + 4, std::uint8_t{255}) == status::ok);  // any byte is a class
   for (const std::uint16_t h : {std::uint16_t{0x7c00}, std::uint16_t{0xfc00}, std::uint16_t{0x7e00}}) {
     CHECK(verdict(mean, h) == status::corrupt_profile);
     CHECK(verdict(matrix, h) == status::corrupt_profile);
   }
   CHECK(verdict(mean, std::uint16_t{0x7bff}) == status::ok);
+  // Heads of sections: stage, id, flags, size.
+  for (const std::size_t at : {first_section, transform - 8, quantizer - 8, entropy - 8}) {
+    CHECK(verdict(at, std::uint8_t{7}) == status::corrupt_profile);
+    CHECK(verdict(at + 1, std::uint8_t{200}) == status::corrupt_profile);
+    for (const int flags : {1, 2, 256}) CHECK(verdict(at + 2, std::uint16_t(flags)) == status::corrupt_profile);
+    for (int by : {-1, 1, 4, 1 << 30})
+      CHECK(verdict(at + 4, frames::load<std::uint32_t>(file, at + 4) + std::uint32_t(by)) == status::corrupt_profile);
+  }
+}
+
+TEST_CASE("profile: sections of other stages are kept, skipped or refused") {
+  const auto section = [](int stage, int id, bool optional, std::size_t size) {
+    return profile_section{std::uint8_t(stage), std::uint8_t(id), optional, std::vector<std::byte>(size, std::byte{7})};
+  };
+  const profile plain = small_profile();
+  profile p = plain;
+  p.set_section(section(5, 130, true, 1000));
+  p.set_section(section(1, 5, true, 0));
+  p.set_section(section(5, 130, true, 33));  // in the place of the first
+  REQUIRE(p.sections.size() == 2);
+  CHECK(p.fingerprint() == plain.fingerprint());
+  CHECK(p.fingerprint(profile_stage::entropy, 130) != p.fingerprint());
+  CHECK(p.fingerprint(profile_stage::entropy, 131) == 0);
+  const result<profile> q = profile::parse(p.serialize());
+  REQUIRE(q);
+  CHECK(q->sections == p.sections);
+  CHECK(q->fingerprint(profile_stage::entropy, 130) == p.fingerprint(profile_stage::entropy, 130));
+  p.sections[0].bytes[3] = std::byte{8};
+  CHECK(q->fingerprint(profile_stage::entropy, 130) != p.fingerprint(profile_stage::entropy, 130));
+
+  // What is not optional is part of the identity, and only for who knows it.
+  p.set_section(section(2, 128, false, 5));
+  CHECK(p.fingerprint() != plain.fingerprint());
+  CHECK(profile::parse(p.serialize()).status() == status::missing_section);
+  const std::uint16_t known[] = {2 * 256 + 128};
+  const result<profile> r = profile::parse(p.serialize(), known);
+  REQUIRE(r);
+  CHECK(r->sections == p.sections);
+
+  // Twice the same, or too many, is no profile.
+  bytes twice = q->serialize();
+  const std::size_t at = twice.size() - 4 - 2 * section_head - 33;
+  const bytes copy(twice.begin() + std::ptrdiff_t(at), twice.begin() + std::ptrdiff_t(at + section_head + 33));
+  twice.insert(twice.end() - 4, copy.begin(), copy.end());
+  frames::fix_profile(twice);
+  CHECK(profile::parse(twice).status() == status::corrupt_profile);
+  profile many = plain;
+  for (int i = 0; i < 64; ++i) many.set_section(section(4, i, true, 1));
+  CHECK(validate(many) == status::ok);
+  CHECK(profile::parse(many.serialize()).status() == status::ok);
+  many.set_section(section(3, 1 + 128, true, 1));
+  CHECK(validate(many) == status::corrupt_profile);
+  CHECK(profile::parse(many.serialize()).status() == status::corrupt_profile);
 }
 
 TEST_CASE("profile: a few bytes cannot ask for gigabytes") {
@@ -272,8 +333,7 @@ TEST_CASE("profile: encoder and decoder refuse what cannot be used") {
     CHECK(e.max_size(c.view()) == 0);
     CHECK(e.encode(c.view(), out).status() == status::corrupt_profile);
     CHECK(decoder<>(p).decode(frame, c.view()).worst == status::corrupt_profile);
-    encoder<codec::basic_codec<tile_tokens<>, no_prediction, identity_transform, single_level, profile_steps, raw>> r(
-        p);
+    encoder<codec::uncompressed> r(p);
     CHECK(r.encode(c.view(), out).status() == status::corrupt_profile);
   };
   refused([](profile& p) { p.passes = 0; });

@@ -98,6 +98,13 @@ foreach(name plain moved)
   sluice(0 decode -p tuned.profile ${name}.slc -o b.safetensors)
   compare(${name} b 0.12)
 endforeach()
+# CacheGen's paper needs tables of its own, which calibrate counts where it is asked to.
+sluice(1 encode -p tuned.profile --codec cachegen_paper plain.safetensors -o no.slc)
+expect(err "lacks what a stage of this codec needs")
+sluice(0 calibrate --cachegen plain.safetensors -o tables.profile)
+sluice(0 encode -p tables.profile --codec cachegen_paper plain.safetensors -o cachegen.slc)
+sluice(0 decode -p tables.profile cachegen.slc -o b.safetensors)
+compare(plain b 0.3)
 sluice(0 info moved.slc --json)
 json_is(position 512)
 if(bytes_moved GREATER bytes_plain)  # which also holds the first tokens, exact

@@ -4,11 +4,11 @@
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/layers.hpp>
 #include <sluice/codec/tile_codec.hpp>
-#include <sluice/tensor/rows.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/format/tile.hpp>
 #include <sluice/numeric.hpp>
 #include <sluice/tensor/model_ropes.hpp>
+#include <sluice/tensor/rows.hpp>
 
 #include <cstdint>
 #include <cstring>
@@ -56,16 +56,7 @@ class decoder {
  public:
   /// For frames that were made with this profile, or with any of this shape where the codec does not use it. What is
   /// wrong with the profile is said by decode().
-  explicit decoder(const profile& p, tuning t = {})
-      : profile_(&p),
-        state_(validate(p)),
-        isa_(usable_isa(t.isa)),
-        fingerprint_(fingerprint_of<Codec>(p)),
-        coder_(state_ == status::ok ? p : empty_profile(), isa_),
-        ropes_(state_ == status::ok && Codec::domain == value_domain::unrotated ? p.shape : model_shape{}),
-        unropes_(ropes_) {
-    if (state_ == status::ok) state_ = coder_.state();
-  }
+  explicit decoder(const profile& p, tuning t = {});
   explicit decoder(profile&&, tuning = {}) = delete;  // it must outlive the decoder
 
   /// Decodes one frame into a view, whose tokens are matched by position; tokens that the view lacks are skipped, and
@@ -79,26 +70,7 @@ class decoder {
 
   /// The same for a model whose layers are shown by several views.
   page_status decode(std::span<const std::byte> frame, std::span<const kv_view> cache,
-                     const decode_options& options = {}) {
-    page_status out;
-    out.worst = begin(frame, cache, options);
-    for (status& s : options.pages) s = out.worst == status::ok ? status::absent : out.worst;
-    if (out.worst != status::ok) return out;
-    const kv_view& paged = cache.front();
-    mark(options.pages, paged, within(paged, 0, 0, int(index_.header().tokens)), status::ok);
-    const int first = detail::max(options.layers.begin, 0);
-    const int last = detail::min(options.layers.end, profile_->shape.num_layers());
-    for (int tile = 0; tile < index_.token_tiles(); ++tile) {
-      prepare_ropes(tile);
-      unsound_ = INT32_MIN;
-      if constexpr (Codec::span > 0) coder_.begin_tile();
-      // Layers below the range are decoded for a predictor that builds on them, and go nowhere.
-      for (int layer = detail::max(first - Codec::span, 0); layer < last; ++layer)
-        if (slots_[std::size_t(layer)].view || Codec::span > 0)
-          decode_layer(frame, layer, tile, layer >= first, options.pages, paged, out);
-    }
-    return out;
-  }
+                     const decode_options& options = {});
 
  private:
   static constexpr bool stored = Codec::domain == value_domain::stored;
@@ -474,6 +446,43 @@ class decoder {
   int level_ = 0;
   int unsound_ = INT32_MIN;  // the last layer of this token tile that has a damaged tile
 };
+
+// What users call is defined outside of the class: sluice::kernels has it, and who links that compiles none of it.
+
+template <tile_codec Codec>
+decoder<Codec>::decoder(const profile& p, tuning t)
+    : profile_(&p),
+      state_(validate(p)),
+      isa_(usable_isa(t.isa)),
+      fingerprint_(fingerprint_of<Codec>(p)),
+      coder_(state_ == status::ok ? p : empty_profile(), isa_),
+      ropes_(state_ == status::ok && Codec::domain == value_domain::unrotated ? p.shape : model_shape{}),
+      unropes_(ropes_) {
+  if (state_ == status::ok) state_ = coder_.state();
+}
+
+template <tile_codec Codec>
+page_status decoder<Codec>::decode(std::span<const std::byte> frame, std::span<const kv_view> cache,
+                                   const decode_options& options) {
+  page_status out;
+  out.worst = begin(frame, cache, options);
+  for (status& s : options.pages) s = out.worst == status::ok ? status::absent : out.worst;
+  if (out.worst != status::ok) return out;
+  const kv_view& paged = cache.front();
+  mark(options.pages, paged, within(paged, 0, 0, int(index_.header().tokens)), status::ok);
+  const int first = detail::max(options.layers.begin, 0);
+  const int last = detail::min(options.layers.end, profile_->shape.num_layers());
+  for (int tile = 0; tile < index_.token_tiles(); ++tile) {
+    prepare_ropes(tile);
+    unsound_ = INT32_MIN;
+    if constexpr (Codec::span > 0) coder_.begin_tile();
+    // Layers below the range are decoded for a predictor that builds on them, and go nowhere.
+    for (int layer = detail::max(first - Codec::span, 0); layer < last; ++layer)
+      if (slots_[std::size_t(layer)].view || Codec::span > 0)
+        decode_layer(frame, layer, tile, layer >= first, options.pages, paged, out);
+  }
+  return out;
+}
 
 }  // namespace SLUICE_HOST_ABI
 }  // namespace sluice

@@ -4,11 +4,11 @@
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/layers.hpp>
 #include <sluice/codec/tile_codec.hpp>
-#include <sluice/tensor/rows.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/format/tile.hpp>
 #include <sluice/numeric.hpp>
 #include <sluice/tensor/model_ropes.hpp>
+#include <sluice/tensor/rows.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -32,38 +32,13 @@ template <tile_codec Codec = codec::standard>
 class encoder {
  public:
   /// For caches of the model that the profile describes. What is wrong with it is said by encode().
-  explicit encoder(const profile& p, tuning t = {})
-      : profile_(&p),
-        state_(validate(p)),
-        isa_(usable_isa(t.isa)),
-        fingerprint_(fingerprint_of<Codec>(p)),
-        coder_(state_ == status::ok ? p : empty_profile(), isa_),
-        ropes_(state_ == status::ok && Codec::domain == value_domain::unrotated ? p.shape : model_shape{}) {
-    if (state_ == status::ok) state_ = coder_.state();
-  }
+  explicit encoder(const profile& p, tuning t = {});
   explicit encoder(profile&&, tuning = {}) = delete;  // it must outlive the encoder
 
   /// Bytes that encode() can need for this view: the cache as stored, plus headers. Never exceeded.
   std::size_t max_size(const kv_view& cache) const { return max_size({&cache, 1}); }
   /// The same for several views.
-  std::size_t max_size(std::span<const kv_view> cache) const {
-    std::int64_t begin = 0, end = 0;
-    if (state_ != status::ok || !extent(cache, begin, end)) return 0;
-    const std::size_t tiles = std::size_t((end - begin + tile_tokens - 1) / tile_tokens);
-    std::size_t coded = 0, row = 0, groups = 0;
-    for (const plane_profile& q : profile_->planes) groups += std::size_t(q.groups());
-    for (const kv_view& v : cache)
-      for (int i = 0; i < v.num_layers; ++i)
-        for (plane p : {plane::key, plane::value})
-          if (v[p].present() && v.layer_id(i) >= 0 && v.layer_id(i) < profile_->shape.num_layers()) {
-            coded += std::size_t(profile_->of(v.layer_id(i), p).groups());
-            row += std::size_t(v.num_kv_heads) * std::size_t(v[p].head_dim) * std::size_t(size_of(v[p].type));
-          }
-    const std::size_t tokens = std::size_t(end - begin);
-    return sizeof(frame_header) + profile_->shape.layers.size() * sizeof(shape_run) + 16 +
-           groups * tiles * std::size_t(passes()) * sizeof(tile_entry) +
-           coded * tiles * tile_writer::stored_size(0, 0) + coded * tiles * 16 + coded * tokens * 2 + tokens * row;
-  }
+  std::size_t max_size(std::span<const kv_view> cache) const;
 
   /// Encodes all tokens of the view as one frame and returns its size.
   /// Errors: invalid_argument (no tokens), invalid_view, page_out_of_range, wrong_shape, unsupported_type (opaque bytes
@@ -76,19 +51,7 @@ class encoder {
   /// The same for a model whose layers are shown by several views, which may differ in type and position; the frame
   /// covers the positions that any view has, and holds of each layer what its view has of them.
   result<std::size_t> encode(std::span<const kv_view> cache, std::span<std::byte> out,
-                             const encode_options& options = {}) {
-    if (const status s = begin(cache, options); s != status::ok) return s;
-    index_.clear();
-    for (auto& p : payload_) p.clear();
-    // Layers ascend within a token tile, as they do when it is decoded: a predictor has seen the lower ones.
-    for (int tile = 0; tile < tiles_; ++tile) {
-      if constexpr (Codec::span > 0) coder_.begin_tile();
-      for (int layer = 0; layer < profile_->shape.num_layers(); ++layer)
-        for (plane which : {plane::key, plane::value})
-          if (const status s = encode_tile(layer, which, tile); s != status::ok) return s;
-    }
-    return assemble(out);
-  }
+                             const encode_options& options = {});
 
   /// @name The same for caches that may only be read.
   /// @{
@@ -352,6 +315,55 @@ class encoder {
   std::ptrdiff_t ld_ = 0;
   int tokens_ = 0, tiles_ = 0, made_ = 1;
 };
+
+// What users call is defined outside of the class: sluice::kernels has it, and who links that compiles none of it.
+
+template <tile_codec Codec>
+encoder<Codec>::encoder(const profile& p, tuning t)
+    : profile_(&p),
+      state_(validate(p)),
+      isa_(usable_isa(t.isa)),
+      fingerprint_(fingerprint_of<Codec>(p)),
+      coder_(state_ == status::ok ? p : empty_profile(), isa_),
+      ropes_(state_ == status::ok && Codec::domain == value_domain::unrotated ? p.shape : model_shape{}) {
+  if (state_ == status::ok) state_ = coder_.state();
+}
+
+template <tile_codec Codec>
+std::size_t encoder<Codec>::max_size(std::span<const kv_view> cache) const {
+  std::int64_t begin = 0, end = 0;
+  if (state_ != status::ok || !extent(cache, begin, end)) return 0;
+  const std::size_t tiles = std::size_t((end - begin + tile_tokens - 1) / tile_tokens);
+  std::size_t coded = 0, row = 0, groups = 0;
+  for (const plane_profile& q : profile_->planes) groups += std::size_t(q.groups());
+  for (const kv_view& v : cache)
+    for (int i = 0; i < v.num_layers; ++i)
+      for (plane p : {plane::key, plane::value})
+        if (v[p].present() && v.layer_id(i) >= 0 && v.layer_id(i) < profile_->shape.num_layers()) {
+          coded += std::size_t(profile_->of(v.layer_id(i), p).groups());
+          row += std::size_t(v.num_kv_heads) * std::size_t(v[p].head_dim) * std::size_t(size_of(v[p].type));
+        }
+  const std::size_t tokens = std::size_t(end - begin);
+  return sizeof(frame_header) + profile_->shape.layers.size() * sizeof(shape_run) + 16 +
+         groups * tiles * std::size_t(passes()) * sizeof(tile_entry) + coded * tiles * tile_writer::stored_size(0, 0) +
+         coded * tiles * 16 + coded * tokens * 2 + tokens * row;
+}
+
+template <tile_codec Codec>
+result<std::size_t> encoder<Codec>::encode(std::span<const kv_view> cache, std::span<std::byte> out,
+                                           const encode_options& options) {
+  if (const status s = begin(cache, options); s != status::ok) return s;
+  index_.clear();
+  for (auto& p : payload_) p.clear();
+  // Layers ascend within a token tile, as they do when it is decoded: a predictor has seen the lower ones.
+  for (int tile = 0; tile < tiles_; ++tile) {
+    if constexpr (Codec::span > 0) coder_.begin_tile();
+    for (int layer = 0; layer < profile_->shape.num_layers(); ++layer)
+      for (plane which : {plane::key, plane::value})
+        if (const status s = encode_tile(layer, which, tile); s != status::ok) return s;
+  }
+  return assemble(out);
+}
 
 }  // namespace SLUICE_HOST_ABI
 }  // namespace sluice

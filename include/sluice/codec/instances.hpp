@@ -6,11 +6,17 @@
 #include <sluice/codec/presets.hpp>
 #include <sluice/warp/targets.hpp>
 
-// Encoders and decoders of presets that sluice::kernels has ready: who links it does not compile them again.
+// Encoders and decoders of the presets: sluice::kernels has them, and who links it does not compile them again.
 
-#define SLUICE_FOR_EACH_CODEC_INSTANCE(instance)                                                          \
-  instance(codec::standard) instance(codec::fixed<4>) instance(codec::fixed<8>) instance(codec::plain<4>) \
-      instance(codec::plain<8>)
+// clang-format off
+#define SLUICE_FOR_EACH_CODEC_INSTANCE(instance) \
+  instance(codec::standard)                      \
+  instance(codec::exact)                         \
+  instance(codec::uncompressed)                  \
+  instance(codec::fixed<4>)                      \
+  instance(codec::plain<8>)                      \
+  instance(codec::plain<4>)
+// clang-format on
 
 #if SLUICE_LINKS_KERNELS
 namespace sluice {

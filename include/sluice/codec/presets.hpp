@@ -2,8 +2,11 @@
 #pragma once
 
 #include <sluice/codec/codec.hpp>
+#include <sluice/codec/preset/cachegen_paper.hpp>
 #include <sluice/codec/preset/exact.hpp>
 #include <sluice/codec/preset/fixed.hpp>
+#include <sluice/codec/preset/int4.hpp>
+#include <sluice/codec/preset/kivi.hpp>
 #include <sluice/codec/width/layer_bits.hpp>
 
 #include <array>
@@ -20,7 +23,13 @@ constexpr bool any_preset(F&& f) {
          f.template operator()<uncompressed>("raw", "the bytes as they are, with frame and checksums") ||
          f.template operator()<fixed<4>>("fixed4", "4 bits a value in the profile's basis, no entropy coder") ||
          f.template operator()<plain<8>>("plain8", "8 bits a value, range per channel and tile, no profile") ||
-         f.template operator()<plain<4>>("plain4", "4 bits a value, range per channel and tile, no profile");
+         f.template operator()<plain<4>>("plain4", "4 bits a value, range per channel and tile, no profile") ||
+         f.template operator()<int4>("int4", "4 bits a value, one scale per token and head, no profile") ||
+         f.template operator()<kivi<4>>("kivi4", "KIVI: 4 bits, K per channel, V per token, last 128 tokens exact") ||
+         f.template operator()<kivi<2>>("kivi2", "KIVI: 2 bits, K per channel, V per token, last 128 tokens exact") ||
+         f.template operator()<cachegen_paper<>>("cachegen_paper", "CacheGen's paper; its tables are in the profile") ||
+         f.template operator()<cachegen_paper<50>>("cachegen_paper_fine", "the same with bins of half the width") ||
+         f.template operator()<cachegen_paper<200>>("cachegen_paper_coarse", "the same with bins of twice the width");
 }
 
 /// Calls `f.operator()<Codec>()` for the preset of this name. Returns false where there is none.

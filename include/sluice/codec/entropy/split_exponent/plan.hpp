@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/codec/entropy/split_exponent/format.hpp>
+#include <sluice/numeric.hpp>
 
 #include <array>
 #include <bit>
@@ -16,17 +17,6 @@ namespace sluice::detail {
 template <class T>
 constexpr T smaller(T a, T b) noexcept {
   return a < b ? a : b;
-}
-
-/// Shellsort, for a few hundred numbers.
-constexpr void sort_ascending(std::span<std::uint32_t> v) noexcept {
-  for (const std::size_t gap : {132u, 57u, 23u, 10u, 4u, 1u})
-    for (std::size_t i = gap; i < v.size(); ++i) {
-      const std::uint32_t x = v[i];
-      std::size_t to = i;
-      for (; to >= gap && v[to - gap] > x; to -= gap) v[to] = v[to - gap];
-      v[to] = x;
-    }
 }
 
 /// How often a column has each symbol.
@@ -236,7 +226,7 @@ inline table_choice choose_tables_of(std::span<const symbol_counts> columns, int
       mean += static_cast<std::uint32_t>(k) * columns[static_cast<std::size_t>(c)].of[k];
     order[static_cast<std::size_t>(c)] = mean << 8 | static_cast<std::uint32_t>(c);
   }
-  sort_ascending(std::span(order).first(static_cast<std::size_t>(count)));
+  sort(order.data(), static_cast<std::size_t>(count), [](std::uint32_t a, std::uint32_t b) { return a < b; });
   table_choice t;
   t.tables =
       smaller(8, static_cast<int>(std::bit_floor(static_cast<unsigned>(rows * count / 4096 + (rows * count < 4096)))));
