@@ -1,29 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 # Doxygen's view of a header (INPUT_FILTER): a line out for each line in, so that warnings name the right one.
 
-# What the models of a concept have in common is documented once, at the concept. Here: whose models live where.
+# What the models of a concept have in common is documented once, at the concept. Here: whose models live where,
+# in codec/ those of tile_codec but for its folders.
 BEGIN {
-  concept["/codec/codec.hpp"] = concept["/codec/stored_codec.hpp"] = "sluice::tile_codec"
-  concept["/codec/group/"] = "sluice::grouping_policy"
-  concept["/codec/predict/"] = "sluice::predictor_policy"
-  concept["/codec/transform/"] = "sluice::transform_policy"
-  concept["/codec/quantize/"] = "sluice::quantizer_policy"
-  concept["/codec/width/"] = "sluice::bit_widths_policy"
-  concept["/codec/entropy/"] = "sluice::entropy_model or sluice::lossless_model"
+  concept["/sluice/codec/group/"] = "sluice::grouping_policy"
+  concept["/sluice/codec/predict/"] = "sluice::predictor_policy"
+  concept["/sluice/codec/transform/"] = "sluice::transform_policy"
+  concept["/sluice/codec/quantize/"] = "sluice::quantizer_policy"
+  concept["/sluice/codec/width/"] = "sluice::bit_widths_policy"
+  concept["/sluice/codec/entropy/"] = "sluice::entropy_model or sluice::lossless_model"
   concept["/stream/plan/policy/"] = concept["/study/oracle.hpp"] = concept["/study/replay.hpp"] = \
       "sluice::stream::planner_policy"
   concept["/study/placement_policies.hpp"] = "sluice::stream::placement_policy"
   concept["/stream/store/sources/"] = "sluice::stream::byte_source"
 }
 FNR == 1 {
+  if (index(FILENAME, "/sluice/codec/")) asked_by = "sluice::tile_codec"
   for (place in concept)
     if (index(FILENAME, place)) asked_by = concept[place]
 }
 asked_by && !documented &&
   (/^  static constexpr [a-z_:* ]+ (id|tokens|heads_per_basis|tile_tokens|domain|span|predicts|passes)[ {]/ ||
    /^  static constexpr [a-z_:* ]+ (fixed_width|rounds|name|refines|in_place) =/ || /^  using (en|de)coder = / ||
-   /^  static [a-z ]+ (passes|keeps_exact|uses|depth|measures|step|bits)\(/ || /^  step (link|compute)\(/ ||
-   /^  (placement_move|double) (move|worth|worth_at|density)\(/ ||
+   /^  static [a-z_0-9: ]+ (passes|keeps_exact|uses|fingerprint|depth|measures|step|bits)\(/ ||
+   /^  step (link|compute)\(/ || /^  (placement_move|double) (move|worth|worth_at|density)\(/ ||
    /^  [a-z_0-9:<>]+ (size|put|detail|submit|arrived|cancel|poll)\(/) {
   sub(/^  /, "  /** Asked for by " asked_by ". */ ")
 }

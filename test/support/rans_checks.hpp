@@ -21,7 +21,7 @@ using namespace sluice::detail;
 namespace reference = rans_reference;
 using reference::below;
 
-// One stream with its tables, its data, and its bytes as the reference has them.
+// One code with its tables, its data, and its bytes as the reference has them.
 template <alphabet A>
 struct stream {
   using block = std::conditional_t<A == alphabet::digits, ternary_block, base_block>;
@@ -154,7 +154,7 @@ void round_trips(const Coder& coder, std::mt19937& random, int times) {
   }
 }
 
-// A stream that a decoder accepts is the one that encoding its values gives: each step can be undone.
+// A code that a decoder accepts is the one that encoding its values gives: each step can be undone.
 template <alphabet A, class Coder>
 void damage(const Coder& coder, std::mt19937& random) {
   const stream<A> s(random, 1 + below(random, 3), 1 + below(random, 12));

@@ -43,7 +43,7 @@ class arena {
   std::vector<void*> pieces_;
 };
 
-// Values from the first of a row of streams to the last, as far as a job says.
+// Values from the first of a row of codes to the last, as far as a job says.
 inline std::int64_t cells(std::int64_t rows, std::int64_t blocks, std::int64_t stride) {
   return rows > 0 && blocks > 0 ? (rows - 1) * stride + 32 * blocks : 0;
 }
@@ -148,7 +148,7 @@ struct device_coder {
   }
 };
 
-// One plan serves the streams of a block, but none with other tables.
+// One plan serves the codes of a block, but none with other tables.
 inline void shared_plans(unsigned seed) {
   std::mt19937 random(seed);
   const stream<alphabet::values> s(random, 3, 40), other(random, 3, 7);

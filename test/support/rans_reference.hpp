@@ -57,7 +57,7 @@ inline int digit_symbol(int digit, int parent) {
   return r == 0 ? 0 : r < 0 ? 1 : 2;
 }
 
-// What a stream codes, in the decoder's order.
+// What a code holds, in the decoder's order.
 using step = std::array<interval, rans_lanes>;
 
 inline std::vector<std::uint8_t> encode(const std::vector<step>& steps) {

@@ -110,7 +110,7 @@ TEST_CASE("codec shapes: heads and head sizes") {
     std::size_t size = 0;
     CHECK(round_trip(uncalibrated, source, shape, &size) < 0.1);
     const std::size_t elements = caches::floats(source.view()).size();
-    if (elements > 20000) CHECK(size < elements * 3 / 2);  // it pays, also where a stream has several parts
+    if (elements > 20000) CHECK(size < elements * 3 / 2);  // it pays, also where a code has several parts
     CHECK(round_trip<codec::fixed<6>>(uncalibrated, source, shape) < 0.1);
     CHECK(round_trip<codec::plain<6>>(uncalibrated, source, shape) < 0.1);
     CHECK(round_trip<codec::exact>(uncalibrated, source, shape) == 0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Streams of released format versions (test/golden, README.md there) decode to what they always did: integers exactly,
+// Frames of released format versions (test/golden, README.md there) decode to what they always did: integers exactly,
 // values within one unit in the last place of f16; and the integers encode to the same bytes again.
-// `sluice_tests --test-case="golden: make" --no-skip` writes the streams anew: only with a new format version.
+// `sluice_tests --test-case="golden: make" --no-skip` writes the frames anew: only with a new format version.
 #include <sluice/sluice.hpp>
 
 #include <doctest/doctest.h>
@@ -144,14 +144,14 @@ std::vector<std::uint32_t> integers(const profile& p, const bytes& frame) {
   return sums;
 }
 
-// A stream of the set: the profile it was made with, what decodes it, and where its tokens go.
+// A frame of the set: the profile it was made with, what decodes it, and where its tokens go.
 struct golden {
   const char* name;
   const char* profile;
   const char* preset;
   dtype type;
   std::int64_t tokens, position;
-  int level;    // most of what the stream holds
+  int level;    // most of what the frame holds
   bool pinned;  // whether NAME.values lists every element at that level
 };
 constexpr golden streams[] = {
@@ -201,7 +201,7 @@ caches::mixed_cache pages_for(const profile& p, const golden& s) {
   return {p.shape, kinds};
 }
 
-// What streams.txt pins: checksums of the integers of every level, or of the elements of a lossless stream.
+// What streams.txt pins: checksums of the integers of every level, or of the elements of a lossless frame.
 std::string sums_of(const golden& s) {
   const profile p = load(s.profile);
   const bytes frame = read(std::string(s.name) + ".slc");

@@ -281,7 +281,7 @@ TEST_CASE("profile: sections of other stages are kept, skipped or refused") {
 }
 
 TEST_CASE("profile: a few bytes cannot ask for gigabytes") {
-  // Uncalibrated planes name their sizes and carry nothing: 4096 layers of 4096 heads, each a stream of its own.
+  // Uncalibrated planes name their sizes and carry nothing: 4096 layers of 4096 heads, each a group of its own.
   model_shape huge = model_shape::uniform(4096, 4096, 16384);
   bytes file = profile::uncalibrated(huge).serialize();
   CHECK(profile::parse(file).status() == status::corrupt_profile);

@@ -18,7 +18,7 @@
 #include <cstdint>
 #include <vector>
 
-// What model/calibrate.hpp keeps of K or V of one layer: running sums, then bases, then counts.
+// What calibrate/calibrate.hpp keeps of K or V of one layer: running sums, then bases, then counts.
 
 namespace sluice::detail {
 

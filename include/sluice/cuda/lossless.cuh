@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-// Lossless tiles on a GPU, a warp per strip: open_strips_kernel reads the heads, the coder's kernel decodes the streams'
+// Lossless tiles on a GPU, a warp per strip: open_strips_kernel reads the heads, the coder's kernel decodes the codes'
 // symbols, join_strips_kernel puts the elements together. All pointers are the device's; elements lie at their alignment.
 
 #pragma push_macro("SLUICE_BODY_FN")
@@ -59,7 +59,7 @@ struct lossless_strip {
   detail::strip_tables tables;
 };
 
-/// A tile to decode: strips[i] and streams[i] for each of its lossless_strips(). A stream whose strip has none (stored
+/// A tile to decode: strips[i] and streams[i] for each of its lossless_strips(). A code whose strip has none (stored
 /// or refused) has no rows and no blocks, and its `ok` is not asked for.
 struct lossless_tile {
   dtype type = dtype::f16;
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(32) open_strips_kernel(lossless_tile tile) {
   }
 }
 
-/// A warp per strip of the tile, after its stream has been decoded; strips[i].state says how it went.
+/// A warp per strip of the tile, after its code has been decoded; strips[i].state says how it went.
 template <int = 0>
 __global__ void __launch_bounds__(32) join_strips_kernel(lossless_tile tile) {
   const int index = static_cast<int>(blockIdx.x), lane = floats::lane(), size = size_of(tile.type);

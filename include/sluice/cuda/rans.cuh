@@ -9,7 +9,7 @@
 #include <span>
 #include <type_traits>
 
-// The coder on a GPU: the host's body on cuda::warp, a warp a stream, its tables in shared memory.
+// The coder on a GPU: the host's body on cuda::warp, a warp a code, its tables in shared memory.
 
 #pragma push_macro("SLUICE_BODY_FN")
 #pragma push_macro("SLUICE_BODY_INLINE")
@@ -35,7 +35,7 @@ namespace sluice::cuda {
 struct plan_memory {
   std::uint32_t bytes = 0;  ///< of one plan, a multiple of 16
   std::uint32_t rows = 0;
-  bool one_per_block = false;  ///< all streams of a block have the same tables: those of the first one
+  bool one_per_block = false;  ///< all codes of a block have the same tables: those of the first one
 
   constexpr std::size_t of_block(int warps) const noexcept {
     return std::size_t{bytes} * static_cast<std::size_t>(one_per_block ? 1 : warps);
@@ -83,7 +83,7 @@ constexpr plan_memory encode_memory(int rows, bool one_per_block = false) noexce
   return plan_of<rans::encode_plan<A>>(rows, one_per_block);
 }
 
-/// Which stream a warp works on, and the plan it works by; null where there is none for it.
+/// Which code a warp works on, and the plan it works by; null where there is none for it.
 template <class Plan, class Job>
 __device__ __forceinline__ const Plan* shared_plan(const warp& w, const Job* jobs, int count, int mine,
                                                    const plan_memory& m, unsigned char* memory) {

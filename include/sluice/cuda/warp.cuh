@@ -111,7 +111,7 @@ struct warp {
     const std::uint32_t found = slot > minus ? minus : rows[0].entry[lane];
     return {slot > plus ? plus : found};
   }
-  /// x = freq * (x >> 8) + slot - start, then one byte of the stream for every lane below 256, in lane order.
+  /// x = freq * (x >> 8) + slot - start, then one byte of the code for every lane below 256, in lane order.
   __device__ __forceinline__ void advance(state& s, hit h, source& in) const {
     const unsigned freq_1 = h.entry >> 16 & 255u, high = s.x >> 8;
     unsigned x = freq_1 * high + high + (s.x & 255u) - (h.entry >> 24);

@@ -92,7 +92,7 @@ struct warp {
     h.symbol = _mm256_sub_epi8(h.symbol, _mm256_cmpgt_epi8(slot, t));
   }
 
-  /// x = freq * (x >> 8) + slot - start, then one byte of the stream for every lane below 256, in lane order.
+  /// x = freq * (x >> 8) + slot - start, then one byte of the code for every lane below 256, in lane order.
   SLUICE_BODY_INLINE void advance(state& s, hit h, source& in) const {
     if (in.p > in.limit) [[unlikely]]
       in = source::near_end(in);

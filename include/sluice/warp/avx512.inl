@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// 32 lanes of 16 bits in one register, bytes of the stream spread by VBMI2 expansion, lanes chosen by mask registers.
+// 32 lanes of 16 bits in one register, bytes of the code spread by VBMI2 expansion, lanes chosen by mask registers.
 
 struct warp {
   static constexpr int streams = 4;  // decoded side by side
@@ -134,7 +134,7 @@ struct warp {
     return {pick(plus, pick(minus, a, b), c), minus, plus};
   }
 
-  /// x = freq * (x >> 8) + slot - start, then one byte of the stream for every lane below 256, in lane order.
+  /// x = freq * (x >> 8) + slot - start, then one byte of the code for every lane below 256, in lane order.
   template <class Hit>
   SLUICE_BODY_INLINE void advance(state& s, const Hit& h, source& in) const {
     if (in.p > in.limit) [[unlikely]]

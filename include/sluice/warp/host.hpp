@@ -27,7 +27,7 @@ inline constexpr compress_table compressed = make_compress_table();
 
 inline namespace SLUICE_HOST_ABI {
 
-// Where a decoder's bytes come from: 32 of them may be read at p while p <= limit. Untrusted streams end where they
+// Where a decoder's bytes come from: 32 of them may be read at p while p <= limit. Untrusted codes end where they
 // like, so the last bytes are read from a padded copy, and whoever asks for more gets rubbish and `end` null.
 struct byte_source {
   const std::uint8_t* p;

@@ -97,7 +97,7 @@ struct warp {
     symbol -= reinterpret_cast<bytes16>(slot > t);
   }
 
-  /// x = freq * (x >> 8) + slot - start, then one byte of the stream for every lane below 256, in lane order.
+  /// x = freq * (x >> 8) + slot - start, then one byte of the code for every lane below 256, in lane order.
   static SLUICE_BODY_INLINE void advance(state& s, const hit& h, source& in) {
     if (in.p > in.limit) [[unlikely]]
       in = source::near_end(in);

@@ -229,6 +229,7 @@ inline namespace SLUICE_HOST_ABI {
 template <int Percent = 100, grouping_policy Grouping = tile_tokens<1520>>
 struct cachegen_paper {
   static_assert(Percent >= 1 && Percent <= 1000, "sluice::codec::cachegen_paper<Percent>: bins of 1 to 1000 percent");
+  /// The same codec with tiles of another size.
   template <class G>
   using with_grouping = cachegen_paper<Percent, G>;
 

@@ -16,6 +16,7 @@ template <int Bits>
 using integers = residual_window<
     basic_codec<tile_tokens<>, no_prediction, identity_transform, absmax<>, uniform_bits<Bits>, bitpack>, 0>;
 
+/// The preset of 4 bits.
 using int4 = integers<4>;
 
 static_assert(tile_codec<int4>);

@@ -11,7 +11,7 @@ namespace sluice {
 inline namespace SLUICE_HOST_ABI {
 
 /// Quantiser policy: a uniform mid-tread quantiser at the finest step, split into a base and Refinements ternary passes,
-/// each cutting every cell in three, so that one stream serves every level and a coarser copy is a prefix.
+/// each cutting every cell in three, so that one frame serves every level and a coarser copy is a prefix.
 /// Reconstruction is the middle of the cell: shrinking it towards zero lowers MSE and doubles KL.
 /// Section: f32 step, in units of the transform, where it is not 1.
 template <int Refinements = 3>

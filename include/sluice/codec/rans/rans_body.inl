@@ -117,7 +117,7 @@ SLUICE_BODY_FN bool make_plan(const warp& w, encode_plan<A>& plan, const encode_
 
 // --- decoding ---
 
-// A stream on its way. A step decodes one block of one row.
+// A code on its way. A step decodes one block of one row.
 template <alphabet A>
 struct decode_cursor {
   using value = std::conditional_t<A == alphabet::symbols, std::uint8_t, std::int16_t>;
@@ -173,7 +173,7 @@ SLUICE_BODY_INLINE void decode_step(const warp& w, decode_cursor<A>& c) {
   }
 }
 
-/// Whether the stream can be decoded at all; nothing has been written then.
+/// Whether the code can be decoded at all; nothing has been written then.
 template <alphabet A>
 SLUICE_BODY_FN bool decode_begin(const warp& w, decode_cursor<A>& c, const decode_job& job, const decode_plan<A>& plan,
                                  std::uint8_t* tail) {
@@ -267,7 +267,7 @@ SLUICE_BODY_FN void encode_stream(const warp& w, encode_job& job, const encode_p
 
 #if !SLUICE_TARGET_CUDA
 
-// --- several streams on one core, a step of each in turn, so that they hide each other's latency ---
+// --- several codes on one core, a step of each in turn, so that they hide each other's latency ---
 
 template <alphabet A, int N>
 struct decode_group {
@@ -300,7 +300,7 @@ SLUICE_BODY_INLINE void step_all(const warp& w, decode_group<A, N>& g) {
   }
 }
 
-// As many steps as all N streams have left. Copies of the cursors, for those nobody else points to stay in registers.
+// As many steps as all N codes have left. Copies of the cursors, for those nobody else points to stay in registers.
 template <alphabet A, int N>
 SLUICE_BODY_FN void decode_together(decode_cursor<A>* const* cursors) {
   const warp w = warp::make();
@@ -317,7 +317,7 @@ SLUICE_BODY_FN constexpr int side_by_side(alphabet a) {
   return a == alphabet::symbols && warp::streams > 2 ? 2 : warp::streams;
 }
 
-// N streams at a time; where one ends, the next job takes its place.
+// N codes at a time; where one ends, the next job takes its place.
 template <alphabet A, int N = side_by_side(A)>
 SLUICE_BODY_FN void decode_codes(decode_job* jobs, std::size_t count) {
   const warp w = warp::make();

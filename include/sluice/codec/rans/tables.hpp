@@ -18,7 +18,7 @@ namespace sluice::detail {
 inline constexpr int rans_lanes = warp_lanes;
 inline constexpr int rans_max_symbols = 16;
 inline constexpr int rans_max_digits = 4;
-inline constexpr int rans_max_blocks = 8;    // of one stream
+inline constexpr int rans_max_blocks = 8;    // of one code
 inline constexpr int rans_state_bytes = 64;  // 32 states of 16 bits before the renormalisation bytes
 
 /// Ternary digits of a refinement: symbols 0, 1, 2 = digits 0, -1, +1, their sign turned where the value is negative.
@@ -40,7 +40,7 @@ struct base_block {
   bool operator==(const base_block&) const = default;
 };
 
-/// A stream to decode: `rows` tokens of `blocks` blocks, into values[row * stride + 32 * block + lane].
+/// A code to decode: `rows` tokens of `blocks` blocks, into values[row * stride + 32 * block + lane].
 struct decode_job {
   const void* tables = nullptr;         ///< base_block[blocks] or ternary_block[blocks]
   const std::uint8_t* bytes = nullptr;  ///< untrusted; nothing outside bytes[0, size) is read
@@ -52,7 +52,7 @@ struct decode_job {
   bool ok = false;  ///< out: the bytes ended where the symbols did and every state came home
 };
 
-/// A stream to encode; the mirror of decode_job.
+/// A code to encode; the mirror of decode_job.
 struct encode_job {
   const void* tables = nullptr;
   std::int32_t blocks = 0, rows = 0;
@@ -60,11 +60,11 @@ struct encode_job {
   const std::int8_t* digits = nullptr;    ///< ternary: r of 3c + r, -1..1
   const std::uint8_t* symbols = nullptr;  ///< what encode_symbols reads instead
   std::int64_t stride = 0;                ///< of values, digits and symbols alike
-  std::uint8_t* scratch = nullptr;        ///< at least encoded_bound() bytes, of which the last ones become the stream
+  std::uint8_t* scratch = nullptr;        ///< at least encoded_bound() bytes, of which the last ones become the code
   std::size_t capacity = 0;
-  const std::uint8_t* bytes = nullptr;  ///< out: the stream, inside scratch
+  const std::uint8_t* bytes = nullptr;  ///< out: the code, inside scratch
   std::uint32_t size = 0;
-  bool ok = false;  ///< out: the tables could express every value and the stream is complete
+  bool ok = false;  ///< out: the tables could express every value and the code is complete
 };
 
 /// Scratch an encoder may touch; `digits` = most ternary digits of any block (0 for symbols and for refinements).

@@ -20,7 +20,7 @@
 
 namespace sluice::detail {
 
-/// Tables of one class at its own step: thresholds T_k - 1 with 255 for "no such symbol" (codec/tables.hpp).
+/// Tables of one class at its own step: thresholds T_k - 1 with 255 for "no such symbol" (codec/rans/tables.hpp).
 struct class_tables {
   std::uint8_t base[15];
   std::uint8_t digits;  ///< ternary digits below the base symbol, which then codes the value over 3^digits

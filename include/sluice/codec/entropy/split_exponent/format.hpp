@@ -48,11 +48,11 @@ SLUICE_HD constexpr element_format format_of(dtype t, strip_kind kind = strip_ki
   return kind == strip_kind::nibbles ? element_format{4, 2, 1, false} : element_format{8, 5, 1, false};
 }
 
-/// Columns of a strip; nibbles count twice, and all columns of a strip share one stream of at most eight blocks.
+/// Columns of a strip; nibbles count twice, and all columns of a strip share one code of at most eight blocks.
 SLUICE_HD constexpr int strip_columns(dtype t) noexcept { return t == dtype::bytes ? 128 : 256; }
 inline constexpr int strip_lanes = rans_max_blocks * rans_lanes;
 
-/// What stands before the sections of a coded strip: tables, modes, bases, rows, escapes, stream.
+/// What stands before the sections of a coded strip: tables, modes, bases, rows, escapes, code.
 struct strip_head {
   std::uint8_t kind;
   std::uint8_t counts;    // symbols - 1, and tables - 1 in the upper half
@@ -111,7 +111,7 @@ struct strip_view {
   const std::uint8_t *freq = nullptr, *modes = nullptr, *rows = nullptr, *escapes = nullptr, *stream = nullptr;
 };
 
-/// Reads head and columns of a coded strip of `size` bytes, which it must fill; checks every count. The stream's 64
+/// Reads head and columns of a coded strip of `size` bytes, which it must fill; checks every count. The code's 64
 /// bytes of states follow the rows, so a vector that starts within a packed row may read that far beyond it.
 SLUICE_HD inline bool parse_strip(const std::uint8_t* p, std::size_t size, const element_format& f, int rows,
                                   int columns, strip_view& s, strip_lanes_table& lanes) noexcept {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cutting elements into symbols and fields, and joining them again: lossless_format.hpp says what they are. Lanes are
+// Cutting elements into symbols and fields, and joining them again: format.hpp says what they are. Lanes are
 // the 32-bit integers of the float machine, whatever the element type.
 
 namespace lossless {

@@ -57,7 +57,7 @@ SLUICE_HD inline strip_job job_of(const element_format& f, std::byte* elements, 
   return job;
 }
 
-/// The jobs of a parsed strip: the stream's symbols, then what they are joined to.
+/// The jobs of a parsed strip: the code's symbols, then what they are joined to.
 SLUICE_HD inline void set_jobs(const strip_view& s, strip_tables& tables, strip_job& job, decode_job& stream) noexcept {
   for (base_block& t : tables.blocks) t.symbols = static_cast<std::uint8_t>(s.symbols), t.digits = 0;
   job.lanes = &tables.lanes;
@@ -132,7 +132,7 @@ struct strip_scratch : strip_tables {
   symbol_counts counts[strip_lanes];
 };
 
-// Parts of the caller's workspace: for two strips at once, whose streams hide each other's latency, or for encoding one.
+// Parts of the caller's workspace: for two strips at once, whose codes hide each other's latency, or for encoding one.
 struct strip_workspace {
   strip_scratch* scratch[2];
   std::uint8_t* symbols[2];  // [rows][lanes]
