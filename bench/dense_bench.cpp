@@ -3,9 +3,9 @@
 // written in the engine's memory or as floats, whichever is named; a multiply-add counts as two operations.
 #include <sluice/codec/quantize/ternary.hpp>
 #include <sluice/codec/transform/product.hpp>
+#include <sluice/tensor/half.hpp>
 #include <sluice/tensor/rotate.hpp>
 #include <sluice/tensor/rows.hpp>
-#include <sluice/tensor/half.hpp>
 
 #include <benchmark/benchmark.h>
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/entropy/class_rans/classes.hpp>
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/decoder.hpp>
 #include <sluice/codec/encoder.hpp>
+#include <sluice/codec/entropy/class_rans/classes.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/tensor/half.hpp>
 #include <sluice/tensor/layouts.hpp>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sluice/codec/entropy/class_rans/class_choice.hpp>
 #include <sluice/calibrate/calibrate.hpp>
+#include <sluice/codec/entropy/class_rans/class_choice.hpp>
 
 #include <safetensors.hpp>
 

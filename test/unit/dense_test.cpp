@@ -2,9 +2,9 @@
 // The float side of the codec against scalar and double-precision references, on every instruction set of this machine.
 #include <sluice/codec/quantize/ternary.hpp>
 #include <sluice/codec/transform/product.hpp>
+#include <sluice/tensor/half.hpp>
 #include <sluice/tensor/rotate.hpp>
 #include <sluice/tensor/rows.hpp>
-#include <sluice/tensor/half.hpp>
 
 #include <doctest/doctest.h>
 

@@ -16,6 +16,8 @@ namespace {
 
 std::string hash(std::string_view s) { return to_hex(sha256().add(std::as_bytes(std::span(s))).finish()); }
 
+const codec_id standard_id{stage_id::of(0, 256), {}, stage_id::of(1), stage_id::of(1, 3), {}, stage_id::of(1)};
+
 }  // namespace
 
 TEST_CASE("object: SHA-256 of the examples of FIPS 180-4") {
@@ -33,7 +35,10 @@ TEST_CASE("object: SHA-256 of the examples of FIPS 180-4") {
 
 TEST_CASE("object: a key follows from the model, the codec and every token before") {
   const std::byte model[2] = {std::byte{1}, std::byte{2}};
-  const codec_id id{0, 1, 1, 0, 1}, other_id{0, 1, 1, 0, 2};
+  const codec_id id = standard_id;
+  codec_id other_id = id, wider_id = id;
+  other_id.entropy = stage_id::of(2);
+  wider_id.bit_widths.parameter[0] = 8;  // a parameter alone
   const std::vector<std::int32_t> a{1, 2, 3}, b{4, 5}, c{1, 2, 9};
   chunk_keys keys(model, 7, id);
   const digest first = keys.next(a), second = keys.peek(b);
@@ -44,6 +49,7 @@ TEST_CASE("object: a key follows from the model, the codec and every token befor
   CHECK(chunk_keys(std::span(model).first(1), 7, id).next(a) != first);
   CHECK(chunk_keys(model, 8, id).next(a) != first);
   CHECK(chunk_keys(model, 7, other_id).next(a) != first);
+  CHECK(chunk_keys(model, 7, wider_id).next(a) != first);
   chunk_keys elsewhere(model, 7, id);
   CHECK(elsewhere.next(c) != first);
   CHECK(elsewhere.next(b) != second);  // the same tokens after others
@@ -54,7 +60,7 @@ TEST_CASE("object: a key follows from the model, the codec and every token befor
 
 TEST_CASE("object: a salt and contents are part of the key, and nothing runs together") {
   const auto bytes = [](std::string_view s) { return std::as_bytes(std::span(s)); };
-  const codec_id id{0, 1, 1, 0, 1};
+  const codec_id id = standard_id;
   const std::vector<std::int32_t> a{1, 2, 3}, b{4, 5};
   const auto hash_of = [&](std::string_view s) { return sha256().add(bytes(s)).finish(); };
   const content cat{1, 3, hash_of("cat")}, dog{1, 3, hash_of("dog")}, later{4, 5, hash_of("cat")};
@@ -68,14 +74,14 @@ TEST_CASE("object: a salt and contents are part of the key, and nothing runs tog
     return std::pair(to_hex(first), to_hex(k.next(b, c)));
   };
 
-  // Pinned: without a salt and contents as they were before either existed; FORMAT.md section 11.
+  // Pinned, from FORMAT.md section 11 and another SHA-256.
   const auto plain = keys("model", "", {});
-  CHECK(plain.first == "57d6a9d84a88f58859bbabbbeb6b4748bfe6eee89ff5b94237fe78f6feb0436f");
-  CHECK(plain.second == "7be6b7dc49f36571fe69bc3581e316cbdcf7e7b9e910e0ef0a267e7e52ce5bcd");
-  CHECK(keys("model", "tenant", {}).first == "6f5e6e66323b89ed3779382e6bdc02d26e46e33deb1796cff614323b88edd18b");
-  CHECK(keys("model", "", {cat}).first == "3d91ec5d733886978987ea7b5e527d970411fe63b153f2c00bc34435c42f048b");
+  CHECK(plain.first == "db1cef96720ca573b818ddcd45d4d15a6c1f2264ba693d7434c62dc5fa05a66c");
+  CHECK(plain.second == "d02c2acff49d8f481c0591342730803b4c6655915db69b6d86341f0577343413");
+  CHECK(keys("model", "tenant", {}).first == "100040086d3e123f2b4abe55c216f3bd7458691d5b51ca8a5016127c24d5a9e0");
+  CHECK(keys("model", "", {cat}).first == "c1894b4d92140573fbc4b036c9f2fc8a919610d9d49161c22ae04a7c45d2455d");
   CHECK(keys("model", "tenant", {cat, later}).second ==
-        "31c04eccd2e9f872031cf25443a0c24ff710a4f343cecdd07cd572038a70a62b");
+        "aec77bc7b1f1049eb8f8e60cdf8cdd5a84b2e89693c82646ed31d038972c0cbc");
 
   // Each input changes every key from where it stands on; what moves from one input to the next is not the same.
   const std::vector<std::pair<std::string, std::string>> all{

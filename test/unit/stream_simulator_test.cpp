@@ -4,10 +4,10 @@
 #include <sluice/stream/plan/policy/cachegen.hpp>
 #include <sluice/stream/plan/policy/cachegen_released.hpp>
 #include <sluice/stream/plan/policy/kvserve.hpp>
-#include <sluice/stream/study/oracle.hpp>
 #include <sluice/stream/plan/policy/progressive_cake.hpp>
-#include <sluice/stream/study/replay.hpp>
 #include <sluice/stream/plan/policy/robust_mpc.hpp>
+#include <sluice/stream/study/oracle.hpp>
+#include <sluice/stream/study/replay.hpp>
 #include <sluice/stream/study/simulator.hpp>
 
 #include <doctest/doctest.h>

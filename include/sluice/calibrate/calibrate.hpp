@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/calibrate/plane.hpp>
 #include <sluice/codec/entropy/class_rans/class_choice.hpp>
 #include <sluice/codec/entropy/class_rans/classes.hpp>
 #include <sluice/codec/quantize/ternary.hpp>
 #include <sluice/codec/transform/product.hpp>
-#include <sluice/tensor/rotate.hpp>
-#include <sluice/tensor/rows.hpp>
-#include <sluice/calibrate/plane.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/status.hpp>
 #include <sluice/tensor/half.hpp>
 #include <sluice/tensor/rope.hpp>
+#include <sluice/tensor/rotate.hpp>
+#include <sluice/tensor/rows.hpp>
 #include <sluice/tensor/shape.hpp>
 #include <sluice/tensor/view.hpp>
 

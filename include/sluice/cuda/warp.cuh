@@ -10,6 +10,7 @@ namespace sluice::cuda {
 
 using detail::alphabet;
 using detail::base_block;
+using detail::decode_job;
 using detail::encode_job;
 using detail::encoded_bound;
 using detail::rans_lanes;
@@ -17,7 +18,6 @@ using detail::rans_max_blocks;
 using detail::rans_max_digits;
 using detail::rans_max_symbols;
 using detail::rans_state_bytes;
-using detail::decode_job;
 using detail::ternary_block;
 
 /// The 32-lane machine of warp/host.hpp with a thread as a lane: same members, same bytes. All 32 threads take part in

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/tensor/rotate.hpp>
 #include <sluice/numeric.hpp>
 #include <sluice/tensor/rope.hpp>
+#include <sluice/tensor/rotate.hpp>
 #include <sluice/tensor/shape.hpp>
 
 #include <cstdint>

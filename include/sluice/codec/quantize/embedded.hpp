@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/stages.hpp>
 #include <sluice/codec/quantize/ternary.hpp>
+#include <sluice/codec/stages.hpp>
 #include <sluice/codec/transform/product.hpp>
 
 #include <cstring>

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <sluice/codec/stages.hpp>
-#include <sluice/codec/transform/product.hpp>
 #include <sluice/codec/transform/inverse_bases.hpp>
+#include <sluice/codec/transform/product.hpp>
 #include <sluice/tensor/half.hpp>
 
 #include <cstdint>

@@ -98,7 +98,9 @@ constexpr std::size_t quantized_size(int width, std::int64_t group_rows, std::in
 
 namespace detail::inline SLUICE_HOST_ABI {
 
-inline void pack_job(isa on, int width, const bitpack_job& job) noexcept { SLUICE_RETURN_ON(on, packing::pack(width, job)) }
+inline void pack_job(isa on, int width, const bitpack_job& job) noexcept {
+  SLUICE_RETURN_ON(on, packing::pack(width, job))
+}
 inline void unpack_job(isa on, int width, const bitpack_job& job) noexcept {
   SLUICE_RETURN_ON(on, packing::unpack(width, job))
 }

@@ -3,9 +3,9 @@
 
 #include <sluice/codec/entropy/class_rans/group_tables.hpp>
 #include <sluice/codec/entropy/class_rans/section.hpp>
+#include <sluice/codec/quantize/ternary.hpp>
 #include <sluice/codec/rans/rans.hpp>
 #include <sluice/codec/stages.hpp>
-#include <sluice/codec/quantize/ternary.hpp>
 #include <sluice/numeric.hpp>
 
 #include <cstdint>
@@ -193,8 +193,8 @@ class class_rans_encoder {
       limit_[i] = std::int16_t(detail::min(clip_limit(t.classes[i], passes_ - 1), 32767));
     for (auto& e : exceptions_) e.clear();
     places_.resize(max_exceptions);
-    const std::size_t found =
-        scan_limits(isa_, in_->values.data(), stride_, rows, int(stride_), limit_.data(), places_.data(), places_.size());
+    const std::size_t found = scan_limits(isa_, in_->values.data(), stride_, rows, int(stride_), limit_.data(),
+                                          places_.data(), places_.size());
     if (found > places_.size()) return status::too_large;
     for (std::size_t i = 0; i < found; ++i) {
       const coefficient_place at = places_[i];
