@@ -660,7 +660,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   const int method = id[0], transform = id[2], quantizer = id[3], entropy = id[5];
   require(id[1] == 0 && parameter[1] == 0 && parameter[2] == 0 && parameter[5] == 0, "codec");
   if (method == 0)
-    require(transform <= 1 && (quantizer == 1 ? parameter[3] <= 5 && entropy == 1 : quantizer == 2) &&
+    require(transform <= 1 && (quantizer == 1 ? parameter[3] <= 5 && entropy == 1 : quantizer == 2 || quantizer == 3) &&
                 (entropy == 1 || entropy == 2),
             "codec");
   else
@@ -803,7 +803,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
           // 6.1 the section of the quantiser
           double step = 1;
           bool own_step = false;
-          int bits = 0, run = 0, run_groups = 0;
+          int bits = 0, run = 0, of_head = 0, run_groups = 0;
           bool along_channels = false;
           std::vector<double> steps, zeros;
           reader q(e[0].section[quantizer_section]);
@@ -811,16 +811,18 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
             own_step = true;
             step = double(q.get<float>());
             require(std::isfinite(step) && step > 0, "step");
-          } else if (quantizer == 2 && rows > 0) {
+          } else if (quantizer != 1 && rows > 0) {
             bits = q.get<std::uint8_t>();
             require(bits >= 1 && bits <= 8, "bits");
-            along_channels = parameter[3] >> which & 1;
-            run = parameter[3] >> (which ? 13 : 2) & 2047;
+            along_channels = quantizer == 3 || (parameter[3] >> which & 1);
+            run = quantizer == 3 ? parameter[3] : parameter[3] >> (which ? 13 : 2) & 2047;
             if (run == 0) run = along_channels ? dim : 4096;
-            run_groups = along_channels ? rows * ((w + run - 1) / run) : (rows + run - 1) / run * w;
+            of_head = along_channels ? (dim + run - 1) / run : 0;
+            run_groups = along_channels ? rows * (w / dim) * of_head : (rows + run - 1) / run * w;
             for (int i = 0; i < run_groups; ++i) {
               steps.push_back(half(q.get<std::uint16_t>()));
-              zeros.push_back(half(q.get<std::uint16_t>()));
+              zeros.push_back(quantizer == 3 ? -std::ldexp(steps.back(), bits - 1) : half(q.get<std::uint16_t>()));
+              require(std::isfinite(steps.back()) && std::isfinite(zeros.back()), "scale");
             }
           }
           require(q.left() == 0, "bytes after the quantiser's");
@@ -852,9 +854,9 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
                 known.matrix.data() + std::size_t(g) * std::size_t(known.group_width) * std::size_t(known.group_width);
           double scale = transform == 1 ? known.scale : 1;
           if (quantizer == 1) scale *= step * std::pow(3.0, P - 1 - level);
-          for (int i = 0; quantizer == 2 && i < rows; ++i)
+          for (int i = 0; quantizer != 1 && i < rows; ++i)
             for (int k = 0; k < w; ++k) {
-              const int group = along_channels ? i * ((w + run - 1) / run) + k / run : i / run * w + k;
+              const int group = along_channels ? (i * (w / dim) + k / dim) * of_head + k % dim / run : i / run * w + k;
               double& x = c[std::size_t(i * stride + k)];
               x = double(float(x * steps[std::size_t(group)] + zeros[std::size_t(group)]));
               if (matrix) x = std::isnan(x) ? -32767.0 : std::clamp(std::nearbyint(x), -32767.0, 32767.0);

@@ -15,7 +15,13 @@
   instance(codec::uncompressed)                  \
   instance(codec::fixed<4>)                      \
   instance(codec::plain<8>)                      \
-  instance(codec::plain<4>)
+  instance(codec::plain<4>)                      \
+  instance(codec::int4)                          \
+  instance(codec::kivi<4>)                       \
+  instance(codec::kivi<2>)                       \
+  instance(codec::cachegen_paper<>)              \
+  instance(codec::cachegen_paper<50>)            \
+  instance(codec::cachegen_paper<200>)
 // clang-format on
 
 #if SLUICE_LINKS_KERNELS
