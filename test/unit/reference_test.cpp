@@ -163,6 +163,8 @@ TEST_CASE("reference: frames of every codec mean to the library what FORMAT.md s
     rounds.operator()<codec::fixed<5>>(tuned);
     rounds.operator()<codec::fixed<7>>(plain);
     rounds.operator()<codec::plain<3>>(plain);
+    rounds.operator()<codec::int4>(plain);
+    rounds.operator()<codec::kivi<3, 6, 9>>(plain);
     rounds.operator()<identity>(tuned);
     rounds.operator()<identity>(plain);
     rounds.operator()<by_rows>(tuned);
@@ -245,6 +247,8 @@ TEST_CASE("reference: both take and refuse the same hostile bytes behind right c
   attack.operator()<codec::fixed<5>>(tuned);
   attack.operator()<codec::fixed<5>>(plain);
   attack.operator()<codec::plain<3>>(plain);
+  attack.operator()<codec::int4>(plain);
+  attack.operator()<codec::kivi<3, 6, 9>>(plain);
   attack.operator()<identity>(tuned);
   attack.operator()<by_rows>(plain);
   attack.operator()<coded>(tuned);
