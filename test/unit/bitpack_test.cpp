@@ -74,6 +74,22 @@ TEST_CASE("bitpack: every width, many shapes, all instruction sets, against the 
               const auto at = static_cast<std::size_t>(r * stride + i);
               REQUIRE(back[at] == (i < 32 * blocks ? codes[at] : 0xee));
             }
+
+          // The same as 16 bits, of which the low ones are packed.
+          std::vector<std::int16_t> wide(values.size()), wide_back(values.size(), -1);
+          std::transform(values.begin(), values.end(), wide.begin(),
+                         [](std::uint8_t v) { return static_cast<std::int16_t>(v | 0x5a00); });
+          std::vector<std::byte> again(expected.size() + 1, std::byte{0xa5});
+          REQUIRE(sluice::pack_bits(width, wide.data(), stride, rows, blocks, again, on) == status::ok);
+          REQUIRE(again.back() == std::byte{0xa5});
+          again.pop_back();
+          REQUIRE(again == expected);
+          REQUIRE(sluice::unpack_bits(width, again, wide_back.data(), stride, rows, blocks, on) == status::ok);
+          for (int r = 0; r < rows; ++r)
+            for (int i = 0; i < stride; ++i) {
+              const auto at = static_cast<std::size_t>(r * stride + i);
+              REQUIRE(wide_back[at] == (i < 32 * blocks ? codes[at] : -1));
+            }
         }
       }
 }

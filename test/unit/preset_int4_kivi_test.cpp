@@ -80,7 +80,7 @@ expected by_range(const std::vector<float>& in, int levels) {
   if (to_float(up) < (high - low) / float(levels)) ++up.bits;
   expected e{in, to_float(up)};
   for (float& x : e.x)
-    x = e.step > 0 ? std::min(std::floor((x - low) * (1 / e.step) + 0.5f), float(levels)) * e.step + low : low;
+    x = e.step > 0 ? std::min(std::nearbyint((x - low) * (1 / e.step)), float(levels)) * e.step + low : low;
   return e;
 }
 

@@ -204,7 +204,9 @@ struct basic_codec : detail::grouping_checks<Grouping>,
 
     void resize(const tile_rows& in) {
       s_.rows = in.count();
-      s_.finest.assign(std::size_t(s_.rows) * std::size_t(s_.ld), 0);
+      s_.finest.resize(std::size_t(s_.rows) * std::size_t(s_.ld));
+      for (int r = 0; r < s_.rows; ++r)
+        for (std::ptrdiff_t i = s_.width; i < s_.ld; ++i) s_.finest[std::size_t(r * s_.ld + i)] = 0;
       beyond_.assign(std::size_t(s_.rows), 0);
     }
 
@@ -304,9 +306,13 @@ struct basic_codec : detail::grouping_checks<Grouping>,
     }
 
     int rows(const tile& t, int first, int n, float* out, std::ptrdiff_t ld) {
-      coefficient_rows c;
-      quantizer_.restore(t, t.slot, batch_[t.slot], first, n, c);
-      transform_.inverse(t, t.slot, c, out, ld);
+      if constexpr (detail::passes_through<Transform> && detail::restores_floats<Quantizer>) {
+        quantizer_.floats(t, t.slot, batch_[t.slot], first, n, out, ld);
+      } else {
+        coefficient_rows c;
+        quantizer_.restore(t, t.slot, batch_[t.slot], first, n, c);
+        transform_.inverse(t, t.slot, c, out, ld);
+      }
       if constexpr (Predictor::predicts)
         if (predicted_[t.slot])
           for (int r = 0; r < n; ++r)

@@ -190,6 +190,15 @@ concept can_restore = requires(typename Q::decoder d, const tile& t, decoded_sym
   { d.open(t, 0, s) } -> std::same_as<bool>;
   d.restore(t, 0, s, 0, 1, out);
 };
+template <class T>
+concept passes_through = requires {
+  requires T::passes_through;
+};
+template <class Q>
+concept restores_floats = requires(typename Q::decoder d, const tile& t, const decoded_symbols& s, float* out,
+                                   std::ptrdiff_t ld) {
+  d.floats(t, 0, s, 0, 1, out, ld);
+};
 template <class E>
 concept can_encode = requires(typename E::encoder e, symbols& in, tile_writer& w) {
   requires std::constructible_from<typename E::encoder, const profile&, isa>;
@@ -239,6 +248,7 @@ concept predictor_policy = detail::has_id<P> && detail::has_span<P> && detail::c
 /// - `decoder{profile, isa}`: `state()`; `calibrated(place)`: what forward() says in out.calibrated; `open(tile, slot)`
 ///   reads its section of the tile at place `slot` of a batch, false = corrupt; `inverse(tile, slot, rows, out, ld)`
 ///   writes place.width() columns of rows.rows rows.
+/// - optional, for speed: `passes_through` = true where inverse() only copies floats.
 template <class T>
 concept transform_policy = detail::has_id<T> && detail::has_domain<T> && detail::has_uses<T> &&
     detail::can_transform<T> && detail::can_invert<T>;
@@ -255,6 +265,8 @@ concept transform_policy = detail::has_id<T> && detail::has_domain<T> && detail:
 ///   `restore(tile, slot, in, first, n, out)`: coefficients of decoded rows [first, first + n), which the caller uses
 ///   before the next call. in.corrections, of all rows, are handed on. Levels are tile.level of s.passes. Where it gives
 ///   floats, profile_basis rounds them to whole units.
+///   Optional, for speed: `floats(tile, slot, in, first, n, out, ld)` writes place.width() columns of the same rows with
+///   their corrections to out[n][ld]; it is called instead where the transform passes through.
 template <class Q>
 concept quantizer_policy =
     detail::has_id<Q> && detail::has_passes<Q> && detail::can_quantize<Q> && detail::can_restore<Q>;

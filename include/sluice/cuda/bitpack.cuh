@@ -40,8 +40,8 @@ template <bitpack_task Task, int Width>
 __global__ void __launch_bounds__(256) bitpack_kernel(detail::bitpack_job job) {
   const int item = warp_in_grid(), row = item / job.blocks * 8, block = item % job.blocks;
   if (row >= job.rows) return;
-  if constexpr (Task == bitpack_task::pack) packing::pack_codes<Width>(job, row, block);
-  if constexpr (Task == bitpack_task::unpack) packing::unpack_codes<Width>(job, row, block);
+  if constexpr (Task == bitpack_task::pack) packing::pack_codes<Width>(job, job.values, row, block);
+  if constexpr (Task == bitpack_task::unpack) packing::unpack_codes<Width>(job, job.values, row, block);
   if constexpr (Task == bitpack_task::quantize) packing::quantize_codes<Width>(job, row, block);
   if constexpr (Task == bitpack_task::dequantize) packing::dequantize_codes<Width>(job, row, block);
 }

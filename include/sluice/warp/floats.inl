@@ -68,6 +68,8 @@ struct floats {
   static SLUICE_BODY_FN vec sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
   static SLUICE_BODY_FN vec mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
   static SLUICE_BODY_FN vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+  static SLUICE_BODY_FN vec min(vec a, vec b) { return _mm512_min_ps(a, b); }  // of equals, b
+  static SLUICE_BODY_FN vec max(vec a, vec b) { return _mm512_max_ps(a, b); }
   static SLUICE_BODY_FN vec clamp(vec v, float limit) {  // NaN becomes -limit
     return _mm512_min_ps(_mm512_max_ps(v, set(-limit)), set(limit));
   }
@@ -207,6 +209,8 @@ struct floats {
   static SLUICE_BODY_FN vec sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
   static SLUICE_BODY_FN vec mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
   static SLUICE_BODY_FN vec fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+  static SLUICE_BODY_FN vec min(vec a, vec b) { return _mm256_min_ps(a, b); }  // of equals, b
+  static SLUICE_BODY_FN vec max(vec a, vec b) { return _mm256_max_ps(a, b); }
   static SLUICE_BODY_FN vec clamp(vec v, float limit) {  // NaN becomes -limit
     return _mm256_min_ps(_mm256_max_ps(v, set(-limit)), set(limit));
   }
@@ -366,11 +370,9 @@ struct floats {
   static SLUICE_BODY_FN vec sub(vec a, vec b) { return a - b; }
   static SLUICE_BODY_FN vec mul(vec a, vec b) { return a * b; }
   static SLUICE_BODY_FN vec fma(vec a, vec b, vec c) { return a * b + c; }  // fused where the compiler's target can
-  static SLUICE_BODY_FN vec clamp(vec v, float limit) {                     // NaN becomes -limit
-    const vec low = set(-limit), high = set(limit);
-    const vec a = as_float(select(v > low, bits(v), bits(low)));
-    return as_float(select(a < high, bits(a), bits(high)));
-  }
+  static SLUICE_BODY_FN vec min(vec a, vec b) { return as_float(select(a < b, bits(a), bits(b))); }  // of equals, b
+  static SLUICE_BODY_FN vec max(vec a, vec b) { return as_float(select(a > b, bits(a), bits(b))); }
+  static SLUICE_BODY_FN vec clamp(vec v, float limit) { return min(max(v, set(-limit)), set(limit)); }  // NaN: -limit
   static SLUICE_BODY_FN vec from_ints(ints v) { return __builtin_convertvector(v, vec); }
   static SLUICE_BODY_FN ints round(vec v) {  // to nearest even, |v| <= 2^22: 1.5 * 2^23 has an ulp of 1
     return bits(v + set(12582912.0f)) - set(0x4b400000);
@@ -486,6 +488,8 @@ struct floats {
   static SLUICE_BODY_FN vec sub(vec a, vec b) { return __fsub_rn(a, b); }
   static SLUICE_BODY_FN vec mul(vec a, vec b) { return __fmul_rn(a, b); }
   static SLUICE_BODY_FN vec fma(vec a, vec b, vec c) { return __fmaf_rn(a, b, c); }
+  static SLUICE_BODY_FN vec min(vec a, vec b) { return a < b ? a : b; }  // of equals, b
+  static SLUICE_BODY_FN vec max(vec a, vec b) { return a > b ? a : b; }
   static SLUICE_BODY_FN vec clamp(vec v, float limit) { return fminf(fmaxf(v, -limit), limit); }  // NaN: -limit
   static SLUICE_BODY_FN vec from_ints(ints v) { return static_cast<float>(v); }
   static SLUICE_BODY_FN ints round(vec v) { return __float2int_rn(v); }

@@ -18,17 +18,14 @@ struct bitpack {
    public:
     encoder(const profile&, isa i) : isa_(i) {}
     status encode(symbols& s, tile_writer& w) {
-      codes_.resize(s.values.size());
-      for (std::size_t i = 0; i < codes_.size(); ++i) codes_[i] = std::uint8_t(s.values[i]);
       std::vector<std::uint8_t>& out = w.at(0, section::entropy);
       const int blocks = int(s.ld / 32);
       out.resize(packed_size(s.bits, s.rows, blocks));
-      return pack_bits(s.bits, codes_.data(), s.ld, s.rows, blocks, std::as_writable_bytes(std::span(out)), isa_);
+      return pack_bits(s.bits, s.values.data(), s.ld, s.rows, blocks, std::as_writable_bytes(std::span(out)), isa_);
     }
 
    private:
     isa isa_;
-    std::vector<std::uint8_t> codes_;
   };
 
   class decoder {
@@ -36,20 +33,14 @@ struct bitpack {
     decoder(const profile&, isa i) : isa_(i) {}
     void decode(std::span<decoded_symbols> batch) {
       for (decoded_symbols& s : batch) {
-        const int rows = s.tile->rows();
-        codes_.resize(std::size_t(rows) * std::size_t(s.ld));
         const auto bytes = std::as_bytes(s.tile->section(0, section::entropy));
-        if (unpack_bits(s.bits, bytes, codes_.data(), s.ld, rows, int(s.ld / 32), isa_) != status::ok) {
+        if (unpack_bits(s.bits, bytes, s.values, s.ld, s.tile->rows(), int(s.ld / 32), isa_) != status::ok)
           s.state = status::corrupt_tile;
-          continue;
-        }
-        for (std::size_t i = 0; i < codes_.size(); ++i) s.values[i] = codes_[i];
       }
     }
 
    private:
     isa isa_;
-    std::vector<std::uint8_t> codes_;
   };
 };
 

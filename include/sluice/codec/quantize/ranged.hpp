@@ -43,7 +43,7 @@ struct ranged {
  public:
   class encoder {
    public:
-    explicit encoder(isa) {}
+    explicit encoder(isa i) : isa_(i) {}
 
     status quantize(const coefficients& in, float /*step*/, symbols& out, std::span<std::uint8_t> /*beyond*/,
                     tile_writer& w) {
@@ -51,61 +51,45 @@ struct ranged {
       out.calibrated = false;
       measure(groups, in);
       const int levels = (1 << out.bits) - 1;
+      inverse_.resize(groups.count());
+      scales_.resize(2 * groups.count());
+      for (std::size_t g = 0; g < groups.count(); ++g) {
+        f16 &step = scales_[2 * g], &zero = scales_[2 * g + 1];
+        if (!detail::group_scale(low_[g], high_[g], levels, step, zero)) return status::too_large;
+        inverse_[g] = step.bits ? 1 / to_float(step) : 0.f;
+        low_[g] = to_float(zero);
+      }
       w.at(0, section::quantizer).clear();
       w.put(0, section::quantizer, std::uint8_t(out.bits));
-      inverse_.resize(groups.count());
-      for (std::size_t g = 0; g < groups.count(); ++g) {
-        f16 scale[2];
-        if (!detail::group_scale(low_[g], high_[g], levels, scale[0], scale[1])) return status::too_large;
-        w.put(0, section::quantizer, scale);
-        inverse_[g] = scale[0].bits ? 1 / to_float(scale[0]) : 0.f;
-        low_[g] = to_float(scale[1]);
-      }
-      const auto most = float(levels);
-      const auto code = [most](float x, float low, float inverse) {
-        const float c = (x - low) * inverse + 0.5f;
-        return std::int16_t(c < most ? c : most);
-      };
-      for (int r = 0; r < in.rows; ++r) {
-        const float* y = &in.y[std::size_t(r) * std::size_t(in.ld)];
-        std::int16_t* q = &out.finest[std::size_t(r) * std::size_t(out.ld)];
-        if (groups.along == range_along::tokens) {
-          const float *low = &low_[groups.first(r)], *inverse = &inverse_[groups.first(r)];
-          for (int i = 0; i < in.width; ++i) q[i] = code(y[i], low[i], inverse[i]);
-        } else {
-          groups.each(r, [&](std::size_t g, int c, int n) {
-            for (int i = c; i < c + n; ++i) q[i] = code(y[i], low_[g], inverse_[g]);
-          });
-        }
-      }
+      w.put_bytes(0, section::quantizer, scales_.data(), scales_.size() * sizeof(f16));
+      groups.parts(0, in.rows, [&](std::size_t g, int row, int rows, int channel, int channels) {
+        detail::group_codes(isa_, {rows, channels, in.ld, out.ld, groups.along == range_along::channels},
+                            &in.y[std::size_t(row * in.ld + channel)], &inverse_[g], &low_[g], float(levels),
+                            &out.finest[std::size_t(row * out.ld + channel)]);
+      });
       return status::ok;
     }
     void split(symbols& s) const { s.values = s.finest; }
 
    private:
     void measure(const detail::scale_groups& groups, const coefficients& in) {
-      low_.assign(groups.count(), detail::infinity_f);
-      high_.assign(groups.count(), -detail::infinity_f);
-      for (int r = 0; r < in.rows; ++r) {
-        const float* y = &in.y[std::size_t(r) * std::size_t(in.ld)];
-        if (groups.along == range_along::tokens) {
-          float *low = &low_[groups.first(r)], *high = &high_[groups.first(r)];
-          for (int i = 0; i < in.width; ++i) {
-            low[i] = y[i] < low[i] ? y[i] : low[i];
-            high[i] = y[i] > high[i] ? y[i] : high[i];
-          }
-        } else {
-          groups.each(r, [&](std::size_t g, int c, int n) {
-            for (int i = c; i < c + n; ++i) {
-              low_[g] = detail::min(low_[g], y[i]);
-              high_[g] = detail::max(high_[g], y[i]);
-            }
-          });
+      low_.resize(groups.count());
+      high_.resize(groups.count());
+      groups.parts(0, in.rows, [&](std::size_t g, int row, int rows, int channel, int channels) {
+        const float* y = &in.y[std::size_t(row * in.ld + channel)];
+        if (groups.along == range_along::tokens)
+          return detail::group_ranges(isa_, {rows, channels, in.ld}, y, &low_[g], &high_[g]);
+        low_[g] = high_[g] = y[0];
+        for (int i = 1; i < channels; ++i) {
+          low_[g] = detail::min(low_[g], y[i]);
+          high_[g] = detail::max(high_[g], y[i]);
         }
-      }
+      });
     }
 
+    isa isa_;
     std::vector<float> low_, high_, inverse_;
+    std::vector<f16> scales_;
   };
 
   using decoder = detail::group_decoder<layout>;

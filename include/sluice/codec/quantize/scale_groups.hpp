@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/codec/quantize/groups.hpp>
 #include <sluice/codec/stages.hpp>
 #include <sluice/tensor/half.hpp>
 
@@ -50,6 +51,20 @@ struct scale_groups {
     return first(row) + std::size_t(along == range_along::tokens ? channel : head * of_head() + d / length);
   }
 
+  // Calls f(group, row, rows, first channel, channels) for the parts of rows [begin, end) that are one group, or along
+  // tokens one group for each channel.
+  template <class F>
+  void parts(int begin, int end, F f) const {
+    if (along == range_along::channels) {
+      for (int r = begin; r < end; ++r) each(r, [&](std::size_t g, int c, int n) { f(g, r, 1, c, n); });
+    } else {
+      for (int r = begin, next; r < end; r = next) {
+        next = min(end, r - r % length + length);
+        f(first(r), r, next - r, 0, heads * head_dim);
+      }
+    }
+  }
+
   // Calls f(group, first channel, channels) for the groups of a row that runs along channels.
   template <class F>
   void each(int row, F f) const {
@@ -59,13 +74,12 @@ struct scale_groups {
   }
 };
 
-// The way back: x = code * step + zero, where Layout::zeros is false a zero that puts code 2^(bits - 1) at 0. The product
-// is exact (8 and 11 bits), so that a fused addition rounds as a separate one does.
+// The way back: x = code * step + zero, where Layout::zeros is false a zero that puts code 2^(bits - 1) at 0.
 // Section: u8 bits, then for every group f16 step and, where Layout::zeros, f16 zero.
 template <class Layout>
 class group_decoder {
  public:
-  explicit group_decoder(isa) {}
+  explicit group_decoder(isa i) : isa_(i) {}
 
   bool open(const tile& t, int slot, decoded_symbols& s) {
     s.calibrated = false;
@@ -79,46 +93,45 @@ class group_decoder {
     if (!r.finished() || s.bits < 1 || s.bits > 8) return false;
     step_[slot].resize(groups.count());
     zero_[slot].resize(groups.count());
-    const auto half = float(1 << (s.bits - 1));
-    bool sound = true;
-    for (std::size_t g = 0; g < groups.count(); ++g) {
-      f16 h[each / 2];
-      std::memcpy(h, scales.data() + each * g, each);
-      const float step = to_float(h[0]);
-      step_[slot][g] = step;
-      if constexpr (Layout::zeros)
-        zero_[slot][g] = to_float(h[1]);
-      else
-        zero_[slot][g] = -half * step;
-      sound &= isfinite(step) && isfinite(zero_[slot][g]);
+    if constexpr (Layout::zeros) {
+      pairs_.resize(groups.count());
+      std::memcpy(pairs_.data(), scales.data(), scales.size());
+      group_scales(isa_, pairs_.data(), pairs_.size(), step_[slot].data(), zero_[slot].data());
+    } else {
+      const auto half = float(1 << (s.bits - 1));
+      for (std::size_t g = 0; g < groups.count(); ++g) {
+        f16 h;
+        std::memcpy(&h, scales.data() + 2 * g, 2);
+        step_[slot][g] = to_float(h);
+        zero_[slot][g] = -half * step_[slot][g];
+      }
     }
+    bool sound = true;
+    for (std::size_t g = 0; g < groups.count(); ++g) sound &= isfinite(step_[slot][g]) && isfinite(zero_[slot][g]);
     return sound;
   }
 
-  void restore(const tile& t, int slot, const decoded_symbols& s, int first, int n, coefficient_rows& out) {
+  void floats(const tile& t, int slot, const decoded_symbols& s, int first, int n, float* out, std::ptrdiff_t ld) {
     const scale_groups groups = Layout::of(t.place, t.rows());
-    const int width = t.place.width();
-    floats_.resize(std::size_t(n) * std::size_t(s.ld));
-    for (int r = 0; r < n; ++r) {
-      const std::int16_t* q = s.values + (first + r) * s.ld;
-      const float *step = step_[slot].data(), *zero = zero_[slot].data();
-      float* x = &floats_[std::size_t(r) * std::size_t(s.ld)];
-      for (std::ptrdiff_t i = width; i < s.ld; ++i) x[i] = 0;
-      if (groups.along == range_along::tokens) {
-        const std::size_t g = groups.first(first + r);
-        for (int i = 0; i < width; ++i) x[i] = float(q[i]) * step[g + std::size_t(i)] + zero[g + std::size_t(i)];
-      } else {
-        groups.each(first + r, [&](std::size_t g, int c, int m) {
-          for (int i = c; i < c + m; ++i) x[i] = float(q[i]) * step[g] + zero[g];
-        });
-      }
-    }
+    groups.parts(first, first + n, [&](std::size_t g, int row, int rows, int channel, int channels) {
+      group_floats(isa_, {rows, channels, ld, s.ld, groups.along == range_along::channels},
+                   s.values + row * s.ld + channel, &step_[slot][g], &zero_[slot][g],
+                   out + (row - first) * ld + channel);
+    });
     for (const coefficient_correction& e : s.corrections) {
       if (e.row < first || e.row >= first + n) continue;
       const std::size_t g = groups.at(e.row, e.coefficient);
-      floats_[std::size_t(e.row - first) * std::size_t(s.ld) + std::size_t(e.coefficient)] =
+      out[(e.row - first) * ld + e.coefficient] =
           (float(s.values[e.row * s.ld + e.coefficient]) + e.value) * step_[slot][g] + zero_[slot][g];
     }
+  }
+
+  void restore(const tile& t, int slot, const decoded_symbols& s, int first, int n, coefficient_rows& out) {
+    const int width = t.place.width();
+    floats_.resize(std::size_t(n) * std::size_t(s.ld));
+    for (int r = 0; r < n; ++r)
+      for (std::ptrdiff_t i = width; i < s.ld; ++i) floats_[std::size_t(r * s.ld + i)] = 0;
+    floats(t, slot, s, first, n, floats_.data(), s.ld);
     out = {};
     out.rows = n;
     out.live = width;
@@ -127,7 +140,8 @@ class group_decoder {
   }
 
  private:
-  std::vector<float> step_[tiles_at_once], zero_[tiles_at_once], floats_;
+  isa isa_;
+  std::vector<float> step_[tiles_at_once], zero_[tiles_at_once], pairs_, floats_;
 };
 
 }  // namespace detail

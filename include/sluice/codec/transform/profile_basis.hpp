@@ -102,7 +102,8 @@ struct profile_basis {
         beyond_.assign(std::size_t(out.rows), 0);
         if (out.rows) rounded(in, values_.data(), out.ld, beyond_.data());
       } while (in.make_exact(beyond_));
-      for (std::size_t i = 0; i < values_.size(); ++i) out.y[i] = float(values_[i]);
+      detail::dequantize_rows(isa_, values_.data(), out.ld, out.rows, out.width, 1.f, nullptr, out.width, out.y.data(),
+                              out.ld);
       return status::ok;
     }
 
@@ -192,12 +193,7 @@ struct profile_basis {
     // The product takes integers; NaN from hostile steps becomes a number here.
     void round_floats(coefficient_rows& c, std::ptrdiff_t ld) {
       rounded_.resize(std::size_t(c.rows) * std::size_t(ld));
-      for (int r = 0; r < c.rows; ++r)
-        for (std::ptrdiff_t i = 0; i < ld; ++i) {
-          const float f = c.floats[r * c.ld + i];
-          rounded_[std::size_t(r * ld + i)] =
-              std::int16_t(detail::lrint(f > -32767.f ? detail::min(f, 32767.f) : -32767.f));
-        }
+      detail::quantize_rows(isa_, c.floats, c.ld, c.rows, nullptr, 1.f, int(ld), rounded_.data(), ld, nullptr);
       c.values = rounded_.data();
       c.ld = ld;
     }

@@ -36,6 +36,7 @@ struct bitpack_job {
   std::uint8_t* packed = nullptr;
   std::uint8_t* scales = nullptr;  // f16 [row groups][blocks][step, zero][32]
   std::uint8_t* values = nullptr;  // codes [rows][stride]
+  std::int16_t* wide = nullptr;    // or codes as 16 bits
   float* floats = nullptr;         // or what they stand for
   std::int64_t stride = 0;
   std::int32_t rows = 0, blocks = 0, group_rows = 8;
@@ -121,6 +122,17 @@ inline std::uint8_t* bitpack_bytes(std::span<const std::byte> s) noexcept {
   return const_cast<std::uint8_t*>(reinterpret_cast<const std::uint8_t*>(s.data()));
 }
 
+template <class T>
+bitpack_job codes_job(std::span<const std::byte> packed, T* values, std::int64_t stride, int rows,
+                      int blocks) noexcept {
+  bitpack_job job{.packed = bitpack_bytes(packed), .stride = stride, .rows = rows, .blocks = blocks};
+  if constexpr (sizeof(T) == 1)
+    job.values = values;
+  else
+    job.wide = values;
+  return job;
+}
+
 inline status expect_size(std::size_t size, std::size_t expected) noexcept {
   return size < expected ? status::truncated : size > expected ? status::corrupt_tile : status::ok;
 }
@@ -130,29 +142,28 @@ inline status expect_size(std::size_t size, std::size_t expected) noexcept {
 inline namespace SLUICE_HOST_ABI {
 
 /// Packs the low `width` bits of values[row * stride + 32 * block + lane] into packed_size() bytes at the front of `out`.
-/// Errors: invalid_argument, output_too_small.
-inline status pack_bits(int width, const std::uint8_t* values, std::int64_t stride, int rows, int blocks,
-                        std::span<std::byte> out, isa on = isa::best) noexcept {
+/// Values are 8 or 16 bits wide. Errors: invalid_argument, output_too_small.
+template <class T>
+requires(std::is_same_v<T, std::uint8_t> || std::is_same_v<T, std::int16_t>) status
+    pack_bits(int width, const T* values, std::int64_t stride, int rows, int blocks, std::span<std::byte> out,
+              isa on = isa::best)
+noexcept {
   if (!detail::bitpack_arguments(width, 8, stride, rows, blocks)) return status::invalid_argument;
   if (out.size() < packed_size(width, rows, blocks)) return status::output_too_small;
-  detail::bitpack_job job{.packed = detail::bitpack_bytes(out),
-                          .values = const_cast<std::uint8_t*>(values),
-                          .stride = stride,
-                          .rows = rows,
-                          .blocks = blocks};
-  detail::pack_job(on, width, job);
+  detail::pack_job(on, width, detail::codes_job(out, const_cast<T*>(values), stride, rows, blocks));
   return status::ok;
 }
 
 /// The reverse; `in` holds exactly packed_size() bytes, whatever their values.
 /// Errors: invalid_argument, truncated, corrupt_tile (too many bytes).
-inline status unpack_bits(int width, std::span<const std::byte> in, std::uint8_t* values, std::int64_t stride, int rows,
-                          int blocks, isa on = isa::best) noexcept {
+template <class T>
+requires(std::is_same_v<T, std::uint8_t> || std::is_same_v<T, std::int16_t>) status
+    unpack_bits(int width, std::span<const std::byte> in, T* values, std::int64_t stride, int rows, int blocks,
+                isa on = isa::best)
+noexcept {
   if (!detail::bitpack_arguments(width, 8, stride, rows, blocks)) return status::invalid_argument;
   if (const status s = detail::expect_size(in.size(), packed_size(width, rows, blocks)); s != status::ok) return s;
-  detail::bitpack_job job{
-      .packed = detail::bitpack_bytes(in), .values = values, .stride = stride, .rows = rows, .blocks = blocks};
-  detail::unpack_job(on, width, job);
+  detail::unpack_job(on, width, detail::codes_job(in, values, stride, rows, blocks));
   return status::ok;
 }
 

@@ -9,8 +9,14 @@ namespace packing {
 
 struct lane_bytes {
   using vec = std::uint32_t;
-  static SLUICE_BODY_FN vec load(const std::uint8_t* p) { return p[threadIdx.x & 31]; }
-  static SLUICE_BODY_FN void store(std::uint8_t* p, vec v) { p[threadIdx.x & 31] = static_cast<std::uint8_t>(v); }
+  template <class T>
+  static SLUICE_BODY_FN vec load(const T* p) {
+    return static_cast<std::uint8_t>(p[threadIdx.x & 31]);
+  }
+  template <class T>
+  static SLUICE_BODY_FN void store(T* p, vec v) {
+    p[threadIdx.x & 31] = static_cast<std::uint8_t>(v);
+  }
   static SLUICE_BODY_FN vec zero() { return 0; }
   static SLUICE_BODY_FN vec field(vec v, int shift, unsigned mask) { return v >> shift & mask; }
   static SLUICE_BODY_FN vec join(vec v, vec more, int shift) { return v | more << shift; }
@@ -47,6 +53,16 @@ struct lane_bytes {
     return v;
   }
   static SLUICE_BODY_FN void store(std::uint8_t* p, const vec& v) { std::memcpy(p, &v, 32); }
+  static SLUICE_BODY_FN vec load(const std::int16_t* p) {
+    std::uint8_t b[32];
+    for (int i = 0; i < 32; ++i) b[i] = static_cast<std::uint8_t>(p[i]);
+    return load(b);
+  }
+  static SLUICE_BODY_FN void store(std::int16_t* p, const vec& v) {
+    std::uint8_t b[32];
+    store(b, v);
+    for (int i = 0; i < 32; ++i) p[i] = b[i];
+  }
 #else
   using words = std::uint64_t __attribute__((vector_size(32)));
   static constexpr int parts = 1;
@@ -59,6 +75,18 @@ struct lane_bytes {
   }
   static SLUICE_BODY_FN void store(std::uint8_t* p, const vec& v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(v.w[0]));
+  }
+  static SLUICE_BODY_FN vec load(const std::int16_t* p) {
+    const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 16));
+    const __m256i byte = _mm256_set1_epi16(0xff);
+    const __m256i b = _mm256_packus_epi16(_mm256_and_si256(low, byte), _mm256_and_si256(high, byte));
+    return {{reinterpret_cast<words>(_mm256_permute4x64_epi64(b, 0xd8))}};
+  }
+  static SLUICE_BODY_FN void store(std::int16_t* p, const vec& v) {
+    const auto b = reinterpret_cast<__m256i>(v.w[0]);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_cvtepu8_epi16(_mm256_castsi256_si128(b)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 16), _mm256_cvtepu8_epi16(_mm256_extracti128_si256(b, 1)));
   }
 #endif
   static SLUICE_BODY_FN vec zero() { return {}; }
@@ -179,20 +207,20 @@ SLUICE_BODY_FN void unpack_item(const bitpack_job& job, lane_bytes::vec (&rows)[
   unpack_parts<Width>(in, count, rows);
 }
 
-template <int Width>
-SLUICE_BODY_FN void pack_codes(const bitpack_job& job, int row, int block) {
+template <int Width, class T>
+SLUICE_BODY_FN void pack_codes(const bitpack_job& job, const T* values, int row, int block) {
   const int count = rows_from(job, row);
-  const std::uint8_t* values = job.values + row * job.stride + 32 * block;
+  values += row * job.stride + 32 * block;
   lane_bytes::vec rows[8];
   SLUICE_UNROLL
   for (int r = 0; r < 8; ++r) rows[r] = r < count ? lane_bytes::load(values + r * job.stride) : lane_bytes::zero();
   pack_item<Width>(job, rows, row, block, count);
 }
 
-template <int Width>
-SLUICE_BODY_FN void unpack_codes(const bitpack_job& job, int row, int block) {
+template <int Width, class T>
+SLUICE_BODY_FN void unpack_codes(const bitpack_job& job, T* values, int row, int block) {
   const int count = rows_from(job, row);
-  std::uint8_t* values = job.values + row * job.stride + 32 * block;
+  values += row * job.stride + 32 * block;
   lane_bytes::vec rows[8];
   unpack_item<Width>(job, rows, row, block, count);
   SLUICE_UNROLL
@@ -296,12 +324,24 @@ inline void each_item(const bitpack_job& job, F item) {
     for (int block = 0; block < job.blocks; ++block) item(row, block);
 }
 
+template <class T>
+inline void pack_all(int width, const bitpack_job& job, const T* values) {
+  with_width(width,
+             [&](auto w) { each_item(job, [&](int row, int block) { pack_codes<w>(job, values, row, block); }); });
+}
+
+template <class T>
+inline void unpack_all(int width, const bitpack_job& job, T* values) {
+  with_width(width,
+             [&](auto w) { each_item(job, [&](int row, int block) { unpack_codes<w>(job, values, row, block); }); });
+}
+
 SLUICE_KERNEL void pack(int width, const bitpack_job& job) noexcept {
-  with_width(width, [&](auto w) { each_item(job, [&](int row, int block) { pack_codes<w>(job, row, block); }); });
+  job.wide ? pack_all(width, job, job.wide) : pack_all(width, job, job.values);
 }
 
 SLUICE_KERNEL void unpack(int width, const bitpack_job& job) noexcept {
-  with_width(width, [&](auto w) { each_item(job, [&](int row, int block) { unpack_codes<w>(job, row, block); }); });
+  job.wide ? unpack_all(width, job, job.wide) : unpack_all(width, job, job.values);
 }
 
 SLUICE_KERNEL void dequantize(int width, const bitpack_job& job) noexcept {
