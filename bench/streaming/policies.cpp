@@ -9,6 +9,7 @@
 #include <simulation.hpp>
 #include <sluice/stream/study/placement_policies.hpp>
 
+#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>

@@ -20,16 +20,15 @@ struct calibrate_options : model_options {
   bool no_sensitivities = false;
 };
 
-void describe(CLI::App& app, calibrate_options& o) {
+void describe(option_list& app, calibrate_options& o) {
   describe_model(app, o);
-  app.add_option("TEXT", o.text, "what the model will read: many kinds of prose, and code")->required();
+  app.add_option("TEXT", o.text, "what the model will read: many kinds of prose, and code").required();
   app.add_option("-o", o.out, "the profile to write; by default M.profile beside M.gguf");
   app.add_option("--context", o.context, "tokens of each capture")
-      ->check(CLI::Range(int(query_statistics::kept + query_statistics::sinks), 1 << 20));
-  app.add_option("--captures", o.captures, "places of the text that are captured")->check(CLI::Range(1, 1024));
-  app.add_option("--suffix", o.suffix, "tokens behind each capture whose predictions are watched")
-      ->check(CLI::Range(1, 1 << 16));
-  app.add_option("--target-kl", o.target_kl, "what level 1 may cost, in nats")->check(CLI::Range(1e-6, 10.0));
+      .range(int(query_statistics::kept + query_statistics::sinks), 1 << 20);
+  app.add_option("--captures", o.captures, "places of the text that are captured").range(1, 1024);
+  app.add_option("--suffix", o.suffix, "tokens behind each capture whose predictions are watched").range(1, 1 << 16);
+  app.add_option("--target-kl", o.target_kl, "what level 1 may cost, in nats").range(1e-6, 10.0);
   app.add_flag(
       "--no-sensitivities", o.no_sensitivities,
       "estimate what errors cost from queries instead of measuring it: a minute less, a tenth to a quarter more bytes");

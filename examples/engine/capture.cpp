@@ -47,15 +47,14 @@ struct capture_options : model_options {
   bool stats = false;
 };
 
-void describe(CLI::App& app, capture_options& o) {
+void describe(option_list& app, capture_options& o) {
   describe_model(app, o);
-  app.add_option("TEXT", o.text, "a file of text")->required();
-  app.add_option("OUT", o.out, "the safetensors file to write")->required();
-  app.add_option("--context", o.context, "tokens whose cache is kept")
-      ->check(CLI::Range(int(query_statistics::kept), 1 << 20));
-  app.add_option("--suffix", o.suffix, "tokens that follow; their ids are kept")->check(CLI::Range(0, 1 << 20));
+  app.add_option("TEXT", o.text, "a file of text").required();
+  app.add_option("OUT", o.out, "the safetensors file to write").required();
+  app.add_option("--context", o.context, "tokens whose cache is kept").range(int(query_statistics::kept), 1 << 20);
+  app.add_option("--suffix", o.suffix, "tokens that follow; their ids are kept").range(0, 1 << 20);
   app.add_option("--offset", o.offset, "tokens of the text to leave out first")
-      ->check(CLI::Range(std::size_t{0}, std::size_t{1} << 30));
+      .range(std::size_t{0}, std::size_t{1} << 30);
   app.add_flag("--stats", o.stats, "keep what calibration wants to know of queries and output projections");
 }
 

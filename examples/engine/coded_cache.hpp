@@ -3,10 +3,8 @@
 
 #include "cache.hpp"
 
-#include <sluice/codec/decoder.hpp>
-#include <sluice/codec/encoder.hpp>
-#include <sluice/codec/presets.hpp>
 #include <sluice/format/frame.hpp>
+#include <sluice/model/profile.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -25,11 +23,7 @@ class coded_cache {
   static constexpr int chunk_tokens = 256;
 
   /// Borrows the profile. Throws std::invalid_argument where no codec has this name.
-  coded_cache(const sluice::profile& p, const std::string& codec) {
-    if (!sluice::codec::with_preset(codec.c_str(),
-                                    [&]<class Codec>() { coder_ = std::make_unique<coder_of<Codec>>(p); }))
-      throw std::invalid_argument("no codec is called " + codec);
-  }
+  coded_cache(const sluice::profile& p, const std::string& codec);
 
   /// Encodes all tokens, with all levels.
   void encode(const sluice::kv_view& cache) {
@@ -75,18 +69,7 @@ class coded_cache {
   };
 
   template <class Codec>
-  struct coder_of final : coder {
-    explicit coder_of(const sluice::profile& p) : encoder(p), decoder(p) {}
-    sluice::result<std::size_t> encode(const sluice::kv_view& cache, std::vector<std::byte>& frame) override {
-      frame.resize(encoder.max_size(cache));
-      return encoder.encode(cache, frame);
-    }
-    sluice::status decode(std::span<const std::byte> frame, const sluice::kv_view& cache) override {
-      return decoder.decode(frame, cache).worst;
-    }
-    sluice::encoder<Codec> encoder;
-    sluice::decoder<Codec> decoder;
-  };
+  struct coder_of;
 
   static void check(const char* what, sluice::status s) {
     if (s != sluice::status::ok) throw std::runtime_error(std::string(what) + ": " + to_string(s));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "chat.hpp"
+#include "predictions.hpp"
 #include "quality.hpp"
 #include "sampler.hpp"
 #include "session.hpp"

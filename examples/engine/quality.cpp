@@ -23,21 +23,20 @@ struct quality_options : model_options {
   std::uint64_t seed = 1;
 };
 
-void describe(CLI::App& app, quality_options& o) {
+void describe(option_list& app, quality_options& o) {
   describe_model(app, o);
-  app.add_option("TEXT", o.text, "a file of text")->required();
+  app.add_option("TEXT", o.text, "a file of text").required();
   describe_profile(app, o.profile);
   app.add_option("--codec", o.codec, codec_names());
   app.add_option("--level", o.level, "one level, or all");
-  app.add_option("--context", o.context, "tokens whose cache is coded")->check(CLI::Range(1, 1 << 20));
-  app.add_option("--suffix", o.suffix, "tokens behind them that are predicted")->check(CLI::Range(1, 1 << 16));
-  app.add_option("--windows", o.windows, "places of the text; 0 = no predictions are judged")
-      ->check(CLI::Range(0, 4096));
+  app.add_option("--context", o.context, "tokens whose cache is coded").range(1, 1 << 20);
+  app.add_option("--suffix", o.suffix, "tokens behind them that are predicted").range(1, 1 << 16);
+  app.add_option("--windows", o.windows, "places of the text; 0 = no predictions are judged").range(0, 4096);
   app.add_option("--offset", o.offset, "tokens of the text to leave out first")
-      ->check(CLI::Range(std::size_t{0}, std::size_t{1} << 30));
-  app.add_option("--needles", o.needles, "numbers to hide in the text and to ask for")->check(CLI::Range(0, 4096));
+      .range(std::size_t{0}, std::size_t{1} << 30);
+  app.add_option("--needles", o.needles, "numbers to hide in the text and to ask for").range(0, 4096);
   app.add_option("--needle-context", o.needle_context, "tokens of the longest text that one is hidden in")
-      ->check(CLI::Range(256, 1 << 20));
+      .range(256, 1 << 20);
   app.add_option("--seed", o.seed, "of numbers and places");
   app.footer(codec_descriptions());
 }

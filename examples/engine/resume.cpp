@@ -9,8 +9,6 @@
 
 #include <sluice/stream/plan/by_name.hpp>
 
-#include <store_url.hpp>
-
 #include <Eigen/Core>
 
 #include <algorithm>
@@ -55,30 +53,28 @@ struct resume_options : document_options {
   int level = 1, tokens = 64;
   double deadline = 1;
   bool compare = false, strict = false;
-  CLI::Option *policy_given = nullptr, *deadline_given = nullptr, *link_given = nullptr;
+  option policy_given, deadline_given, link_given;
 
-  bool planned() const { return policy_given->count() + deadline_given->count() + link_given->count() > 0; }
+  bool planned() const { return policy_given.count() + deadline_given.count() + link_given.count() > 0; }
 };
 
-void describe(CLI::App& app, resume_options& o) {
+void describe(option_list& app, resume_options& o) {
   describe_document(app, o);
-  app.add_option("--question", o.question, "what is asked about the document")->required();
-  app.add_option("--tokens", o.tokens, "the longest answer")->check(CLI::Range(1, 1 << 20));
-  CLI::Option* level = app.add_option("--level", o.level, "level of quality to restore, where the store has it")
-                           ->check(CLI::Range(0, int(sluice::max_passes) - 1));
+  app.add_option("--question", o.question, "what is asked about the document").required();
+  app.add_option("--tokens", o.tokens, "the longest answer").range(1, 1 << 20);
+  option level = app.add_option("--level", o.level, "level of quality to restore, where the store has it")
+                     .range(0, int(sluice::max_passes) - 1);
   o.deadline_given =
       app.add_option("--deadline", o.deadline,
                      "seconds until the document has to be there, fetched at any level or computed, as a policy "
                      "plans it; without this, --policy or --link everything is fetched at --level")
-          ->check(CLI::Range(0.001, 1e6))
-          ->excludes(level);
+          .range(0.001, 1e6)
+          .excludes(level);
   const std::vector<std::string> names(std::begin(sluice::stream::policy_names),
                                        std::end(sluice::stream::policy_names));
-  o.policy_given = app.add_option("--policy", o.policy, "who plans under the deadline")
-                       ->check(CLI::IsMember(names))
-                       ->excludes(level);
+  o.policy_given = app.add_option("--policy", o.policy, "who plans under the deadline").one_of(names).excludes(level);
   o.link_given =
-      app.add_option("--link", o.link, "slows the store down to the link of this trace (CSV)")->excludes(level);
+      app.add_option("--link", o.link, "slows the store down to the link of this trace (CSV)").excludes(level);
   app.add_flag("--compare", o.compare, "compute everything as well, and tell how far the two are apart");
   app.add_flag("--strict", o.strict,
                "exit with 1 where the store failed or held something damaged or coarser, though the answer is right");
@@ -296,10 +292,7 @@ int resume(const resume_options& o, store& kept) {
 }
 
 int open_and_resume(const resume_options& o) {
-  return with_store(o.store, [&](auto& source) {
-    store_of kept(source);
-    return resume(o, kept);
-  });
+  return open_store(o.store, false, [&](store& kept) { return resume(o, kept); });
 }
 
 }  // namespace

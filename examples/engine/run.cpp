@@ -19,18 +19,16 @@ struct run_options : model_options {
   std::uint64_t seed = 1;
 };
 
-void describe(CLI::App& app, run_options& o) {
+void describe(option_list& app, run_options& o) {
   describe_model(app, o);
-  CLI::Option* prompt = app.add_option("--prompt", o.prompt, "the text to answer about, or to continue");
-  app.add_option("--prompt-file", o.prompt_file, "the same from a file")->excludes(prompt);
+  option prompt = app.add_option("--prompt", o.prompt, "the text to answer about, or to continue");
+  app.add_option("--prompt-file", o.prompt_file, "the same from a file").excludes(prompt);
   app.add_option("--question", o.question, "what is asked after the text");
   app.add_flag("--raw", o.raw, "text as it is, without the form of a chat that the model was trained on");
-  app.add_option("--tokens", o.tokens, "the longest answer")->check(CLI::Range(1, 1 << 20));
-  app.add_option("--temperature", o.temperature, "0 = the likeliest token each time")->check(CLI::Range(0.0, 100.0));
-  app.add_option("--top-k", o.top_k, "draw from so many of the likeliest tokens; 0 = from all")
-      ->check(CLI::Range(0, 1 << 20));
-  app.add_option("--top-p", o.top_p, "draw from the likeliest tokens that have this share together")
-      ->check(CLI::Range(0.0, 1.0));
+  app.add_option("--tokens", o.tokens, "the longest answer").range(1, 1 << 20);
+  app.add_option("--temperature", o.temperature, "0 = the likeliest token each time").range(0.0, 100.0);
+  app.add_option("--top-k", o.top_k, "draw from so many of the likeliest tokens; 0 = from all").range(0, 1 << 20);
+  app.add_option("--top-p", o.top_p, "draw from the likeliest tokens that have this share together").range(0.0, 1.0);
   app.add_option("--seed", o.seed, "of what is drawn");
 }
 

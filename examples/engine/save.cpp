@@ -3,8 +3,6 @@
 #include "prefix_cache.hpp"
 #include "session.hpp"
 
-#include <store_url.hpp>
-
 #include <algorithm>
 #include <cstdio>
 #include <string>
@@ -19,11 +17,11 @@ struct save_options : document_options {
   bool exact_copies = false;
 };
 
-void describe(CLI::App& app, save_options& o) {
+void describe(option_list& app, save_options& o) {
   describe_document(app, o);
   app.add_option("--levels", o.levels,
                  "levels of quality that are kept, from the coarsest on; a finer object that is there stays")
-      ->check(CLI::Range(1, int(sluice::max_passes)));
+      .range(1, int(sluice::max_passes));
   app.add_flag("--exact-copies", o.exact_copies, "keep every bit as well, for policies that fetch it");
 }
 
@@ -99,13 +97,7 @@ int save(const save_options& o, store& kept) {
 }
 
 int open_and_save(const save_options& o) {
-  return with_store(o.store, [&](auto& source) {
-    if constexpr (requires { source.create(); })
-      if (const sluice::status made = source.create(); made != sluice::status::ok)
-        throw data_error(sluice::stream::redacted(o.store) + ": " + in_words(made, source.detail()));
-    store_of kept(source);
-    return save(o, kept);
-  });
+  return open_store(o.store, true, [&](store& kept) { return save(o, kept); });
 }
 
 }  // namespace

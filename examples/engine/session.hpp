@@ -45,17 +45,17 @@ struct model_options {
   std::string kv = "f16";
 };
 
-inline void describe_model(CLI::App& app, model_options& o) {
-  app.add_option("MODEL", o.model, "a llama, qwen2 or gemma3 model in GGUF")->required();
-  app.add_option("--threads", o.threads, "threads that compute and decode")->check(CLI::Range(1, 256));
+inline void describe_model(option_list& app, model_options& o) {
+  app.add_option("MODEL", o.model, "a llama, qwen2 or gemma3 model in GGUF").required();
+  app.add_option("--threads", o.threads, "threads that compute and decode").range(1, 256);
   app.add_flag("--exact", o.exact,
                "compute in floats; the default quantises activations to 8 bits and is several times as fast");
-  app.add_option("--kv", o.kv, "type of the pages of the KV cache")->check(CLI::IsMember({"f16", "bf16", "f32"}));
+  app.add_option("--kv", o.kv, "type of the pages of the KV cache").one_of({"f16", "bf16", "f32"});
   app.add_flag("--json", o.json, "the result, and errors, as JSON on stdout");
 }
 
 /// Of commands that code a cache.
-inline void describe_profile(CLI::App& app, std::string& profile) {
+inline void describe_profile(option_list& app, std::string& profile) {
   app.add_option(
       "--profile", profile,
       "what sluice knows of the model (see `engine calibrate`); by default M.profile beside M.gguf, and where there "
@@ -68,14 +68,14 @@ struct document_options : model_options {
   std::size_t max_tokens = std::size_t{1} << 30;
 };
 
-inline void describe_document(CLI::App& app, document_options& o) {
+inline void describe_document(option_list& app, document_options& o) {
   describe_model(app, o);
-  app.add_option("--prompt-file", o.prompt_file, "the document, as text")->required();
+  app.add_option("--prompt-file", o.prompt_file, "the document, as text").required();
   app.add_option("--store", o.store, std::string("where chunks are kept: ") + sluice::stream::store_url_forms)
-      ->required();
+      .required();
   describe_profile(app, o.profile);
   app.add_option("--max-tokens", o.max_tokens, "of the document, counted from its begin")
-      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
+      .range(std::size_t{1}, std::size_t{1} << 30);
   app.add_option(
       "--salt", o.salt,
       "goes into every key: chunks are found only by who gives the same (a tenant, an adapter over the weights)");

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <span>
 #include <string>
@@ -49,6 +50,10 @@ class store_of final : public store {
  private:
   Source* source_;
 };
+
+/// Opens the store behind a URL and returns f(store); with `create`, what holds the objects is made where it is missing.
+/// Errors: throws what with_store() of store_url.hpp throws, and a data_error where nothing can be made.
+int open_store(const std::string& url, bool create, const std::function<int(store&)>& f);
 
 /// What went wrong, as a person is told: the status and the store's own words, where it has some.
 inline std::string in_words(sluice::status s, std::string_view detail) {

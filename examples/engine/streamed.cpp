@@ -73,9 +73,41 @@ struct page_sink {
   }
 };
 
+// Any policy behind one type, so that the executor is compiled for those that refine and those that do not, and not for
+// each. Borrows the policy.
+template <bool Refines>
+struct any_policy {
+  using asked = sluice::stream::step (*)(const void*, const sluice::stream::cost_model&,
+                                         const sluice::stream::link_history&, const sluice::stream::request_progress&);
+  static constexpr const char* name = "any";
+  static constexpr bool refines = Refines;
+
+  template <class Policy>
+  static any_policy of(const Policy& p) {
+    return {&p,
+            [](const void* self, const auto& cost, const auto& link, const auto& now) {
+              return static_cast<const Policy*>(self)->link(cost, link, now);
+            },
+            [](const void* self, const auto& cost, const auto& link, const auto& now) {
+              return static_cast<const Policy*>(self)->compute(cost, link, now);
+            }};
+  }
+  sluice::stream::step link(const sluice::stream::cost_model& cost, const sluice::stream::link_history& link,
+                            const sluice::stream::request_progress& now) const {
+    return link_of(policy, cost, link, now);
+  }
+  sluice::stream::step compute(const sluice::stream::cost_model& cost, const sluice::stream::link_history& link,
+                               const sluice::stream::request_progress& now) const {
+    return compute_of(policy, cost, link, now);
+  }
+
+  const void* policy;
+  asked link_of, compute_of;
+};
+
 template <class Policy>
 sluice::stream::report run(const sluice::stream::cost_model& cost, std::span<const located_chunk> chunks, store& from,
-                           double deadline_seconds, page_sink& sink, Policy p) {
+                           double deadline_seconds, page_sink& sink, const Policy& p) {
   std::vector<sluice::stream::stored_chunk> names;
   for (const located_chunk& c : chunks) names.push_back({c.key, c.exact_key});
   const sluice::stream::planner<Policy> plan(cost, p);
@@ -123,7 +155,8 @@ stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std
   const bool known = sluice::stream::with_policy(options.policy, [&](auto policy) {
     if constexpr (requires { policy.level; })  // of cake: the exact copy unless told
       if (!exact) policy.level = cost.num_levels() - 1;
-    out.report = run(cost, chunks, source, left, sink, policy);
+    constexpr bool refines = sluice::stream::refining_policy<decltype(policy)>;
+    out.report = run(cost, chunks, source, left, sink, any_policy<refines>::of(policy));
   });
   if (!known) throw std::runtime_error("there is no policy " + options.policy);
   if (out.report.outcome != sluice::status::ok)

@@ -21,9 +21,9 @@ struct tokenize_options {
   bool json = false;
 };
 
-void describe(CLI::App& app, tokenize_options& o) {
-  app.add_option("MODEL", o.model, "a model in GGUF")->required();
-  app.add_option("TEXT", o.text, "a file of text")->required();
+void describe(option_list& app, tokenize_options& o) {
+  app.add_option("MODEL", o.model, "a model in GGUF").required();
+  app.add_option("TEXT", o.text, "a file of text").required();
   app.add_flag("--json", o.json, "the result, and errors, as JSON on stdout");
 }
 
@@ -46,15 +46,13 @@ struct perplexity_options : model_options {
   std::size_t tokens = std::size_t{1} << 30, offset = 0;
 };
 
-void describe_perplexity(CLI::App& app, perplexity_options& o) {
+void describe_perplexity(option_list& app, perplexity_options& o) {
   describe_model(app, o);
-  app.add_option("TEXT", o.text, "a file of text")->required();
+  app.add_option("TEXT", o.text, "a file of text").required();
   app.add_option("--context", o.context, "tokens of a window; each is predicted from those before it in there")
-      ->check(CLI::Range(2, 1 << 20));
-  app.add_option("--tokens", o.tokens, "tokens to look at in all")
-      ->check(CLI::Range(std::size_t{2}, std::size_t{1} << 30));
-  app.add_option("--offset", o.offset, "tokens to leave out first")
-      ->check(CLI::Range(std::size_t{0}, std::size_t{1} << 30));
+      .range(2, 1 << 20);
+  app.add_option("--tokens", o.tokens, "tokens to look at in all").range(std::size_t{2}, std::size_t{1} << 30);
+  app.add_option("--offset", o.offset, "tokens to leave out first").range(std::size_t{0}, std::size_t{1} << 30);
   app.add_option("--logits", o.logits, "a safetensors file to write all logits to");
 }
 

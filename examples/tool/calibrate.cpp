@@ -22,17 +22,17 @@ struct calibrate_arguments {
   bool shape_only = false, cachegen = false, as_json = false;
 };
 
-void describe_calibrate(CLI::App& c, calibrate_arguments& a) {
+void describe_calibrate(option_list& c, calibrate_arguments& a) {
   c.add_option("CAPTURE", a.captures,
                "safetensors files, see below; 8 x 1,024 tokens of what the model will read, or more")
-      ->required();
-  c.add_option("-o,--output", a.out, "the profile to write")->required();
+      .required();
+  c.add_option("-o,--output", a.out, "the profile to write").required();
   c.add_option("--sensitivity", a.sensitivity,
                "JSON {\"k\": [...], \"v\": [...]}, nats per unit of squared error of each layer; without, estimated");
   c.add_option("--heads-per-basis", a.heads_per_basis, "0 = all heads of a layer while they span at most 256 channels")
-      ->check(CLI::Range(0, 4));
-  c.add_option("--target-kl", a.target_kl, "nats of KL divergence at level 1")->check(CLI::Range(1e-9, 10.0));
-  c.add_option("--threads", a.threads, "changes the time it takes, not the profile")->check(CLI::Range(1, 256));
+      .range(0, 4);
+  c.add_option("--target-kl", a.target_kl, "nats of KL divergence at level 1").range(1e-9, 10.0);
+  c.add_option("--threads", a.threads, "changes the time it takes, not the profile").range(1, 256);
   c.add_option("--name", a.name, "of the model, for people; without, that in the first capture's metadata (model)");
   c.add_flag("--shape-only", a.shape_only,
              "a profile without calibration, of the first capture's shape: twice the bytes, at once");

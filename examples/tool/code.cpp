@@ -39,15 +39,14 @@ struct encode_arguments {
   bool as_json = false;
 };
 
-void describe_encode(CLI::App& c, encode_arguments& a) {
-  c.add_option("CAPTURE", a.in, "safetensors file, see below")->required();
-  c.add_option("-o,--output", a.out, "the .slc file to write")->required();
-  c.add_option("-p,--profile", a.profile, "profile of the model, made by sluice calibrate")->required();
+void describe_encode(option_list& c, encode_arguments& a) {
+  c.add_option("CAPTURE", a.in, "safetensors file, see below").required();
+  c.add_option("-o,--output", a.out, "the .slc file to write").required();
+  c.add_option("-p,--profile", a.profile, "profile of the model, made by sluice calibrate").required();
   c.add_option("--codec", a.codec, codec_names());
-  c.add_option("--chunk-tokens", a.chunk_tokens, "tokens of a frame")
-      ->check(CLI::Range(1, int(sluice::max_frame_tokens)));
+  c.add_option("--chunk-tokens", a.chunk_tokens, "tokens of a frame").range(1, int(sluice::max_frame_tokens));
   c.add_option("--levels", a.levels, "passes to make, from the base on; the codec may have fewer")
-      ->check(CLI::Range(1, sluice::max_passes));
+      .range(1, sluice::max_passes);
   c.add_flag("--json", a.as_json, "the result as JSON");
   c.footer(codec_descriptions() + "\n" + capture_form);
 }
@@ -182,12 +181,12 @@ struct decode_arguments {
   bool as_json = false;
 };
 
-void describe_decode(CLI::App& c, decode_arguments& a) {
-  c.add_option("SLC", a.in, "a .slc file")->required();
-  c.add_option("-o,--output", a.out, "the capture (safetensors) to write, in the types that the cache had")->required();
-  c.add_option("-p,--profile", a.profile, "the profile that it was made with")->required();
+void describe_decode(option_list& c, decode_arguments& a) {
+  c.add_option("SLC", a.in, "a .slc file").required();
+  c.add_option("-o,--output", a.out, "the capture (safetensors) to write, in the types that the cache had").required();
+  c.add_option("-p,--profile", a.profile, "the profile that it was made with").required();
   c.add_option("--level", a.level, "finest level to decode; above what is there means the finest that is")
-      ->check(CLI::Range(0, sluice::max_passes));
+      .range(0, sluice::max_passes);
   c.add_option("--layers", a.layers, "A:B = layers A to B - 1 only; either may be left out");
   c.add_flag("--json", a.as_json, "the result as JSON");
 }
@@ -351,10 +350,10 @@ struct truncate_arguments {
   bool as_json = false;
 };
 
-void describe_truncate(CLI::App& c, truncate_arguments& a) {
-  c.add_option("SLC", a.in, "a .slc file")->required();
-  c.add_option("-o,--output", a.out, "the .slc file to write")->required();
-  c.add_option("--level", a.level, "finest level to keep")->required()->check(CLI::Range(0, sluice::max_passes - 1));
+void describe_truncate(option_list& c, truncate_arguments& a) {
+  c.add_option("SLC", a.in, "a .slc file").required();
+  c.add_option("-o,--output", a.out, "the .slc file to write").required();
+  c.add_option("--level", a.level, "finest level to keep").required().range(0, sluice::max_passes - 1);
   c.add_flag("--json", a.as_json, "the result as JSON");
 }
 

@@ -60,8 +60,8 @@ struct verify_arguments {
   bool as_json = false;
 };
 
-void describe_verify(CLI::App& c, verify_arguments& a) {
-  c.add_option("SLC", a.in, "a .slc file")->required();
+void describe_verify(option_list& c, verify_arguments& a) {
+  c.add_option("SLC", a.in, "a .slc file").required();
   c.add_flag("--json", a.as_json, "the result as JSON");
 }
 
@@ -95,8 +95,8 @@ struct info_arguments {
   bool as_json = false;
 };
 
-void describe_info(CLI::App& c, info_arguments& a) {
-  c.add_option("SLC", a.in, "a .slc file")->required();
+void describe_info(option_list& c, info_arguments& a) {
+  c.add_option("SLC", a.in, "a .slc file").required();
   c.add_option("-p,--profile", a.profile, "its profile: tells how far above an ideal coder each level is");
   c.add_flag("--json", a.as_json, "the result as JSON");
 }

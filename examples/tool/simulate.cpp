@@ -31,20 +31,20 @@ struct simulate_arguments {
   bool as_json = false;
 };
 
-void describe_simulate(CLI::App& c, simulate_arguments& a) {
+void describe_simulate(option_list& c, simulate_arguments& a) {
   c.add_option("--links", a.links,
                "folder of link traces GROUP_NAME.csv (duration_s,bandwidth_bps,latency_s); without, made-up links");
   c.add_option("--requests", a.requests,
                "JSON lines {timestamp, input_length, hash_ids} of requests that share a link");
   c.add_option("--shape", a.shape, "model and machine: " + names_of_shapes());
   c.add_option("--policies", a.policies, "planner policies, parted by commas: " + policies_there_are() + " (all)")
-      ->delimiter(',');
-  c.add_option("--deadlines", a.deadlines, "seconds, parted by commas")->delimiter(',')->check(CLI::Range(0.0, 1e6));
+      .delimiter(',');
+  c.add_option("--deadlines", a.deadlines, "seconds, parted by commas").delimiter(',').range(0.0, 1e6);
   c.add_option("--kv-share", a.kv_share,
                "mean of each group of links, in parts of the rate at which the engine makes cache")
-      ->check(CLI::Range(1e-9, 1e9));
+      .range(1e-9, 1e9);
   c.add_option("--context", a.context, "tokens of a request without --requests; 0 = those of the shape")
-      ->check(CLI::Range(0, 1 << 24));
+      .range(0, 1 << 24);
   c.add_flag("--json", a.as_json, "the result as JSON");
 }
 

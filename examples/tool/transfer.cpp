@@ -135,24 +135,23 @@ constexpr char store_notes[] =
 
 // What put and get have in common.
 template <class Arguments>
-void describe_store(CLI::App& c, Arguments& a) {
+void describe_store(option_list& c, Arguments& a) {
   c.add_option("--model", a.model,
                "which weights: a name, or better a hash (64 hexadecimal digits are taken as the bytes they stand for)")
-      ->required();
+      .required();
   c.add_option("--ids", a.ids,
                "safetensors file with the token ids of the whole text: ids [tokens] I32, from position 0 on")
-      ->required();
-  c.add_option("--store", a.store, std::string("where: ") + store_urls)->required();
+      .required();
+  c.add_option("--store", a.store, std::string("where: ") + store_urls).required();
   c.add_option("--salt", a.salt,
                "text that keeps chunks apart where model and tokens are equal: adapter, tenant, image hash");
-  c.add_option("--patience", a.patience_seconds, "gives up after so many seconds without a byte")
-      ->check(CLI::Range(0.001, 1e6));
+  c.add_option("--patience", a.patience_seconds, "gives up after so many seconds without a byte").range(0.001, 1e6);
   c.add_flag("--json", a.as_json, "the result as JSON");
   c.footer(store_notes);
 }
 
-void describe_put(CLI::App& c, put_arguments& a) {
-  c.add_option("SLC", a.in, "a .slc file that begins at position 0")->required();
+void describe_put(option_list& c, put_arguments& a) {
+  c.add_option("SLC", a.in, "a .slc file that begins at position 0").required();
   describe_store(c, a);
 }
 
@@ -213,14 +212,14 @@ struct get_arguments {
   bool as_json = false;
 };
 
-void describe_get(CLI::App& c, get_arguments& a) {
-  c.add_option("-o,--output", a.out, "the .slc file to write")->required();
-  c.add_option("-p,--profile", a.profile, "the profile that they were made with")->required();
+void describe_get(option_list& c, get_arguments& a) {
+  c.add_option("-o,--output", a.out, "the .slc file to write").required();
+  c.add_option("-p,--profile", a.profile, "the profile that they were made with").required();
   c.add_option("--codec", a.codec, codec_names() + ", as they were encoded");
   c.add_option("--chunk-tokens", a.chunk_tokens, "tokens of a chunk, as they were encoded")
-      ->check(CLI::Range(1, int(max_frame_tokens)));
+      .range(1, int(max_frame_tokens));
   c.add_option("--level", a.level, "finest level to fetch; above what is there means the finest that is")
-      ->check(CLI::Range(0, max_passes));
+      .range(0, max_passes);
   describe_store(c, a);
   c.footer(codec_descriptions() + "\n" + store_notes);
 }

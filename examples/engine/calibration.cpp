@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "calibration.hpp"
+
+#include <sluice/calibrate/calibrate.hpp>
+
+#include <deque>
+#include <stdexcept>
+#include <string>
+
+namespace engine {
+
+calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> windows, const self_calibration& how) {
+  const model_config& c = net.config();
+  const auto layers = std::size_t(c.layers), context = std::size_t(how.context), n = windows.size();
+  const auto check = [](sluice::status s) {
+    if (s != sluice::status::ok) throw std::runtime_error(std::string("calibration: ") + to_string(s));
+  };
+  // Progress counts tokens times layers; a sweep of the calibrator takes about a tenth of a pass of the model.
+  const std::size_t suffix = how.measure_sensitivities ? windows.front().size() - context : 0;
+  const std::size_t sweep = std::max<std::size_t>(context * layers / 10, 1);
+  const std::size_t all = n * (context * layers + 2 * sweep) + suffix * layers * (layers + 2);
+  std::size_t done = 0;
+  const auto advance = [&](std::size_t work) {
+    done += work;
+    if (how.on_progress) how.on_progress(done, all);
+  };
+
+  struct seen {
+    seen(page_pool& pages, model& m, int tokens) : cache(pages), queries(m, tokens) {}
+    sequence cache;
+    query_statistics queries;
+    std::vector<std::vector<float>> q2{};
+    std::vector<std::vector<sluice::f16>> last{};
+    std::vector<sluice::capture_layer> known{};
+  };
+  page_pool pages(
+      c, how.kv, int(n) * page_pool::pages_for(how.context) + page_pool::pages_for(int(suffix) + page_pool::page_size));
+  std::deque<seen> captures;  // a sequence does not move
+  std::vector<matrix> output_metrics;
+  for (int l = 0; l < c.layers; ++l) output_metrics.push_back(output_metric(net, l));
+  for (const std::vector<std::int32_t>& ids : windows) {
+    seen& s = captures.emplace_back(pages, net, how.context);
+    net.forward(std::span(ids).first(context), s.cache,
+                {.on_queries = [&](int layer, int position, std::span<const float> queries) {
+                  s.queries.add(layer, position, queries);
+                  advance(queries.size() / std::size_t(c.heads * c.head_dim));
+                }});
+    for (int l = 0; l < c.layers; ++l) {
+      s.q2.push_back(s.queries.q2(l));
+      s.last.push_back(s.queries.last(l));
+      s.known.push_back({s.q2.back().data(), output_metrics[std::size_t(l)].data(), s.last.back().data()});
+    }
+  }
+
+  calibrated out;
+  if (how.measure_sensitivities) {
+    seen& s = captures.front();
+    out.measured =
+        sensitivity_probe(net, s.cache, s.queries, output_metrics)
+            .measure(std::span(windows.front()).subspan(context), [&](int ran) { advance(suffix * std::size_t(ran)); });
+  }
+  sluice::calibration_options options;
+  options.target_kl = how.target_kl;
+  options.threads = how.threads;
+  options.sensitivity_k = out.measured.k;
+  options.sensitivity_v = out.measured.v;
+  sluice::calibrator calibrator(kv_shape(c), options);
+  for (const bool second : {false, true})
+    for (seen& s : captures) {
+      const sluice::capture capture{s.cache.view(), s.known, query_statistics::kept, c.heads};
+      check(second ? calibrator.measure(capture) : calibrator.add(capture));
+      advance(sweep);
+    }
+  sluice::result<sluice::profile> made = calibrator.finish();
+  check(made.status());
+  out.profile = *std::move(made);
+  return out;
+}
+
+}  // namespace engine
