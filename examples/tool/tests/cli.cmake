@@ -21,7 +21,7 @@ expect(out "^sluice [0-9]+\\.[0-9]+\\.[0-9]+, format [0-9]+\\.[0-9]+\n$")
 sluice(2)
 sluice(2 bogus)
 expect(err "bogus")
-foreach(line "calibrate: CAPTURE -o --output --sensitivity --heads-per-basis --target-kl --threads --name --shape-only --json"
+foreach(line "calibrate: CAPTURE -o --output --sensitivity --heads-per-basis --target-kl --threads --name --shape-only --cachegen --json"
     "encode: CAPTURE -o --output -p --profile --codec --chunk-tokens --levels --json"
     "decode: SLC -o --output -p --profile --level --layers --json"
     "truncate: SLC -o --output --level --json" "info: SLC -p --profile --json" "verify: SLC --json"
