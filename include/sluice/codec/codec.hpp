@@ -202,11 +202,17 @@ struct basic_codec : detail::grouping_checks<Grouping>,
       return status::ok;
     }
 
+    // Room for rows that a stage fills up to their width; only what lies behind that is zero.
+    template <class T>
+    static void make_rows(std::vector<T>& v, int rows, int width, std::ptrdiff_t ld) {
+      v.resize(std::size_t(rows) * std::size_t(ld));
+      for (int r = 0; r < rows; ++r)
+        for (std::ptrdiff_t i = width; i < ld; ++i) v[std::size_t(r * ld + i)] = 0;
+    }
+
     void resize(const tile_rows& in) {
       s_.rows = in.count();
-      s_.finest.resize(std::size_t(s_.rows) * std::size_t(s_.ld));
-      for (int r = 0; r < s_.rows; ++r)
-        for (std::ptrdiff_t i = s_.width; i < s_.ld; ++i) s_.finest[std::size_t(r * s_.ld + i)] = 0;
+      make_rows(s_.finest, s_.rows, s_.width, s_.ld);
       beyond_.assign(std::size_t(s_.rows), 0);
     }
 
@@ -229,7 +235,7 @@ struct basic_codec : detail::grouping_checks<Grouping>,
         c_.rows = in.count();
         c_.width = s_.width;
         c_.ld = s_.ld;
-        c_.y.assign(std::size_t(c_.rows) * std::size_t(c_.ld), 0);
+        make_rows(c_.y, c_.rows, c_.width, c_.ld);
         if (const status e = transform_.forward(in, c_, w); e != status::ok) return e;
         resize(in);
         if (s_.rows == 0) return status::ok;

@@ -28,7 +28,7 @@ struct coefficients {
   int rows = 0;           ///< tokens
   int width = 0;          ///< coefficients of a token
   std::ptrdiff_t ld = 0;  ///< floats from row to row of y
-  std::vector<float> y;   ///< [rows][ld] in the units of the transform; zero when handed over
+  std::vector<float> y;   ///< [rows][ld] in the units of the transform, `width` of each to be filled
   /// Whether these are the coefficients that the profile describes: its units are one finest step, its classes fit.
   bool calibrated = false;
 };
