@@ -3,17 +3,10 @@
 
 #include "prefix_cache.hpp"
 
-#include <Eigen/Dense>
-
-#include <algorithm>
-#include <chrono>
-#include <cmath>
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 // What computing and decoding cost on this machine, which a planner has to know before it sees either: fitted to a whole
@@ -39,20 +32,7 @@ class batch_times {
     position_.push_back(position);
     begin_.push_back(seconds);
   }
-  machine_costs fit(int tokens, double end) const {
-    const auto n = Eigen::Index(position_.size());
-    Eigen::MatrixXd a(n, 2);
-    Eigen::VectorXd seconds(n);
-    for (Eigen::Index i = 0; i < n; ++i) {
-      const auto k = std::size_t(i);
-      const int next = i + 1 < n ? position_[k + 1] : tokens, count = next - position_[k];
-      a.row(i) << count, count * (position_[k] + count / 2.0);
-      seconds(i) = (i + 1 < n ? begin_[k + 1] : end) - begin_[k];
-    }
-    const Eigen::VectorXd x = n > 1 ? Eigen::VectorXd(a.colPivHouseholderQr().solve(seconds)) : Eigen::VectorXd();
-    if (n < 2 || x(0) <= 0 || x(1) < 0) return {end / tokens, 0, 0};
-    return {x(0), x(1), 0};
-  }
+  machine_costs fit(int tokens, double end) const;
 
  private:
   std::vector<int> position_;
@@ -61,36 +41,10 @@ class batch_times {
 
 /// Computes a few of these tokens at the document's begin and at its end, and decodes them once: some hundredths of a
 /// prefill. Small batches are dearer than large ones, so computing is rather overrated than underrated.
-inline machine_costs measure_costs(model& net, prefix_cache& prefixes, page_pool& pages,
-                                   std::span<const std::int32_t> ids) {
-  const int tokens = int(ids.size()), n = std::min(tokens, std::clamp(tokens / 16, 16, 64));
-  sequence scratch(pages);
-  if (n == 0 || scratch.grow(tokens) != sluice::status::ok) return {};
-  const auto seconds = [&](int position) {
-    const auto begin = std::chrono::steady_clock::now();
-    net.forward(ids.first(std::size_t(n)), scratch, {.position = position});
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  };
-  (void)seconds(0);  // weights come into memory
-  const double first = seconds(0), last = tokens > 2 * n ? seconds(tokens - n) : first;
-  machine_costs c;
-  if (tokens > 2 * n) c.seconds_per_token_position = std::max(0.0, (last - first) / n / (tokens - n));
-  c.seconds_per_token = first / n;
-  c.decode_seconds_per_value = prefixes.measure_decoding(scratch, n);
-  return c;
-}
+machine_costs measure_costs(model& net, prefix_cache& prefixes, page_pool& pages, std::span<const std::int32_t> ids);
 
 /// The note beside a saved document.
-inline std::string write_note(const std::string& name, std::size_t tokens, double prefill_seconds,
-                              const machine_costs& c) {
-  return nlohmann::ordered_json{{"of", name},
-                                {"tokens", tokens},
-                                {"prefill_seconds", prefill_seconds},
-                                {"seconds_per_token", c.seconds_per_token},
-                                {"seconds_per_token_position", c.seconds_per_token_position},
-                                {"decode_seconds_per_value", c.decode_seconds_per_value}}
-      .dump();
-}
+std::string write_note(const std::string& name, std::size_t tokens, double prefill_seconds, const machine_costs& c);
 
 struct note {
   double prefill_seconds = 0;
@@ -98,22 +52,6 @@ struct note {
 };
 
 /// Reads a note. None where the bytes are cut, damaged, of another document or say what no machine does.
-inline std::optional<note> read_note(std::span<const std::byte> bytes, const std::string& name) {
-  const char* text = reinterpret_cast<const char*>(bytes.data());
-  const auto saved = nlohmann::ordered_json::parse(text, text + bytes.size(), nullptr, false);
-  if (!saved.is_object() || !saved.contains("of") || saved["of"] != name) return {};
-  const auto number = [&](const char* key) {
-    const auto value = saved.find(key);
-    return value != saved.end() && value->is_number() ? value->get<double>() : -1.0;
-  };
-  const note n{number("prefill_seconds"),
-               {number("seconds_per_token"), number("seconds_per_token_position"), number("decode_seconds_per_value")}};
-  const auto sane = [](double x, double low) { return x >= low && x < 1e6; };
-  const machine_costs& c = n.costs;
-  if (!sane(n.prefill_seconds, 0) || !sane(c.seconds_per_token, 1e-12) || !sane(c.seconds_per_token_position, 0) ||
-      !sane(c.decode_seconds_per_value, 0))
-    return {};
-  return n;
-}
+std::optional<note> read_note(std::span<const std::byte> bytes, const std::string& name);
 
 }  // namespace engine
