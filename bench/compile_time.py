@@ -14,7 +14,7 @@ import argparse, json, os, pathlib, shlex, subprocess, sys, tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SECONDS, MEGABYTES = 60, 1024
-CODECS = ['exact', 'uncompressed', 'fixed<4>', 'plain<8>', 'plain<4>']
+CODECS = ['exact', 'uncompressed', 'fixed<4>', 'plain<8>', 'plain<4>', 'int4', 'kivi<4>', 'cachegen_paper<>']
 USE = '''template <class Codec>
 bool use(const sluice::profile& p, const sluice::kv_view& v, std::vector<std::byte>& out) {
   sluice::encoder<Codec> e(p);

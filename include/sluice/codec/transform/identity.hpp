@@ -14,6 +14,7 @@ inline namespace SLUICE_HOST_ABI {
 struct identity_transform {
   static constexpr stage_id id = stage_id::of(0);
   static constexpr value_domain domain = value_domain::rotated;
+  /// Coefficients are the rows: a quantiser may restore them in place (transform_policy).
   static constexpr bool passes_through = true;
   static bool uses(const profile&) noexcept { return false; }
 
