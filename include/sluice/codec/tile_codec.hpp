@@ -167,6 +167,11 @@ concept begins_tiles = requires(typename C::encoder e, typename C::decoder d) {
   d.begin_tile();
 };
 
+// Rows in the codec's domain. A concept of its own: nvcc loses the brackets of a condition inside of a requirement.
+template <class C>
+concept gives_rows = (C::domain == value_domain::stored && gives_elements<typename C::decoder>) ||
+                     (C::domain != value_domain::stored && gives_floats<typename C::decoder>);
+
 }  // namespace detail
 
 /// A codec: everything between rows of tokens and the sections of a tile. Static members, no state:
@@ -202,8 +207,7 @@ concept tile_codec = requires(const profile& p, std::int64_t position) {
   { C::uses(p) } -> std::same_as<bool>;
   requires detail::tile_encoder<typename C::encoder>;
   requires detail::tile_decoder<typename C::decoder>;
-  requires(C::domain == value_domain::stored ? detail::gives_elements<typename C::decoder>
-                                             : detail::gives_floats<typename C::decoder>);
+  requires detail::gives_rows<C>;
   requires(C::span == 0 || detail::begins_tiles<C>);
 };
 
