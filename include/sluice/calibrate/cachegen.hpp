@@ -25,15 +25,11 @@ class cachegen_calibrator {
   /// `percents`: the scales of bins to make tables for, each from 1 to 1000. Borrows the profile, which says how the
   /// heads are grouped that share a scale; the section fits profiles of this shape and grouping only.
   explicit cachegen_calibrator(const profile& p, std::vector<int> percents = {50, 100, 200})
-      : profile_(&p), percents_(std::move(percents)), state_(validate(p)) {
-    for (const plane_profile& q : p.planes) {
-      first_.push_back(channels_);
-      channels_ += std::size_t(q.width);
-    }
+      : profile_(&p), percents_(std::move(percents)), state_(validate(p)), channels_(p) {
     percents_.insert(percents_.begin(), 0);
     for (std::size_t i = 1; i < percents_.size(); ++i)
       if (percents_[i] < 1 || percents_[i] > 1000) state_ = status::invalid_argument;
-    if (state_ == status::ok) counts_.assign(percents_.size(), std::vector<std::uint32_t>(channels_ * symbols));
+    if (state_ == status::ok) counts_.assign(percents_.size(), std::vector<std::uint32_t>(channels_.count * symbols));
   }
   explicit cachegen_calibrator(profile&&, std::vector<int> = {}) = delete;  // it must outlive the calibrator
 
@@ -63,7 +59,7 @@ class cachegen_calibrator {
     for (std::size_t i = 0; i < percents_.size(); ++i) {
       block.clear();
       detail::byte_writer w(block);
-      for (std::size_t c = 0; c < channels_; ++c) write(std::span(counts_[i]).subspan(c * symbols, symbols), w);
+      for (std::size_t c = 0; c < channels_.count; ++c) write(std::span(counts_[i]).subspan(c * symbols, symbols), w);
       out.put(std::uint16_t(percents_[i]));
       out.put(std::uint16_t{0});
       out.put(std::uint32_t(block.size()));
@@ -79,8 +75,7 @@ class cachegen_calibrator {
   void count(const kv_view& cache, int index, const group_place& g) {
     using namespace detail::cachegen;
     const int n = g.width();
-    const std::size_t channel =
-        first_[2 * std::size_t(g.layer) + std::size_t(g.plane)] + std::size_t(g.first_head * g.head_dim);
+    const std::size_t channel = channels_.of(g);
     row_.resize(std::size_t(n));
     anchor_.resize(percents_.size() * std::size_t(n));
     values_.resize(std::size_t(n));
@@ -133,8 +128,7 @@ class cachegen_calibrator {
   const profile* profile_;
   std::vector<int> percents_;  // 0 = anchors, then those of the tables
   status state_;
-  std::size_t channels_ = 0;
-  std::vector<std::size_t> first_;                  // channel of each plane
+  detail::cachegen::channel_index channels_;
   std::vector<std::vector<std::uint32_t>> counts_;  // [percents][channel][symbol]
   std::vector<float> row_, anchor_;
   std::vector<std::int16_t> values_;

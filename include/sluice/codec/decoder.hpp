@@ -74,10 +74,6 @@ class decoder {
 
  private:
   static constexpr bool stored = Codec::domain == value_domain::stored;
-  static const profile& empty_profile() noexcept {
-    static const profile none;
-    return none;
-  }
 
   // A damaged page outranks a degraded one.
   static status worse(status a, status b) noexcept {
@@ -309,7 +305,7 @@ class decoder {
 
   bool store_rows_of(const sluice::tile& t, std::byte* base, const plane_view& p, int layer) {
     const int width = t.place.width();
-    const int ld = (width + 31) / 32 * 32;
+    const int ld = detail::padded(width);
     values_.resize(std::size_t(block_rows) * std::size_t(ld));
     for (int r = 0; r < int(rows_.size()); r += block_rows) {
       const int n = detail::min(block_rows, int(rows_.size()) - r);
@@ -455,8 +451,8 @@ decoder<Codec>::decoder(const profile& p, tuning t)
       state_(validate(p)),
       isa_(usable_isa(t.isa)),
       fingerprint_(fingerprint_of<Codec>(p)),
-      coder_(state_ == status::ok ? p : empty_profile(), isa_),
-      ropes_(state_ == status::ok && Codec::domain == value_domain::unrotated ? p.shape : model_shape{}),
+      coder_(detail::profile_if(state_, p), isa_),
+      ropes_(Codec::domain == value_domain::unrotated ? detail::profile_if(state_, p).shape : model_shape{}),
       unropes_(ropes_) {
   if (state_ == status::ok) state_ = coder_.state();
 }

@@ -10,11 +10,10 @@
 #include <sluice/tensor/model_ropes.hpp>
 #include <sluice/tensor/rows.hpp>
 
-#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <span>
-#include <tuple>
 #include <vector>
 
 namespace sluice {
@@ -73,11 +72,6 @@ class encoder {
   static constexpr bool stored = Codec::domain == value_domain::stored;
 
   int passes() const noexcept { return Codec::passes(*profile_); }
-  static const profile& empty_profile() noexcept {
-    static const profile none;
-    return none;
-  }
-
   static bool extent(std::span<const kv_view> cache, std::int64_t& begin, std::int64_t& end) noexcept {
     bool any = false;
     for (const kv_view& v : cache) {
@@ -122,7 +116,7 @@ class encoder {
     }
     const int count = int(to - from);
     if (count == 0) {
-      for (int g = 0; g < q.groups(); ++g) close_tile(layer, which, tile, g);
+      for (int g = 0; g < q.groups(); ++g) close_tile();
       return status::ok;
     }
     const kv_view& v = *slot.view;
@@ -133,8 +127,9 @@ class encoder {
 
     in_.range = {int(from - position_), from, count};
     in_.type = plane_->type;
-    sort_tokens();
+    flag_tokens();
     if constexpr (!stored) load(layer, which);
+    split_tokens(std::size_t(q.width));
     for (int g = 0; g < q.groups(); ++g) {
       in_.place = place_of(profile_->shape, q.group_width, layer, which, g);
       in_.rows = coded_;
@@ -147,42 +142,42 @@ class encoder {
         in_.x = values_.data() + in_.place.first_head * in_.place.head_dim;
       }
       if (const status s = encode_group(int(from - start)); s != status::ok) return s;
-      close_tile(layer, which, tile, g);
+      close_tile();
     }
     return status::ok;
   }
 
   // Which tokens the codec wants exact.
-  void sort_tokens() {
-    flagged_.assign(std::size_t(in_.range.count), 0);
+  void flag_tokens() {
+    flagged_.resize(std::size_t(in_.range.count));
     for (int i = 0; i < in_.range.count; ++i)
       flagged_[std::size_t(i)] = Codec::keeps_exact(*profile_, in_.range.position + i, position_ + tokens_);
-    coded_.clear();
-    exact_.clear();
-    for (int i = 0; i < in_.range.count; ++i) (flagged_[std::size_t(i)] ? exact_ : coded_).push_back(std::uint16_t(i));
   }
 
-  // Tokens as floats in the codec's domain; those that are no numbers stand aside as well.
+  // Tokens as floats in the codec's domain; those that are no numbers are flagged as well.
   void load(int layer, plane which) {
     const layer_shape& l = profile_->shape.layers[std::size_t(layer)];
-    const int dim = l.head_dim(which), width = l.num_kv_heads * dim, count = in_.range.count;
-    ld_ = detail::padded(width);
+    const int dim = l.head_dim(which), count = in_.range.count;
+    ld_ = detail::padded(l.num_kv_heads * dim);
     values_.resize(std::size_t(count) * std::size_t(ld_));
     const detail::row_layout at{
         offsets_.data(), plane_->head_stride, plane_->element_stride, 0, l.num_kv_heads, dim, plane_->type, false};
     detail::load_rows(isa_, base_, at, count, values_.data(), ld_, flagged_.data());
     if (Codec::domain == value_domain::unrotated && which == plane::key)
       ropes_.rotate(isa_, layer, values_.data(), ld_, count, l.num_kv_heads, in_.range.frame_token);
+  }
+
+  // Flagged tokens stand aside; floats of the others close ranks.
+  void split_tokens(std::size_t width) {
     coded_.clear();
     exact_.clear();
-    for (int i = 0; i < count; ++i) {
-      if (flagged_[std::size_t(i)]) {
+    for (std::size_t i = 0; i < flagged_.size(); ++i) {
+      if (flagged_[i]) {
         exact_.push_back(std::uint16_t(i));
         continue;
       }
-      if (int(coded_.size()) != i)
-        std::memmove(&values_[coded_.size() * std::size_t(ld_)], &values_[std::size_t(i) * std::size_t(ld_)],
-                     std::size_t(width) * sizeof(float));
+      if (!stored && coded_.size() != i)
+        std::memmove(&values_[coded_.size() * std::size_t(ld_)], &values_[i * std::size_t(ld_)], width * sizeof(float));
       coded_.push_back(std::uint16_t(i));
     }
   }
@@ -222,23 +217,14 @@ class encoder {
       }
   }
 
-  // Notes what the tile took of every pass.
-  void close_tile(int layer, plane which, int tile, int group) {
-    closed c{layer, which, tile, group, {}};
-    for (int p = 0; p < made_; ++p) c.end[p] = payload_[p].size();
-    index_.push_back(c);
+  // Notes where the tile ends in every pass.
+  void close_tile() {
+    ends_.emplace_back();
+    for (int p = 0; p < made_; ++p) ends_.back()[std::size_t(p)] = payload_[p].size();
   }
 
   result<std::size_t> assemble(std::span<std::byte> out) {
-    // Encoded by token tile and layer; a frame holds pass -> layer -> plane -> token tile -> group.
-    const std::size_t tiles = index_.size();
-    order_.resize(tiles);
-    for (std::size_t i = 0; i < tiles; ++i) order_[i] = std::uint32_t(i);
-    const auto key = [this](std::uint32_t i) {
-      const closed& c = index_[i];
-      return std::tuple(c.layer, int(c.which), c.tile, c.group);
-    };
-    std::sort(order_.begin(), order_.end(), [&](std::uint32_t a, std::uint32_t b) { return key(a) < key(b); });
+    const std::size_t tiles = ends_.size(), of_token_tile = tiles / std::size_t(tiles_);
     const std::size_t listed = runs_.size() * sizeof(shape_run) + tiles * std::size_t(made_) * sizeof(tile_entry);
     const std::size_t payload_at = (sizeof(frame_header) + listed + 15) / 16 * 16;
     std::size_t size = payload_at;
@@ -252,15 +238,23 @@ class encoder {
     at += runs_.size() * sizeof(shape_run);
     std::byte* to = out.data() + payload_at;
     std::uint32_t ordinal = 0;
-    for (int p = 0; p < made_; ++p)
-      for (const std::uint32_t i : order_) {
-        const std::size_t start = i ? index_[i - 1].end[p] : 0, bytes = index_[i].end[p] - start;
-        if (bytes) std::memcpy(to, payload_[p].data() + start, bytes);
-        const tile_entry e{std::uint32_t(bytes), checksum(to, bytes, ordinal++, isa_)};
-        std::memcpy(at, &e, sizeof e);
-        at += sizeof e;
-        to += bytes;
+    // Encoded by token tile and layer; a frame holds pass -> layer -> plane -> token tile -> group.
+    for (std::size_t p = 0; p < std::size_t(made_); ++p) {
+      std::size_t first = 0;  // of a plane's groups among those of a token tile
+      for (const plane_profile& q : profile_->planes) {
+        const std::size_t groups = std::size_t(q.groups());
+        for (std::size_t k = 0; k < std::size_t(tiles_) * groups; ++k) {
+          const std::size_t i = k / groups * of_token_tile + first + k % groups;
+          const std::size_t start = i ? ends_[i - 1][p] : 0, bytes = ends_[i][p] - start;
+          if (bytes) std::memcpy(to, payload_[p].data() + start, bytes);
+          const tile_entry e{std::uint32_t(bytes), checksum(to, bytes, ordinal++, isa_)};
+          std::memcpy(at, &e, sizeof e);
+          at += sizeof e;
+          to += bytes;
+        }
+        first += groups;
       }
+    }
 
     frame_header h{};
     h.magic = frame_magic;
@@ -283,14 +277,6 @@ class encoder {
     return size;
   }
 
-  // One tile, and where it ends in what was encoded of each pass.
-  struct closed {
-    int layer;
-    plane which;
-    int tile, group;
-    std::size_t end[max_passes];
-  };
-
   const profile* profile_;
   status state_;
   sluice::isa isa_;
@@ -300,8 +286,7 @@ class encoder {
   detail::model_ropes ropes_;
   std::vector<detail::layer_slot> slots_;
   std::vector<std::uint8_t> payload_[max_passes];
-  std::vector<closed> index_;  // in the order of encoding
-  std::vector<std::uint32_t> order_;
+  std::vector<std::array<std::size_t, max_passes>> ends_;  // of each tile in each pass, in the order of encoding
   tile_rows in_;
   tile_writer writer_;
   side_info side_;
@@ -324,8 +309,8 @@ encoder<Codec>::encoder(const profile& p, tuning t)
       state_(validate(p)),
       isa_(usable_isa(t.isa)),
       fingerprint_(fingerprint_of<Codec>(p)),
-      coder_(state_ == status::ok ? p : empty_profile(), isa_),
-      ropes_(state_ == status::ok && Codec::domain == value_domain::unrotated ? p.shape : model_shape{}) {
+      coder_(detail::profile_if(state_, p), isa_),
+      ropes_(Codec::domain == value_domain::unrotated ? detail::profile_if(state_, p).shape : model_shape{}) {
   if (state_ == status::ok) state_ = coder_.state();
 }
 
@@ -353,7 +338,7 @@ template <tile_codec Codec>
 result<std::size_t> encoder<Codec>::encode(std::span<const kv_view> cache, std::span<std::byte> out,
                                            const encode_options& options) {
   if (const status s = begin(cache, options); s != status::ok) return s;
-  index_.clear();
+  ends_.clear();
   for (auto& p : payload_) p.clear();
   // Layers ascend within a token tile, as they do when it is decoded: a predictor has seen the lower ones.
   for (int tile = 0; tile < tiles_; ++tile) {

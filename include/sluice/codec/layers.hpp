@@ -14,6 +14,12 @@
 
 namespace sluice::detail {
 
+// What a coder is made from: the profile where it is sound, else one of no layers, so that nothing unsound is looked at.
+inline const profile& profile_if(status sound, const profile& p) {
+  static const profile none;
+  return sound == status::ok ? p : none;
+}
+
 // Whether a view shows layers of this model. Errors: those of validate(), wrong_shape.
 inline status check_view(const kv_view& v, const model_shape& shape) noexcept {
   if (const status s = validate(v); s != status::ok) return s;

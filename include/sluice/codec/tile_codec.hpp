@@ -53,6 +53,32 @@ inline group_place place_of(const model_shape& shape, int group_width, int layer
   return {layer, which, group, first, detail::min(heads, l.num_kv_heads - first), dim, shape.num_layers()};
 }
 
+namespace detail {
+
+// Something for every group of a profile, in the order (layer, plane, group).
+template <class T>
+class per_group {
+ public:
+  // make(plane, group) of each.
+  template <class Make>
+  per_group(const profile& p, Make make) {
+    for (const plane_profile& q : p.planes) {
+      first_.push_back(all_.size());
+      for (int g = 0; g < q.groups(); ++g) all_.push_back(make(q, g));
+    }
+  }
+  std::size_t index(const group_place& p) const noexcept {
+    return first_[2 * std::size_t(p.layer) + std::size_t(p.plane)] + std::size_t(p.group);
+  }
+  const T& of(const group_place& p) const noexcept { return all_[index(p)]; }
+
+ private:
+  std::vector<std::size_t> first_;  // [2 * layer + plane]
+  std::vector<T> all_;
+};
+
+}  // namespace detail
+
 /// What both sides know of the tokens besides the frame. Handed to predictors as it is; both sides must give the same.
 struct side_info {
   std::span<const std::int32_t> tokens{};  ///< token ids, [i] = of the frame's token i; empty = unknown

@@ -99,23 +99,32 @@ class tables {
   std::vector<std::uint16_t> starts_;
 };
 
-/// The tables of one setting, and where the channels of a plane begin in them.
+/// The channels of a model in the order of the tables: layer by layer, K before V.
+struct channel_index {
+  std::size_t count = 0;
+  std::vector<std::size_t> first;  // [2 * layer + plane]
+
+  explicit channel_index(const profile& p) {
+    for (const plane_profile& q : p.planes) {
+      first.push_back(count);
+      count += std::size_t(q.width);
+    }
+  }
+  /// The first one of a group.
+  std::size_t of(const group_place& g) const noexcept {
+    return first[2 * std::size_t(g.layer) + std::size_t(g.plane)] + std::size_t(g.first_head * g.head_dim);
+  }
+};
+
+/// The tables of one setting, and where the channels of a plane stand in them.
 struct model {
   tables anchors, differences;
-  std::vector<std::size_t> first;  // [2 * layer + plane]
+  channel_index where;
   status state = status::ok;
 
-  model(const profile& p, int percent) {
-    std::size_t channels = 0;
-    for (const plane_profile& q : p.planes) {
-      first.push_back(channels);
-      channels += std::size_t(q.width);
-    }
+  model(const profile& p, int percent) : where(p) {
     const profile_section* s = p.find(profile_stage::entropy, section_id);
-    state = s ? read(s->bytes, channels, percent) : status::missing_section;
-  }
-  std::size_t channel(const group_place& g) const noexcept {
-    return first[2 * std::size_t(g.layer) + std::size_t(g.plane)] + std::size_t(g.first_head * g.head_dim);
+    state = s ? read(s->bytes, where.count, percent) : status::missing_section;
   }
 
  private:
@@ -272,7 +281,7 @@ struct cachegen_paper {
         round.anchor(x, n, scale, q);
         round.restore_anchor(q, n, scale, anchor_.data());
       }
-      const std::size_t channel = model_.channel(in.place);
+      const std::size_t channel = model_.where.of(in.place);
       for (std::size_t i = values_.size(); i-- > 0;) {
         const std::size_t row = i / std::size_t(n), c = channel + i % std::size_t(n);
         const tables& t = row % group_tokens ? model_.differences : model_.anchors;
@@ -344,7 +353,7 @@ struct cachegen_paper {
         if (s.bits >= 0x7c00) return false;
       o.values.resize(rows * n);
       uncoder u(bytes);
-      const std::size_t channel = model_.channel(t.place);
+      const std::size_t channel = model_.where.of(t.place);
       for (std::size_t row = 0; row < rows && u.ok(); ++row) {
         const tables& of = row % group_tokens ? model_.differences : model_.anchors;
         for (std::size_t c = 0; c < n; ++c) {

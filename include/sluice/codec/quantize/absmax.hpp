@@ -18,14 +18,10 @@ inline namespace SLUICE_HOST_ABI {
 /// largest magnitude / (2^(bits-1) - 1). Code 0 is not used.
 /// Section: u8 bits, then f16 step [row][head][run].
 template <int Channels = 0>
-struct absmax {
+struct absmax : detail::fixed_width_quantizer {
   static_assert(Channels >= 0 && Channels < 2048,
                 "sluice::absmax<Channels>: a group must have from 1 to 2047 channels, or 0 for a whole head");
   static constexpr stage_id id = stage_id::of(3, Channels);
-  static constexpr int passes = 1;
-  static constexpr bool fixed_width = true;
-  static constexpr bool rounds = false;
-  static int depth(const profile&) noexcept { return 1; }
 
  private:
   struct layout {

@@ -21,15 +21,11 @@ inline namespace SLUICE_HOST_ABI {
 /// [row][head][run]. Source: KIVI (arXiv 2402.02750) section 3 for keys along tokens and values along channels.
 template <range_along KeysAlong = range_along::tokens, int Keys = 0, range_along ValuesAlong = KeysAlong,
           int Values = Keys>
-struct ranged {
+struct ranged : detail::fixed_width_quantizer {
   static_assert(Keys >= 0 && Keys < 2048 && Values >= 0 && Values < 2048,
                 "sluice::ranged<...>: a group must have from 1 to 2047 members, or 0 for all");
   static constexpr stage_id id = stage_id::of(2, std::uint32_t(KeysAlong) | std::uint32_t(ValuesAlong) << 1 |
                                                      std::uint32_t(Keys) << 2 | std::uint32_t(Values) << 13);
-  static constexpr int passes = 1;
-  static constexpr bool fixed_width = true;
-  static constexpr bool rounds = false;
-  static int depth(const profile&) noexcept { return 1; }
 
  private:
   struct layout {

@@ -74,6 +74,14 @@ struct scale_groups {
   }
 };
 
+// What every quantiser with such scales says of itself: one level of codes whose width the bit-width policy sets.
+struct fixed_width_quantizer {
+  static constexpr int passes = 1;
+  static constexpr bool fixed_width = true;
+  static constexpr bool rounds = false;
+  static int depth(const profile&) noexcept { return 1; }
+};
+
 // The way back: x = code * step + zero, where Layout::zeros is false a zero that puts code 2^(bits - 1) at 0.
 // Section: u8 bits, then for every group f16 step and, where Layout::zeros, f16 zero.
 template <class Layout>

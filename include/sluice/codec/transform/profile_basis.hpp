@@ -15,28 +15,15 @@ namespace sluice {
 
 namespace detail {
 
-// Groups of a profile in the order (layer, plane, group), and the profile's means as floats.
-class group_means {
- public:
-  explicit group_means(const profile& p) {
-    for (const plane_profile& q : p.planes) {
-      first_.push_back(means_.size());
-      for (int g = 0; g < q.groups(); ++g) {
-        means_.emplace_back();
-        for (int i = 0; i < q.width_of(g) && !q.mean.empty(); ++i)
-          means_.back().push_back(to_float(f16{q.mean[std::size_t(g * q.group_width + i)]}));
-      }
-    }
-  }
-  std::size_t index(const group_place& p) const noexcept {
-    return first_[2 * std::size_t(p.layer) + std::size_t(p.plane)] + std::size_t(p.group);
-  }
-  /// Empty where the profile has none.
-  const std::vector<float>& of(const group_place& p) const noexcept { return means_[index(p)]; }
-
- private:
-  std::vector<std::size_t> first_;
-  std::vector<std::vector<float>> means_;
+// The profile's means as floats; empty where it has none.
+struct group_means : per_group<std::vector<float>> {
+  explicit group_means(const profile& p)
+      : per_group(p, [](const plane_profile& q, int g) {
+          std::vector<float> mean;
+          for (int i = 0; i < q.width_of(g) && !q.mean.empty(); ++i)
+            mean.push_back(to_float(f16{q.mean[std::size_t(g * q.group_width + i)]}));
+          return mean;
+        }) {}
 };
 
 }  // namespace detail

@@ -8,9 +8,11 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 // Where stored objects come from. A source keeps several ranges in flight without a thread of its own: whoever waits for
@@ -177,6 +179,36 @@ class read_queue {
  private:
   std::vector<entry> entries_;
   ticket last_ = 0;
+};
+
+// Reads that have ended and that nobody has been told of.
+class ended_reads {
+ public:
+  void push(stream::completion c) { all_.push_back(std::move(c)); }
+  bool empty() const noexcept { return all_.empty(); }
+  // Forgets a read; its bytes, 0 where it is not here.
+  std::size_t cancel(stream::ticket t) {
+    for (std::size_t i = 0; i < all_.size(); ++i)
+      if (all_[i].which == t) {
+        const std::size_t bytes = all_[i].bytes;
+        all_.erase(all_.begin() + std::ptrdiff_t(i));
+        return bytes;
+      }
+    return 0;
+  }
+  // Hands over as many as there is room for; `detail` becomes the words of the last one that failed.
+  std::size_t take(std::span<stream::completion> done, std::string& detail) {
+    std::size_t n = 0;
+    for (; n < done.size() && !all_.empty(); ++n) {
+      done[n] = std::move(all_.front());
+      all_.pop_front();
+      if (done[n].state != status::ok) detail = done[n].detail;
+    }
+    return n;
+  }
+
+ private:
+  std::deque<stream::completion> all_;
 };
 
 }  // namespace sluice::detail

@@ -63,28 +63,15 @@ inline void apply_deltas(const std::uint8_t* classes, const std::uint8_t* nibble
   }
 }
 
-// The tables of every group that a profile has classes for.
-class profile_tables {
- public:
-  explicit profile_tables(const profile& p) {
-    for (const plane_profile& q : p.planes) {
-      first_.push_back(groups_.size());
-      for (int g = 0; g < q.groups(); ++g) {
-        groups_.emplace_back();
-        if (q.classes.empty()) continue;
-        const std::size_t at = std::size_t(g) * std::size_t(q.group_width), width = std::size_t(q.width_of(g));
-        groups_.back().build({q.classes.data() + at, width}, p.passes);
-      }
-    }
-  }
-  /// Without classes where the profile has none.
-  const group_tables& of(const group_place& p) const noexcept {
-    return groups_[first_[2 * std::size_t(p.layer) + std::size_t(p.plane)] + std::size_t(p.group)];
-  }
-
- private:
-  std::vector<std::size_t> first_;
-  std::vector<group_tables> groups_;
+// The tables of every group of a profile; without classes where it has none.
+struct profile_tables : per_group<group_tables> {
+  explicit profile_tables(const profile& p)
+      : per_group(p, [&p](const plane_profile& q, int g) {
+          group_tables t;
+          const std::size_t at = std::size_t(g) * std::size_t(q.group_width), width = std::size_t(q.width_of(g));
+          if (!q.classes.empty()) t.build({q.classes.data() + at, width}, p.passes);
+          return t;
+        }) {}
 };
 
 }  // namespace sluice::detail

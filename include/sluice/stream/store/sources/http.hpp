@@ -10,7 +10,6 @@
 #include <curl/curl.h>
 #include <algorithm>
 #include <chrono>
-#include <deque>
 #include <memory>
 #include <random>
 #include <string>
@@ -104,13 +103,7 @@ class http_source {
       drop(*r);
       return bytes;
     }
-    for (std::size_t i = 0; i < done_.size(); ++i)
-      if (done_[i].which == t) {
-        const std::size_t bytes = done_[i].bytes;
-        done_.erase(done_.begin() + std::ptrdiff_t(i));
-        return bytes;
-      }
-    return 0;
+    return done_.cancel(t);
   }
 
   std::size_t poll(std::span<completion> done, double seconds) {
@@ -121,13 +114,7 @@ class http_source {
       if (!done_.empty() || requests_.empty() || left <= 0) break;
       sleep(left);
     }
-    std::size_t n = 0;
-    for (; n < done.size() && !done_.empty(); ++n) {
-      done[n] = std::move(done_.front());
-      done_.pop_front();
-      if (done[n].state != status::ok) detail_ = done[n].detail;
-    }
-    return n;
+    return done_.take(done, detail_);
   }
 
  private:
@@ -201,7 +188,7 @@ class http_source {
       t.detail += " (after " + std::to_string(t.tries) + " tries)";
     }
     if (t.which == 0) return;
-    done_.push_back({t.which, s, t.bytes, std::move(t.detail)});
+    done_.push({t.which, s, t.bytes, std::move(t.detail)});
     drop(t);
   }
   void fail(http_request& t, status s, const std::string& words) {
@@ -376,7 +363,7 @@ class http_source {
   std::minstd_rand random_{unsigned(std::chrono::steady_clock::now().time_since_epoch().count())};
   std::unique_ptr<CURLM, free_multi> multi_;
   std::vector<std::unique_ptr<http_request>> requests_;
-  std::deque<completion> done_;
+  detail::ended_reads done_;
   ticket last_ = 0;
 };
 

@@ -108,13 +108,7 @@ class redis_source {
       if (under_way) disconnect();
       return bytes;
     }
-    for (std::size_t i = 0; i < done_.size(); ++i)
-      if (done_[i].which == t) {
-        const std::size_t bytes = done_[i].bytes;
-        done_.erase(done_.begin() + std::ptrdiff_t(i));
-        return bytes;
-      }
-    return 0;
+    return done_.cancel(t);
   }
 
   std::size_t poll(std::span<completion> done, double seconds) {
@@ -122,13 +116,7 @@ class redis_source {
     do {
       if (done_.empty() && !reads_.empty()) pump(until);
     } while (done_.empty() && !reads_.empty() && now() < until);
-    std::size_t n = 0;
-    for (; n < done.size() && !done_.empty(); ++n) {
-      done[n] = std::move(done_.front());
-      done_.pop_front();
-      if (done[n].state != status::ok) detail_ = done[n].detail;
-    }
-    return n;
+    return done_.take(done, detail_);
   }
 
  private:
@@ -168,7 +156,7 @@ class redis_source {
   void finish(ticket t, status s, const std::string& words) {
     const read* r = find(t);
     if (!r) return;
-    done_.push_back({t, s, r->bytes, words});
+    done_.push({t, s, r->bytes, words});
     reads_.erase(reads_.begin() + (r - reads_.data()));
   }
   void settle_command(status s, long long number = 0) {
@@ -520,7 +508,7 @@ class redis_source {
   std::span<const char> value_left_;
   std::vector<read> reads_;
   std::deque<owed> owed_;
-  std::deque<completion> done_;
+  detail::ended_reads done_;
   waiting command_;
   std::string detail_;
   int greetings_ = 0, lost_ = 0, stalls_ = 0, tries_ = 0;
