@@ -238,24 +238,13 @@ class decoder {
 
   // Checks and opens one tile at the finest level that is whole.
   status open(std::span<const std::byte> frame, const tile_key& key, sluice::tile& t) {
-    const int tokens = index_.tokens_of(key.tile);
-    const std::size_t row_bytes = std::size_t(t.place.width()) * std::size_t(size_of(t.type));
-    status s = status::ok;
     for (int pass = 0; pass <= level_; ++pass) {
-      const std::size_t ordinal = index_.ordinal(pass, key);
-      const byte_range r = index_.range(ordinal);
-      std::span<const std::uint8_t> bytes;
-      if (r.end > frame.size())
-        s = status::truncated;
-      else {
-        bytes = {reinterpret_cast<const std::uint8_t*>(frame.data()) + r.begin, std::size_t(r.size())};
-        if (index_.checksum_of(ordinal) != checksum(bytes.data(), bytes.size(), std::uint32_t(ordinal), isa_))
-          s = status::corrupt_tile;
-        else if (pass == 0)
-          s = bytes.empty() ? status::absent : parse_tile(bytes, tokens, row_bytes, t.envelope);
-        else
-          s = parse_refinement(bytes, t.refinements[pass - 1]);
-      }
+      const auto bytes = tile_bytes(index_, frame, index_.ordinal(pass, key), isa_);
+      status s = bytes.status();
+      if (s == status::ok && pass) s = parse_refinement(*bytes, t.refinements[pass - 1]);
+      if (s == status::ok && !pass)
+        s = bytes->empty() ? status::absent
+                           : parse_tile(*bytes, index_.tokens_of(key.tile), index_.row_bytes(key), t.envelope);
       if (s != status::ok) {
         if (pass == 0) return s;
         t.level = pass - 1;

@@ -290,11 +290,11 @@ inline status frame_index::parse(std::span<const std::byte> bytes) {
 /// The bytes of one pass of a tile, which are still a codec's to judge. Errors: truncated (not all of them are here),
 /// corrupt_tile (they are not what the index says).
 inline result<std::span<const std::uint8_t>> tile_bytes(const frame_index& index, std::span<const std::byte> frame,
-                                                        std::size_t ordinal) noexcept {
+                                                        std::size_t ordinal, isa on = isa::best) noexcept {
   const byte_range r = index.range(ordinal);
   if (r.end > frame.size()) return status::truncated;
   const std::span bytes(reinterpret_cast<const std::uint8_t*>(frame.data()) + r.begin, std::size_t(r.size()));
-  if (checksum(bytes.data(), bytes.size(), std::uint32_t(ordinal)) != index.checksum_of(ordinal))
+  if (checksum(bytes.data(), bytes.size(), std::uint32_t(ordinal), on) != index.checksum_of(ordinal))
     return status::corrupt_tile;
   return bytes;
 }
