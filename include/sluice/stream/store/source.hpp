@@ -136,6 +136,18 @@ status put_checked(Source& source, std::string_view key, std::span<const std::by
 
 namespace sluice::detail {
 
+// Takes a read out of a list of them; its bytes, 0 where it is not there.
+template <class List>
+std::size_t forget_read(List& all, stream::ticket t) {
+  for (auto r = all.begin(); r != all.end(); ++r)
+    if (r->which == t) {
+      const std::size_t bytes = r->bytes;
+      all.erase(r);
+      return bytes;
+    }
+  return 0;
+}
+
 /// Reads of a source that fills a buffer within one call (memory, local disk), first come, first served.
 class read_queue {
  public:
@@ -166,15 +178,7 @@ class read_queue {
     const entry* e = find(t);
     return e ? e->bytes : 0;
   }
-  std::size_t cancel(ticket t) {
-    for (std::size_t i = 0; i < entries_.size(); ++i)
-      if (entries_[i].which == t) {
-        const std::size_t bytes = entries_[i].bytes;
-        entries_.erase(entries_.begin() + std::ptrdiff_t(i));
-        return bytes;
-      }
-    return 0;
-  }
+  std::size_t cancel(ticket t) { return forget_read(entries_, t); }
 
  private:
   std::vector<entry> entries_;
@@ -187,15 +191,7 @@ class ended_reads {
   void push(stream::completion c) { all_.push_back(std::move(c)); }
   bool empty() const noexcept { return all_.empty(); }
   // Forgets a read; its bytes, 0 where it is not here.
-  std::size_t cancel(stream::ticket t) {
-    for (std::size_t i = 0; i < all_.size(); ++i)
-      if (all_[i].which == t) {
-        const std::size_t bytes = all_[i].bytes;
-        all_.erase(all_.begin() + std::ptrdiff_t(i));
-        return bytes;
-      }
-    return 0;
-  }
+  std::size_t cancel(stream::ticket t) { return forget_read(all_, t); }
   // Hands over as many as there is room for; `detail` becomes the words of the last one that failed.
   std::size_t take(std::span<stream::completion> done, std::string& detail) {
     std::size_t n = 0;
