@@ -1,22 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Encodes, cuts, decodes and damages a real KV cache, and writes down what comes of it. All codecs live in this file.
+// Encodes, cuts, decodes and damages a real KV cache, and writes down what comes of it.
 
 #include <attention.hpp>
 #include <capture_file.hpp>
 #include <facts.hpp>
 #include <pages.hpp>
 #include <race.hpp>
-#include <sluice/sluice.hpp>
+#include <sluice/codec/any_codec.hpp>
 
 #include <zstd.h>
 
 #include <algorithm>
-#include <concepts>
+#include <cstring>
 #include <fstream>
 #include <memory>
 #include <numeric>
 #include <stdexcept>
+#include <string_view>
 #include <thread>
+#include <utility>
 
 namespace {
 
@@ -91,12 +93,8 @@ class bench {
   facts run() {
     standard();
     // The others of the table that this profile serves; the bytes as they are have a row of their own, by memcpy.
-    sluice::codec::any_preset([this]<class Codec>(const char* name, const char* what) {
-      if constexpr (!std::same_as<Codec, sluice::codec::standard> && !std::same_as<Codec, sluice::codec::uncompressed>)
-        if (typename Codec::encoder(profile_, sluice::isa::best).state() != sluice::status::missing_section)
-          preset<Codec>(name, what);
-      return false;
-    });
+    for (const sluice::preset& p : sluice::presets())
+      if (p.name != std::string_view("standard") && p.name != std::string_view("raw")) preset(p);
     zstd(3);
     zstd(1);
     raw();
@@ -107,9 +105,13 @@ class bench {
   }
 
  private:
-  template <class Codec>
-  frame_bytes encode(sluice::encoder<Codec>& encoder, const sluice::kv_view& cache,
-                     const sluice::encode_options& o = {}) {
+  std::pair<std::shared_ptr<sluice::any_encoder>, std::shared_ptr<sluice::any_decoder>> coders(const char* name) const {
+    const sluice::codec_id& id = sluice::preset_named(name)->id;
+    return {sluice::make_encoder(id, profile_), sluice::make_decoder(id, profile_)};
+  }
+
+  static frame_bytes encode(sluice::any_encoder& encoder, const sluice::kv_view& cache,
+                            const sluice::encode_options& o = {}) {
     frame_bytes frame(encoder.max_size(cache));
     const auto size = encoder.encode(cache, frame, o);
     require(size.status(), "encode");
@@ -118,8 +120,7 @@ class bench {
   }
 
   // Decodes into clean pages and compares what attention makes of them.
-  template <class Codec>
-  void judge(sluice::decoder<Codec>& decoder, const frame_bytes& frame, codec_row& row) {
+  void judge(sluice::any_decoder& decoder, const frame_bytes& frame, codec_row& row) {
     target_->clear();
     require(decoder.decode(frame, target_->view()).worst, row.name);
     out_.checked.other_pages_untouched &= target_->rest_untouched();
@@ -134,10 +135,8 @@ class bench {
     runners_.push_back({race_.enter(std::move(encode)), race_.enter(std::move(decode))});
   }
 
-  template <class Codec>
-  void enter(codec_row row, std::shared_ptr<sluice::encoder<Codec>> encoder,
-             std::shared_ptr<sluice::decoder<Codec>> decoder, frame_bytes frame,
-             const sluice::encode_options& options) {
+  void enter(codec_row row, std::shared_ptr<sluice::any_encoder> encoder, std::shared_ptr<sluice::any_decoder> decoder,
+             frame_bytes frame, const sluice::encode_options& options) {
     space_.resize(std::max(space_.size(), encoder->max_size(source_->view())));
     enter(
         std::move(row),
@@ -157,8 +156,7 @@ class bench {
 
   // All levels of one frame: each is what is left of it after truncate().
   void standard() {
-    const auto encoder = std::make_shared<sluice::encoder<>>(profile_);
-    const auto decoder = std::make_shared<sluice::decoder<>>(profile_);
+    const auto [encoder, decoder] = coders("standard");
     const frame_bytes whole = encode(*encoder, source_->view());
     sluice::frame_index index;
     require(index.parse(whole), "index");
@@ -186,13 +184,15 @@ class bench {
     out_.account = account_of(index, whole);
   }
 
-  template <class Codec>
-  void preset(const char* name, const char* what) {
-    const auto encoder = std::make_shared<sluice::encoder<Codec>>(profile_);
-    const auto decoder = std::make_shared<sluice::decoder<Codec>>(profile_);
-    codec_row row{name, what};
-    row.lossless = sluice::is_exact<Codec>;
-    frame_bytes frame = encode(*encoder, source_->view());
+  void preset(const sluice::preset& p) {
+    const auto [encoder, decoder] = coders(p.name);
+    frame_bytes frame(encoder->max_size(source_->view()));
+    const auto size = encoder->encode(source_->view(), frame);
+    if (size.status() == status::missing_section) return;  // a codec that this profile does not serve
+    require(size.status(), p.name);
+    frame.resize(*size);
+    codec_row row{p.name, p.what};
+    row.lossless = p.exact();
     row.bytes = frame.size();
     judge(*decoder, frame, row);
     enter(std::move(row), encoder, decoder, std::move(frame), {});
@@ -244,20 +244,19 @@ class bench {
 
   // One frame a page, as a store would key them; then bytes are flipped.
   void damage() {
-    sluice::encoder<> encoder(profile_);
-    sluice::decoder<> decoder(profile_);
+    const auto [encoder, decoder] = coders("standard");
     const auto part = [](const page_pool& pool, int n) {
       const sluice::kv_view v = pool.view();
       return v.slice(n * page_pool::page_size, std::min<std::int64_t>((n + 1) * page_pool::page_size, v.tokens));
     };
     const int pages = source_->pages();
     std::vector<frame_bytes> frames;
-    for (int n = 0; n < pages; ++n) frames.push_back(encode(encoder, part(*source_, n)));
+    for (int n = 0; n < pages; ++n) frames.push_back(encode(*encoder, part(*source_, n)));
     const auto decode_all = [&](page_pool& into) {
       std::vector<status> found(std::size_t(pages), status::absent);
       for (int n = 0; n < pages; ++n)
-        (void)decoder.decode(frames[std::size_t(n)], part(into, n),
-                             {.pages = std::span(found).subspan(std::size_t(n), 1)});
+        (void)decoder->decode(frames[std::size_t(n)], part(into, n),
+                              {.pages = std::span(found).subspan(std::size_t(n), 1)});
       return found;
     };
     page_pool whole(dense_, 4);
@@ -282,7 +281,7 @@ class bench {
     for (std::size_t i = 0; i < 1000; ++i, ++c.flips) {
       std::byte& at = victim[i * (victim.size() - 1) / 999];
       at ^= std::byte(1u << i % 8);
-      const status s = decoder.decode(victim, part(*target_, c.damaged_page)).worst;
+      const status s = decoder->decode(victim, part(*target_, c.damaged_page)).worst;
       at ^= std::byte(1u << i % 8);
       c.flips_detected += s != status::ok;
       c.flips_degraded += s == status::degraded;

@@ -3,6 +3,7 @@
 
 #include "cache.hpp"
 
+#include <sluice/codec/any_codec.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/model/profile.hpp>
 
@@ -23,16 +24,22 @@ class coded_cache {
   static constexpr int chunk_tokens = 256;
 
   /// Borrows the profile. Throws std::invalid_argument where no codec has this name.
-  coded_cache(const sluice::profile& p, const std::string& codec);
+  coded_cache(const sluice::profile& p, const std::string& codec) {
+    const sluice::preset* named = sluice::preset_named(codec.c_str());
+    if (!named) throw std::invalid_argument("no codec is called " + codec);
+    encoder_ = sluice::make_encoder(named->id, p);
+    decoder_ = sluice::make_decoder(named->id, p);
+  }
 
   /// Encodes all tokens, with all levels.
   void encode(const sluice::kv_view& cache) {
     frames_.clear();
     for (std::int64_t t = 0; t < cache.tokens; t += chunk_tokens) {
-      const sluice::result<std::size_t> size = coder_->encode(
-          cache.slice(t, std::min<std::int64_t>(t + chunk_tokens, cache.tokens)), frames_.emplace_back());
+      const sluice::kv_view chunk = cache.slice(t, std::min<std::int64_t>(t + chunk_tokens, cache.tokens));
+      auto& frame = frames_.emplace_back(encoder_->max_size(chunk));
+      const sluice::result<std::size_t> size = encoder_->encode(chunk, frame);
       check("encoding", size.status());
-      frames_.back().resize(*size);
+      frame.resize(*size);
     }
     levels_ = frames_.empty() ? 0 : index_of(frames_.front()).header().passes;
     tokens_ = int(cache.tokens);
@@ -58,19 +65,10 @@ class coded_cache {
   /// Fills an empty sequence with what the frames hold.
   void decode(sequence& to) {
     check("decoding", to.grow(tokens_));
-    for (const auto& f : frames_) check("decoding", coder_->decode(f, to.view()));
+    for (const auto& f : frames_) check("decoding", decoder_->decode(f, to.view()).worst);
   }
 
  private:
-  struct coder {
-    virtual ~coder() = default;
-    virtual sluice::result<std::size_t> encode(const sluice::kv_view& cache, std::vector<std::byte>& frame) = 0;
-    virtual sluice::status decode(std::span<const std::byte> frame, const sluice::kv_view& cache) = 0;
-  };
-
-  template <class Codec>
-  struct coder_of;
-
   static void check(const char* what, sluice::status s) {
     if (s != sluice::status::ok) throw std::runtime_error(std::string(what) + ": " + to_string(s));
   }
@@ -81,7 +79,8 @@ class coded_cache {
     return index;
   }
 
-  std::unique_ptr<coder> coder_;
+  std::unique_ptr<sluice::any_encoder> encoder_;
+  std::unique_ptr<sluice::any_decoder> decoder_;
   std::vector<std::vector<std::byte>> frames_;
   int levels_ = 0, tokens_ = 0;
 };

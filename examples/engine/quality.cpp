@@ -151,8 +151,7 @@ int quality(const quality_options& o) {
     if (error != std::errc{} || *end != 0 || r.at < 0 || r.at >= sluice::max_passes)
       throw usage_error("--level is all, or a number from 0 to " + std::to_string(sluice::max_passes - 1));
   }
-  if (!sluice::codec::with_preset(r.codec.c_str(), []<class Codec>() {}))
-    throw usage_error("no codec is called " + r.codec);
+  if (!sluice::preset_named(r.codec.c_str())) throw usage_error("no codec is called " + r.codec);
   json report = {
       {"model", name_of(r.model)}, {"codec", r.codec},  {"kv", r.kv}, {"chunk_tokens", coded_cache::chunk_tokens},
       {"suffix", nullptr},         {"needles", nullptr}};

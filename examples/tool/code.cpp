@@ -7,7 +7,8 @@
 #include <output_file.hpp>
 #include <presets.hpp>
 #include <slc_file.hpp>
-#include <sluice/sluice.hpp>
+#include <sluice/codec/any_codec.hpp>
+#include <sluice/tensor/rope.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -124,6 +125,8 @@ std::string refusal(const capture_file& file, const sluice::profile& profile, sl
 }
 
 int encode(const encode_arguments& a) {
+  const sluice::preset* preset = sluice::preset_named(a.codec.c_str());
+  if (!preset) throw usage_error("no codec is called " + a.codec);
   const sluice::profile profile = load_profile(a.profile);
   capture_file file;
   if (const auto wrong = file.open(a.in, &profile.shape)) throw data_error(*wrong);
@@ -135,31 +138,28 @@ int encode(const encode_arguments& a) {
   output_file result(a.out);
   std::size_t raw = 0, coded = 0;
   double time = 0;
-  const auto run = [&]<class Codec>() {
-    if (Codec::domain == sluice::value_domain::unrotated) check_ropes(file, a.in, profile);
-    sluice::encoder<Codec> encoder(profile);
-    std::vector<std::byte> buffer;
-    progress bar("encoding");
-    for (std::int64_t t = begin; t < end; t += a.chunk_tokens) {
-      std::vector<sluice::kv_view> part;
-      for (const sluice::kv_view& v : views)
-        if (const sluice::kv_view w = v.at_positions(t, t + a.chunk_tokens); w.tokens > 0) part.push_back(w);
-      for (const sluice::kv_view& v : part)
-        for (sluice::plane p : {sluice::plane::key, sluice::plane::value})
-          if (v[p].present())
-            raw += std::size_t(v.tokens) * std::size_t(v.num_layers) * std::size_t(v.num_kv_heads) *
-                   std::size_t(v[p].head_dim) * std::size_t(sluice::size_of(v[p].type));
-      buffer.resize(encoder.max_size(part));
-      const double start = seconds();
-      const sluice::result<std::size_t> n = encoder.encode(part, buffer, {a.levels});
-      time += seconds() - start;
-      if (!n) throw data_error(a.in + ": " + refusal(file, profile, n.status()));
-      result.write(std::span(buffer).first(*n));
-      coded += *n;
-      bar.at(std::size_t(std::min(t + a.chunk_tokens, end) - begin), std::size_t(end - begin));
-    }
-  };
-  if (!sluice::codec::with_preset(a.codec.c_str(), run)) throw usage_error("no codec is called " + a.codec);
+  if (preset->domain == sluice::value_domain::unrotated) check_ropes(file, a.in, profile);
+  const auto encoder = sluice::make_encoder(preset->id, profile);
+  std::vector<std::byte> buffer;
+  progress bar("encoding");
+  for (std::int64_t t = begin; t < end; t += a.chunk_tokens) {
+    std::vector<sluice::kv_view> part;
+    for (const sluice::kv_view& v : views)
+      if (const sluice::kv_view w = v.at_positions(t, t + a.chunk_tokens); w.tokens > 0) part.push_back(w);
+    for (const sluice::kv_view& v : part)
+      for (sluice::plane p : {sluice::plane::key, sluice::plane::value})
+        if (v[p].present())
+          raw += std::size_t(v.tokens) * std::size_t(v.num_layers) * std::size_t(v.num_kv_heads) *
+                 std::size_t(v[p].head_dim) * std::size_t(sluice::size_of(v[p].type));
+    buffer.resize(encoder->max_size(part));
+    const double start = seconds();
+    const sluice::result<std::size_t> n = encoder->encode(part, buffer, {a.levels});
+    time += seconds() - start;
+    if (!n) throw data_error(a.in + ": " + refusal(file, profile, n.status()));
+    result.write(std::span(buffer).first(*n));
+    coded += *n;
+    bar.at(std::size_t(std::min(t + a.chunk_tokens, end) - begin), std::size_t(end - begin));
+  }
   if (!result.commit()) throw data_error(result.error());
   const double ratio = double(raw) / double(coded);
   say(a.as_json,
@@ -273,37 +273,34 @@ int decode(const decode_arguments& a) {
   sluice::status worst = file.trouble();
   double time = 0;
   std::size_t damaged = worst != sluice::status::ok;
-  const auto run = [&]<class Codec>() {
-    sluice::decoder<Codec> decoder(profile);
-    progress bar("decoding");
-    std::size_t done = 0;
-    for (slc_file::frame& f : file.frames()) {
-      const sluice::frame_header& h = f.index.header();
-      std::vector<sluice::kv_view> views;  // that see anything of this frame
-      for (const decoded_layer& d : layers)
-        if (d.view.position < h.position + h.tokens) views.push_back(d.view);
-      sluice::page_status s;
-      if (!views.empty()) {
-        const double begin = seconds();
-        s = decoder.decode(f.bytes, views, options);
-        time += seconds() - begin;
-        if (s.tiles == 0 && s.worst != sluice::status::ok)
-          throw data_error(a.in + ": frame at position " + std::to_string(h.position) + ": " +
-                           sluice::to_string(s.worst));
-      }
-      if (s.worst != sluice::status::ok) worst = s.worst, ++damaged;
-      frames.push_back({{"position", h.position},
-                        {"tokens", h.tokens},
-                        {"status", sluice::to_string(s.worst)},
-                        {"tiles", s.tiles},
-                        {"damaged", s.damaged},
-                        {"degraded", s.degraded},
-                        {"outside", s.outside}});
-      bar.at(++done, file.frames().size());
+  const auto decoder = sluice::make_decoder(file.frames()[0].index.header().codec, profile);
+  if (!decoder) throw data_error(a.in + ": " + sluice::to_string(sluice::status::wrong_codec));
+  progress bar("decoding");
+  std::size_t done = 0;
+  for (slc_file::frame& f : file.frames()) {
+    const sluice::frame_header& h = f.index.header();
+    std::vector<sluice::kv_view> views;  // that see anything of this frame
+    for (const decoded_layer& d : layers)
+      if (d.view.position < h.position + h.tokens) views.push_back(d.view);
+    sluice::page_status s;
+    if (!views.empty()) {
+      const double begin = seconds();
+      s = decoder->decode(f.bytes, views, options);
+      time += seconds() - begin;
+      if (s.tiles == 0 && s.worst != sluice::status::ok)
+        throw data_error(a.in + ": frame at position " + std::to_string(h.position) + ": " +
+                         sluice::to_string(s.worst));
     }
-  };
-  if (!sluice::codec::with_codec(file.frames()[0].index.header().codec, run))
-    throw data_error(a.in + ": " + sluice::to_string(sluice::status::wrong_codec));
+    if (s.worst != sluice::status::ok) worst = s.worst, ++damaged;
+    frames.push_back({{"position", h.position},
+                      {"tokens", h.tokens},
+                      {"status", sluice::to_string(s.worst)},
+                      {"tiles", s.tiles},
+                      {"damaged", s.damaged},
+                      {"degraded", s.degraded},
+                      {"outside", s.outside}});
+    bar.at(++done, file.frames().size());
+  }
 
   // The position of the longest layer, as a capture says it.
   std::int64_t position = end;

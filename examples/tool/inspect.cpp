@@ -23,7 +23,8 @@ using sluice::plane;
 std::vector<std::pair<const char*, std::string>> stages_of(const sluice::codec_id& id) {
   std::vector<std::pair<const char*, std::string>> stages;
   const auto add = [&](const char* name, const sluice::stage_id& s) {
-    stages.push_back({name, std::to_string(s.id) + (s.value() ? ":" + std::to_string(s.value()) : "")});
+    std::string& text = stages.emplace_back(name, std::to_string(s.id)).second;
+    if (s.value()) text.append(":").append(std::to_string(s.value()));
   };
   add("method", id.method);
   add("predictor", id.predictor);
@@ -43,7 +44,8 @@ std::string types_of(const slc_file& file, plane which) {
     const sluice::dtype t = file.type(l, which);
     if (std::find(seen.begin(), seen.end(), t) != seen.end()) continue;
     seen.push_back(t);
-    all += (all.empty() ? "" : "+") + std::string(sluice::to_string(t));
+    if (!all.empty()) all += '+';
+    all += sluice::to_string(t);
   }
   return all.empty() ? "-" : all;
 }

@@ -7,6 +7,7 @@
 #include <presets.hpp>
 #include <safetensors.hpp>
 #include <slc_file.hpp>
+#include <sluice/codec/any_codec.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/stream/store/object.hpp>
 #include <sluice/stream/store/source.hpp>
@@ -236,13 +237,10 @@ failure nothing_stored(const get_arguments& a, const profile& p, const std::stri
 int get(const get_arguments& a) {
   const profile p = load_profile(a.profile);
   const std::vector<std::int32_t> ids = load_ids(a.ids);
-  codec_id id;
-  std::uint64_t fingerprint = 0;
-  if (!codec::with_preset(a.codec.c_str(), [&]<class Codec>() {
-        id = Codec::id;
-        fingerprint = fingerprint_of<Codec>(p);
-      }))
-    throw usage_error("no codec is called " + a.codec);
+  const preset* named = preset_named(a.codec.c_str());
+  if (!named) throw usage_error("no codec is called " + a.codec);
+  const codec_id id = named->id;
+  const std::uint64_t fingerprint = fingerprint_of(id, p);
   if (ids.empty()) throw data_error(a.ids + ": holds no ids");
   chunk_keys keys(model_identity(a.model), fingerprint, id, bytes_of(a.salt));
   return with_store(a.store, [&](auto& source) {

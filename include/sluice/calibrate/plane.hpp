@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/calibrate/capture.hpp>
 #include <sluice/codec/entropy/class_rans/class_choice.hpp>
 #include <sluice/codec/entropy/class_rans/classes.hpp>
 #include <sluice/codec/transform/inverse_bases.hpp>
@@ -18,9 +19,9 @@
 #include <cstdint>
 #include <vector>
 
-// What calibrate/calibrate.hpp keeps of K or V of one layer: running sums, then bases, then counts.
+// What a calibrator keeps of K or V of one layer: running sums, then bases, then counts.
 
-namespace sluice::detail {
+namespace sluice::detail::inline SLUICE_CALIBRATION_ABI {
 
 using matrix_f = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic>;
 using rows_f = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
@@ -293,4 +294,4 @@ struct plane_calibration {
   }
 };
 
-}  // namespace sluice::detail
+}  // namespace sluice::detail::inline SLUICE_CALIBRATION_ABI

@@ -3,6 +3,7 @@
 
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/layers.hpp>
+#include <sluice/codec/options.hpp>
 #include <sluice/codec/tile_codec.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/format/tile.hpp>
@@ -16,36 +17,6 @@
 #include <vector>
 
 namespace sluice {
-
-/// What to decode, and where it goes.
-struct decode_options {
-  /// A half-open range of model layers.
-  struct layer_range {
-    int begin = 0;        ///< first layer
-    int end = INT32_MAX;  ///< behind the last one; what the model does not have is ignored
-  };
-  int level = max_passes;      ///< finest level to decode; above what is present means the finest present
-  layer_range layers{};        ///< to write; lower ones are decoded as well where a predictor needs them
-  std::int64_t position = -1;  ///< where the frame's first token goes; -1 = where it came from. K is rotated to match.
-  /// Where the sequence ends that the views will serve: tokens outside of a layer's sliding window may be missing.
-  /// -1 = behind the last position that any view shows; who decodes into a part of a cache has to say where it is.
-  std::int64_t sequence_end = -1;
-  side_info side{};  ///< what the encoder's predictor was given
-  /// Out: the worst status of each page of the first view, from the one that holds its first token on; of each token
-  /// where the view has no pages. Pages that the frame does not reach are absent. Entries beyond its last are not used.
-  std::span<status> pages{};
-};
-
-/// What a decode did. A page whose status is neither ok nor degraded holds nothing that can be trusted.
-struct page_status {
-  status worst = status::ok;   ///< why nothing was decoded, or the worst of any tile
-  std::uint32_t tiles = 0;     ///< looked at
-  std::uint32_t damaged = 0;   ///< not written, or absent for tokens that the view shows
-  std::uint32_t degraded = 0;  ///< written below the level asked for
-  std::uint32_t outside = 0;   ///< without tokens that the view shows outside of the layer's window, which is no damage
-  /// Whether all that was asked for is there, at the level asked for.
-  explicit operator bool() const noexcept { return worst == status::ok; }
-};
 
 inline namespace SLUICE_HOST_ABI {
 

@@ -3,6 +3,7 @@
 
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/layers.hpp>
+#include <sluice/codec/options.hpp>
 #include <sluice/codec/tile_codec.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/format/tile.hpp>
@@ -17,12 +18,6 @@
 #include <vector>
 
 namespace sluice {
-
-/// What to make.
-struct encode_options {
-  int levels = max_passes;  ///< passes to make, from the base on; more than the codec has means all
-  side_info side{};         ///< what a predictor may use; the decoder must be given the same
-};
 
 inline namespace SLUICE_HOST_ABI {
 

@@ -7,29 +7,12 @@
 #include <sluice/warp/targets.hpp>
 
 // Encoders and decoders of the presets: sluice::kernels has them, and who links it does not compile them again.
-
-// clang-format off
-#define SLUICE_FOR_EACH_CODEC_INSTANCE(instance) \
-  instance(codec::standard)                      \
-  instance(codec::exact)                         \
-  instance(codec::uncompressed)                  \
-  instance(codec::fixed<4>)                      \
-  instance(codec::plain<8>)                      \
-  instance(codec::plain<4>)                      \
-  instance(codec::int4)                          \
-  instance(codec::kivi<4>)                       \
-  instance(codec::kivi<2>)                       \
-  instance(codec::cachegen_paper<>)              \
-  instance(codec::cachegen_paper<50>)            \
-  instance(codec::cachegen_paper<200>)
-// clang-format on
-
 #if SLUICE_LINKS_KERNELS
 namespace sluice {
-#define SLUICE_DECLARE_CODEC(name)     \
-  extern template class encoder<name>; \
-  extern template class decoder<name>;
-SLUICE_FOR_EACH_CODEC_INSTANCE(SLUICE_DECLARE_CODEC)
-#undef SLUICE_DECLARE_CODEC
+#define SLUICE_DECLARE(type, name, what)      \
+  extern template class encoder<codec::type>; \
+  extern template class decoder<codec::type>;
+SLUICE_PRESETS(SLUICE_DECLARE)
+#undef SLUICE_DECLARE
 }  // namespace sluice
 #endif

@@ -12,24 +12,33 @@
 #include <array>
 #include <cstddef>
 
+// The table of presets: type, name, what it is. The command line, its help, the benchmarks, the tests and sluice::kernels go
+// through this table.
+// clang-format off
+#define SLUICE_PRESETS(row) \
+  row(standard, "standard", "weighted basis, four levels in one frame, rANS: the default") \
+  row(exact, "exact", "lossless, any type") \
+  row(uncompressed, "raw", "the bytes as they are, with frame and checksums") \
+  row(fixed<4>, "fixed4", "4 bits a value in the profile's basis, no entropy coder") \
+  row(plain<8>, "plain8", "8 bits a value, range per channel and tile, no profile") \
+  row(plain<4>, "plain4", "4 bits a value, range per channel and tile, no profile") \
+  row(int4, "int4", "4 bits a value, one scale per token and head, no profile") \
+  row(kivi<4>, "kivi4", "KIVI: 4 bits, K per channel, V per token, last 128 tokens exact") \
+  row(kivi<2>, "kivi2", "KIVI: 2 bits, K per channel, V per token, last 128 tokens exact") \
+  row(cachegen_paper<>, "cachegen_paper", "CacheGen's paper; its tables are in the profile") \
+  row(cachegen_paper<50>, "cachegen_paper_fine", "the same with bins of half the width") \
+  row(cachegen_paper<200>, "cachegen_paper_coarse", "the same with bins of twice the width")
+// clang-format on
+
 namespace sluice::codec {
 
-/// The table of presets: calls `f.operator()<Codec>(name, what it is)` for one after the other until f returns true,
-/// and returns whether it did. The command line, its help, the benchmarks and the tests go through this table.
+/// Calls `f.operator()<Codec>(name, what it is)` for one preset after the other until f returns true, and returns whether
+/// it did.
 template <class F>
 constexpr bool any_preset(F&& f) {
-  return f.template operator()<standard>("standard", "weighted basis, four levels in one frame, rANS: the default") ||
-         f.template operator()<exact>("exact", "lossless, any type") ||
-         f.template operator()<uncompressed>("raw", "the bytes as they are, with frame and checksums") ||
-         f.template operator()<fixed<4>>("fixed4", "4 bits a value in the profile's basis, no entropy coder") ||
-         f.template operator()<plain<8>>("plain8", "8 bits a value, range per channel and tile, no profile") ||
-         f.template operator()<plain<4>>("plain4", "4 bits a value, range per channel and tile, no profile") ||
-         f.template operator()<int4>("int4", "4 bits a value, one scale per token and head, no profile") ||
-         f.template operator()<kivi<4>>("kivi4", "KIVI: 4 bits, K per channel, V per token, last 128 tokens exact") ||
-         f.template operator()<kivi<2>>("kivi2", "KIVI: 2 bits, K per channel, V per token, last 128 tokens exact") ||
-         f.template operator()<cachegen_paper<>>("cachegen_paper", "CacheGen's paper; its tables are in the profile") ||
-         f.template operator()<cachegen_paper<50>>("cachegen_paper_fine", "the same with bins of half the width") ||
-         f.template operator()<cachegen_paper<200>>("cachegen_paper_coarse", "the same with bins of twice the width");
+#define SLUICE_CALL(type, name, what) f.template operator()<type>(name, what) ||
+  return SLUICE_PRESETS(SLUICE_CALL) false;
+#undef SLUICE_CALL
 }
 
 /// Calls `f.operator()<Codec>()` for the preset of this name. Returns false where there is none.
