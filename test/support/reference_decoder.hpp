@@ -123,12 +123,17 @@ struct plane {
   std::vector<double> mean, matrix;  // the matrices of all groups, one after the other
 };
 struct profile {
-  std::uint64_t fingerprint;
+  std::uint64_t fingerprint, cachegen_fingerprint;  // 0 where there is no section (5, 5)
   int passes, sinks;
   std::vector<rope> ropes;
   std::vector<layer> layers;
   std::vector<plane> planes;  // K and V of a layer, layer by layer
+  std::vector<std::uint8_t> cachegen;
 };
+
+inline std::uint64_t fingerprint_of(bytes b) {
+  return std::uint64_t{checksum(b, 0x736c7563)} << 32 | checksum(b, 0x65707266);
+}
 
 inline profile read_profile(bytes file) {
   require(file.size() >= 92 && checksum(file.first(file.size() - 4), 0) == reader(file.last(4)).get<std::uint32_t>(),
@@ -156,12 +161,19 @@ inline profile read_profile(bytes file) {
     if (i < 4) require(stage == own[i].first && id == own[i].second && flags == 0, "profile section");
     if (i >= 4) require(flags == 1, "unknown section of a profile");
     if (i < 4) section[i] = content;
+    if (stage == 5 && id == 5) {
+      std::vector<std::uint8_t> both(8);
+      std::memcpy(both.data(), &p.fingerprint, 8);
+      both.insert(both.end(), head_bytes.begin(), head_bytes.end());
+      both.insert(both.end(), content.begin(), content.end());
+      p.cachegen_fingerprint = fingerprint_of(both);
+      p.cachegen.assign(content.begin(), content.end());
+    }
     if (flags) continue;
     hashed.insert(hashed.end(), head_bytes.begin(), head_bytes.end());
     hashed.insert(hashed.end(), content.begin(), content.end());
   }
-  require(p.fingerprint == (std::uint64_t{checksum(hashed, 0x736c7563)} << 32 | checksum(hashed, 0x65707266)),
-          "fingerprint");
+  require(p.fingerprint == fingerprint_of(hashed), "fingerprint");
 
   reader r(section[0]);
   p.sinks = r.get<std::uint8_t>();
@@ -502,6 +514,87 @@ inline std::vector<std::uint8_t> unsplit(bytes in, int type, int rows, int n) {
   return out;
 }
 
+// --- 6.5 CacheGen's paper
+
+struct distribution {
+  std::uint32_t start[257];  // symbol s has the slots from start[s] to start[s + 1] - 1
+};
+
+// The block of `percent`: a table for each channel of the model.
+inline std::vector<distribution> read_tables(bytes section, int percent, int channels) {
+  std::vector<distribution> tables;
+  reader r(section);
+  while (r.left() > 0) {
+    const int of = r.get<std::uint16_t>();
+    require(r.get<std::uint16_t>() == 0, "reserved");
+    reader block(r.take(r.get<std::uint32_t>()));
+    if (of != percent) continue;
+    require(tables.empty(), "tables twice");
+    for (int c = 0; c < channels; ++c) {
+      const int first = block.get<std::uint8_t>(), last = block.get<std::uint8_t>();
+      require(first <= last, "window of a table");
+      distribution d{};
+      for (int s = 0; s < 256; ++s) {
+        const int slots = s < first || s > last ? 1 : block.get<std::uint16_t>();
+        require(slots > 0, "a symbol without slots");
+        d.start[s + 1] = d.start[s] + std::uint32_t(slots);
+      }
+      require(d.start[256] == 65536, "slots of a table");
+      tables.push_back(d);
+    }
+    require(block.left() == 0, "bytes after the tables");
+  }
+  require(!tables.empty(), "tables are missing");
+  return tables;
+}
+
+// The integers of all rows; anchors and differences begin at the tile's first channel.
+inline std::vector<int> decode_cachegen(bytes code, int rows, int w, const distribution* anchors,
+                                        const distribution* differences) {
+  reader in(code);
+  auto state = in.get<std::uint64_t>();
+  require(state >= 1ull << 31 && state < 1ull << 63, "state");
+  const auto step = [&](std::uint32_t begin, std::uint32_t slots) {
+    state = slots * (state / 65536) + state % 65536 - begin;
+    if (state < 1ull << 31) state = (state << 32) + in.get<std::uint32_t>();
+  };
+  std::vector<int> out;
+  for (int row = 0; row < rows; ++row)
+    for (int channel = 0; channel < w; ++channel) {
+      const distribution& d = (row % 10 ? differences : anchors)[channel];
+      int s = 0;
+      while (d.start[s + 1] <= state % 65536) ++s;
+      step(d.start[s], d.start[s + 1] - d.start[s]);
+      out.push_back(s - 127);
+      if (s != 255) continue;
+      const auto slot = std::uint32_t(state % 65536);
+      step(slot, 1);
+      out.back() = int(slot) - 32768;
+    }
+  require(state == 1ull << 31 && in.left() == 0, "end state");
+  return out;
+}
+
+// The values of all rows, [row][channel].
+inline std::vector<float> cachegen_values(const std::vector<int>& q, bytes scales, int rows, int w, float bin) {
+  std::vector<float> x;
+  reader r(scales);
+  float step = 0;
+  for (int row = 0; row < rows; ++row) {
+    if (row % 10 == 0) {
+      const auto scale = r.get<std::uint16_t>();
+      require(scale < 0x7c00, "scale of anchors");
+      step = float(half(scale)) / 127;
+    }
+    for (int c = 0; c < w; ++c) {
+      const float y = float(q[x.size()]) * (row % 10 ? bin : step);
+      x.push_back(row % 10 ? y + x[std::size_t(row / 10 * 10 * w + c)] : y);
+    }
+  }
+  require(r.left() == 0, "scales of nothing");
+  return x;
+}
+
 // --- 4 tiles
 
 struct envelope {
@@ -663,18 +756,20 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
     require(transform <= 1 && (quantizer == 1 ? parameter[3] <= 5 && entropy == 1 : quantizer == 2 || quantizer == 3) &&
                 (entropy == 1 || entropy == 2),
             "codec");
+  else if (method == 2)
+    require(transform == 0 && quantizer == 0 && parameter[3] >= 1 && parameter[3] <= 1000 && entropy == 5, "codec");
   else
     require(method == 1 && transform == 0 && quantizer == 0 && parameter[3] == 0 && (entropy == 3 || entropy == 4),
             "codec");
   require(h.get<std::uint32_t>() == 0, "reserved");
-  const bool profiled = method == 0 && (transform == 1 || entropy == 1);
+  const bool profiled = method == 2 || (method == 0 && (transform == 1 || entropy == 1));
   const int P = method == 0 && quantizer == 1 ? p.passes : 1;  // passes of a complete tile
   const int most = method == 0 && quantizer == 1 ? std::min(P, parameter[3] + 1) : 1;
   require(out.position >= 0 && out.position <= INT64_MAX - (1 << 20), "position");
   require(out.tokens >= 1 && out.tokens <= 1 << 20 && tile_tokens >= 1 && tile_tokens <= 4096, "tokens");
   require(present >= 1 && present <= out.passes && out.passes <= most, "passes");
   require((88 + index_size) % 16 == 0, "index size");
-  require(fingerprint == (profiled ? p.fingerprint : 0), "profile");
+  require(fingerprint == (method == 2 ? p.cachegen_fingerprint : profiled ? p.fingerprint : 0), "profile");
   require(layers == p.layers.size(), "layers");
   level = std::min(level, present - 1);
   if (position < 0) position = out.position;
@@ -730,12 +825,22 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   require(at == frame_size, "frame size");
   in.only_padding(16);
 
-  std::size_t ordinal = 0;
+  std::vector<distribution> anchors, differences;
+  if (method == 2) {
+    int channels = 0;
+    for (const plane& q : p.planes) channels += q.width;
+    anchors = read_tables(p.cachegen, 0, channels);
+    differences = read_tables(p.cachegen, parameter[3], channels);
+  }
+
+  std::size_t ordinal = 0, plane_channel = 0;  // of the model's
   for (int l = 0; l < layers; ++l)
     for (int which = 0; which < 2; ++which) {
       const shape& s = shapes[std::size_t(l)];
       const plane& known = p.planes[std::size_t(2 * l + which)];
       const int dim = s.dim[which], type = s.type[which];
+      const std::size_t first_of_plane = plane_channel;
+      plane_channel += std::size_t(known.width);
       const std::size_t element_size = size_of(type);
       plane_values v;
       v.width = s.heads * dim;
@@ -797,6 +902,23 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
                                                : std::vector<std::uint8_t>(entropy_bytes.begin(), entropy_bytes.end());
             require(elements.size() == row_bytes * std::size_t(rows), "elements");
             for (int i = 0; i < rows; ++i) put_stored(row_token[std::size_t(i)], &elements[std::size_t(i) * row_bytes]);
+            continue;
+          }
+
+          if (method == 2) {
+            const bytes scales = e[0].section[transform_section];
+            if (rows == 0) require(scales.empty() && entropy_bytes.empty(), "rows of nothing");
+            if (rows == 0) continue;
+            const std::size_t channel = first_of_plane + std::size_t(first_channel);
+            const float bin = 0.5f * float(1 + 3 * l / int(layers)) * (float(parameter[3]) / 100);
+            const std::vector<float> x =
+                cachegen_values(decode_cachegen(entropy_bytes, rows, w, &anchors[channel], &differences[channel]),
+                                scales, rows, w, bin);
+            for (int i = 0; i < rows * w; ++i) {
+              const std::size_t at_value = cell(row_token[std::size_t(i / w)], i % w);
+              v.x[at_value] = double(x[std::size_t(i)]);
+              v.held[at_value] = 1;
+            }
             continue;
           }
 

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Frames of released format versions (test/golden, README.md there) decode to what they always did: integers exactly,
-// values within one unit in the last place of f16; and the integers encode to the same bytes again.
+// values within one unit in the last place of f16; the integers encode to the same bytes again, and where all arithmetic
+// is said to the bit, the cache does.
 // `sluice_tests --test-case="golden: make" --no-skip` writes the frames anew: only with a new format version.
 #include <sluice/sluice.hpp>
 
 #include <doctest/doctest.h>
+#include <support/cachegen_model.hpp>
 #include <support/caches.hpp>
 #include <support/reference_decoder.hpp>
 
@@ -26,13 +28,15 @@ using bytes = std::vector<std::byte>;
 
 const std::string folder = SLUICE_SOURCE_DIR "/test/golden/";
 
-bytes read(const std::string& name) {
-  std::ifstream in(folder + name, std::ios::binary);
-  REQUIRE_MESSAGE(in.good(), name);
+bytes read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  REQUIRE_MESSAGE(in.good(), path);
   const std::string text{std::istreambuf_iterator<char>(in), {}};
   const auto* p = reinterpret_cast<const std::byte*>(text.data());
   return {p, p + text.size()};
 }
+
+bytes read(const std::string& name) { return read_file(folder + name); }
 
 void write(const std::string& name, std::span<const std::byte> b) {
   std::ofstream out(folder + name, std::ios::binary);
@@ -151,8 +155,9 @@ struct golden {
   const char* preset;
   dtype type;
   std::int64_t tokens, position;
-  int level;    // most of what the frame holds
-  bool pinned;  // whether NAME.values lists every element at that level
+  int level;              // most of what the frame holds
+  bool pinned;            // whether NAME.values lists every element at that level
+  bool captured = false;  // whether it encodes tokens of the capture in test/data
 };
 constexpr golden streams[] = {
     {"standard", "small", "standard", dtype::f16, 40, 0, 3, true},
@@ -172,6 +177,10 @@ constexpr golden streams[] = {
     {"smollm2_exact", "smollm2", "exact", dtype::f16, 16, 64, 0, false},
     {"hybrid", "hybrid", "standard", dtype::f16, 24, 100, 3, false},
     {"hybrid_exact", "hybrid", "exact", dtype::f16, 24, 100, 0, false},
+    {"int4", "smollm2", "int4", dtype::f16, 16, 64, 0, false, true},
+    {"kivi4", "narrow", "kivi4", dtype::f16, 173, 64, 0, false, true},
+    {"kivi2", "narrow", "kivi2", dtype::f16, 173, 64, 0, false, true},
+    {"cachegen_paper", "tables", "cachegen_paper", dtype::f16, 40, 64, 0, false, true},
 };
 
 bytes elements_of(const caches::mixed_cache& c) {
@@ -199,6 +208,31 @@ caches::mixed_cache pages_for(const profile& p, const golden& s) {
     kinds.push_back(kind);
   }
   return {p.shape, kinds};
+}
+
+// The first heads and channels of layer 7 of the capture, or of layers 0, 14, 28, but for an outlier and a token that is
+// no number.
+caches::mixed_cache captured(const profile& p, const golden& s) {
+  static const bytes file = read_file(SLUICE_TEST_DATA "/smollm2_sample.safetensors");
+  constexpr std::size_t header = 8 + 9120, plane_bytes = 256 * 384, layer_bytes = 2 * plane_bytes + 36864;
+  caches::mixed_cache c = pages_for(p, s);
+  for (const kv_view& v : c.views()) {
+    const auto layer = std::size_t(c.views().size() == 1 ? 7 : 14 * v.layer_id(0));
+    caches::for_each_element(v, [&](plane which, int, std::int64_t t, int h, int d, std::byte* to) {
+      const auto at = std::size_t((v.position + t) * 384 + h * 128 + d * 2);
+      std::memcpy(to, &file[header + layer * layer_bytes + std::size_t(which) * plane_bytes + at], 2);
+    });
+    caches::set(v, plane::value, 0, 5, 0, 1, 300.f);
+    caches::set(v, plane::key, 0, 9, 0, 2, NAN);
+  }
+  return c;
+}
+
+// Tiles of 16 tokens, or where more are needed to fill a group, those of the preset.
+template <class Codec>
+bytes encode(const golden& s, const profile& p, const caches::mixed_cache& source, isa on) {
+  if (s.tokens > 64) return caches::encode<Codec>(p, source.views(), {}, on);
+  return caches::encode<typename Codec::template with_grouping<tile_tokens<16>>>(p, source.views(), {}, on);
 }
 
 // What streams.txt pins: checksums of the integers of every level, or of the elements of a lossless frame.
@@ -234,6 +268,18 @@ TEST_CASE("golden: integers and lossless elements are those pinned, and encode t
     std::string line;
     REQUIRE(std::getline(listed, line));
     CHECK(sums_of(s) == line);
+  }
+}
+
+TEST_CASE("golden: tokens of the capture encode to the same bytes on every instruction set") {
+  for (const golden& s : streams) {
+    if (!s.captured) continue;
+    CAPTURE(std::string(s.name));
+    const profile p = load(s.profile);
+    const bytes frame = read(std::string(s.name) + ".slc");
+    codec::with_preset(s.preset, [&]<class Codec>() {
+      for (isa on : {isa::portable, isa::avx2, isa::avx512}) CHECK(encode<Codec>(s, p, captured(p, s), on) == frame);
+    });
   }
 }
 
@@ -324,6 +370,16 @@ TEST_CASE("golden: make" * doctest::skip()) {
   smollm2.set_name("SmolLM2-135M, layer 7");
   write("smollm2.profile", smollm2.serialize());
 
+  // Rows of a plane that are one group and a part of one, where groups have 32 channels; few, for a window of 128 tokens.
+  profile narrow = profile::uncalibrated({{{1, 4, 36}}, shape.ropes}, 4, 2);
+  narrow.set_name("golden, narrow");
+  write("narrow.profile", narrow.serialize());
+
+  profile tables = profile::uncalibrated(model_shape::uniform(3, 2, 8), 4, 2);
+  tables.set_section(cachegen::peaked_tables(tables, {0, 100}));
+  tables.set_name("golden, CacheGen's tables");
+  write("tables.profile", tables.serialize());
+
   // The cache such a profile describes, but for a tile that is twice as wide, an outlier and a token that is no number.
   const auto fill = [&](const kv_view& v) {
     std::vector<double> frequency(16);
@@ -354,14 +410,13 @@ TEST_CASE("golden: make" * doctest::skip()) {
   };
   for (const golden& s : streams) {
     const profile p = load(s.profile);
-    caches::mixed_cache source = pages_for(p, s);
-    if (std::string(s.profile) == "smollm2")  // the lossless one is where the other comes from
+    caches::mixed_cache source = s.captured ? captured(p, s) : pages_for(p, s);
+    if (!s.captured && std::string(s.profile) == "smollm2")  // the lossless one is where the other comes from
       REQUIRE(caches::decode<codec::exact>(p, read("smollm2_exact.slc"), source.views()).worst == status::ok);
-    else
+    else if (!s.captured)
       for (const kv_view& v : source.views()) fill(v);
     codec::with_preset(s.preset, [&]<class Codec>() {
-      using tiled = typename Codec::template with_grouping<tile_tokens<16>>;
-      bytes frame = caches::encode<tiled>(p, source.views(), {}, isa::portable);
+      bytes frame = encode<Codec>(s, p, source, isa::portable);
       REQUIRE(!frame.empty());
       if (s.level + 1 < Codec::passes(p)) frame.resize(*truncate(frame, s.level));
       write(std::string(s.name) + ".slc", frame);

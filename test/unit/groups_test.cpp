@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ranges, codes, values and scales of groups against plain arithmetic, on all instruction sets, bit for bit.
+// Ranges, peaks, codes, values and scales of groups against plain arithmetic, on all instruction sets, bit for bit.
 #include <sluice/codec/quantize/groups.hpp>
 #include <sluice/tensor/half.hpp>
 
@@ -78,6 +78,43 @@ TEST_CASE("groups: ranges, codes and values of many shapes") {
           REQUIRE(same(back, values));
         }
       }
+}
+
+TEST_CASE("groups: peaks of rows, and codes around zero with a scale for each row") {
+  const unsigned seed = 23;
+  MESSAGE("seed " << seed);
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  for (const int rows : {1, 3, 64})
+    for (const int columns : {1, 3, 8, 15, 16, 17, 64, 70})
+      for (const int half : {1, 2, 8, 128})
+        for (const int lds : {1, 3}) {
+          const int ldx = columns + 5, ldq = columns + 3;
+          std::vector<float> x(std::size_t(rows * ldx)), most(std::size_t(rows * lds), -1.f), inverse = most;
+          for (float& v : x)
+            v = random() % 2 ? std::round(8 * normal(random)) / 4 : 8 * normal(random);  // ties, others
+          std::vector<std::int16_t> codes(std::size_t(rows * ldq), -1);
+          for (int r = 0; r < rows; ++r) {
+            const auto s = std::size_t(r * lds);
+            most[s] = 0;
+            for (int i = 0; i < columns; ++i) most[s] = std::max(most[s], std::fabs(x[std::size_t(r * ldx + i)]));
+            // Steps of a power of two, for ties; those that codes fit in, and too small ones; none.
+            inverse[s] = r % 4 == 0 ? 4.f : r % 4 == 3 ? 0.f : float(half * (r % 4)) / (most[s] + 1e-9f);
+            for (int i = 0; i < columns; ++i) {
+              const float y = x[std::size_t(r * ldx + i)] * inverse[s], above = y + (float(half) + 0.5f);
+              codes[std::size_t(r * ldq + i)] = std::int16_t(std::clamp(above, 1.f, float(2 * half - 1)));
+            }
+          }
+          const detail::group_rows of{rows, columns, ldx, ldq, true, lds};
+          for (const isa on : all_isas) {
+            std::vector<float> peak(most.size(), -1.f);
+            std::vector<std::int16_t> q(codes.size(), -1);
+            detail::group_peaks(on, of, x.data(), peak.data());
+            detail::group_signed_codes(on, of, x.data(), inverse.data(), float(half), q.data());
+            REQUIRE(same(peak, most));
+            REQUIRE(q == codes);
+          }
+        }
 }
 
 TEST_CASE("groups: every f16 as a step and as a zero") {

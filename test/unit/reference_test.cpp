@@ -3,6 +3,7 @@
 #include <sluice/sluice.hpp>
 
 #include <doctest/doctest.h>
+#include <support/cachegen_model.hpp>
 #include <support/caches.hpp>
 #include <support/frames.hpp>
 #include <support/reference_decoder.hpp>
@@ -140,6 +141,8 @@ TEST_CASE("reference: frames of every codec mean to the library what FORMAT.md s
     caches::fill(source.view(), shape, random());
     profile tuned = caches::make_profile(shape, {&source.view(), 1}, int(random() % 3), passes, int(random() % 5));
     const profile plain = profile::uncalibrated(shape, passes, int(random() % 5));
+    profile tables = round % 2 ? plain : tuned;
+    tables.set_section(cachegen::peaked_tables(tables, {37, 0, 100}));
     for (plane_profile& q : tuned.planes)
       if (q.width > 8) q.classes[7] = 1;  // dead in every pass, and wrongly so
     // Something for the exceptions, the deltas and the exact tokens.
@@ -170,6 +173,8 @@ TEST_CASE("reference: frames of every codec mean to the library what FORMAT.md s
     rounds.operator()<by_rows>(tuned);
     rounds.operator()<by_rows::with_transform<identity_transform>>(plain);
     rounds.operator()<coded>(tuned);
+    rounds.operator()<codec::cachegen_paper<>>(tables);
+    rounds.operator()<codec::cachegen_paper<37>>(tables);
     rounds.operator()<codec::exact>(plain);
     rounds.operator()<codec::uncompressed>(plain);
   }
@@ -189,6 +194,8 @@ TEST_CASE("reference: both take and refuse the same hostile bytes behind right c
   caches::fill(source.view(), shape, seed);
   const profile tuned = caches::make_profile(shape, {&source.view(), 1}, 0, 3, 2),
                 plain = profile::uncalibrated(shape, 6, 2);
+  profile tables = plain;
+  tables.set_section(cachegen::peaked_tables(tables, {0, 100}));
   caches::set(source.view(), plane::value, 0, 5, 1, 3, 300.f);
   int both = 0, neither = 0;
   const auto attack = [&]<class Codec>(const profile& p) {
@@ -252,6 +259,7 @@ TEST_CASE("reference: both take and refuse the same hostile bytes behind right c
   attack.operator()<identity>(tuned);
   attack.operator()<by_rows>(plain);
   attack.operator()<coded>(tuned);
+  attack.operator()<codec::cachegen_paper<>>(tables);
   attack.operator()<codec::exact>(plain);
   attack.operator()<codec::uncompressed>(plain);
   CHECK(both > 1000);

@@ -34,7 +34,7 @@ struct absmax : detail::fixed_width_quantizer {
  public:
   class encoder {
    public:
-    explicit encoder(isa) {}
+    explicit encoder(isa i) : isa_(i) {}
 
     status quantize(const coefficients& in, float /*step*/, symbols& out, std::span<std::uint8_t> /*beyond*/,
                     tile_writer& w) {
@@ -42,27 +42,36 @@ struct absmax : detail::fixed_width_quantizer {
       const int half = 1 << (out.bits - 1);
       const auto levels = float(detail::max(half - 1, 1));
       out.calibrated = false;
+      inverse_.resize(groups.count());
+      steps_.resize(groups.count());
+      // Groups of one head and run are a column of the tile: every row has one.
+      const auto columns = [&](int n) {
+        return detail::group_rows{in.rows, n, in.ld, out.ld, true, std::ptrdiff_t(groups.of_row())};
+      };
+      groups.each(0, [&](std::size_t g, int c, int n) {
+        detail::group_peaks(isa_, columns(n), in.y.data() + c, inverse_.data() + g);
+      });
+      for (std::size_t g = 0; g < groups.count(); ++g) {
+        steps_[g] = from_float<f16>(inverse_[g] / levels);
+        if (!detail::isfinite(to_float(steps_[g]))) return status::too_large;
+        inverse_[g] = steps_[g].bits ? 1 / to_float(steps_[g]) : 0.f;
+      }
       w.at(0, section::quantizer).clear();
       w.put(0, section::quantizer, std::uint8_t(out.bits));
-      bool fits = true;
-      for (int r = 0; r < in.rows; ++r) {
-        const float* y = &in.y[std::size_t(r) * std::size_t(in.ld)];
-        std::int16_t* q = &out.finest[std::size_t(r) * std::size_t(out.ld)];
-        groups.each(r, [&](std::size_t, int c, int n) {
-          float most = 0;
-          for (int i = c; i < c + n; ++i) most = detail::max(most, detail::abs(y[i]));
-          const f16 step = from_float<f16>(most / levels);
-          fits &= detail::isfinite(to_float(step));
-          w.put(0, section::quantizer, step);
-          const float inverse = step.bits ? 1 / to_float(step) : 0.f, offset = float(half) + 0.5f;
-          // A step that was rounded far down, as tiny ones are, must not push codes out of their width.
-          for (int i = c; i < c + n; ++i)
-            q[i] = std::int16_t(detail::clamp(y[i] * inverse + offset, 1.f, float(2 * half - 1)));
-        });
-      }
-      return fits ? status::ok : status::too_large;
+      w.put_bytes(0, section::quantizer, steps_.data(), steps_.size() * sizeof(f16));
+      // A step that was rounded far down, as tiny ones are, must not push codes out of their width: they are clamped.
+      groups.each(0, [&](std::size_t g, int c, int n) {
+        detail::group_signed_codes(isa_, columns(n), in.y.data() + c, inverse_.data() + g, float(half),
+                                   out.finest.data() + c);
+      });
+      return status::ok;
     }
     void split(symbols& s) const { s.values = s.finest; }
+
+   private:
+    isa isa_;
+    std::vector<float> inverse_;  // the largest magnitude of each group, then what it is multiplied with
+    std::vector<f16> steps_;
   };
 
   using decoder = detail::group_decoder<layout>;

@@ -19,6 +19,7 @@ struct group_rows {
   int rows = 0, columns = 0;
   std::ptrdiff_t ldx = 0, ldq = 0;  // elements from row to row: floats, codes
   bool shared = false;              // whether one scale serves all columns
+  std::ptrdiff_t lds = 0;           // scales from row to row, where each row has its own
 };
 
 }  // namespace sluice::detail
@@ -27,6 +28,9 @@ struct group_rows {
   SLUICE_KERNEL void group_ranges(const group_rows& of, const float* x, float* low, float* high) noexcept;           \
   SLUICE_KERNEL void group_codes(const group_rows& of, const float* x, const float* inverse, const float* zero,      \
                                  float most, std::int16_t* q) noexcept;                                              \
+  SLUICE_KERNEL void group_peaks(const group_rows& of, const float* x, float* peak) noexcept;                        \
+  SLUICE_KERNEL void group_signed_codes(const group_rows& of, const float* x, const float* inverse, float half,      \
+                                        std::int16_t* q) noexcept;                                                   \
   SLUICE_KERNEL void group_floats(const group_rows& of, const std::int16_t* q, const float* step, const float* zero, \
                                   float* x) noexcept;                                                                \
   SLUICE_KERNEL void group_scales(const float* pairs, std::size_t n, float* step, float* zero) noexcept;
@@ -45,6 +49,17 @@ inline void group_ranges(isa i, const group_rows& of, const float* x, float* low
 inline void group_codes(isa i, const group_rows& of, const float* x, const float* inverse, const float* zero,
                         float most, std::int16_t* q) noexcept {
   SLUICE_RETURN_ON(i, group_codes(of, x, inverse, zero, most, q))
+}
+
+/// Largest magnitude of each row.
+inline void group_peaks(isa i, const group_rows& of, const float* x, float* peak) noexcept {
+  SLUICE_RETURN_ON(i, group_peaks(of, x, peak))
+}
+
+/// q = x * inverse + half + 0.5, rounded down and clamped to 1 .. 2 * half - 1; each row has an inverse.
+inline void group_signed_codes(isa i, const group_rows& of, const float* x, const float* inverse, float half,
+                               std::int16_t* q) noexcept {
+  SLUICE_RETURN_ON(i, group_signed_codes(of, x, inverse, half, q))
 }
 
 /// x = q * step + zero. The product of a code of 8 bits and an f16 is exact, so that a fused addition rounds as a

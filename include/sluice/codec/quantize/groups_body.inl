@@ -37,6 +37,37 @@ SLUICE_KERNEL void group_codes(const group_rows& of, const float* x, const float
   });
 }
 
+SLUICE_KERNEL void group_peaks(const group_rows& of, const float* x, float* peak) noexcept {
+  const auto magnitude = floats::set(0x7fffffff);
+  const int columns = of.columns;
+  for (int r = 0; r < of.rows; ++r, x += of.ldx, peak += of.lds) {
+    auto most = floats::set(0.f);
+    for (int i = 0; i < columns; i += floats::width) {
+      const auto v = floats::load(x + i, columns - i < floats::width ? columns - i : floats::width);
+      most = floats::max(floats::as_float(floats::bit_and(floats::bits(v), magnitude)), most);
+    }
+    float lanes[floats::width];
+    floats::store(lanes, most);
+    for (int half = floats::width / 2; half > 0; half /= 2)
+      for (int i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+    *peak = lanes[0];
+  }
+}
+
+SLUICE_KERNEL void group_signed_codes(const group_rows& of, const float* x, const float* inverse, float half,
+                                      std::int16_t* q) noexcept {
+  // Clamped before the addition, so that no compiler fuses it with the product.
+  const auto least = floats::set(0.5f - half), most = floats::set(half - 1), offset = floats::set(half + 0.5f);
+  const group_rows at = of;
+  each_vector(0, of, [=](int r, int i, int m) {
+    const auto y = floats::mul(floats::load(x + r * at.ldx + i, m), floats::set(inverse[r * at.lds]));
+    const auto above = floats::add(floats::max(floats::min(y, most), least), offset);
+    const auto nearest = floats::round(above);
+    const auto up = floats::greater(floats::bits(floats::from_ints(nearest)), floats::bits(above));  // both positive
+    floats::store_u16(q + r * at.ldq + i, floats::select(up, floats::sub(nearest, floats::set(1)), nearest), m);
+  });
+}
+
 SLUICE_KERNEL void group_floats(const group_rows& of, const std::int16_t* q, const float* step, const float* zero,
                                 float* x) noexcept {
   const group_rows at = of;

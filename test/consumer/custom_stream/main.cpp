@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // A planner policy and a byte source that the library does not know, under its planner, simulator and executor.
-// Argument: the folder with smollm2.profile and smollm2_sample.safetensors.
 #include "my_policy.hpp"
 #include "my_source.hpp"
 
@@ -91,9 +90,8 @@ outcome simulated(const cost_model& cost, double rate, double deadline) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  require(argc == 2, "give the folder with the capture");
-  const std::string data = argv[1];
+int main() {
+  const std::string data = DATA;
   const profile model = profile::load((data + "/smollm2.profile").c_str()).value();
   const int layers = model.shape.num_layers();
   std::ifstream in(data + "/smollm2_sample.safetensors", std::ios::binary);
@@ -179,4 +177,5 @@ int main(int argc, char** argv) {
   std::filesystem::remove_all(folder);
   std::printf("ends_first from a mapped folder: %d chunks, %llu bytes, %.3f s\n", n, (unsigned long long)r.bytes,
               r.seconds);
+  std::printf("sluice %d.%d.%d\n", SLUICE_VERSION_MAJOR, SLUICE_VERSION_MINOR, SLUICE_VERSION_PATCH);
 }
