@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "costs.hpp"
 
-#include <Eigen/Dense>
-
 #include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
@@ -10,18 +8,20 @@
 namespace engine {
 
 machine_costs batch_times::fit(int tokens, double end) const {
-  const auto n = Eigen::Index(position_.size());
-  Eigen::MatrixXd a(n, 2);
-  Eigen::VectorXd seconds(n);
-  for (Eigen::Index i = 0; i < n; ++i) {
-    const auto k = std::size_t(i);
-    const int next = i + 1 < n ? position_[k + 1] : tokens, count = next - position_[k];
-    a.row(i) << count, count * (position_[k] + count / 2.0);
-    seconds(i) = (i + 1 < n ? begin_[k + 1] : end) - begin_[k];
+  // Least squares of seconds = x * tokens + y * (tokens * their mean position).
+  const std::size_t n = position_.size();
+  double aa = 0, ab = 0, bb = 0, as = 0, bs = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    const int next = i + 1 < n ? position_[i + 1] : tokens, count = next - position_[i];
+    const double a = count, b = count * (position_[i] + count / 2.0);
+    const double seconds = (i + 1 < n ? begin_[i + 1] : end) - begin_[i];
+    aa += a * a, ab += a * b, bb += b * b, as += a * seconds, bs += b * seconds;
   }
-  const Eigen::VectorXd x = n > 1 ? Eigen::VectorXd(a.colPivHouseholderQr().solve(seconds)) : Eigen::VectorXd();
-  if (n < 2 || x(0) <= 0 || x(1) < 0) return {end / tokens, 0, 0};
-  return {x(0), x(1), 0};
+  const double determinant = aa * bb - ab * ab;
+  if (!(determinant > 1e-9 * aa * bb)) return {end / tokens, 0, 0};
+  const double x = (bb * as - ab * bs) / determinant, y = (aa * bs - ab * as) / determinant;
+  if (x <= 0 || y < 0) return {end / tokens, 0, 0};
+  return {x, y, 0};
 }
 
 machine_costs measure_costs(model& net, prefix_cache& prefixes, page_pool& pages, std::span<const std::int32_t> ids) {

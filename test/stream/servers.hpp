@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -53,10 +54,18 @@ inline int listen_somewhere(int& port) {
   port = ntohs(a.sin_port);
   return s;
 }
+/// A port that nobody listens on, below those that outgoing connections get: no client of another test takes it before the
+/// server that it is meant for has started.
 inline int free_port() {
-  int port = 0;
-  ::close(listen_somewhere(port));
-  return port;
+  static std::mt19937 random(std::random_device{}());
+  for (;;) {
+    const int port = 10'000 + int(random() % 20'000);
+    const int s = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const sockaddr_in a = loopback(port);
+    const bool free = ::bind(s, reinterpret_cast<const sockaddr*>(&a), sizeof a) == 0;
+    ::close(s);
+    if (free) return port;
+  }
 }
 inline int connect_to(int port) {
   const int s = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
