@@ -10,6 +10,8 @@
 #include <sluice/codec/presets.hpp>
 #include <sluice/config.hpp>
 #include <sluice/format/frame.hpp>
+#include <sluice/model/pairs.hpp>
+#include <sluice/model/position.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/status.hpp>
 #include <sluice/stream/plan/plan.hpp>

@@ -3,6 +3,7 @@
 
 #include <sluice/codec/layers.hpp>
 #include <sluice/codec/preset/cachegen_paper.hpp>
+#include <sluice/model/pairs.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/numeric.hpp>
 #include <sluice/status.hpp>
@@ -141,6 +142,48 @@ inline result<profile_section> calibrate_cachegen(const profile& p, std::span<co
   for (const kv_view& v : captures)
     if (const status s = c.add(v); s != status::ok) return s;
   return c.finish();
+}
+
+/// The section of `p` for a profile that with_pairs() made of it: tables of K's channels move with them.
+/// Errors: invalid_argument (`to` is none), corrupt_profile, missing_section.
+inline result<profile_section> cachegen_with_pairs(const profile& p, rope_pairing to) {
+  if (to != rope_pairing::half && to != rope_pairing::interleaved) return status::invalid_argument;
+  if (const status s = validate(p); s != status::ok) return s;
+  const profile_section* const section = p.find(profile_stage::entropy, detail::cachegen::section_id);
+  if (!section) return status::missing_section;
+  const detail::cachegen::channel_index channels(p);
+  std::vector<std::size_t> from(channels.count);
+  for (std::size_t c = 0; c < from.size(); ++c) from[c] = c;
+  for (int l = 0; l < p.shape.num_layers(); ++l) {
+    const std::vector<int> order = detail::pair_order(p.shape, l, to);
+    const std::size_t first = channels.first[2 * std::size_t(l)];
+    for (std::size_t c = 0; !order.empty() && c < std::size_t(p.of(l, plane::key).width); ++c)
+      from[first + c] = first + c - c % order.size() + std::size_t(order[c % order.size()]);
+  }
+  profile_section out = *section;
+  std::vector<std::span<const std::byte>> tables(channels.count);  // of each channel in one block
+  for (std::size_t at = 0; at < out.bytes.size();) {
+    constexpr std::size_t head = 8;  // u16 percent, u16 reserved, u32 bytes that follow
+    detail::byte_reader r(std::span(section->bytes).subspan(at));
+    r.skip(4);
+    const std::size_t size = r.get<std::uint32_t>();
+    if (!r.ok() || size > r.left()) return status::corrupt_profile;
+    std::span<const std::byte> left = std::span(section->bytes).subspan(at + head, size);
+    for (std::span<const std::byte>& t : tables) {
+      if (left.size() < 2 || left[1] < left[0]) return status::corrupt_profile;
+      const std::size_t bytes = 4 + 2 * (std::size_t(left[1]) - std::size_t(left[0]));
+      if (bytes > left.size()) return status::corrupt_profile;
+      t = left.first(bytes);
+      left = left.subspan(bytes);
+    }
+    if (!left.empty()) return status::corrupt_profile;
+    at += head;
+    for (const std::size_t c : from) {
+      std::copy(tables[c].begin(), tables[c].end(), out.bytes.begin() + std::ptrdiff_t(at));
+      at += tables[c].size();
+    }
+  }
+  return out;
 }
 
 }  // namespace sluice

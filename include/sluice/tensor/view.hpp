@@ -73,6 +73,27 @@ struct kv_view {
     return from < to ? slice(from, to) : slice(0, 0);
   }
 
+  /// The same tokens, KV heads [begin, end) of this view: what one rank of tensor parallelism keeps. An empty range, or
+  /// one outside of the view, gives a view that validate() refuses.
+  SLUICE_HD constexpr kv_view heads(std::int32_t begin, std::int32_t end) const noexcept {
+    kv_view w = *this;
+    bool fits = begin >= 0 && begin < end && end <= num_kv_heads;
+    for (plane_view* p : {&w.k, &w.v}) {
+      constexpr std::int64_t far = INT64_MAX / 4;
+      if (!fits || p->head_stride > far / end || p->head_stride < -far / end || p->layer_offset > far ||
+          p->layer_offset < -far) {
+        fits = false;
+        break;
+      }
+      p->layer_offset += begin * p->head_stride;
+    }
+    if (fits)
+      w.num_kv_heads = end - begin;
+    else
+      w.tokens = -1;
+    return w;
+  }
+
   /// Keys or values.
   SLUICE_HD constexpr const plane_view& operator[](plane p) const noexcept { return p == plane::key ? k : v; }
 
@@ -126,6 +147,8 @@ class const_kv_view {
   constexpr const_kv_view at_positions(std::int64_t begin, std::int64_t end) const noexcept {
     return view_.at_positions(begin, end);
   }
+  /// As kv_view::heads.
+  constexpr const_kv_view heads(std::int32_t begin, std::int32_t end) const noexcept { return view_.heads(begin, end); }
   /// Model layers of the layers of the view, as kv_view::layer_ids.
   constexpr void set_layer_ids(const std::int32_t* ids) noexcept { view_.layer_ids = ids; }
 
