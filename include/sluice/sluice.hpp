@@ -6,6 +6,7 @@
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/decoder.hpp>
 #include <sluice/codec/encoder.hpp>
+#include <sluice/codec/fit.hpp>
 #include <sluice/codec/instances.hpp>
 #include <sluice/codec/presets.hpp>
 #include <sluice/config.hpp>

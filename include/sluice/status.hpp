@@ -33,7 +33,7 @@ enum class [[nodiscard]] status : std::uint32_t {
   level_not_present = 25,   ///< the level was never made or has been truncated away
   wrong_key = 26,           ///< a store gave the object of another key
   position_not_found = 27,  ///< the keys do not tell where in their sequence they stand
-  profile_does_not_fit = 28,///< the cache is not what the profile was calibrated on: model, rotary embedding or position
+  profile_does_not_fit = 28, ///< the cache is not what the profile was calibrated on: model, rotary embedding or position
   // the bytes
   not_a_frame = 30,         ///< the magic number is missing
   truncated = 31,           ///< bytes end before the frame does
