@@ -10,6 +10,7 @@
 
 #include <cmath>
 #include <random>
+#include <safetensors.hpp>
 #include <vector>
 
 namespace {

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdio>
 #include <random>
+#include <safetensors.hpp>
 #include <vector>
 
 namespace {

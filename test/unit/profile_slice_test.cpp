@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <safetensors.hpp>
 #include <utility>
 #include <vector>
 

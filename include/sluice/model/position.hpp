@@ -36,6 +36,8 @@ struct position_vote {
   double re, im;
 };
 
+inline namespace SLUICE_HOST_ABI {
+
 class position_finder {
  public:
   explicit position_finder(const profile& p) : profile_(&p), ropes_(p.shape) {}
@@ -195,7 +197,10 @@ class position_finder {
   std::vector<double> sum_, square_;
 };
 
+}  // namespace SLUICE_HOST_ABI
 }  // namespace detail
+
+inline namespace SLUICE_HOST_ABI {
 
 /// Where a chunk of a sequence stands, found from its keys: their mean without rotary embedding is known to the profile,
 /// so the right position turns the chunk's mean onto it. For stores that hand over chunks without their position. All
@@ -237,4 +242,5 @@ inline result<std::int64_t> find_position(std::span<const const_kv_view> chunk, 
 }
 /// @}
 
+}  // namespace SLUICE_HOST_ABI
 }  // namespace sluice

@@ -78,14 +78,12 @@ struct kv_view {
   SLUICE_HD constexpr kv_view heads(std::int32_t begin, std::int32_t end) const noexcept {
     kv_view w = *this;
     bool fits = begin >= 0 && begin < end && end <= num_kv_heads;
-    for (plane_view* p : {&w.k, &w.v}) {
-      constexpr std::int64_t far = INT64_MAX / 4;
-      if (!fits || p->head_stride > far / end || p->head_stride < -far / end || p->layer_offset > far ||
-          p->layer_offset < -far) {
-        fits = false;
-        break;
-      }
-      p->layer_offset += begin * p->head_stride;
+    for (int i = 0; fits && i < 2; ++i) {
+      plane_view& p = i == 0 ? w.k : w.v;
+      const std::int64_t far = INT64_MAX / 4;
+      fits =
+          p.head_stride <= far / end && p.head_stride >= -far / end && p.layer_offset <= far && p.layer_offset >= -far;
+      if (fits) p.layer_offset += begin * p.head_stride;
     }
     if (fits)
       w.num_kv_heads = end - begin;
