@@ -186,6 +186,9 @@ TEST_CASE("fit: what it says of planes, and what it does not look at") {
   profile broken = p;
   std::fill(broken.of(2, plane::key).matrix.begin(), broken.of(2, plane::key).matrix.end(), std::uint16_t{0});
   CHECK(check_fit(m.view, broken) == status::corrupt_profile);
+  broken = p;
+  broken.of(2, plane::key).matrix[77] = 0x7e00;  // NaN
+  CHECK(check_fit(m.view, broken) == status::corrupt_profile);
   broken.planes.pop_back();
   CHECK(check_fit(m.view, broken) == status::corrupt_profile);
 }

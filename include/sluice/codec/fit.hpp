@@ -184,7 +184,7 @@ inline namespace SLUICE_HOST_ABI {
 /// Errors: those of validate(), corrupt_profile, wrong_shape, invalid_view (two views claim one layer), unsupported_type
 /// (opaque bytes).
 inline result<fit_report> fit(std::span<const kv_view> cache, const profile& p) {
-  if (const status s = validate(p); s != status::ok) return s;
+  if (const status s = detail::validate_sizes(p); s != status::ok) return s;  // what is no number has no inverse
   std::vector<detail::layer_slot> slots;
   if (const status s = detail::map_layers(cache, p.shape, slots); s != status::ok) return s;
   for (const kv_view& v : cache)

@@ -295,15 +295,14 @@ inline bool valid_plane_shape(const layer_shape& l, plane which, const plane_pro
   return q.group_width >= dim && q.group_width <= detail::max(max_group_width, dim) && q.group_width % dim == 0;
 }
 
-inline bool valid_plane(const plane_profile& q) noexcept {
+// All but whether means and matrices are numbers.
+inline bool valid_sizes(const plane_profile& q) noexcept {
   if (!detail::isfinite(q.step) || !detail::isfinite(q.scale) || !(q.scale > 0)) return false;
   for (float f : q.loss)
     if (!detail::isfinite(f)) return false;
   // Calibrated planes have all three parts, uncalibrated ones none.
   const std::size_t width = q.classes.empty() ? 0 : std::size_t(q.width);
-  if (q.classes.size() != width || q.mean.size() != width || q.matrix.size() != (width ? q.matrix_size() : 0))
-    return false;
-  return finite_f16(q.mean) && finite_f16(q.matrix);
+  return q.classes.size() == width && q.mean.size() == width && q.matrix.size() == (width ? q.matrix_size() : 0);
 }
 
 // The sections of the library's own stages, one function each way.
@@ -453,22 +452,29 @@ inline std::vector<std::byte> profile_body(const profile& p, bool with_optional)
   return body;
 }
 
-}  // namespace detail
-
-/// Checks everything an encoder or decoder relies on, but for the bases having inverses. Errors: corrupt_profile.
-inline status validate(const profile& p) noexcept {
+// What validate() checks, but for the values in megabytes of means and matrices.
+inline status validate_sizes(const profile& p) noexcept {
   const model_shape& shape = p.shape;
-  if (p.passes < 1 || p.passes > max_passes || p.sinks < 0 || p.sinks > max_sinks || !detail::valid_shape(shape) ||
-      p.planes.size() != 2 * shape.layers.size() || p.sections.size() > detail::max_profile_sections)
+  if (p.passes < 1 || p.passes > max_passes || p.sinks < 0 || p.sinks > max_sinks || !valid_shape(shape) ||
+      p.planes.size() != 2 * shape.layers.size() || p.sections.size() > max_profile_sections)
     return status::corrupt_profile;
   std::size_t streams = 0;
   for (std::size_t i = 0; i < p.planes.size(); ++i) {
     const layer_shape& l = shape.layers[i / 2];
-    if (!detail::valid_plane_shape(l, plane(i % 2), p.planes[i]) || !detail::valid_plane(p.planes[i]))
-      return status::corrupt_profile;
+    if (!valid_plane_shape(l, plane(i % 2), p.planes[i]) || !valid_sizes(p.planes[i])) return status::corrupt_profile;
     streams += std::size_t(p.planes[i].groups());
   }
   return streams > std::size_t(max_streams) ? status::corrupt_profile : status::ok;
+}
+
+}  // namespace detail
+
+/// Checks everything an encoder or decoder relies on, but for the bases having inverses. Errors: corrupt_profile.
+inline status validate(const profile& p) noexcept {
+  if (const status s = detail::validate_sizes(p); s != status::ok) return s;
+  for (const plane_profile& q : p.planes)
+    if (!detail::finite_f16(q.mean) || !detail::finite_f16(q.matrix)) return status::corrupt_profile;
+  return status::ok;
 }
 
 inline std::uint64_t profile::fingerprint() const { return detail::checksum64(detail::profile_body(*this, false)); }
