@@ -39,11 +39,11 @@ in_coder && /^  [}];$/ {
 
 # The inline namespace that keeps two kinds of translation unit apart is no part of any name, and in `detail` doxygen
 # would lose it. Comparison member by member needs no words.
-/^inline namespace SLUICE_HOST_ABI [{]$/ || /^[}]  \/\/ namespace SLUICE_HOST_ABI$/ || / operator==\(.* = default;$/ {
+/^inline namespace SLUICE_(HOST|CALIBRATION)_ABI [{]$/ || /^[}]  \/\/ namespace SLUICE_(HOST|CALIBRATION)_ABI$/ || / operator==\(.* = default;$/ {
   $0 = ""
 }
 {
-  sub(/::inline SLUICE_HOST_ABI/, "")
+  sub(/::inline SLUICE_(HOST|CALIBRATION)_ABI/, "")
   documented = /^ *\/\/\//
   print
 }
