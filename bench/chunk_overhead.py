@@ -37,8 +37,8 @@ if __name__ == '__main__':
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder: rows = [r for c in CHUNKS for r in measure(a.sluice, folder, c)]
     whole = {r['level']: r['bytes'] for r in rows if r['chunk_tokens'] == CHUNKS[-1]}
-    parts = ('headers_and_index', 'tile_heads', 'coder_states', 'padding')
-    print('level  tokens    bytes    more     index    heads   states  padding    codes    other')
+    parts = ('headers_and_index', 'tile_heads', 'coder_states')
+    print('level  tokens    bytes    more     index    heads   states    codes    other')
     for r in sorted(rows, key=lambda r: r['level']):
         r['more'] = r['bytes'] / whole[r['level']] - 1
         part = [r['overhead'][k] for k in parts] + [r['payload']['class_rans']['codes']]
