@@ -197,8 +197,7 @@ std::string overhead_chart(const facts& f) {
   };
   const part parts[] = {{"coder states", f.account.classes_of(std::size_t(level) + 1).states, "o0"},
                         {"index and checksums", f.account.bytes.index, "o1"},
-                        {"tile heads", sum.heads, "o2"},
-                        {"padding", sum.padding, "o3"}};
+                        {"tile heads", sum.heads, "o2"}};
   std::size_t all = 0;
   for (const part& p : parts) all += p.bytes;
   constexpr double left = 92, right = width - 160, bar = 22;

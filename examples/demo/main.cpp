@@ -51,8 +51,7 @@ json to_json(const facts& f, const conversation& talk, const streaming& sent) {
     passes.push_back({{"codes", account[p].coded() - f.account.classes[p].states},
                       {"exact_tokens", account[p].exact},
                       {"coder_states", f.account.classes[p].states},
-                      {"tile_heads", account[p].heads},
-                      {"padding", account[p].padding}});
+                      {"tile_heads", account[p].heads}});
   for (std::size_t l = 0; l < std::size_t(f.layers); ++l) {
     json k = json::array(), v = json::array();
     for (const sluice::pass_account& pass : account) {

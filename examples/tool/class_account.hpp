@@ -31,17 +31,20 @@ inline bool codes_classes(const sluice::codec_id& id) {
 }
 
 /// Takes an entropy section of class_rans apart; one that is not sound counts as flags.
-inline class_bytes class_bytes_of(const sluice::tile_sections& sections, int pass, int rows, int width) {
+/// `continuing`: the pass whose code has no states of its own, 0 = none; set for the pass that follows.
+inline class_bytes class_bytes_of(const sluice::tile_sections& sections, int pass, int rows, int width,
+                                  int& continuing) {
   const auto bytes = sections[sluice::section::entropy];
   sluice::class_section s;
   class_bytes b;
   if (s.parse(bytes, pass, rows, width)) {
-    b.states = s.state_bytes(width);
+    b.states = s.state_bytes(width, continuing == pass && pass > 0);
     b.code = s.code.size() - b.states;
     b.deltas = s.deltas.size() + (s.delta_blocks ? sizeof s.delta_blocks : 0);
     b.classes = s.classes.size();
     b.exceptions = s.exceptions.size() + (s.exceptions.empty() ? 0 : 2);
   }
+  continuing = s.goes_on ? pass + 1 : 0;
   b.flags = bytes.size() - b.code - b.states - b.deltas - b.classes - b.exceptions;
   return b;
 }
@@ -69,12 +72,14 @@ inline frame_account account_of(const sluice::frame_index& index, std::span<cons
   frame_account a;
   const bool known = codes_classes(index.header().codec);
   if (known) a.classes.resize(index.header().levels_present);
+  int continuing = 0;
   a.bytes = sluice::account(index, frame,
                             [&](const sluice::tile_key& key, int pass, const sluice::tile_envelope& e,
                                 const sluice::tile_sections& sections) {
                               const int width = index.shape_of(key.layer).channels(int(key.plane), key.group);
                               if (known)
-                                a.classes[std::size_t(pass)] += class_bytes_of(sections, pass, e.rows(), width);
+                                a.classes[std::size_t(pass)] +=
+                                    class_bytes_of(sections, pass, e.rows(), width, continuing);
                             });
   return a;
 }

@@ -125,7 +125,7 @@ int info(const info_arguments& a) {
 
   std::size_t keys = 0, vals = 0;
   for (const auto& l : all.layers) keys += l[0], vals += l[1];
-  const std::size_t overhead = c.index + all.heads + classes.states + all.padding;
+  const std::size_t overhead = c.index + all.heads + classes.states;
   const auto bits = [&](std::size_t bytes) { return 8 * double(bytes) / values; };
   const auto ratio = [&](std::size_t bytes) { return raw / double(std::max<std::size_t>(bytes, 1)); };
   if (a.as_json) {
@@ -172,7 +172,6 @@ int info(const info_arguments& a) {
                      {{"headers_and_index", c.index},
                       {"tile_heads", all.heads},
                       {"coder_states", classes.states},
-                      {"padding", all.padding},
                       {"total", overhead}}},
                     {"payload", payload},
                     {"unread_bytes", all.unread},
@@ -205,9 +204,8 @@ int info(const info_arguments& a) {
   if (!account.classes.empty())
     std::printf(", codes %zu, exceptions %zu, class deltas %zu, classes %zu, flags %zu", classes.code,
                 classes.exceptions, classes.deltas, classes.classes, classes.flags);
-  std::printf("\noverhead: headers and index %zu, tile heads %zu, coder states %zu, padding %zu: %.2f %%\n", c.index,
-              all.heads, classes.states, all.padding,
-              100 * double(overhead) / double(std::max<std::size_t>(c.total(), 1)));
+  std::printf("\noverhead: headers and index %zu, tile heads %zu, coder states %zu: %.2f %%\n", c.index, all.heads,
+              classes.states, 100 * double(overhead) / double(std::max<std::size_t>(c.total(), 1)));
   std::printf("\nlayer          K          V\n");
   for (std::size_t l = 0; l < all.layers.size(); ++l)
     std::printf("%5zu %10zu %10zu\n", l, all.layers[l][0], all.layers[l][1]);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/format/frame.hpp>
+#include <sluice/format/tile.hpp>
 #include <sluice/model/profile.hpp>
 
 #include <algorithm>
@@ -13,6 +14,14 @@
 
 /// Makes changed bytes pass for sound ones, so that tests reach what lies behind the checksums.
 namespace frames {
+
+/// The mask of sections at the front of a base tile.
+inline std::uint8_t sections_of(const std::byte* tile) {
+  std::uint16_t cover;
+  std::memcpy(&cover, tile, sizeof cover);
+  return std::uint8_t(
+      tile[2 + (cover & sluice::detail::tile_has_first ? 2 : 0) + (cover & sluice::detail::tile_has_exact ? 2 : 0)]);
+}
 
 /// Recomputes every checksum of a frame as far as its header and index can be followed; touches nothing else.
 inline void fix_checksums(std::span<std::byte> frame) {

@@ -33,6 +33,7 @@ struct stream {
   std::vector<std::int16_t> parents;  // ternary
   std::vector<std::int8_t> digits;    // ternary
   std::vector<std::uint8_t> symbols;
+  std::vector<reference::block_steps> steps;
   std::vector<std::uint8_t> bytes;
 
   stream(std::mt19937& random, int blocks_, int rows_, int max_symbols = rans_max_symbols, int max_digits = 4)
@@ -44,7 +45,6 @@ struct stream {
         tables.push_back(reference::random_ternary(random));
       else
         tables.push_back(reference::random_base(random, max_symbols, max_digits));
-    std::vector<reference::step> steps;
     for (int row = 0; row < rows; ++row)
       for (int b = 0; b < blocks; ++b) {
         const auto at = static_cast<std::size_t>(row * stride + 32 * b);
@@ -154,7 +154,8 @@ void round_trips(const Coder& coder, std::mt19937& random, int times) {
   }
 }
 
-// A code that a decoder accepts is the one that encoding its values gives: each step can be undone.
+// A code that a decoder accepts is the one that encoding its values gives, but for the length of its tail: each step can
+// be undone.
 template <alphabet A, class Coder>
 void damage(const Coder& coder, std::mt19937& random) {
   const stream<A> s(random, 1 + below(random, 3), 1 + below(random, 12));
@@ -173,7 +174,8 @@ void damage(const Coder& coder, std::mt19937& random) {
       encode_job e = again.encoder(scratch);
       coder.template encode<A>({&e, 1});
       REQUIRE(e.ok);
-      CHECK(std::vector<std::uint8_t>(e.bytes, e.bytes + e.size) == bytes);
+      const std::vector<std::uint8_t> same(e.bytes, e.bytes + e.size);
+      CHECK((same == bytes || same[rans_state_bytes] != bytes[rans_state_bytes]));
     }
     return j.ok;
   };
@@ -220,6 +222,54 @@ void company(const Coder& coder, std::mt19937& random, int most) {
   }
 }
 
+// Two codes of one set of states are one code that was cut.
+template <alphabet A, class Coder>
+void handed_on(const Coder& coder, std::mt19937& random, int times) {
+  for (int i = 0; i < times; ++i) {
+    const stream<A> s(random, below(random, 5), below(random, 20)), t(random, below(random, 5), below(random, 20));
+    std::vector<reference::block_steps> both = s.steps;
+    both.insert(both.end(), t.steps.begin(), t.steps.end());
+    const std::vector<std::uint8_t> one = reference::encode(both, std::min<std::size_t>(t.steps.size(), rans_max_tail));
+
+    std::uint8_t states[rans_state_bytes];
+    std::vector<std::uint8_t> scratch[2];
+    encode_job first = s.encoder(scratch[0]), second = t.encoder(scratch[1]);
+    first.states = second.states = states;
+    first.goes_on = second.continues = true;
+    coder.template encode<A>({&second, 1});
+    REQUIRE(second.ok);
+    coder.template encode<A>({&first, 1});
+    REQUIRE(first.ok);
+    std::vector<std::uint8_t> cut(first.bytes, first.bytes + first.size);
+    const std::vector<std::uint8_t> rest(second.bytes, second.bytes + second.size);
+    std::vector<std::uint8_t> joined(cut.begin(), cut.begin() + rans_state_bytes);
+    joined.push_back(rest[0]);
+    joined.insert(joined.end(), cut.begin() + rans_state_bytes, cut.end());
+    joined.insert(joined.end(), rest.begin() + 1, rest.end());
+    CHECK(joined == one);
+
+    for (bool sound : {true, false}) {
+      if (!sound) cut[static_cast<std::size_t>(2 * below(random, 32))] ^= 1;
+      decode_job begin, end;
+      const output<A> a(s, cut, begin), b(t, rest, end);
+      begin.states = end.states = states;
+      begin.goes_on = end.continues = true;
+      coder.template decode<A>({&begin, 1});
+      coder.template decode<A>({&end, 1});
+      CHECK((begin.ok && end.ok && a.right(s) && b.right(t)) == sound);
+      CHECK(a.within_bounds(s));
+      CHECK(b.within_bounds(t));
+    }
+    std::uint8_t none[rans_state_bytes] = {};  // no states that a code can begin with
+    decode_job j;
+    const output<A> out(t, rest, j);
+    j.states = none;
+    j.continues = true;
+    coder.template decode<A>({&j, 1});
+    CHECK_FALSE(j.ok);
+  }
+}
+
 // Digit tables of lanes without digits are not read.
 template <class Coder>
 void idle_digits(const Coder& coder, std::mt19937& random) {
@@ -246,10 +296,10 @@ void expressible(const Coder& coder, std::mt19937& random, int times) {
     const int wild[] = {near, INT16_MIN, INT16_MAX, far};
     s.values[at] = static_cast<std::int16_t>(wild[i % 4]);
     t.digits[at] = static_cast<std::int8_t>(below(random, 9) - 4);
-    std::vector<reference::step> steps;
+    std::vector<reference::block_steps> steps;
     reference::append_base(steps, s.tables[0], s.values.data());
     bool possible = true;
-    for (const auto& step : steps) possible &= step[at].freq > 0;
+    for (const auto& step : steps[0]) possible &= step[at].freq > 0;
     const reference::lane_table d = reference::digit_table(t.tables[0], static_cast<int>(at), t.parents[at]);
     const int digit = t.digits[at];
     const bool coded =
@@ -294,7 +344,7 @@ void refusals(const Coder& coder, std::mt19937& random) {
   refused([](auto&, job& j, encode_job& e) { j.blocks = e.blocks = -1; });
   refused([](auto&, job& j, encode_job& e) { j.rows = e.rows = -1; });
   refused([](auto& t, job& j, encode_job& e) {
-    j.size = rans_state_bytes - 1;
+    j.size = rans_state_bytes;
     e.capacity = encoded_bound(t.blocks, t.rows, std::max(t.tables[0].digits, t.tables[1].digits)) - 1;
   });
   for (int lane = 0; lane < rans_lanes; ++lane) {
@@ -322,6 +372,9 @@ void everything(const Coder& coder, unsigned seed, int extent) {
   company<alphabet::values>(coder, random, 3 + extent);
   company<alphabet::digits>(coder, random, 3 + extent);
   company<alphabet::symbols>(coder, random, 3 + extent);
+  handed_on<alphabet::values>(coder, random, 4 * extent);
+  handed_on<alphabet::digits>(coder, random, 2 * extent);
+  handed_on<alphabet::symbols>(coder, random, 2 * extent);
   idle_digits(coder, random);
   expressible(coder, random, 20 * extent);
   refusals(coder, random);

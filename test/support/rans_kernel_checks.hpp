@@ -102,12 +102,14 @@ struct device_coder {
       d.bytes = memory.copy(j.bytes, j.size);
       d.values = memory.copy(j.values, cells(j.rows, blocks, j.stride));
       d.symbols = memory.copy(j.symbols, cells(j.rows, blocks, j.stride));
+      d.states = memory.copy(j.states, j.states ? rans_state_bytes : 0);
     }
     const auto plans = sluice::cuda::decode_memory<A>(std::min(rows, 340));
     launch(&sluice::cuda::decode_kernel<A>, on_device, jobs.size(), 2, plans);
     for (std::size_t i = 0; i < jobs.size(); ++i) {
       decode_job& j = jobs[i];
       j.ok = on_device[i].ok;
+      if (j.states) std::memcpy(j.states, on_device[i].states, rans_state_bytes);
       const auto n = static_cast<std::size_t>(cells(j.rows, j.blocks > rans_max_blocks ? 0 : j.blocks, j.stride));
       if (n > 0) {
         std::memcpy(j.values, on_device[i].values, 2 * n);
@@ -134,6 +136,7 @@ struct device_coder {
       d.digits = memory.copy(j.digits, n);
       d.symbols = memory.copy(j.symbols, n);
       d.scratch = memory.copy(j.scratch, static_cast<std::int64_t>(j.capacity));
+      d.states = memory.copy(j.states, j.states ? rans_state_bytes : 0);
     }
     const auto plans = sluice::cuda::encode_memory<A>(std::min(rows, 340));
     launch(&sluice::cuda::encode_kernel<A>, on_device, jobs.size(), 2, plans);
@@ -142,6 +145,7 @@ struct device_coder {
       const encode_job& d = on_device[i];
       std::memcpy(j.scratch, d.scratch, j.capacity);
       j.ok = d.ok;
+      if (j.states) std::memcpy(j.states, d.states, rans_state_bytes);
       j.size = d.size;
       j.bytes = d.bytes == nullptr ? nullptr : j.scratch + (d.bytes - d.scratch);
     }

@@ -57,40 +57,70 @@ inline int digit_symbol(int digit, int parent) {
   return r == 0 ? 0 : r < 0 ? 1 : 2;
 }
 
-// What a code holds, in the decoder's order.
+// What a code holds, in the decoder's order: blocks of steps.
 using step = std::array<interval, rans_lanes>;
+using block_steps = std::vector<step>;
+using states = std::array<std::uint32_t, rans_lanes>;
 
-inline std::vector<std::uint8_t> encode(const std::vector<step>& steps) {
-  std::array<std::uint32_t, rans_lanes> x;
-  x.fill(256);
-  std::vector<std::uint8_t> reversed;
-  for (std::size_t i = steps.size(); i-- > 0;)
+// Bytes in front of which a block's steps are put, backwards.
+inline void push(const block_steps& block, states& x, std::vector<std::uint8_t>& reversed) {
+  for (std::size_t i = block.size(); i-- > 0;)
     for (std::size_t lane = rans_lanes; lane-- > 0;) {
-      const auto f = static_cast<std::uint32_t>(steps[i][lane].freq);
+      const auto f = static_cast<std::uint32_t>(block[i][lane].freq);
       if (x[lane] >= 256 * f) {
         reversed.push_back(static_cast<std::uint8_t>(x[lane] & 255));
         x[lane] >>= 8;
       }
-      x[lane] = x[lane] / f * 256 + x[lane] % f + static_cast<std::uint32_t>(steps[i][lane].start);
+      x[lane] = x[lane] / f * 256 + x[lane] % f + static_cast<std::uint32_t>(block[i][lane].start);
     }
+}
+
+// As many of the last blocks as the states take without a byte and with room for 256 more.
+inline std::size_t tail_of(const std::vector<block_steps>& blocks, states& x, std::size_t most) {
+  states next = {};
+  std::vector<std::uint8_t> bytes;
+  std::size_t tail = 0;
+  x = next;
+  for (std::size_t n = 1; n <= std::min(blocks.size(), most); ++n) {
+    push(blocks[blocks.size() - n], next, bytes);
+    if (!bytes.empty()) break;
+    if (std::all_of(next.begin(), next.end(), [](auto v) { return v < 65536 - 256; })) x = next, tail = n;
+  }
+  for (std::uint32_t& v : x) v += 256;
+  return tail;
+}
+
+inline std::vector<std::uint8_t> encode(const std::vector<block_steps>& blocks, std::size_t most_tail = rans_max_tail) {
+  states x;
+  const std::size_t tail = tail_of(blocks, x, most_tail);
+  std::vector<std::uint8_t> reversed;
+  for (std::size_t i = blocks.size() - tail; i-- > 0;) push(blocks[i], x, reversed);
   std::vector<std::uint8_t> bytes;
   for (std::uint32_t v : x) {
     bytes.push_back(static_cast<std::uint8_t>(v & 255));
     bytes.push_back(static_cast<std::uint8_t>(v >> 8));
   }
+  bytes.push_back(static_cast<std::uint8_t>(tail));
   bytes.insert(bytes.end(), reversed.rbegin(), reversed.rend());
   return bytes;
 }
 
 class decoder {
  public:
-  explicit decoder(std::span<const std::uint8_t> bytes) : bytes_(bytes), ok_(bytes.size() >= rans_state_bytes) {
+  decoder(std::span<const std::uint8_t> bytes, int blocks)
+      : bytes_(bytes), left_(blocks), ok_(bytes.size() > rans_state_bytes) {
     for (std::size_t i = 0; i < rans_lanes && ok_; ++i) {
       x_[i] = bytes[2 * i] + 256u * bytes[2 * i + 1];
       ok_ = x_[i] >= 256;
     }
+    if (ok_) tail_ = bytes[rans_state_bytes];
+    ok_ &= tail_ <= blocks;
   }
   bool started() const { return ok_; }
+  void begin_block() {
+    if (left_-- == tail_)
+      for (std::uint32_t& x : x_) x = (x - 256) & 65535;
+  }
   std::array<int, rans_lanes> next(const std::array<lane_table, rans_lanes>& tables) {
     std::array<int, rans_lanes> symbols;
     for (std::size_t lane = 0; lane < rans_lanes; ++lane) {
@@ -100,21 +130,23 @@ class decoder {
       x_[lane] = static_cast<std::uint32_t>(v.freq) * (x_[lane] >> 8) + static_cast<std::uint32_t>(slot - v.start);
     }
     for (std::uint32_t& x : x_)
-      if (x < 256) {
+      if (x < 256 && left_ >= tail_) {
         ok_ &= at_ < bytes_.size();
         x = x << 8 | (at_ < bytes_.size() ? bytes_[at_] : 0u);
         ++at_;
       }
     return symbols;
   }
-  bool finished() const {
-    return ok_ && at_ == bytes_.size() && std::all_of(x_.begin(), x_.end(), [](auto x) { return x == 256; });
+  bool finished() {
+    begin_block();
+    return ok_ && at_ == bytes_.size() && std::all_of(x_.begin(), x_.end(), [](auto x) { return x == 0; });
   }
 
  private:
   std::span<const std::uint8_t> bytes_;
-  std::array<std::uint32_t, rans_lanes> x_ = {};
-  std::size_t at_ = rans_state_bytes;
+  states x_ = {};
+  std::size_t at_ = rans_state_bytes + 1;
+  int left_, tail_ = 0;
   bool ok_;
 };
 
@@ -124,7 +156,8 @@ inline int coarser(const base_block& b, int lane, int value, int k) {
   return value;
 }
 
-inline void append_base(std::vector<step>& steps, const base_block& b, const std::int16_t* v) {
+inline void append_base(std::vector<block_steps>& blocks, const base_block& b, const std::int16_t* v) {
+  block_steps& steps = blocks.emplace_back();
   step s;
   for (int lane = 0; lane < rans_lanes; ++lane)
     s[static_cast<std::size_t>(lane)] =
@@ -141,23 +174,24 @@ inline void append_base(std::vector<step>& steps, const base_block& b, const std
   }
 }
 
-inline void append_ternary(std::vector<step>& steps, const ternary_block& b, const std::int16_t* parent,
+inline void append_ternary(std::vector<block_steps>& blocks, const ternary_block& b, const std::int16_t* parent,
                            const std::int8_t* digit) {
   step s;
   for (int lane = 0; lane < rans_lanes; ++lane)
     s[static_cast<std::size_t>(lane)] =
         interval_of(digit_table(b, lane, parent[lane]), digit_symbol(digit[lane], parent[lane]));
-  steps.push_back(s);
+  blocks.push_back({s});
 }
 
-inline void append_symbols(std::vector<step>& steps, const base_block& b, const std::uint8_t* symbols) {
+inline void append_symbols(std::vector<block_steps>& blocks, const base_block& b, const std::uint8_t* symbols) {
   step s;
   for (int lane = 0; lane < rans_lanes; ++lane)
     s[static_cast<std::size_t>(lane)] = interval_of(base_table(b, lane), symbols[lane]);
-  steps.push_back(s);
+  blocks.push_back({s});
 }
 
 inline void decode_base(decoder& d, const base_block& b, std::int16_t* v) {
+  d.begin_block();
   std::array<lane_table, rans_lanes> tables;
   for (int lane = 0; lane < rans_lanes; ++lane) tables[static_cast<std::size_t>(lane)] = base_table(b, lane);
   const auto base = d.next(tables);
@@ -175,6 +209,7 @@ inline void decode_base(decoder& d, const base_block& b, std::int16_t* v) {
 }
 
 inline void decode_ternary(decoder& d, const ternary_block& b, std::int16_t* v) {
+  d.begin_block();
   std::array<lane_table, rans_lanes> tables;
   for (int lane = 0; lane < rans_lanes; ++lane) tables[static_cast<std::size_t>(lane)] = digit_table(b, lane, v[lane]);
   const auto digits = d.next(tables);
@@ -183,6 +218,7 @@ inline void decode_ternary(decoder& d, const ternary_block& b, std::int16_t* v) 
 }
 
 inline void decode_symbols(decoder& d, const base_block& b, std::uint8_t* symbols) {
+  d.begin_block();
   std::array<lane_table, rans_lanes> tables;
   for (int lane = 0; lane < rans_lanes; ++lane) tables[static_cast<std::size_t>(lane)] = base_table(b, lane);
   const auto s = d.next(tables);

@@ -237,10 +237,43 @@ inline bool dead(const class_row& c) { return c.base[0] == 255; }
 
 // --- 5.3 rANS: one lane's symbol under thresholds
 
+struct states {
+  std::uint32_t x[32];
+};
+
+inline states plain_states(reader& in) {
+  states s;
+  for (std::uint32_t& x : s.x) require((x = in.get<std::uint16_t>()) >= 256, "state below 256");
+  return s;
+}
+
+inline states packed_states(reader& in) {
+  const bytes lengths = in.take(12);
+  int n[32] = {}, all = 0;
+  for (int i = 0; i < 96; ++i) n[i / 3] |= (lengths[std::size_t(i / 8)] >> i % 8 & 1) << i % 3;
+  for (int i = 0; i < 32; ++i) all += n[i] + 8;
+  const bytes string = in.take(std::size_t(all + 7) / 8);
+  states s;
+  for (int i = 0, at = 0; i < 32; ++i) {
+    s.x[i] = 1u << (n[i] + 8);
+    for (int k = 0; k < n[i] + 8; ++k, ++at) s.x[i] |= (string[std::size_t(at / 8)] >> at % 8 & 1u) << k;
+  }
+  return s;
+}
+
 class rans {
  public:
-  explicit rans(bytes b) : in_(b) {
-    for (std::uint32_t& x : state_) require((x = in_.get<std::uint16_t>()) >= 256, "state below 256");
+  // A code of so many blocks, all rows together; one that goes on has no tail.
+  rans(const states& begin, reader in, int blocks, bool goes_on) : in_(in), state_(begin), left_(blocks) {
+    for (std::uint32_t x : state_.x) require(x >= 256, "state below 256");
+    if (goes_on) return;
+    tail_ = in_.get<std::uint8_t>();
+    require(tail_ <= blocks, "tail");
+  }
+  // Before each block.
+  void begin_block() {
+    if (left_-- == tail_)
+      for (std::uint32_t& x : state_.x) x = (x - 256) & 65535;
   }
   // All lanes decode a symbol at once; thresholds[lane] may be null: the lane codes nothing.
   void step(const std::uint8_t* const (&thresholds)[32], int count, int (&symbol)[32]) {
@@ -248,24 +281,28 @@ class rans {
       symbol[i] = 0;
       if (!thresholds[i]) continue;
       const std::uint8_t* t = thresholds[i];
-      const std::uint32_t slot = state_[i] & 255;
+      const std::uint32_t slot = state_.x[i] & 255;
       int s = 0;
       while (s < count && slot > t[s]) ++s;
       const std::uint32_t begin = s ? t[s - 1] + 1u : 0, end = s < count ? t[s] + 1u : 256;
-      state_[i] = (end - begin) * (state_[i] >> 8) + slot - begin;
+      state_.x[i] = (end - begin) * (state_.x[i] >> 8) + slot - begin;
       symbol[i] = s;
     }
-    for (std::uint32_t& x : state_)
+    if (left_ < tail_) return;
+    for (std::uint32_t& x : state_.x)
       if (x < 256) x = x * 256 + in_.get<std::uint8_t>();
   }
-  void finish() const {
+  states finish() {
+    begin_block();  // of a tail of none
     require(in_.left() == 0, "bytes left over");
-    for (std::uint32_t x : state_) require(x == 256, "end state");
+    for (std::uint32_t x : state_.x) require(tail_ < 0 || x == 0, "end state");
+    return state_;
   }
 
  private:
   reader in_;
-  std::uint32_t state_[32];
+  states state_;
+  int left_, tail_ = -1;
 };
 
 // --- 5.2 symbols; values is [rows][stride]
@@ -275,11 +312,17 @@ inline int digit_of(int symbol, int parent) {
   return parent < 0 ? -r : r;
 }
 
-inline void decode_part(bytes code, int pass, int back, const std::uint8_t* classes, int blocks, int rows, int* values,
-                        int stride) {
-  rans coder(code);
+// The states that the next pass begins with, by part.
+using ends = std::vector<states>;
+
+inline states decode_part(bytes code, const states* begin, bool goes_on, int pass, int back,
+                          const std::uint8_t* classes, int blocks, int rows, int* values, int stride) {
+  reader in(code);
+  const states own = begin ? *begin : packed_states(in);
+  rans coder(own, in, rows * blocks, goes_on);
   for (int row = 0; row < rows; ++row)
     for (int b = 0; b < blocks; ++b) {
+      coder.begin_block();
       int* const v = values + row * stride + 32 * b;
       const std::uint8_t* t[32];
       int s[32];
@@ -317,21 +360,26 @@ inline void decode_part(bytes code, int pass, int back, const std::uint8_t* clas
           if (t[i]) v[i] = std::int16_t(3 * v[i] + digit_of(s[i], v[i]));
       }
     }
-  coder.finish();
+  return coder.finish();
 }
 
-inline void decode_code(bytes code, int pass, int back, const std::uint8_t* classes, int blocks, int rows, int* values,
-                        int stride) {
-  if (blocks == 0) return require(code.empty(), "a code of nothing");
+// `before` = of the pass before, if that goes on.
+inline ends decode_code(bytes code, const ends& before, bool goes_on, int pass, int back, const std::uint8_t* classes,
+                        int blocks, int rows, int* values, int stride) {
+  ends after;
+  if (blocks == 0) require(code.empty(), "a code of nothing");
+  if (blocks == 0) return after;
   const int parts = (blocks + 7) / 8;
   reader in(code);
   std::vector<std::uint32_t> sizes(std::size_t(parts), std::uint32_t(code.size()));
   for (std::uint32_t& n : sizes)
     if (parts > 1) n = in.get<std::uint32_t>();
   for (int part = 0; part < parts; ++part)
-    decode_part(in.take(sizes[std::size_t(part)]), pass, back, classes + 256 * part, std::min(8, blocks - 8 * part),
-                rows, values + 256 * part, stride);
+    after.push_back(decode_part(
+        in.take(sizes[std::size_t(part)]), std::size_t(part) < before.size() ? &before[std::size_t(part)] : nullptr,
+        goes_on, pass, back, classes + 256 * part, std::min(8, blocks - 8 * part), rows, values + 256 * part, stride));
   require(in.left() == 0, "parts do not fill the code");
+  return goes_on ? after : ends{};
 }
 
 // --- 6.2 rotary embedding
@@ -472,11 +520,13 @@ inline std::vector<std::uint8_t> unsplit(bytes in, int type, int rows, int n) {
     const std::size_t row_bytes = (row_bits + 7) / 8;
     const bytes fields = s.take(row_bytes * std::size_t(rows));
     reader escaped(s.take(escapes * (kind == 2 ? 1 : size)));
-    rans coder(s.take(s.left()));
+    const states begin = plain_states(s);
+    rans coder(begin, s, rows * ((columns + 31) / 32), false);
     for (int row = 0; row < rows; ++row) {
       std::size_t bit = 8 * row_bytes * std::size_t(row);
       std::vector<std::uint64_t> v(static_cast<std::size_t>(columns));
       for (int block = 0; block < (columns + 31) / 32; ++block) {
+        coder.begin_block();
         const std::uint8_t* t[32];
         int symbol[32];
         for (int i = 0; i < 32; ++i) {
@@ -610,16 +660,19 @@ inline envelope open_tile(bytes tile, int pass, int tokens, std::size_t row_byte
   reader r(tile);
   int exact = 0;
   if (pass == 0) {
-    e.first = r.get<std::uint16_t>();
-    e.count = r.get<std::uint16_t>();
-    exact = r.get<std::uint16_t>();
-    require(r.get<std::uint16_t>() == 0, "reserved");
+    const int cover = r.get<std::uint16_t>();
+    require(cover >> 15 == 0, "reserved");
+    e.count = cover & 8191;
+    if (cover >> 13 & 1) require((e.first = r.get<std::uint16_t>()) > 0, "first");
+    if (cover >> 14 & 1) require((exact = r.get<std::uint16_t>()) > 0, "exact");
     require(e.count >= 1 && e.first + e.count <= tokens && exact <= e.count, "tokens of a tile");
   }
   const int mask = r.get<std::uint8_t>();
-  for (int i = 0; i < 3; ++i) require(r.get<std::uint8_t>() == 0, "reserved");
-  std::uint32_t size[8] = {};
+  int last = -1;
   for (int i = 0; i < 8; ++i)
+    if (mask >> i & 1) last = i;
+  std::uint32_t size[8] = {};
+  for (int i = 0; i < last; ++i)
     if (mask >> i & 1) require((size[i] = r.get<std::uint32_t>()) > 0, "an empty section");
   for (int i = 0; i < exact; ++i) {
     e.exact.push_back(r.get<std::uint16_t>());
@@ -627,8 +680,9 @@ inline envelope open_tile(bytes tile, int pass, int tokens, std::size_t row_byte
             "exact tokens");
   }
   e.exact_rows = r.take(row_bytes * std::size_t(exact));
-  for (int i = 0; i < 8; ++i) e.section[i] = r.take(size[i]);
-  r.only_padding(16);
+  for (int i = 0; i < last; ++i) e.section[i] = r.take(size[i]);
+  require((last >= 0) == (r.left() > 0), "the last section");
+  if (last >= 0) e.section[last] = r.take(r.left());
   return e;
 }
 inline constexpr int transform_section = 1, quantizer_section = 2, entropy_section = 3;
@@ -641,6 +695,7 @@ struct exception {
 };
 struct class_section {
   std::uint32_t mask = 0;  // of blocks whose classes move
+  bool goes_on = false;
   bytes nibbles, classes, code;
 };
 
@@ -649,7 +704,8 @@ inline class_section open_classes(bytes section, int pass, int rows, int width, 
   if (section.empty()) return c;
   reader r(section);
   const int with = r.get<std::uint8_t>(), blocks = (width + 31) / 32;
-  require(with <= (pass ? 4 : 7) && !(pass && with & 3), "parts of a section");
+  require(with <= 15 && !(pass && with & 3), "parts of a section");
+  c.goes_on = with & 8;
   if (with & 1) {
     c.mask = r.get<std::uint32_t>();
     require(c.mask && blocks <= 32 && (blocks == 32 || c.mask >> blocks == 0), "mask of deltas");
@@ -699,10 +755,12 @@ inline std::vector<double> decode_classes(const std::vector<envelope>& tile, int
   }
   std::vector<int> values(std::size_t(rows * stride));
   int blocks = 0;
+  ends before;
   for (int p = 0; p <= level; ++p) {
     for (int i = 0; i < width; ++i)
       if (!dead(at_pass(classes[std::size_t(i)], P - 1 - p))) blocks = std::max(blocks, i / 32 + 1);
-    decode_code(pass[std::size_t(p)].code, p, P - 1 - p, classes.data(), blocks, rows, values.data(), stride);
+    before = decode_code(pass[std::size_t(p)].code, before, pass[std::size_t(p)].goes_on, p, P - 1 - p, classes.data(),
+                         blocks, rows, values.data(), stride);
   }
   std::vector<double> c(values.begin(), values.end());
   for (const exception& e : corrections)  // 5.4
@@ -814,7 +872,6 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   std::size_t at = 88 + index_size;
   for (std::size_t i = 0; i < tiles * std::size_t(out.passes); ++i) {
     const auto size = in.get<std::uint32_t>(), sum = in.get<std::uint32_t>();
-    require(size % 16 == 0, "tile size");
     if (i < tiles * std::size_t(level + 1)) {
       require(at + size <= file.size(), "truncated");
       tile.push_back(file.subspan(at, size));

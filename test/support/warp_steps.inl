@@ -83,11 +83,12 @@ SLUICE_BODY_FN bool select_step(const std::uint8_t* lanes, int n, std::int16_t* 
   return w.any(w.either(s, w.none()));
 }
 
-SLUICE_BODY_FN void states_step(const std::uint8_t* states, bool& valid, bool& home) {
+SLUICE_BODY_FN void states_step(const std::uint8_t* states, bool& valid, bool& home, bool& liftable) {
   const warp w = warp::make();
   const warp::state x = w.load_state(states);
   valid = w.valid(x);
-  home = w.home(x);
+  home = w.home(w.settle(x));
+  liftable = w.liftable(x);
 }
 
 SLUICE_BODY_FN void load_step(const std::uint8_t* bytes, std::int16_t* plain, std::int16_t* with_sign) {

@@ -82,7 +82,6 @@ void check_whole() {
   }
   const pass_account all = a.all_passes();
   CHECK(all.total() + a.index == f.bytes.size());
-  CHECK(all.padding < 16 * a.tiles);
 }
 
 }  // namespace
@@ -103,7 +102,8 @@ TEST_CASE("account: sections are what the codec wrote, and those of class_rans c
     CHECK(pass.coded() == pass.sections[int(section::entropy)]);  // the profile is calibrated: nothing else is needed
     CHECK(c.code + c.states + c.deltas + c.classes + c.exceptions + c.flags == pass.coded());
     CHECK(c.classes == 0);
-    CHECK(c.states == std::size_t(detail::rans_state_bytes) * f.index.tiles_per_pass());
+    CHECK((p % 2 == 1) == (c.states == 0));  // two passes share the states of their coder
+    CHECK(c.states <= detail::most_packed_states * f.index.tiles_per_pass());
     CHECK(c.flags == f.index.tiles_per_pass());
     CHECK((p == 0) == (pass.exact > 0));  // the first tokens of the sequence
   }

@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 #include <support/caches.hpp>
+#include <support/frames.hpp>
 #include <support/fuzz_models.hpp>
 
 #include <algorithm>
@@ -65,7 +66,7 @@ bool coded(std::span<const std::byte> frame) {
   bool any = false;
   for (std::size_t i = 0; i < index.tiles_per_pass(); ++i)
     if (const byte_range r = index.range(i); r.size())
-      any |= (std::uint8_t(frame[r.begin + sizeof(detail::tile_head)]) >> int(section::entropy) & 1) != 0;
+      any |= (frames::sections_of(&frame[r.begin]) >> int(section::entropy) & 1) != 0;
   return any;
 }
 

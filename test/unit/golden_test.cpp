@@ -66,6 +66,47 @@ detail::group_tables tables_of(const profile& p, const tile& t) {
   return tables;
 }
 
+// What a pass of a tile codes, and its code.
+struct again {
+  int pass, blocks;
+  const void* tables;
+  std::vector<std::int16_t> values;
+  std::vector<std::int8_t> digits;
+  bool goes_on;
+  reference::bytes code;
+};
+
+// Encodes the passes of a tile from the last one on, each before the one that goes on in it: the same code again.
+void check_codes(const std::vector<again>& codes, int rows, std::ptrdiff_t ld) {
+  for (isa on : {isa::portable, isa::avx2, isa::avx512}) {
+    std::uint8_t states[detail::rans_state_bytes];
+    for (std::size_t i = codes.size(); i-- > 0;) {
+      const again& c = codes[i];
+      const bool cut = c.goes_on && i + 1 == codes.size();  // the pass that it goes on in is not here
+      if (cut) continue;
+      std::vector<std::uint8_t> scratch(detail::encoded_bound(c.blocks, rows, detail::rans_max_digits)), code;
+      detail::encode_job job;
+      job.tables = c.tables;
+      job.blocks = c.blocks;
+      job.rows = rows;
+      job.values = c.values.data();
+      job.digits = c.digits.data();
+      job.stride = ld;
+      job.scratch = scratch.data();
+      job.capacity = scratch.size();
+      job.states = states;
+      job.continues = true;
+      job.goes_on = c.goes_on;
+      c.pass ? detail::encode_ternary({&job, 1}, on) : detail::encode_base({&job, 1}, on);
+      REQUIRE(job.ok);
+      if (i == 0 || !codes[i - 1].goes_on) detail::pack_states(states, code);
+      code.insert(code.end(), job.bytes, job.bytes + job.size);
+      REQUIRE(code.size() == c.code.size());
+      CHECK(std::memcmp(code.data(), c.code.data(), code.size()) == 0);
+    }
+  }
+}
+
 // The integers of every tile of a frame at every level, from the library's own rooms; checks that they encode to the
 // same code. Returns a checksum of each level's integers, tile after tile.
 std::vector<std::uint32_t> integers(const profile& p, const bytes& frame) {
@@ -95,6 +136,7 @@ std::vector<std::uint32_t> integers(const profile& p, const bytes& frame) {
           const std::ptrdiff_t ld = detail::padded(t.place.width());
           const auto n = std::size_t(t.rows()) * std::size_t(ld);
           std::vector<std::int16_t> coarser(n);
+          std::vector<again> codes;
           for (int level = 0; level < levels; ++level) {
             t.level = level;
             std::vector<std::int16_t> values(n);
@@ -110,7 +152,7 @@ std::vector<std::uint32_t> integers(const profile& p, const bytes& frame) {
             REQUIRE(s.state == status::ok);
             all[std::size_t(level)].insert(all[std::size_t(level)].end(), values.begin(), values.end());
 
-            // The same integers through the entropy coder again.
+            // The same integers for the entropy coder.
             const int blocks = tables.blocks[level];
             REQUIRE(blocks <= detail::rans_max_blocks);
             class_section c;
@@ -119,29 +161,11 @@ std::vector<std::uint32_t> integers(const profile& p, const bytes& frame) {
             if (blocks == 0) continue;
             std::vector<std::int8_t> digits(n);
             for (std::size_t i = 0; level && i < n; ++i) digits[i] = std::int8_t(values[i] - 3 * coarser[i]);
-            for (isa on : {isa::portable, isa::avx2, isa::avx512}) {
-              std::vector<std::uint8_t> scratch(detail::encoded_bound(blocks, t.rows(), detail::rans_max_digits));
-              detail::encode_job job;
-              job.blocks = blocks;
-              job.rows = t.rows();
-              job.values = level ? coarser.data() : values.data();
-              job.digits = level ? digits.data() : nullptr;
-              job.stride = ld;
-              job.scratch = scratch.data();
-              job.capacity = scratch.size();
-              if (level) {
-                job.tables = tables.ternary[level - 1].data();
-                detail::encode_ternary({&job, 1}, on);
-              } else {
-                job.tables = tables.base.data();
-                detail::encode_base({&job, 1}, on);
-              }
-              REQUIRE(job.ok);
-              CHECK(job.size == c.code.size());
-              CHECK(std::memcmp(job.bytes, c.code.data(), c.code.size()) == 0);
-            }
+            const void* by = level ? static_cast<const void*>(tables.ternary[level - 1].data()) : tables.base.data();
+            codes.push_back({level, blocks, by, level ? coarser : values, digits, c.goes_on, c.code});
             coarser = values;
           }
+          check_codes(codes, t.rows(), ld);
         }
   std::vector<std::uint32_t> sums;
   for (const auto& level : all) sums.push_back(checksum(level.data(), level.size() * 2, 0));

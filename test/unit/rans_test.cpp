@@ -57,7 +57,7 @@ TEST_CASE("rans: the reference decodes what it encodes") {
   for (int i = 0; i < 20; ++i) {
     const int blocks = 1 + below(random, 8), rows = below(random, 20);
     const rans_checks::stream<alphabet::values> s(random, blocks, rows);
-    reference::decoder d(s.bytes);
+    reference::decoder d(s.bytes, s.blocks * s.rows);
     REQUIRE(d.started());
     int wrong = 0;
     for (int row = 0; row < s.rows; ++row)
@@ -92,6 +92,17 @@ TEST_CASE("rans: streams decode alike in any company") {
     rans_checks::company<alphabet::values>(coder, random, 13);
     rans_checks::company<alphabet::digits>(coder, random, 13);
     rans_checks::company<alphabet::symbols>(coder, random, 13);
+  }
+}
+
+TEST_CASE("rans: a code goes on with the states of another one") {
+  MESSAGE("seed ", seed);
+  for (const host_coder& coder : coders) {
+    std::mt19937 random(seed);
+    CAPTURE(coder.name());
+    rans_checks::handed_on<alphabet::values>(coder, random, 60);
+    rans_checks::handed_on<alphabet::digits>(coder, random, 60);
+    rans_checks::handed_on<alphabet::symbols>(coder, random, 60);
   }
 }
 

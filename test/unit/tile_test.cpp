@@ -79,7 +79,8 @@ bytes with(bytes b, std::size_t at, T value) {
 
 TEST_CASE("tile: an envelope holds what was put in") {
   const written f;
-  CHECK(f.base.size() % 16 == 0);
+  CHECK(f.base.size() == 46);
+  CHECK(f.refinement.size() == 8);
   CHECK(f.base.size() + f.refinement.size() == f.w.size(2, 3, row_bytes));
   tile_envelope t;
   REQUIRE(parse_tile(f.base, tokens, row_bytes, t) == status::ok);
@@ -115,42 +116,44 @@ TEST_CASE("tile: an envelope holds what was put in") {
 TEST_CASE("tile: envelopes that lie are refused") {
   const written f;
   REQUIRE(verdict(f.base) == status::ok);
-  // u16 first, count, exact, reserved; u8 mask, u8[3] reserved; u32 sizes of sections 1, 3, 7; u16 exact[3]
-  CHECK(verdict(with(f.base, 0, std::uint16_t{11})) == status::corrupt_tile);  // beyond the token tile
-  CHECK(verdict(with(f.base, 0, std::uint16_t{65535})) == status::corrupt_tile);
-  CHECK(verdict(with(f.base, 0, std::uint16_t{10})) == status::ok);
-  CHECK(verdict(with(f.base, 2, std::uint16_t{0})) == status::corrupt_tile);
-  CHECK(verdict(with(f.base, 2, std::uint16_t{38})) == status::corrupt_tile);
-  CHECK(verdict(with(f.base, 2, std::uint16_t{29})) == status::corrupt_tile);  // an exact token is not covered
+  // u16 cover, first, exact; u8 mask; u32 sizes of sections 1 and 3, 7 has the rest; u16 exact[3]
+  constexpr std::uint16_t first = 1 << 13, exact = 1 << 14;
+  CHECK(verdict(with(f.base, 2, std::uint16_t{11})) == status::corrupt_tile);  // beyond the token tile
+  CHECK(verdict(with(f.base, 2, std::uint16_t{65535})) == status::corrupt_tile);
+  CHECK(verdict(with(f.base, 2, std::uint16_t{10})) == status::ok);
+  CHECK(verdict(with(f.base, 2, std::uint16_t{0})) == status::corrupt_tile);  // is not said
+  CHECK(verdict(with(f.base, 0, std::uint16_t(first | exact))) == status::corrupt_tile);
+  CHECK(verdict(with(f.base, 0, std::uint16_t(first | exact | 38))) == status::corrupt_tile);
+  CHECK(verdict(with(f.base, 0, std::uint16_t(first | exact | 29))) == status::corrupt_tile);  // an exact one beyond
+  CHECK(verdict(with(f.base, 0, std::uint16_t(first | exact | 0x8000 | 30))) == status::corrupt_tile);
   CHECK(verdict(with(f.base, 4, std::uint16_t{31})) == status::corrupt_tile);
-  CHECK(verdict(with(f.base, 4, std::uint16_t{2})) == status::corrupt_tile);
-  CHECK(verdict(with(f.base, 6, std::uint16_t{1})) == status::corrupt_tile);
-  for (std::size_t at : {9, 10, 11}) CHECK(verdict(with(f.base, at, std::uint8_t{1})) == status::corrupt_tile);
-  for (std::size_t size : {12, 16, 20}) {
+  CHECK(verdict(with(f.base, 4, std::uint16_t{0})) == status::corrupt_tile);
+  CHECK(verdict(with(f.base, 6, std::uint8_t{0})) == status::corrupt_tile);  // bytes of no section
+  for (std::size_t size : {7, 11}) {
     CHECK(verdict(with(f.base, size, std::uint32_t{0})) == status::corrupt_tile);  // an empty section is not listed
     for (std::uint32_t lie : {100u, 0x7fffffffu, 0xffffffffu, 0xfffffff0u})
       CHECK(verdict(with(f.base, size, lie)) == status::corrupt_tile);
   }
+  CHECK(verdict(with(f.base, 7, std::uint32_t{5})) == status::corrupt_tile);  // nothing is left for the last one
+  CHECK(verdict(with(f.base, 7, std::uint32_t{3})) == status::ok);
   // Sizes that add up to what is there by wrapping round.
-  CHECK(verdict(with(with(f.base, 12, std::uint32_t{0xffffffff}), 16, std::uint32_t{7})) == status::corrupt_tile);
+  CHECK(verdict(with(with(f.base, 7, std::uint32_t{0xffffffff}), 11, std::uint32_t{7})) == status::corrupt_tile);
   for (const auto& order : {std::array<std::uint16_t, 3>{7, 0, 29}, {0, 0, 29}, {0, 29, 29}, {0, 7, 30}, {0, 7, 65535}})
-    CHECK(verdict(with(f.base, 24, order)) == status::corrupt_tile);
-
-  CHECK(f.base.back() == 0);
-  CHECK(verdict(with(f.base, f.base.size() - 1, std::uint8_t{1})) == status::corrupt_tile);  // padding
-  bytes longer = f.base;
-  longer.resize(longer.size() + 16);
-  CHECK(verdict(longer) == status::corrupt_tile);
-  for (std::size_t n = 0; n + 16 <= f.base.size(); ++n)
+    CHECK(verdict(with(f.base, 15, order)) == status::corrupt_tile);
+  for (std::size_t n = 0; n < f.base.size(); ++n)
     CHECK(verdict(bytes(f.base.begin(), f.base.begin() + std::ptrdiff_t(n))) == status::corrupt_tile);
 
   tile_sections r;
   REQUIRE(parse_refinement(f.refinement, r) == status::ok);
   CHECK(parse_refinement(with(f.refinement, 0, std::uint8_t{0}), r) == status::corrupt_tile);
-  CHECK(parse_refinement(with(f.refinement, 1, std::uint8_t{1}), r) == status::corrupt_tile);
-  for (std::uint32_t lie : {0u, 9u + 16, 0xffffffffu})
-    CHECK(parse_refinement(with(f.refinement, 4, lie), r) == status::corrupt_tile);
-  CHECK(parse_refinement(bytes(3), r) == status::corrupt_tile);
+  CHECK(parse_refinement(bytes{8}, r) == status::corrupt_tile);
+  const bytes two{10, 3, 0, 0, 0, 1, 2, 3, 4};
+  REQUIRE(parse_refinement(two, r) == status::ok);
+  CHECK(r[section::transform].size() == 3);
+  CHECK(r[section::entropy].size() == 1);
+  for (std::uint32_t lie : {0u, 4u, 5u, 0xffffffffu})
+    CHECK(parse_refinement(with(two, 1, lie), r) == status::corrupt_tile);
+  CHECK(parse_refinement(bytes{10, 3, 0, 0}, r) == status::corrupt_tile);
 }
 
 TEST_CASE("tile: nothing outside of hostile bytes is read") {
@@ -161,7 +164,7 @@ TEST_CASE("tile: nothing outside of hostile bytes is read") {
   for (int round = 0; round < 200000; ++round) {
     bytes b = f.base;
     for (std::uint64_t n = 1 + random() % 3; n > 0; --n)
-      b[random() % std::min<std::size_t>(b.size(), 32)] = std::uint8_t(random() >> random() % 32);
+      b[random() % std::min<std::size_t>(b.size(), 21)] = std::uint8_t(random() >> random() % 32);
     if (random() % 4 == 0) b.resize(random() % (b.size() + 17));
     ++(verdict(b) == status::ok ? sound : refused);
   }
@@ -191,9 +194,12 @@ TEST_CASE("tile: the section of class_rans is read as it was written, and refuse
   CHECK_FALSE(r.parse(b, 1, 10, 70));  // deltas stand in the base pass
   CHECK_FALSE(r.parse(b, 0, 9, 70));   // a row that is not there
   CHECK_FALSE(r.parse(b, 0, 10, 69));
-  CHECK_FALSE(r.parse(b, 0, 10, 64));                                  // a block that is not there
-  CHECK_FALSE(r.parse(b, 0, 10, 33 * 32));                             // more blocks than the mask has bits
-  CHECK_FALSE(r.parse(with(b, 0, std::uint8_t{8 | 5}), 0, 10, 70));    // a part that nobody knows
+  CHECK_FALSE(r.parse(b, 0, 10, 64));                                 // a block that is not there
+  CHECK_FALSE(r.parse(b, 0, 10, 33 * 32));                            // more blocks than the mask has bits
+  CHECK_FALSE(r.parse(with(b, 0, std::uint8_t{16 | 5}), 0, 10, 70));  // a part that nobody knows
+  CHECK_FALSE(r.goes_on);
+  REQUIRE(r.parse(with(b, 0, std::uint8_t{8 | 5}), 0, 10, 70));
+  CHECK(r.goes_on);
   CHECK_FALSE(r.parse(with(b, 1, std::uint32_t{0}), 0, 10, 70));       // deltas of no block
   CHECK_FALSE(r.parse(with(b, 37, std::uint16_t{0}), 0, 10, 70));      // exceptions, but none
   CHECK_FALSE(r.parse(with(b, 37, std::uint16_t{65535}), 0, 10, 70));  // more than there are bytes
@@ -215,4 +221,35 @@ TEST_CASE("tile: the section of class_rans is read as it was written, and refuse
   class_section{}.write(b);
   CHECK(b.empty());
   CHECK(r.parse(b, 3, 0, 70));
+}
+
+TEST_CASE("tile: states of a code are the same after they were packed; packed ones are never read beyond") {
+  CAPTURE(seed);
+  std::mt19937_64 random(seed);
+  for (int round = 0; round < 2000; ++round) {
+    std::uint8_t states[detail::rans_state_bytes], back[detail::rans_state_bytes];
+    std::size_t bits = 0;
+    for (std::size_t lane = 0; lane < 32; ++lane) {
+      const std::uint64_t length = round == 0 ? 0 : round == 1 ? 7 : random() % 8;
+      const std::uint64_t x = (256 << length) | (random() & ((256u << length) - 1));
+      states[2 * lane] = std::uint8_t(x);
+      states[2 * lane + 1] = std::uint8_t(x >> 8);
+      bits += 8 + length;
+    }
+    bytes packed{1, 2, 3};
+    detail::pack_states(states, packed);
+    packed.erase(packed.begin(), packed.begin() + 3);
+    CHECK(packed.size() == 12 + (bits + 7) / 8);
+    CHECK(detail::unpack_states(packed, back) == packed.size());
+    CHECK(std::memcmp(states, back, sizeof back) == 0);
+    const std::size_t whole = packed.size();
+    packed.push_back(std::uint8_t(random()));
+    CHECK(detail::unpack_states(packed, back) == whole);
+    for (std::size_t n : {std::size_t{0}, std::size_t{11}, random() % whole, whole - 1})
+      CHECK(detail::unpack_states(bytes(packed.begin(), packed.begin() + std::ptrdiff_t(n)), back) == 0);
+    for (std::uint8_t& b : packed) b = std::uint8_t(random());
+    packed.resize(80);
+    REQUIRE(detail::unpack_states(packed, back) > 0);
+    for (std::size_t lane = 0; lane < 32; ++lane) CHECK(back[2 * lane + 1] > 0);
+  }
 }

@@ -36,7 +36,7 @@ struct machine {
   std::size_t (*push)(const std::uint8_t (*)[32], int, const std::uint8_t*, std::uint8_t*, std::uint8_t*);
   void (*thirds)(const std::int16_t*, std::int16_t*, std::int16_t*, std::int16_t*);
   bool (*select)(const std::uint8_t*, int, std::int16_t*, const std::int16_t*);
-  void (*states)(const std::uint8_t*, bool&, bool&);
+  void (*states)(const std::uint8_t*, bool&, bool&, bool&);
   void (*load)(const std::uint8_t*, std::int16_t*, std::int16_t*);
 };
 
@@ -282,16 +282,18 @@ TEST_CASE("warp: states below 256 and states at home are seen in any lane") {
   for (const machine& m : machines()) {
     CAPTURE(m.name);
     lanes16 x;
-    bool valid = false, home = false;
+    bool valid = false, home = false, liftable = false;
     for (int lane = 0; lane < 32; ++lane) x.set(lane, 256);
-    m.states(x.bytes, valid, home);
+    m.states(x.bytes, valid, home, liftable);
     CHECK(valid);
     CHECK(home);
+    CHECK(liftable);
     for (int lane = 0; lane < 32; ++lane)
-      for (unsigned other : {0u, 255u, 257u, 512u, 1u, 65535u}) {
+      for (unsigned other : {0u, 255u, 257u, 512u, 1u, 65279u, 65280u, 65535u}) {
         x.set(lane, other);
-        m.states(x.bytes, valid, home);
+        m.states(x.bytes, valid, home, liftable);
         CHECK(valid == (other >= 256));
+        CHECK(liftable == (other < 65280));
         CHECK_FALSE(home);
         x.set(lane, 256);
       }

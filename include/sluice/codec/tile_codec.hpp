@@ -28,7 +28,7 @@ enum class value_domain : std::uint8_t {
   unrotated  ///< floats with the rotary embedding of keys undone, so that a frame can move to another position
 };
 
-/// How a host call runs; never changes bytes.
+/// How a host call runs; never changes what bytes decode to.
 struct tuning {
   sluice::isa isa = sluice::isa::best;  ///< one that the processor lacks is replaced by the next narrower one
 };

@@ -108,8 +108,10 @@ __global__ void decode_kernel(decode_job* jobs, int count, plan_memory m) {
   bool ok = false;
   rans::decode_cursor<A> c;
   if (plan != nullptr && rans::decode_begin(w, c, decode_job(jobs[mine]), *plan, nullptr)) {
-    for (; c.steps > 0; --c.steps) rans::decode_step(w, c);
-    ok = rans::decode_end(w, c);
+    do
+      for (; c.steps > 0; --c.steps) rans::decode_step(w, c);
+    while (rans::decode_more(w, c));
+    ok = rans::decode_end(w, c, decode_job(jobs[mine]));
   }
   if (w.lane == 0) jobs[mine].ok = ok;
 }

@@ -17,6 +17,7 @@ using detail::rans_lanes;
 using detail::rans_max_blocks;
 using detail::rans_max_digits;
 using detail::rans_max_symbols;
+using detail::rans_max_tail;
 using detail::rans_state_bytes;
 using detail::ternary_block;
 
@@ -39,6 +40,7 @@ struct warp {
   };
   struct state {
     unsigned x;
+    unsigned floor;  // a lane below it takes a byte when decoding: 256, and 0 once settled
   };
   struct lane_set {
     unsigned m;
@@ -85,10 +87,11 @@ struct warp {
 
   // --- decoding ---
   __device__ __forceinline__ state load_state(const std::uint8_t* p) const {
-    return {p[2 * lane] | static_cast<unsigned>(p[2 * lane + 1]) << 8};
+    return {p[2 * lane] | static_cast<unsigned>(p[2 * lane + 1]) << 8, 256};
   }
   __device__ __forceinline__ bool valid(state s) const { return __all_sync(everyone, s.x >= 256) != 0; }
-  __device__ __forceinline__ bool home(state s) const { return __all_sync(everyone, s.x == 256) != 0; }
+  __device__ __forceinline__ state settle(state s) const { return {(s.x - 256) & 0xffffu, 0}; }
+  __device__ __forceinline__ bool home(state s) const { return __all_sync(everyone, s.x == 0) != 0; }
 
   /// The last row that starts at or before the slot, by halving; Count + 1 is a power of two.
   template <alphabet A, int Count>
@@ -115,7 +118,7 @@ struct warp {
   __device__ __forceinline__ void advance(state& s, hit h, source& in) const {
     const unsigned freq_1 = h.entry >> 16 & 255u, high = s.x >> 8;
     unsigned x = freq_1 * high + high + (s.x & 255u) - (h.entry >> 24);
-    const bool low = x < 256;
+    const bool low = x < s.floor;
     const unsigned takers = __ballot_sync(everyone, low);
     const std::uint32_t at = in.at + static_cast<std::uint32_t>(__popc(takers & before));
     if (low) x = x << 8 | (at < in.size ? in.bytes[at] : 0u);
@@ -180,7 +183,9 @@ struct warp {
     return {rows[(parent.v == 0 ? 0 : 3) + (r == 0 ? 0 : r < 0 ? 1 : 2)].word[lane]};
   }
   __device__ __forceinline__ lane_set impossible(code c) const { return {__ballot_sync(everyone, c.word == no_code)}; }
-  __device__ __forceinline__ state first_state() const { return {256}; }
+  __device__ __forceinline__ state first_state() const { return {0, 0}; }
+  __device__ __forceinline__ bool liftable(state s) const { return __all_sync(everyone, s.x < 0xff00u) != 0; }
+  __device__ __forceinline__ state lift(state s) const { return {s.x + 256, s.floor}; }
   __device__ __forceinline__ void store_state(std::uint8_t* p, state s) const {
     p[2 * lane] = static_cast<std::uint8_t>(s.x);
     p[2 * lane + 1] = static_cast<std::uint8_t>(s.x >> 8);

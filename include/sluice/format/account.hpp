@@ -21,7 +21,6 @@ struct pass_account {
   std::size_t heads = 0;                             ///< of the tiles: tokens covered, which sections, their sizes
   std::size_t exact = 0;                             ///< tokens kept exact, and which they are
   std::size_t sections[max_sections] = {};           ///< of the codec
-  std::size_t padding = 0;                           ///< of the tiles, to 16 bytes
   std::size_t unread = 0;                            ///< of tiles that are damaged or cut off
   std::vector<std::array<std::size_t, 2>> layers{};  ///< the same bytes by layer, K and V
 
@@ -32,11 +31,11 @@ struct pass_account {
     return sum;
   }
   /// All bytes of the pass.
-  std::size_t total() const noexcept { return heads + exact + coded() + padding + unread; }
+  std::size_t total() const noexcept { return heads + exact + coded() + unread; }
 
   /// Adds another pass, or the same pass of another frame, layer by layer.
   pass_account& operator+=(const pass_account& b) {
-    heads += b.heads, exact += b.exact, padding += b.padding, unread += b.unread;
+    heads += b.heads, exact += b.exact, unread += b.unread;
     for (int s = 0; s < max_sections; ++s) sections[s] += b.sections[s];
     if (layers.size() < b.layers.size()) layers.resize(b.layers.size());
     for (std::size_t l = 0; l < b.layers.size(); ++l)
@@ -99,21 +98,17 @@ inline bool add_tile(const frame_index& index, std::span<const std::byte> frame,
     to.unread += here;
     return false;
   }
-  std::size_t heads = sizeof(sections_head), used = 0;
+  std::size_t used = 0;
   if (pass == 0) {
     sections = envelope.base;
-    heads += sizeof(tile_head);
     used = envelope.exact_index.size() + envelope.exact_rows.size();
     to.exact += used;
   }
   for (int i = 0; i < max_sections; ++i) {
-    const std::size_t size = sections.bytes[i].size();
-    to.sections[i] += size;
-    used += size;
-    heads += size ? sizeof(std::uint32_t) : 0;
+    to.sections[i] += sections.bytes[i].size();
+    used += sections.bytes[i].size();
   }
-  to.heads += heads;
-  to.padding += bytes->size() - heads - used;
+  to.heads += bytes->size() - used;
   return true;
 }
 

@@ -110,9 +110,9 @@ struct shape_run {
 };
 static_assert(sizeof(shape_run) == 16 && offsetof(shape_run, type) == 12);
 
-/// The index's entry of one coded unit: (pass, layer, plane, token tile, group), 16-byte aligned and sized.
+/// The index's entry of one coded unit: (pass, layer, plane, token tile, group).
 struct tile_entry {
-  std::uint32_t size;      ///< bytes, a multiple of 16; 0 = nothing is coded
+  std::uint32_t size;      ///< bytes; 0 = nothing is coded
   std::uint32_t checksum;  ///< over these bytes, with the tile's ordinal as seed
 };
 static_assert(sizeof(tile_entry) == 8);
@@ -277,7 +277,6 @@ inline status frame_index::parse(std::span<const std::byte> bytes) {
   for (std::size_t i = 0; i < total; ++i) {
     tile_entry e;
     std::memcpy(&e, entries + i * sizeof e, sizeof e);
-    if (e.size % 16) return status::corrupt_index;
     offset_[i + 1] = offset_[i] + e.size;
     checksum_[i] = e.checksum;
   }

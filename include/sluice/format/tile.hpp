@@ -57,19 +57,15 @@ struct tile_envelope {
 
 namespace detail {
 
-// The base pass opens with this, a refinement with its last four bytes; u32 sizes of the sections in the mask follow.
-struct tile_head {
-  std::uint16_t first;
-  std::uint16_t count;
-  std::uint16_t exact;
-  std::uint16_t reserved;  // zero
-};
-static_assert(sizeof(tile_head) == 8);
-struct sections_head {
-  std::uint8_t mask;         // bit s: section s is here
-  std::uint8_t reserved[3];  // zero
-};
-static_assert(sizeof(sections_head) == 4);
+// The base pass opens with a u16: the tokens covered, and whether u16 `first` and u16 `exact` follow or are zero. In all
+// passes a u8 mask comes next, bit s: section s is here; then u32 sizes of these but for the last one, which has the rest.
+inline constexpr unsigned tile_count = 0x1fff, tile_has_first = 0x2000, tile_has_exact = 0x4000;
+static_assert(max_tile_tokens <= tile_count);
+
+// Bytes of all that.
+constexpr std::size_t tile_head_size(bool base, bool first, bool exact, int sections) noexcept {
+  return (base ? 2u : 0u) + (first ? 2u : 0u) + (exact ? 2u : 0u) + 1u + (sections ? 4 * std::size_t(sections - 1) : 0);
+}
 
 }  // namespace detail
 
@@ -101,13 +97,6 @@ class section_reader {
   std::span<const std::uint8_t> left() const noexcept { return left_; }
   /// Whether everything was taken.
   bool finished() const noexcept { return ok_ && left_.empty(); }
-  /// Whether what is left is fewer than 16 zero bytes.
-  bool only_padding() const noexcept {
-    if (!ok_ || left_.size() >= 16) return false;
-    for (std::uint8_t b : left_)
-      if (b) return false;
-    return true;
-  }
 
  private:
   std::span<const std::uint8_t> left_;
@@ -116,19 +105,29 @@ class section_reader {
 
 namespace detail {
 
-inline bool take_section_sizes(section_reader& r, std::uint32_t (&sizes)[max_sections]) noexcept {
-  const auto head = r.get<sections_head>();
-  if (!r.ok() || head.reserved[0] || head.reserved[1] || head.reserved[2]) return false;
-  for (int s = 0; s < max_sections; ++s) {
-    sizes[s] = head.mask >> s & 1 ? r.get<std::uint32_t>() : 0;
-    if (head.mask >> s & 1 && sizes[s] == 0) return false;  // an empty section is not listed
-  }
+// Which sections there are, and how long all but the last one.
+struct section_sizes {
+  unsigned mask = 0;
+  std::uint32_t size[max_sections] = {};
+};
+
+inline bool take_section_sizes(section_reader& r, section_sizes& n) noexcept {
+  n.mask = r.get<std::uint8_t>();
+  for (int s = 0; s < max_sections; ++s)
+    if (n.mask >> s > 1 && n.mask >> s & 1) {
+      n.size[s] = r.get<std::uint32_t>();
+      if (n.size[s] == 0) return false;  // an empty section is not listed
+    }
   return r.ok();
 }
 
-inline bool take_sections(section_reader& r, const std::uint32_t (&sizes)[max_sections], tile_sections& t) noexcept {
-  for (int s = 0; s < max_sections; ++s) t.bytes[s] = r.take(sizes[s]);
-  return r.only_padding();
+inline bool take_sections(section_reader& r, const section_sizes& n, tile_sections& t) noexcept {
+  for (int s = 0; s < max_sections; ++s)
+    if (n.mask >> s & 1) {
+      t.bytes[s] = r.take(n.mask >> s == 1 ? r.left().size() : n.size[s]);
+      if (t.bytes[s].empty()) return false;
+    }
+  return r.finished();
 }
 
 }  // namespace detail
@@ -138,16 +137,21 @@ inline bool take_sections(section_reader& r, const std::uint32_t (&sizes)[max_se
 inline status parse_tile(std::span<const std::uint8_t> bytes, int tokens, std::size_t row_bytes,
                          tile_envelope& t) noexcept {
   section_reader r(bytes);
-  const auto h = r.get<detail::tile_head>();
-  std::uint32_t sizes[max_sections];
-  if (!r.ok() || h.count == 0 || h.first + h.count > tokens || h.exact > h.count || h.reserved ||
+  const unsigned h = r.get<std::uint16_t>();
+  const int count = int(h & detail::tile_count);
+  const int first = h & detail::tile_has_first ? r.get<std::uint16_t>() : 0;
+  const int exact = h & detail::tile_has_exact ? r.get<std::uint16_t>() : 0;
+  detail::section_sizes sizes;
+  if (!r.ok() || h >> 15 || count == 0 || first + count > tokens || exact > count ||
+      (h & detail::tile_has_first && first == 0) || (h & detail::tile_has_exact && exact == 0) ||
       !detail::take_section_sizes(r, sizes))
     return status::corrupt_tile;
-  t.first = h.first;
-  t.count = h.count;
-  t.exact = h.exact;
-  t.exact_index = r.take(2 * std::size_t{h.exact});
-  t.exact_rows = r.take(row_bytes * h.exact);
+  t = {};
+  t.first = first;
+  t.count = count;
+  t.exact = exact;
+  t.exact_index = r.take(2 * std::size_t(exact));
+  t.exact_rows = r.take(row_bytes * std::size_t(exact));
   if (!detail::take_sections(r, sizes, t.base)) return status::corrupt_tile;
   for (int i = 0; i < t.exact; ++i)
     if (t.exact_token(i) >= t.count || (i && t.exact_token(i) <= t.exact_token(i - 1))) return status::corrupt_tile;
@@ -159,7 +163,7 @@ inline status parse_refinement(std::span<const std::uint8_t> bytes, tile_section
   t = {};
   if (bytes.empty()) return status::ok;
   section_reader r(bytes);
-  std::uint32_t sizes[max_sections];
+  detail::section_sizes sizes;
   return detail::take_section_sizes(r, sizes) && detail::take_sections(r, sizes, t) ? status::ok : status::corrupt_tile;
 }
 
@@ -184,37 +188,41 @@ class tile_writer {
     for (auto& pass : sections_)
       for (auto& s : pass) s.clear();
   }
-  /// Bytes of a tile whose tokens are all kept exact.
+  /// Most bytes of a tile whose tokens are all kept exact.
   static constexpr std::size_t stored_size(std::size_t count, std::size_t row_bytes) noexcept {
-    return (sizeof(detail::tile_head) + sizeof(detail::sections_head) + (2 + row_bytes) * count + 15) / 16 * 16;
+    return detail::tile_head_size(true, true, true, 0) + (2 + row_bytes) * count;
   }
-  /// Bytes that finish() would append for the first `passes` passes.
+  /// Most bytes that finish() would append for the first `passes` passes, wherever the tile begins.
   std::size_t size(int passes, std::size_t exact, std::size_t row_bytes) const noexcept {
     std::size_t sum = 0;
     for (int p = 0; p < passes; ++p) sum += size_of_pass(p, exact, row_bytes);
     return sum;
   }
 
-  /// Appends one pass of the tile to `out`: padded to 16 bytes; nothing for a refinement without sections.
+  /// Appends one pass of the tile to `out`; nothing for a refinement without sections.
   void finish(int pass, int first, int count, std::span<const std::uint16_t> exact,
               std::span<const std::uint8_t> exact_rows, std::vector<std::uint8_t>& out) const {
-    const std::size_t start = out.size();
     const auto append = [&out](const void* p, std::size_t n) {
       const auto* b = static_cast<const std::uint8_t*>(p);
       out.insert(out.end(), b, b + n);
     };
-    detail::sections_head head{};
+    const auto put_u16 = [&append](std::size_t v) {
+      const auto u = std::uint16_t(v);
+      append(&u, sizeof u);
+    };
+    unsigned mask = 0;
     for (int s = 0; s < max_sections; ++s)
-      if (!sections_[pass][s].empty()) head.mask = std::uint8_t(head.mask | 1u << s);
-    if (pass && !head.mask) return;
+      if (!sections_[pass][s].empty()) mask |= 1u << s;
+    if (pass && !mask) return;
     if (pass == 0) {
-      const detail::tile_head t{std::uint16_t(first), std::uint16_t(count), std::uint16_t(exact.size()), 0};
-      append(&t, sizeof t);
+      put_u16(unsigned(count) | (first ? detail::tile_has_first : 0) | (exact.empty() ? 0 : detail::tile_has_exact));
+      if (first) put_u16(std::size_t(first));
+      if (!exact.empty()) put_u16(exact.size());
     }
-    append(&head, sizeof head);
-    for (const auto& s : sections_[pass])
-      if (!s.empty()) {
-        const auto size = std::uint32_t(s.size());
+    out.push_back(std::uint8_t(mask));
+    for (int s = 0; s < max_sections; ++s)
+      if (mask >> s > 1 && mask >> s & 1) {
+        const auto size = std::uint32_t(sections_[pass][s].size());
         append(&size, sizeof size);
       }
     if (pass == 0) {
@@ -222,16 +230,15 @@ class tile_writer {
       append(exact_rows.data(), exact_rows.size());
     }
     for (const auto& s : sections_[pass]) append(s.data(), s.size());
-    out.resize(start + (out.size() - start + 15) / 16 * 16);
   }
 
  private:
   std::size_t size_of_pass(int pass, std::size_t exact, std::size_t row_bytes) const noexcept {
     std::size_t n = 0;
-    for (const auto& s : sections_[pass]) n += s.empty() ? 0 : 4 + s.size();
-    if (pass && !n) return 0;
-    n += sizeof(detail::sections_head) + (pass ? 0 : sizeof(detail::tile_head) + exact * (2 + row_bytes));
-    return (n + 15) / 16 * 16;
+    int listed = 0;
+    for (const auto& s : sections_[pass]) n += s.size(), listed += !s.empty();
+    if (pass) return listed ? n + detail::tile_head_size(false, false, false, listed) : 0;
+    return n + detail::tile_head_size(true, true, exact > 0, listed) + exact * (2 + row_bytes);
   }
 
   std::vector<std::uint8_t> sections_[max_passes][max_sections];

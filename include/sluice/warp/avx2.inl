@@ -20,6 +20,7 @@ struct warp {
   };
   struct state {
     __m256i low, high;
+    __m256i settled;  // -1 where no lane takes a byte any more when decoding, else 0
   };
   struct lane_set {
     __m256i m;  // bytes 0 or -1
@@ -56,13 +57,17 @@ struct warp {
     const __m256i a = get(p), b = get(p + 32), byte = _mm256_set1_epi16(255);
     const __m256i low = _mm256_packus_epi16(_mm256_and_si256(a, byte), _mm256_and_si256(b, byte));
     const __m256i high = _mm256_packus_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
-    return {_mm256_permute4x64_epi64(low, 0xd8), _mm256_permute4x64_epi64(high, 0xd8)};
+    return {_mm256_permute4x64_epi64(low, 0xd8), _mm256_permute4x64_epi64(high, 0xd8), _mm256_setzero_si256()};
   }
   /// Whether every state is at least 256.
   static SLUICE_BODY_INLINE bool valid(state s) { return bits(_mm256_cmpeq_epi8(s.high, _mm256_setzero_si256())) == 0; }
+  /// From here on no lane takes a byte; states are what they were before lift().
+  static SLUICE_BODY_INLINE state settle(state s) {
+    return {s.low, _mm256_add_epi8(s.high, _mm256_set1_epi8(-1)), _mm256_set1_epi8(-1)};
+  }
   /// Whether every state is the encoder's first.
   static SLUICE_BODY_INLINE bool home(state s) {
-    const __m256i off = _mm256_or_si256(s.low, _mm256_xor_si256(s.high, _mm256_set1_epi8(1)));
+    const __m256i off = _mm256_or_si256(s.low, s.high);
     return _mm256_testz_si256(off, off) != 0;
   }
 
@@ -105,7 +110,7 @@ struct warp {
                                          _mm256_add_epi16(high_odd, _mm256_srli_epi16(rest, 8)));
     const __m256i low = _mm256_or_si256(_mm256_and_si256(even, byte), _mm256_slli_epi16(odd, 8));
     const __m256i high = _mm256_or_si256(_mm256_srli_epi16(even, 8), _mm256_andnot_si256(byte, odd));
-    const __m256i need = _mm256_cmpeq_epi8(high, _mm256_setzero_si256());
+    const __m256i need = _mm256_cmpeq_epi8(_mm256_or_si256(high, s.settled), _mm256_setzero_si256());
     s.high = _mm256_or_si256(high, _mm256_and_si256(need, low));
     s.low = _mm256_or_si256(_mm256_andnot_si256(need, low), take(need, in.p));
   }
@@ -220,7 +225,17 @@ struct warp {
     return {_mm256_cmpeq_epi8(_mm256_and_si256(c.freq_1, c.start), _mm256_set1_epi8(-1))};
   }
 
-  static SLUICE_BODY_INLINE state first_state() { return {_mm256_setzero_si256(), _mm256_set1_epi8(1)}; }
+  static SLUICE_BODY_INLINE state first_state() {
+    return {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
+  }
+  /// Whether lift() leaves every state below 65536.
+  static SLUICE_BODY_INLINE bool liftable(state s) {
+    return bits(_mm256_cmpeq_epi8(s.high, _mm256_set1_epi8(-1))) == 0;
+  }
+  /// 256 more in every state.
+  static SLUICE_BODY_INLINE state lift(state s) {
+    return {s.low, _mm256_sub_epi8(s.high, _mm256_set1_epi8(-1)), s.settled};
+  }
   static SLUICE_BODY_INLINE void store_state(std::uint8_t* p, state s) {
     const __m256i a = _mm256_unpacklo_epi8(s.low, s.high), b = _mm256_unpackhi_epi8(s.low, s.high);
     put(p, _mm256_permute2x128_si256(a, b, 0x20));

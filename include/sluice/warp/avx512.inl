@@ -16,7 +16,8 @@ struct warp {
   static SLUICE_BODY_INLINE void sync() {}
 
   struct state {
-    __m512i x;  // 32 u16
+    __m512i x;      // 32 u16
+    __m512i floor;  // a lane below it takes a byte when decoding: 256, and 0 once settled
   };
   struct lane_set {
     __mmask32 m;
@@ -58,11 +59,17 @@ struct warp {
   static SLUICE_BODY_FN void make_dead(row& out) { _mm512_store_si512(out.code, _mm512_set1_epi16(-1)); }
 
   // --- decoding ---
-  static SLUICE_BODY_INLINE state load_state(const std::uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+  static SLUICE_BODY_INLINE state load_state(const std::uint8_t* p) {
+    return {_mm512_loadu_si512(p), _mm512_set1_epi16(256)};
+  }
   /// Whether every state is at least 256.
   static SLUICE_BODY_INLINE bool valid(state s) { return _mm512_cmplt_epu16_mask(s.x, _mm512_set1_epi16(256)) == 0; }
+  /// From here on no lane takes a byte; states are what they were before lift().
+  static SLUICE_BODY_INLINE state settle(state s) {
+    return {_mm512_sub_epi16(s.x, _mm512_set1_epi16(256)), _mm512_setzero_si512()};
+  }
   /// Whether every state is the encoder's first.
-  static SLUICE_BODY_INLINE bool home(state s) { return _mm512_cmpneq_epu16_mask(s.x, _mm512_set1_epi16(256)) == 0; }
+  static SLUICE_BODY_INLINE bool home(state s) { return _mm512_test_epi16_mask(s.x, s.x) == 0; }
 
   template <alphabet A, int Count>
   SLUICE_BODY_INLINE hit search(state s, const row* rows) const {
@@ -144,7 +151,7 @@ struct warp {
     const __m512i most = _mm512_add_epi16(_mm512_andnot_si512(byte, s.x), _mm512_srli_epi16(both, 8));
     const __m512i x =
         _mm512_sub_epi16(most, _mm512_mullo_epi16(_mm512_and_si512(both, byte), _mm512_srli_epi16(s.x, 8)));
-    const __mmask32 low = _mm512_cmple_epu16_mask(x, byte);
+    const __mmask32 low = _mm512_cmplt_epu16_mask(x, s.floor);
     const __m512i bytes = _mm512_maskz_expand_epi16(low, load_bytes(in.p));
     in.p += __builtin_popcount(low);
     s.x = _mm512_or_si512(_mm512_mask_slli_epi16(x, low, x, 8), bytes);
@@ -232,7 +239,13 @@ struct warp {
     return {_mm512_cmpeq_epi16_mask(c.word, _mm512_set1_epi16(-1))};
   }
 
-  static SLUICE_BODY_INLINE state first_state() { return {_mm512_set1_epi16(256)}; }
+  static SLUICE_BODY_INLINE state first_state() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
+  /// Whether lift() leaves every state below 65536.
+  static SLUICE_BODY_INLINE bool liftable(state s) {
+    return _mm512_cmpge_epu16_mask(s.x, _mm512_set1_epi16(-256)) == 0;
+  }
+  /// 256 more in every state.
+  static SLUICE_BODY_INLINE state lift(state s) { return {_mm512_add_epi16(s.x, _mm512_set1_epi16(256)), s.floor}; }
   static SLUICE_BODY_INLINE void store_state(std::uint8_t* p, state s) { _mm512_storeu_si512(p, s.x); }
 
   /// Lanes at or above 256 * freq put their low byte before p, in lane order; x = 256 * (x / freq) + start + x % freq.

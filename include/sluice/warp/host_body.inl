@@ -8,12 +8,12 @@
 //   lane_set                              all, none, at_least, either, any
 //   row, make_rows, make_dead             thresholds of a distribution per lane as this machine searches them:
 //                                         rows_of(n) rows for n thresholds, search() compiled for counts searched(n)
-//   state, load_state, valid, home        32 coder states of 16 bits
+//   state, load_state, valid, settle, home  32 coder states of 16 bits; a settled one takes no more bytes
 //   search, search_digit -> hit           compare with every row and count; start and frequency by running extremes
 //   advance                               multiply and add, then expand bytes of a source into the lanes that ran low
 //   decoded, refined, store_symbols       what was found, as words or bytes
 //   code_row, make_codes, find, find_digit, impossible -> code
-//   first_state, push, store_state        compress bytes backwards out of the lanes that ran full, then divide
+//   first_state, liftable, lift, push, store_state  compress bytes backwards out of the lanes that ran full, then divide
 
 #if SLUICE_TARGET_AVX512
 #include <sluice/warp/avx512.inl>

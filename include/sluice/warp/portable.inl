@@ -20,6 +20,7 @@ struct warp {
   };
   struct state {
     plane low, high;
+    plane settled;  // 255 where no lane takes a byte any more when decoding, else 0
   };
   struct lane_set {
     std::uint8_t m[warp_lanes];
@@ -50,7 +51,7 @@ struct warp {
   static SLUICE_BODY_FN state load_state(const std::uint8_t* p) {
     std::uint8_t low[warp_lanes], high[warp_lanes];
     for (int i = 0; i < warp_lanes; ++i) low[i] = p[2 * i], high[i] = p[2 * i + 1];
-    return {get(low), get(high)};
+    return {get(low), get(high), plane{}};
   }
   /// Whether every state is at least 256.
   static SLUICE_BODY_FN bool valid(state s) {
@@ -60,12 +61,17 @@ struct warp {
     for (std::uint8_t h : high) all &= h != 0;
     return all;
   }
+  /// From here on no lane takes a byte; states are what they were before lift().
+  static SLUICE_BODY_FN state settle(state s) {
+    const bytes16 zero{};  // named: nvcc crashes on arithmetic with a temporary vector
+    return {s.low, plane{s.high.a - 1, s.high.b - 1}, plane{zero - 1, zero - 1}};
+  }
   /// Whether every state is the encoder's first.
   static SLUICE_BODY_FN bool home(state s) {
     std::uint8_t low[warp_lanes], high[warp_lanes];
     put(low, s.low), put(high, s.high);
     bool all = true;
-    for (int i = 0; i < warp_lanes; ++i) all &= low[i] == 0 && high[i] == 1;
+    for (int i = 0; i < warp_lanes; ++i) all &= low[i] == 0 && high[i] == 0;
     return all;
   }
 
@@ -103,7 +109,8 @@ struct warp {
       in = source::near_end(in);
     scale(s.low.a, s.high.a, h.next.a, h.here.a);
     scale(s.low.b, s.high.b, h.next.b, h.here.b);
-    const plane need{reinterpret_cast<bytes16>(s.high.a == 0), reinterpret_cast<bytes16>(s.high.b == 0)};
+    const plane need{reinterpret_cast<bytes16>((s.high.a | s.settled.a) == 0),
+                     reinterpret_cast<bytes16>((s.high.b | s.settled.b) == 0)};
     std::uint8_t lanes[warp_lanes], fresh[warp_lanes] = {};
     put(lanes, need);
     for (std::uint32_t m = bits(lanes); m != 0; m &= m - 1) fresh[std::countr_zero(m)] = *in.p++;
@@ -241,10 +248,17 @@ struct warp {
     return s;
   }
 
-  static SLUICE_BODY_INLINE state first_state() {
-    const bytes16 zero{};  // named: nvcc crashes on arithmetic with a temporary vector
-    return {plane{}, plane{zero + 1, zero + 1}};
+  static SLUICE_BODY_INLINE state first_state() { return {plane{}, plane{}, plane{}}; }
+  /// Whether lift() leaves every state below 65536.
+  static SLUICE_BODY_FN bool liftable(state s) {
+    std::uint8_t high[warp_lanes];
+    put(high, s.high);
+    bool all = true;
+    for (std::uint8_t h : high) all &= h != 255;
+    return all;
   }
+  /// 256 more in every state.
+  static SLUICE_BODY_FN state lift(state s) { return {s.low, plane{s.high.a + 1, s.high.b + 1}, s.settled}; }
   static SLUICE_BODY_FN void store_state(std::uint8_t* p, state s) {
     std::uint8_t low[warp_lanes], high[warp_lanes];
     put(low, s.low), put(high, s.high);

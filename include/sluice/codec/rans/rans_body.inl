@@ -127,7 +127,8 @@ struct decode_cursor {
   value* out;
   const decode_plan<A>* plan;
   std::int64_t skip;   // from the end of a row to the next
-  std::int64_t steps;  // yet to do
+  std::int64_t steps;  // yet to do before the states settle, and then before the end
+  int tail;            // steps after the states settle; -1 once they have, or where they never do
   int block, blocks;
 };
 
@@ -177,26 +178,41 @@ SLUICE_BODY_INLINE void decode_step(const warp& w, decode_cursor<A>& c) {
 template <alphabet A>
 SLUICE_BODY_FN bool decode_begin(const warp& w, decode_cursor<A>& c, const decode_job& job, const decode_plan<A>& plan,
                                  std::uint8_t* tail) {
-  if (job.rows < 0 || job.size < rans_state_bytes) return false;
-  c.x = w.load_state(job.bytes);
-  if (!w.valid(c.x)) return false;
-  c.in = warp::source::of(job.bytes + rans_state_bytes, job.size - rans_state_bytes, tail);
+  const std::uint32_t states = job.continues ? 0 : rans_state_bytes, head = states + (job.goes_on ? 0 : 1);
+  const std::int64_t steps = std::int64_t{job.blocks} * job.rows;
+  if (job.rows < 0 || job.size < head) return false;
+  c.x = w.load_state(job.continues ? job.states : job.bytes);
+  c.tail = job.goes_on ? -1 : job.bytes[states];
+  if (!w.valid(c.x) || c.tail > steps) return false;
+  c.in = warp::source::of(job.bytes + head, job.size - head, tail);
   if constexpr (A == alphabet::symbols)
     c.out = job.symbols;
   else
     c.out = job.values;
   c.plan = &plan;
   c.skip = job.stride - std::int64_t{job.blocks} * rans_lanes;
-  c.steps = std::int64_t{job.blocks} * job.rows;
+  c.steps = job.goes_on ? steps : steps - c.tail;
   c.block = 0;
   c.blocks = job.blocks;
   return true;
 }
 
-/// Whether the bytes ended where the symbols did, and with the states that encoders start from.
+/// What follows where the steps are done: the last ones, of settled states. False where those are done as well.
 template <alphabet A>
-SLUICE_BODY_FN bool decode_end(const warp& w, const decode_cursor<A>& c) {
-  return c.in.used_up() && w.home(c.x);
+SLUICE_BODY_FN bool decode_more(const warp& w, decode_cursor<A>& c) {
+  if (c.tail >= 0) {
+    c.x = w.settle(c.x);
+    c.steps = c.tail;
+    c.tail = -1;
+  }
+  return c.steps > 0;
+}
+
+/// Whether the bytes ended where the symbols did, and with the states that encoders start from, or another code does.
+template <alphabet A>
+SLUICE_BODY_FN bool decode_end(const warp& w, const decode_cursor<A>& c, const decode_job& job) {
+  if (job.goes_on) w.store_state(job.states, c.x);
+  return c.in.used_up() && (job.goes_on || w.home(c.x));
 }
 
 // --- encoding: the decoder's steps backwards, from the last byte to the first ---
@@ -244,6 +260,26 @@ SLUICE_BODY_FN int most_digits(const encode_job& job) {
   return most;
 }
 
+/// Encodes as many of the last steps as fit into the states, and lifts these; returns how many steps that are.
+template <alphabet A>
+SLUICE_BODY_FN int encode_tail(const warp& w, encoder& e, const encode_plan<A>& plan, const encode_job& job) {
+  std::uint8_t* const end = e.p;
+  warp::state fits = e.x;
+  int tail = 0, block = job.blocks;
+  std::int64_t row = job.rows - 1;
+  for (int n = 1; n <= rans_max_tail && row >= 0 && job.blocks > 0; ++n) {
+    --block;
+    encode_step(w, e, plan, job, block, row * job.stride + std::int64_t{block} * rans_lanes);
+    if (e.p != end) break;
+    if (w.liftable(e.x)) fits = e.x, tail = n;
+    if (block == 0) block = job.blocks, --row;
+  }
+  w.sync();  // other lanes write where the step that did not fit has written
+  e.p = end;
+  e.x = w.lift(fits);
+  return tail;
+}
+
 /// Fills bytes, size and ok of the job; there may be no plan.
 template <alphabet A>
 SLUICE_BODY_FN void encode_stream(const warp& w, encode_job& job, const encode_plan<A>* plan) {
@@ -252,11 +288,19 @@ SLUICE_BODY_FN void encode_stream(const warp& w, encode_job& job, const encode_p
   if (plan != nullptr && job.rows >= 0 && job.capacity >= encoded_bound(job.blocks, job.rows, most_digits<A>(job))) {
     std::uint8_t* const end = job.scratch + job.capacity;
     encoder e{w.first_state(), w.none(), end};
-    for (std::int64_t row = job.rows; row-- > 0;)
-      for (int block = job.blocks; block-- > 0;)
-        encode_step(w, e, *plan, job, block, row * job.stride + std::int64_t{block} * rans_lanes);
-    e.p -= rans_state_bytes;
-    w.store_state(e.p, e.x);
+    // The last steps of the code, for as long as no state runs full; then those before them, from states of at least 256.
+    int tail = 0;
+    if (job.goes_on)
+      e.x = w.load_state(job.states);
+    else
+      tail = encode_tail(w, e, *plan, job);
+    const std::int64_t steps = std::int64_t{job.blocks} * job.rows - tail;
+    std::int64_t row = job.blocks > 0 ? steps / job.blocks : 0;
+    for (int block = job.blocks > 0 ? static_cast<int>(steps % job.blocks) : 0; row >= 0; --row, block = job.blocks)
+      while (block-- > 0) encode_step(w, e, *plan, job, block, row * job.stride + std::int64_t{block} * rans_lanes);
+    if (!job.goes_on) *--e.p = static_cast<std::uint8_t>(tail);
+    if (!job.continues) e.p -= rans_state_bytes;
+    w.store_state(job.continues ? job.states : e.p, e.x);
     bytes = w.any(e.impossible) ? nullptr : e.p;
     size = end - e.p;
   }
@@ -330,8 +374,8 @@ SLUICE_BODY_FN void decode_codes(decode_job* jobs, std::size_t count) {
     decode_cursor<A>* active[N];
     int n = 0;
     for (int i = 0; i < N; ++i) {
-      if (owner[i] != nullptr && cursors[i].steps == 0) {
-        owner[i]->ok = decode_end(w, cursors[i]);
+      if (owner[i] != nullptr && cursors[i].steps == 0 && !decode_more(w, cursors[i])) {
+        owner[i]->ok = decode_end(w, cursors[i], *owner[i]);
         owner[i] = nullptr;
       }
       while (owner[i] == nullptr && next < count) {

@@ -19,7 +19,8 @@ inline constexpr int rans_lanes = warp_lanes;
 inline constexpr int rans_max_symbols = 16;
 inline constexpr int rans_max_digits = 4;
 inline constexpr int rans_max_blocks = 8;    // of one code
-inline constexpr int rans_state_bytes = 64;  // 32 states of 16 bits before the renormalisation bytes
+inline constexpr int rans_state_bytes = 64;  // 32 states of 16 bits, before the tail's steps and the other bytes
+inline constexpr int rans_max_tail = 255;    // steps of settled states at the end of a code
 
 /// Ternary digits of a refinement: symbols 0, 1, 2 = digits 0, -1, +1, their sign turned where the value is negative.
 struct ternary_block {
@@ -49,7 +50,10 @@ struct decode_job {
   std::int16_t* values = nullptr;     ///< ternary: holds c before and 3c + r after
   std::uint8_t* symbols = nullptr;    ///< where decode_symbols writes instead
   std::int64_t stride = 0;
-  bool ok = false;  ///< out: the bytes ended where the symbols did and every state came home
+  std::uint8_t* states = nullptr;  ///< [rans_state_bytes] where `continues` or `goes_on`
+  bool continues = false;          ///< the code begins with `states`, as another one left them, and has none of its own
+  bool goes_on = false;            ///< it leaves its states in `states`, for another code that continues
+  bool ok = false;                 ///< out: the bytes ended where the symbols did and every state came home
 };
 
 /// A code to encode; the mirror of decode_job.
@@ -62,6 +66,8 @@ struct encode_job {
   std::int64_t stride = 0;                ///< of values, digits and symbols alike
   std::uint8_t* scratch = nullptr;        ///< at least encoded_bound() bytes, of which the last ones become the code
   std::size_t capacity = 0;
+  std::uint8_t* states = nullptr;  ///< as decode_job's, but handed on from the code that continues
+  bool continues = false, goes_on = false;
   const std::uint8_t* bytes = nullptr;  ///< out: the code, inside scratch
   std::uint32_t size = 0;
   bool ok = false;  ///< out: the tables could express every value and the code is complete
@@ -69,7 +75,7 @@ struct encode_job {
 
 /// Scratch an encoder may touch; `digits` = most ternary digits of any block (0 for symbols and for refinements).
 SLUICE_HD constexpr std::size_t encoded_bound(std::int64_t blocks, std::int64_t rows, int digits = 0) noexcept {
-  return static_cast<std::size_t>(blocks * rows * (1 + digits) * rans_lanes + rans_state_bytes + rans_lanes);
+  return static_cast<std::size_t>(blocks * rows * (1 + digits) * rans_lanes + rans_state_bytes + 1 + rans_lanes);
 }
 
 /// Fills a lane's rows from frequencies that sum to 256 (one or more, the first at least 1); the rest become 255.

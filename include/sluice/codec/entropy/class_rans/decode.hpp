@@ -3,6 +3,7 @@
 
 #include <sluice/codec/entropy/class_rans/group_tables.hpp>
 #include <sluice/codec/entropy/class_rans/section.hpp>
+#include <sluice/codec/entropy/class_rans/states.hpp>
 #include <sluice/codec/rans/rans.hpp>
 #include <sluice/codec/stages.hpp>
 
@@ -31,6 +32,7 @@ class class_rans_decoder {
     class_section section[max_passes];
     group_tables own;
     const group_tables* tables = nullptr;
+    std::vector<std::uint8_t> states;  // of every part, from pass to pass
   };
 
   void prepare(decoded_symbols& s, tile_scratch& t) {
@@ -66,6 +68,11 @@ class class_rans_decoder {
     }
   }
 
+  // Parts of the code before this pass that leave it their states.
+  static std::size_t parts_going_on(const tile_scratch& t, int pass) noexcept {
+    return pass && t.section[pass - 1].goes_on ? std::size_t(code_parts(t.tables->blocks[pass - 1])) : 0;
+  }
+
   void run(std::span<decoded_symbols> batch, int pass) {
     jobs_.clear();
     owner_.clear();
@@ -83,33 +90,41 @@ class class_rans_decoder {
   }
 
   // One job for each part of a tile's code; false where the sizes of the parts do not fill it.
-  bool add_jobs(decoded_symbols& s, const tile_scratch& t, int pass) {
+  bool add_jobs(decoded_symbols& s, tile_scratch& t, int pass) {
     std::span<const std::uint8_t> code = t.section[pass].code;
     const int blocks = t.tables->blocks[pass];
     const std::size_t parts = std::size_t(code_parts(blocks));
+    const std::size_t before = parts_going_on(t, pass);
     const std::uint8_t* sizes = code.data();
+    t.states.resize(max(t.states.size(), parts * rans_state_bytes));
     if (parts > 1) {
       if (code.size() < 4 * parts) return false;
       code = code.subspan(4 * parts);
     }
     for (std::size_t i = 0; i < parts; ++i) {
+      std::uint32_t size = std::uint32_t(code.size());
+      if (parts > 1) std::memcpy(&size, sizes + 4 * i, 4);
+      if (size > code.size()) return false;
       decode_job j;
-      j.size = std::uint32_t(code.size());
-      if (parts > 1) std::memcpy(&j.size, sizes + 4 * i, 4);
-      if (j.size > code.size()) return false;
+      j.states = t.states.data() + i * rans_state_bytes;
+      const std::size_t packed = i < before ? 0 : unpack_states(code.first(size), j.states);
+      if (i >= before && packed == 0) return false;
       const std::size_t first = i * rans_max_blocks;
       if (pass)
         j.tables = t.tables->ternary[pass - 1].data() + first;
       else
         j.tables = t.tables->base.data() + first;
-      j.bytes = code.data();
+      j.bytes = code.data() + packed;
+      j.size = std::uint32_t(size - packed);
       j.blocks = min(blocks - int(first), rans_max_blocks);
       j.rows = s.tile->rows();
       j.values = s.values + 32 * first;
       j.stride = s.ld;
+      j.continues = true;
+      j.goes_on = t.section[pass].goes_on;
       jobs_.push_back(j);
       owner_.push_back(&s);
-      code = code.subspan(j.size);
+      code = code.subspan(size);
     }
     return code.empty();
   }

@@ -3,6 +3,7 @@
 
 #include <sluice/codec/entropy/class_rans/group_tables.hpp>
 #include <sluice/codec/entropy/class_rans/section.hpp>
+#include <sluice/codec/entropy/class_rans/states.hpp>
 #include <sluice/codec/quantize/ternary.hpp>
 #include <sluice/codec/rans/rans.hpp>
 #include <sluice/codec/stages.hpp>
@@ -50,34 +51,53 @@ class class_rans_encoder {
     width_ = s.width;
     stride_ = s.ld;
     const group_tables& known = tables_.of(s.place);
-    const bool explicit_classes = !s.calibrated || known.classes.empty();
-    choose_classes(known, explicit_classes, s.rows);
+    explicit_ = !s.calibrated || known.classes.empty();
+    choose_classes(known, s.rows);
     if (const status e = find_exceptions(s.rows); e != status::ok) return e;
     const group_tables& t = chosen_ ? *chosen_ : own_;
-    for (int pass = 0; pass < made_; ++pass) {
-      if (!code(t, pass, s.rows)) return status::too_large;
-      class_section c;
-      if (pass == 0) {
-        c.delta_blocks = delta_blocks_;
-        c.deltas = deltas_;
-        if (explicit_classes) c.classes = std::span(t.classes).first(std::size_t(width_));
+    // Two passes at a time: an even one goes on in the one after it, so that two are coded with one set of states. The
+    // later one is coded first, for a decoder's last states are an encoder's first.
+    for (int pass = 0, level = 0; pass < made_; pass += 2) {
+      while (level < pass - 1) advance(++level);
+      const bool two = pass + 1 < made_ && s.rows > 0 && t.blocks[pass] > 0;
+      if (pass + 1 < made_) {
+        if (pass) {
+          parents_ = s.values;
+          advance(pass);
+        }
+        if (!write(t, pass + 1, two, false, w)) return status::too_large;
+        if (pass) s.values.swap(parents_);
       }
-      const std::vector<exception>& e = exceptions_[pass];
-      c.exceptions = {reinterpret_cast<const std::uint8_t*>(e.data()), e.size() * sizeof(exception)};
-      c.code = code_;
-      c.write(w.at(pass, section::entropy));
+      if (!write(t, pass, false, two, w)) return status::too_large;
     }
     return status::ok;
   }
 
  private:
+  // The section of a pass. in_->values are those of the pass before, in the base pass its own.
+  bool write(const group_tables& t, int pass, bool continues, bool goes_on, tile_writer& w) {
+    if (!code(t, pass, continues, goes_on)) return false;
+    class_section c;
+    if (pass == 0) {
+      c.delta_blocks = delta_blocks_;
+      c.deltas = deltas_;
+      if (explicit_) c.classes = std::span(t.classes).first(std::size_t(width_));
+    }
+    const std::vector<exception>& e = exceptions_[pass];
+    c.exceptions = {reinterpret_cast<const std::uint8_t*>(e.data()), e.size() * sizeof(exception)};
+    c.goes_on = goes_on;
+    c.code = code_;
+    c.write(w.at(pass, section::entropy));
+    return true;
+  }
+
   // --- classes
-  void choose_classes(const group_tables& known, bool explicit_classes, int rows) {
+  void choose_classes(const group_tables& known, int rows) {
     delta_blocks_ = 0;
     deltas_.clear();
     chosen_ = &known;
-    if (rows == 0 && !explicit_classes) return;
-    if (explicit_classes) {
+    if (rows == 0 && !explicit_) return;
+    if (explicit_) {
       std::vector<std::uint8_t>& classes = own_classes_;
       classes.assign(std::size_t(width_), 0);
       for (int b = 0; b * 32 < width_; ++b) {
@@ -236,13 +256,14 @@ class class_rans_encoder {
     return status::ok;
   }
 
-  // --- entropy coding; passes must be coded in order, since each leaves in_->values at its own level.
-  bool code(const group_tables& t, int pass, int rows) {
-    if (pass > 1) advance(pass - 1);
+  // --- entropy coding
+  bool code(const group_tables& t, int pass, bool continues, bool goes_on) {
     code_.clear();
-    const int blocks = rows ? t.blocks[pass] : 0;
+    const int rows = in_->rows, blocks = rows ? t.blocks[pass] : 0;
     const std::size_t parts = std::size_t(code_parts(blocks));
+    const std::size_t before = continues ? std::size_t(code_parts(t.blocks[pass - 1])) : 0;
     if (parts > 1) code_.resize(4 * parts);
+    states_.resize(detail::max(states_.size(), parts * rans_state_bytes));
     for (std::size_t i = 0; i < parts; ++i) {
       const int first = int(i) * rans_max_blocks, n = detail::min(blocks - first, rans_max_blocks);
       int digits = 0;
@@ -260,13 +281,19 @@ class class_rans_encoder {
       j.stride = stride_;
       j.scratch = scratch_.data();
       j.capacity = scratch_.size();
+      j.states = states_.data() + i * rans_state_bytes;
+      j.continues = true;
+      j.goes_on = goes_on;
       if (pass)
         encode_ternary({&j, 1}, isa_);
       else
         encode_base({&j, 1}, isa_);
       if (!j.ok) return false;
-      if (parts > 1) std::memcpy(code_.data() + 4 * i, &j.size, 4);
+      const std::size_t start = code_.size();
+      if (i >= before) pack_states(j.states, code_);
       code_.insert(code_.end(), j.bytes, j.bytes + j.size);
+      const auto size = std::uint32_t(code_.size() - start);
+      if (parts > 1) std::memcpy(code_.data() + 4 * i, &size, 4);
     }
     return true;
   }
@@ -285,8 +312,9 @@ class class_rans_encoder {
   symbols* in_ = nullptr;
   int passes_ = 0, made_ = 0, width_ = 0;
   std::int64_t stride_ = 0;
-  std::vector<std::int16_t> limit_;
-  std::vector<std::uint8_t> own_classes_, deltas_, scratch_, code_;
+  bool explicit_ = false;  // the tile names its classes
+  std::vector<std::int16_t> limit_, parents_;
+  std::vector<std::uint8_t> own_classes_, deltas_, scratch_, states_, code_;
   std::uint32_t delta_blocks_ = 0;
   const group_tables* chosen_ = nullptr;  // null = own_
   group_tables own_;
