@@ -33,7 +33,7 @@ foreach(source IN LISTS stream_tests)
     set(libraries "${SLUICE_NIXL_SITE}/.nixl_cu12.mesonpy.libs" "${SLUICE_NIXL_SITE}/nixl_cu12.libs")
     target_include_directories(sluice_stream_${name} SYSTEM PRIVATE "${SLUICE_NIXL_INCLUDE}")
     target_link_directories(sluice_stream_${name} PRIVATE ${libraries})
-    target_link_libraries(sluice_stream_${name} PRIVATE nixl)
+    target_link_libraries(sluice_stream_${name} PRIVATE nixl nixl_build)
     target_link_options(sluice_stream_${name} PRIVATE -Wl,--allow-shlib-undefined)
     list(JOIN libraries ":" libraries)
     set_tests_properties(stream.${name} PROPERTIES

@@ -2,7 +2,7 @@
 #pragma once
 
 // Object storage through NIXL (ai-dynamo/nixl). Empty where <nixl.h> is not found. Run with the libraries of nixl-cu12 1.5.1
-// and its OBJ backend against an S3 server (test/stream/clients/nixl_test.cpp).
+// and its OBJ backend against an S3 server (test/stream/nixl_test.cpp).
 #if defined(__has_include)
 #if __has_include(<nixl.h>)
 
@@ -27,6 +27,7 @@ namespace sluice::stream {
 ///   object that ends too early does not have: wrong_length.
 /// - All trouble is NIXL_ERR_BACKEND. After a failure it is asked whether the object exists, and for the last byte again:
 ///   not_found, wrong_length, or io_error for all else; a store's own words are in NIXL's log. This waits within poll().
+///   Its S3 client tries a store that is gone for 25 s, or three times where AWS_RETRY_MODE is "standard".
 /// - Nothing tells sizes: size() finds the first byte that is not there, with two reads of one byte where the object is as
 ///   long as the one last put, and with about a hundred else. The executor never asks.
 /// - A transfer that is released goes on writing to its memory. So transfers have memory of their own, and keep it until they
