@@ -15,6 +15,8 @@ endforeach()
 # SLUICE_MOONCAKE_MASTER (mooncake_master) the Mooncake source is. None of these is installed by any script here.
 set(SLUICE_NIXL_INCLUDE "" CACHE PATH "folder of nixl.h, for its test")
 set(SLUICE_NIXL_SITE "" CACHE PATH "site-packages with the wheel nixl-cu12, for its test")
+set(SLUICE_MOONCAKE_LIBRARY "" CACHE FILEPATH "libmooncake_store.so, for its test")
+set(SLUICE_MOONCAKE_MASTER "" CACHE FILEPATH "mooncake_master, for the test of its clients")
 foreach(source IN LISTS stream_tests)
   cmake_path(GET source STEM name)
   add_executable(sluice_stream_${name} "${source}")
@@ -23,7 +25,8 @@ foreach(source IN LISTS stream_tests)
   # Where cmake/deps.cmake puts moto, and where commands and models are, if they are.
   target_compile_definitions(sluice_stream_${name} PRIVATE "SLUICE_MOTO=\"${PROJECT_BINARY_DIR}/moto/bin/moto_server\""
     "SLUICE_BIN=\"${CMAKE_RUNTIME_OUTPUT_DIRECTORY}\""
-    "SLUICE_MODELS=\"${PROJECT_BINARY_DIR}/models\"")
+    "SLUICE_MODELS=\"${PROJECT_BINARY_DIR}/models\""
+    "SLUICE_MOONCAKE_LIBRARY=\"${SLUICE_MOONCAKE_LIBRARY}\"" "SLUICE_MOONCAKE_MASTER=\"${SLUICE_MOONCAKE_MASTER}\"")
   add_test(NAME stream.${name} COMMAND sluice_stream_${name})
   set_tests_properties(stream.${name} PROPERTIES LABELS stream TIMEOUT 300 SKIP_RETURN_CODE 77)
   if(name MATCHES "^(silence|faults)_")  # what comes in time there depends on who else is at work
