@@ -9,7 +9,7 @@
 #include <vector>
 
 /// Bytes that no store can guess.
-inline std::vector<std::byte> noise(std::size_t n, unsigned seed) {
+inline std::vector<std::byte> noise(std::size_t n, unsigned seed = 1) {
   std::mt19937 random(seed);
   std::vector<std::byte> b(n);
   for (std::byte& x : b) x = std::byte(random() & 255);

@@ -31,10 +31,11 @@ struct mooncake_options {
   std::uint64_t buffer_bytes = 16 << 20;         ///< for Mooncake's own use
 };
 
-/// Objects of a Mooncake Store, by their keys. Connects at the first call, and again after a failure to.
+/// Objects of a Mooncake Store, by their keys. Connects at the first call, and again after a failure to; this takes about a
+/// second, so call exists() before a request that counts.
 ///
 /// - An object that is there stays as it is, and its put is acknowledged: right for names that follow from contents.
-/// - Mooncake knows no empty objects: refused.
+/// - A master that needs room drops objects: not_found. Mooncake knows no empty ones: refused.
 /// - Its C interface has no ranges and no calls that come back early: a read fetches the whole object within poll(), which
 ///   then serves all further ranges of it until another object is read or it is put.
 /// - Time limits are Mooncake's own. It writes a log to stderr.
