@@ -310,7 +310,7 @@ TEST_CASE("an S3 server that checks signatures") {
     http_source s(m.at(path, who));
     CHECK(s.put("a", bytes_of(text)) == expected);
     const std::string why(s.detail());
-    if (!who.secret_key.empty()) CHECK_FALSE(says(why, who.secret_key));
+    CHECK_FALSE(says(why, who.secret_key));
     std::vector<std::byte> part(5);
     CHECK(s.size("a").status() == expected);
     CHECK(says(why, s.detail()));  // words, though a HEAD has none; of what is missing only the code
@@ -325,14 +325,22 @@ TEST_CASE("an S3 server that checks signatures") {
   wrong = m.user;
   wrong.access_key = "AKIANOBODY";
   CHECK(says(fails(wrong, "/bucket/kv", status::refused), "HTTP 403 InvalidAccessKeyId: "));
-  CHECK(says(fails(s3_access{}, "/bucket/kv", status::refused), "HTTP 403 AccessDenied: "));
+  http_source nobody(m.at("/bucket/kv", s3_access{}));  // S3 answers 403; moto 5.2 trips over what is not signed
+  CHECK(nobody.put("a", bytes_of(text)) == status::refused);
+  CHECK((says(nobody.detail(), "HTTP 403 ") || says(nobody.detail(), "HTTP 500 ")));
+  CHECK(http_source(m.at("/bucket/kv", m.user)).size("a").status() == status::not_found);
   wrong = m.role;
   wrong.session_token = "expired";
   CHECK(says(fails(wrong, "/bucket/kv", status::refused), "InvalidToken: "));
   CHECK_FALSE(says(fails(wrong, "/bucket/kv", status::refused), "expired"));
   CHECK(says(fails(m.user, "/no-bucket/kv", status::not_found), "NoSuchBucket: "));
 
-  http_source one(m.at("/bucket/rivals", m.user)), other(m.at("/bucket/rivals", m.role));
+  // It answers some of two puts at once with HTTP 500.
+  http_options persistent = m.at("/bucket/rivals", m.user);
+  persistent.retries = 5;
+  http_source one(persistent);
+  persistent.s3 = m.role;
+  http_source other(persistent);
   rivals(one, other, "0a1b", 3);
 
   // A bucket that is part of the host; curl knows that *.localhost is here.
