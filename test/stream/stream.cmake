@@ -12,7 +12,8 @@ foreach(source IN LISTS all_stream_tests)
 endforeach()
 # With SLUICE_NIXL_INCLUDE (src/api/cpp of NIXL's repository) and SLUICE_NIXL_SITE (where pip put the wheel nixl-cu12:
 # site-packages) the NIXL source is tested with both; with SLUICE_MOONCAKE_LIBRARY (libmooncake_store.so) and
-# SLUICE_MOONCAKE_MASTER (mooncake_master) the Mooncake source is. None of these is installed by any script here.
+# SLUICE_MOONCAKE_MASTER (mooncake_master of the same version) the Mooncake source is; mooncake_library.sh makes that library.
+# None of these is installed by any script here.
 set(SLUICE_NIXL_INCLUDE "" CACHE PATH "folder of nixl.h, for its test")
 set(SLUICE_NIXL_SITE "" CACHE PATH "site-packages with the wheel nixl-cu12, for its test")
 set(SLUICE_MOONCAKE_LIBRARY "" CACHE FILEPATH "libmooncake_store.so, for its test")
