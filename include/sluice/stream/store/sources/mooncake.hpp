@@ -41,6 +41,7 @@ struct mooncake_options {
 /// - Time limits are Mooncake's own. It writes a log to stderr.
 class mooncake_source {
  public:
+  /// Neither loads nor connects yet.
   explicit mooncake_source(mooncake_options options) : options_(std::move(options)) {}
   mooncake_source(const mooncake_source&) = delete;
   mooncake_source& operator=(const mooncake_source&) = delete;

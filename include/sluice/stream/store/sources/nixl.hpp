@@ -34,6 +34,7 @@ namespace sluice::stream {
 ///   have ended; the destructor waits for them.
 class nixl_source {
  public:
+  /// `timeout_seconds` is for puts and for what is asked after a failure.
   nixl_source(nixlAgent& agent, std::string agent_name, nixlBackendH* backend, double timeout_seconds = 10)
       : agent_(&agent), name_(std::move(agent_name)), timeout_seconds_(timeout_seconds) {
     options_.backends.push_back(backend);
