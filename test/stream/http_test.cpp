@@ -5,12 +5,12 @@
 #include <doctest/doctest.h>
 #include <sluice/stream/store/sources/http.hpp>
 #include <stream/proxy.hpp>
+#include <stream/rivals.hpp>
 #include <stream/servers.hpp>
 
 #include <algorithm>
 #include <chrono>
 #include <fstream>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -97,12 +97,6 @@ http_options quick(const std::string& url) {
   o.backoff_seconds = 0.01;
   return o;
 }
-std::vector<std::byte> noise(std::size_t n, unsigned seed = 1) {
-  std::mt19937 random(seed);
-  std::vector<std::byte> b(n);
-  for (std::byte& x : b) x = std::byte(random() & 255);
-  return b;
-}
 bool says(std::string_view text, std::string_view words) { return text.find(words) != text.npos; }
 std::string get(http_source& s, const std::string& key) {
   const auto b = read_object(s, key, 5);
@@ -138,6 +132,11 @@ TEST_CASE("a put follows redirects with its body, or stores nothing and says so"
   CHECK(get(plain, "a") == "good");
   CHECK(get(see_other, "a") == "good");  // a read may
   CHECK(see_other.detail().empty());
+}
+
+TEST_CASE("two clients put the same object at once") {
+  http_source one(quick(server().url("/objects"))), other(quick(server().url("/r307")));
+  rivals(one, other, "both");
 }
 
 TEST_CASE("redirects stay at the host that was named and never leave https") {

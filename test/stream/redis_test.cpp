@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 #include <sluice/stream/store/sources/redis.hpp>
 #include <stream/proxy.hpp>
+#include <stream/rivals.hpp>
 #include <stream/servers.hpp>
 
 #include <sys/mman.h>
@@ -21,12 +22,6 @@ using namespace sluice;
 using namespace sluice::stream;
 using verdict = proxy::verdict;
 
-std::vector<std::byte> noise(std::size_t n, unsigned seed) {
-  std::mt19937 random(seed);
-  std::vector<std::byte> b(n);
-  for (std::byte& x : b) x = std::byte(random() & 255);
-  return b;
-}
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 double seconds_of(const auto& work) {
   const double begin = now();
@@ -599,6 +594,51 @@ TEST_CASE("a server that is restarted, or closes idle connections, is found agai
   std::vector<std::byte> buffer(1000);
   CHECK(read(s, {"a", 0, buffer}, 5) == status::ok);
   CHECK(buffer == noise(1000, 2));
+}
+
+TEST_CASE("two clients put the same key at once") {
+  const redis_server server;
+  redis_source one(at(server.port)), other(at(server.port));
+  rivals(one, other, "a");
+}
+
+TEST_CASE("a server that is killed in the middle of a put or a read, and comes back empty") {
+  for (const bool reading : {false, true}) {
+    CAPTURE(reading);
+    servers::temporary_folder folder;
+    const int port = servers::free_port();
+    auto server = std::make_unique<servers::server>(servers::redis_command(folder.path, port), port);
+    const auto value = noise(8'000'000, 12);
+    REQUIRE(redis_source(at(port)).put("a", value) == status::ok);
+    proxy p(port);
+    p.throttle(4e6);  // two seconds for all of it
+    redis_source s(at(p.port()));
+    std::vector<std::byte> buffer(value.size());
+    std::jthread dies([&] {
+      ::usleep(700'000);
+      server->signal(SIGKILL);
+    });
+    const ticket t = reading ? s.submit({"a", 0, buffer}) : 0;
+    completion done{0, status::ok};
+    if (reading)
+      for (int i = 0; i < 60 && s.poll({&done, 1}, 1) == 0; ++i) continue;
+    const status state = reading ? done.state : s.put("b", value);
+    dies.join();
+    CHECK(done.which == t);
+    CHECK(state == status::connection_lost);
+    CAPTURE(std::string(s.detail()));
+    CHECK(s.detail().find("127.0.0.1:") != std::string_view::npos);
+    if (reading) {
+      CHECK(done.bytes > 0);
+      CHECK(done.bytes < value.size());
+      CHECK(std::equal(buffer.begin(), buffer.begin() + std::ptrdiff_t(done.bytes), value.begin()));
+    }
+    server.reset();
+    server = std::make_unique<servers::server>(servers::redis_command(folder.path, port), port);
+    REQUIRE(server->up());
+    CHECK(s.size("b").status() == status::not_found);
+    CHECK(read(s, {"a", 0, buffer}, 20) == status::not_found);
+  }
 }
 
 namespace {

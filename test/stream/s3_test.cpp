@@ -4,6 +4,8 @@
 #include <doctest/doctest.h>
 #include <sluice/stream/store/object.hpp>
 #include <sluice/stream/store/sources/http.hpp>
+#include <stream/proxy.hpp>
+#include <stream/rivals.hpp>
 #include <stream/servers.hpp>
 
 #include <algorithm>
@@ -323,11 +325,23 @@ TEST_CASE("an S3 server that checks signatures") {
   wrong = m.user;
   wrong.access_key = "AKIANOBODY";
   CHECK(says(fails(wrong, "/bucket/kv", status::refused), "HTTP 403 InvalidAccessKeyId: "));
+  http_source nobody(m.at("/bucket/kv", s3_access{}));  // S3 answers 403; moto 5.2 trips over what is not signed
+  CHECK(nobody.put("a", bytes_of(text)) == status::refused);
+  CHECK((says(nobody.detail(), "HTTP 403 ") || says(nobody.detail(), "HTTP 500 ")));
+  CHECK(http_source(m.at("/bucket/kv", m.user)).size("a").status() == status::not_found);
   wrong = m.role;
   wrong.session_token = "expired";
   CHECK(says(fails(wrong, "/bucket/kv", status::refused), "InvalidToken: "));
   CHECK_FALSE(says(fails(wrong, "/bucket/kv", status::refused), "expired"));
   CHECK(says(fails(m.user, "/no-bucket/kv", status::not_found), "NoSuchBucket: "));
+
+  // It answers some of two puts at once with HTTP 500.
+  http_options persistent = m.at("/bucket/rivals", m.user);
+  persistent.retries = 5;
+  http_source one(persistent);
+  persistent.s3 = m.role;
+  http_source other(persistent);
+  rivals(one, other, "0a1b", 3);
 
   // A bucket that is part of the host; curl knows that *.localhost is here.
   http_options o = m.at("", m.user);
@@ -337,4 +351,38 @@ TEST_CASE("an S3 server that checks signatures") {
   const status put = put_checked(in_host, "0a1b", bytes_of(text), 5, &why);
   CHECK_MESSAGE(put == status::ok, why);
   CHECK(in_path.size("0a1b").value() == text.size());
+}
+
+TEST_CASE("an S3 server that dies in the middle of a put or a read") {
+  if (moto::program().empty()) {
+    MESSAGE("skipped: moto_server is not installed");
+    return;
+  }
+  for (const bool reading : {false, true}) {
+    CAPTURE(reading);
+    moto m;
+    const auto value = noise(4'000'000, 5);
+    REQUIRE(http_source(m.at("/bucket", m.user)).put("a", value) == status::ok);
+    proxy p(m.port);
+    p.throttle(2e6);  // two seconds for all of it
+    http_options o = m.at("/bucket", m.user);
+    o.url = "http://127.0.0.1:" + std::to_string(p.port()) + "/bucket";
+    o.stall_seconds = 2;
+    http_source s(o);
+    std::jthread dies([&] {
+      ::usleep(700'000);
+      m.server.signal(SIGKILL);
+      p.set(proxy::after(0, proxy::verdict::reset));
+      p.set_upward(proxy::after(0, proxy::verdict::reset));
+    });
+    std::vector<std::byte> buffer(value.size());
+    const status state = reading ? read(s, {"a", 0, buffer}, 20) : s.put("b", value);
+    dies.join();
+    CAPTURE(std::string(s.detail()));
+    CHECK(state == status::connection_lost);
+    CHECK_FALSE(s.detail().empty());
+    CHECK_FALSE(says(s.detail(), m.user.secret_key));
+    CHECK(s.size("a").status() == status::connection_lost);
+    CHECK_FALSE(s.detail().empty());
+  }
 }

@@ -10,7 +10,9 @@
 
 #include <cstdio>
 #include <fstream>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -30,14 +32,16 @@ struct outcome {
   int code;
   std::string text;  // stdout and stderr
 };
+std::string trusted;  // the file of certificates that the commands trust, where there is one
 outcome run(const std::vector<std::string>& words) {
   std::string line;
   for (const std::string& w : words) line += quoted(w) + " ";
   outcome o{-1, ""};
-  FILE* p = ::popen(("AWS_SECRET_ACCESS_KEY=" + quoted(password) +
-                     " AWS_ACCESS_KEY_ID=AKIAME AWS_SESSION_TOKEN=" + quoted(wrong) + " timeout 120 " + line + " 2>&1")
-                        .c_str(),
-                    "r");
+  FILE* p = ::popen(
+      ("AWS_SECRET_ACCESS_KEY=" + quoted(password) + " AWS_ACCESS_KEY_ID=AKIAME AWS_SESSION_TOKEN=" + quoted(wrong) +
+       (trusted.empty() ? "" : " SSL_CERT_FILE=" + quoted(std::as_const(trusted))) + " timeout 120 " + line + " 2>&1")
+          .c_str(),
+      "r");
   REQUIRE(p);
   char buffer[4096];
   for (std::size_t n; (n = ::fread(buffer, 1, sizeof buffer, p)) > 0;) o.text.append(buffer, n);
@@ -79,6 +83,31 @@ struct stores {
                              {"--user", "default", "off", "--user", "me", "on", hashed(password), "~*", "+@all"}),
       redis_port};
 
+  // The same with TLS, and an S3 server that knows nobody; each where it is installed.
+  int tls_port = servers::free_port(), s3_port = servers::free_port();
+  std::unique_ptr<servers::server> tls, s3;
+  stores() {
+    const std::string& d = folder.path;
+    std::vector<std::string> command = servers::redis_command(
+        d, 0,
+        {"--user", "default", "off", "--user", "me", "on", hashed(password), "~*", "+@all", "--tls-port",
+         std::to_string(tls_port), "--tls-cert-file", d + "/server.crt", "--tls-key-file", d + "/server.key",
+         "--tls-ca-cert-file", d + "/server.crt", "--tls-auth-clients", "no"});
+    if (std::system(("openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext "
+                     "subjectAltName=DNS:localhost -keyout " +
+                     d + "/server.key -out " + d + "/server.crt 2>/dev/null")
+                        .c_str()) == 0)
+      tls = std::make_unique<servers::server>(command, tls_port);
+    std::string moto = servers::find_program("moto_server");
+    if (::access(SLUICE_MOTO, X_OK) == 0) moto = SLUICE_MOTO;
+    ::setenv("INITIAL_NO_AUTH_ACTION_COUNT", "0", 1);
+    if (!moto.empty())
+      s3 = std::make_unique<servers::server>(std::vector<std::string>{moto, "-p", std::to_string(s3_port)}, s3_port);
+  }
+
+  std::string at_tls(const std::string& secret, const std::string& host = "localhost") const {
+    return "rediss://me:" + sluice::stream::percent_encode(secret) + "@" + host + ":" + std::to_string(tls_port) + "/";
+  }
   std::string at_web(const std::string& secret, const std::string& place = "/locked") const {
     return "http://me:" + sluice::stream::percent_encode(secret) + "@127.0.0.1:" + std::to_string(web_port) + place;
   }
@@ -127,6 +156,30 @@ TEST_CASE("put, get, save and resume print no password") {
       CHECK(quietly(get(url) + extra) != 0);
     }
   }
+
+  const auto refused = [&](const std::string& url, const std::string& words) {
+    CHECK(quietly(get(url)) != 0);
+    CHECK(quietly(put(url)) != 0);
+    const std::string text = run(put(url)).text;
+    CHECK_MESSAGE(text.find(words) != text.npos, text);
+  };
+#ifdef SLUICE_WITH_TLS
+  if (s.tls && s.tls->up()) {
+    refused(s.at_tls(password), "certificate is not trusted");
+    trusted = scratch + "/server.crt";
+    CHECK(quietly(put(s.at_tls(password))) == 0);
+    CHECK(quietly(get(s.at_tls(password))) == 0);
+    refused(s.at_tls(wrong), "WRONGPASS");
+    refused(s.at_tls(password, "127.0.0.1"), "mismatch");
+    trusted.clear();
+  } else {
+    MESSAGE("no redis-server with TLS, or no openssl");
+  }
+#endif
+  if (s.s3)
+    refused("s3+http://127.0.0.1:" + std::to_string(s.s3_port) + "/bucket/kv", "HTTP 403 Invalid");
+  else
+    MESSAGE("no moto_server");
 
   if (::access(engine_command.c_str(), X_OK) != 0) return;
   std::ofstream(scratch + "/text") << "One two three four five six seven eight nine ten eleven twelve.";
