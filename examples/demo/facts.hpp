@@ -72,7 +72,7 @@ struct facts {
   /// Of one pass, what is neither coded nor kept exact.
   std::size_t overhead(std::size_t pass) const {
     const sluice::pass_account& p = account.bytes.passes[pass];
-    return account.classes[pass].states + p.heads + p.padding;
+    return account.classes[pass].states + p.heads;
   }
   /// The level that calibration aims at its target quality.
   int chosen_level() const { return levels > 1 ? 1 : 0; }

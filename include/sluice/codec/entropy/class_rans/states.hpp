@@ -37,38 +37,50 @@ inline std::size_t packed_states_size(std::span<const std::uint8_t> from) noexce
 inline std::size_t unpack_states(std::span<const std::uint8_t> from, std::uint8_t* states) noexcept {
   const std::size_t size = packed_states_size(from);
   if (size == 0) return 0;
-  std::uint8_t in[most_packed_states + 8] = {};
+  std::uint8_t in[most_packed_states + 4];
   std::memcpy(in, from.data(), size);
+  std::memset(in + size, 0, 4);
   unsigned at = 8 * state_lengths_bytes;
-  for (unsigned lane = 0; lane < unsigned(rans_lanes); ++lane) {
-    const unsigned where = 3 * lane;
-    const unsigned length = 8 + ((in[where / 8] | unsigned{in[where / 8 + 1]} << 8) >> where % 8 & 7);
-    const unsigned bits = (in[at / 8] | unsigned{in[at / 8 + 1]} << 8 | unsigned{in[at / 8 + 2]} << 16) >> at % 8;
-    const unsigned x = 1u << length | (bits & ((1u << length) - 1));
-    states[2 * lane] = std::uint8_t(x);
-    states[2 * lane + 1] = std::uint8_t(x >> 8);
-    at += length;
+  for (unsigned lane = 0; lane < unsigned(rans_lanes);) {
+    std::uint32_t lengths, bits;
+    std::memcpy(&lengths, in + 3 * lane / 8, 4);
+    for (unsigned k = 0; k < 8; ++k, ++lane) {
+      const unsigned length = 8 + (lengths >> 3 * k & 7);
+      std::memcpy(&bits, in + at / 8, 4);
+      const auto x = std::uint16_t(1u << length | (bits >> at % 8 & ((1u << length) - 1)));
+      std::memcpy(states + 2 * lane, &x, 2);
+      at += length;
+    }
   }
   return size;
 }
 
 /// Appends 32 states of u16, each at least 256.
 inline void pack_states(const std::uint8_t* states, std::vector<std::uint8_t>& out) {
-  std::uint8_t to[most_packed_states + 8] = {};
-  unsigned at = 8 * state_lengths_bytes;
-  const auto put = [&to](unsigned where, unsigned bits) {
-    bits <<= where % 8;
-    to[where / 8] |= std::uint8_t(bits);
-    to[where / 8 + 1] |= std::uint8_t(bits >> 8);
-    to[where / 8 + 2] |= std::uint8_t(bits >> 16);
-  };
-  for (unsigned lane = 0; lane < unsigned(rans_lanes); ++lane) {
-    const unsigned x = states[2 * lane] | unsigned{states[2 * lane + 1]} << 8, length = unsigned(std::bit_width(x)) - 1;
-    put(3 * lane, length - 8);
-    put(at, x & ((1u << length) - 1));
-    at += length;
+  const std::size_t start = out.size();
+  out.resize(start + most_packed_states + 8);
+  std::uint8_t *lengths = out.data() + start, *p = lengths + state_lengths_bytes;
+  std::uint64_t bits = 0;
+  unsigned held = 0;  // of `bits`
+  for (unsigned lane = 0; lane < unsigned(rans_lanes); lengths += 3) {
+    std::uint32_t eight = 0;
+    for (unsigned k = 0; k < 8; ++k, ++lane) {
+      std::uint16_t x;
+      std::memcpy(&x, states + 2 * lane, 2);
+      const unsigned length = unsigned(std::bit_width(x)) - 1;
+      eight |= (length - 8) << 3 * k;
+      bits |= std::uint64_t{x & ((1u << length) - 1)} << held;
+      held += length;
+      if (held < 32) continue;
+      std::memcpy(p, &bits, 4);
+      p += 4;
+      bits >>= 32;
+      held -= 32;
+    }
+    std::memcpy(lengths, &eight, 3);
   }
-  out.insert(out.end(), to, to + (at + 7) / 8);
+  std::memcpy(p, &bits, 8);
+  out.resize(std::size_t(p - out.data()) + (held + 7) / 8);
 }
 
 }  // namespace sluice::detail
