@@ -133,7 +133,7 @@ std::size_t prefix_cache::put_missing(std::span<const located_chunk> chunks, slu
     sluice::frame_index index;
     sluice::status s = frame ? index.parse(*frame) : frame.status();
     if (s == sluice::status::ok) s = check<Codec>(index.header(), c);
-    const int there = s == sluice::status::ok ? index.header().levels_present : 0;
+    const int there = s == sluice::status::ok ? index.whole_levels() : 0;
     if (s == sluice::status::ok && frame->size() < index.size()) s = sluice::status::truncated;
     if (s == sluice::status::ok && sluice::sound_level(index, *frame, there - 1) < there - 1)
       s = sluice::status::corrupt_tile;
@@ -337,7 +337,7 @@ void prefix_cache::decode(std::span<const located_chunk> chunks, std::span<const
     report.degraded_pages += degraded_pages;
     int held = -1;
     if (restored > 0) {
-      held = std::min(level, c.levels() - 1);
+      held = std::min(level, c.index.whole_levels() - 1);
       sluice::status why =
           held < level && held + 1 < codec::passes(profile_) ? sluice::status::level_not_present : sluice::status::ok;
       if (degraded_pages > 0) {  // no page holds less than the base

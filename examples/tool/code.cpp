@@ -8,7 +8,9 @@
 #include <presets.hpp>
 #include <slc_file.hpp>
 #include <sluice/codec/any_codec.hpp>
+#include <sluice/codec/budget.hpp>
 #include <sluice/tensor/rope.hpp>
+#include <threads.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -34,9 +36,33 @@ std::string format(const char* pattern, auto... args) {
 
 void warn(const std::string& what) { std::fprintf(stderr, "sluice: warning: %s\n", what.c_str()); }
 
+// Bytes, 0 = no limit, that are shared among frames as they come, each by its part of what all weigh; what one leaves goes
+// to the others.
+class byte_budget {
+ public:
+  byte_budget(std::size_t bytes, std::size_t weight) : bytes_(bytes ? bytes : SIZE_MAX), weight_(weight) {}
+  std::size_t share(std::size_t weight) const noexcept {
+    if (bytes_ == SIZE_MAX || weight == weight_) return bytes_;
+    return std::min(bytes_, std::size_t(double(bytes_) * (double(weight) / double(weight_))));
+  }
+  void spend(std::size_t bytes, std::size_t weight) noexcept {
+    if (bytes_ != SIZE_MAX) bytes_ -= bytes;
+    weight_ -= weight;
+  }
+
+ private:
+  std::size_t bytes_, weight_;
+};
+
+std::string too_small(std::int64_t position, std::size_t bytes) {
+  return "the frame at position " + std::to_string(position) + " does not fit into its " + std::to_string(bytes) +
+         " of --max-bytes, not even at the coarsest level";
+}
+
 struct encode_arguments {
   std::string in, out, profile, codec = "standard";
-  int chunk_tokens = 256, levels = sluice::max_passes;
+  int chunk_tokens = 256, levels = sluice::max_passes, threads = 1;
+  std::size_t max_bytes = 0;
   bool as_json = false;
 };
 
@@ -48,6 +74,10 @@ void describe_encode(option_list& c, encode_arguments& a) {
   c.add_option("--chunk-tokens", a.chunk_tokens, "tokens of a frame").range(1, int(sluice::max_frame_tokens));
   c.add_option("--levels", a.levels, "passes to make, from the base on; the codec may have fewer")
       .range(1, sluice::max_passes);
+  c.add_option("--max-bytes", a.max_bytes,
+               "the file is never larger: what gains least for its bytes is left out; 0 = no limit")
+      .range(std::size_t{0}, std::size_t{1} << 60);
+  c.add_option("--threads", a.threads, "changes the time it takes, not the file").range(1, 256);
   c.add_flag("--json", a.as_json, "the result as JSON");
   c.footer(codec_descriptions() + "\n" + capture_form);
 }
@@ -124,6 +154,17 @@ std::string refusal(const capture_file& file, const sluice::profile& profile, sl
   return why;
 }
 
+// Bytes of what views show, as the cache holds them.
+std::size_t raw_bytes(std::span<const sluice::kv_view> views) {
+  std::size_t sum = 0;
+  for (const sluice::kv_view& v : views)
+    for (sluice::plane p : {sluice::plane::key, sluice::plane::value})
+      if (v[p].present())
+        sum += std::size_t(v.tokens) * std::size_t(v.num_layers) * std::size_t(v.num_kv_heads) *
+               std::size_t(v[p].head_dim) * std::size_t(sluice::size_of(v[p].type));
+  return sum;
+}
+
 int encode(const encode_arguments& a) {
   const sluice::preset* preset = sluice::preset_named(a.codec.c_str());
   if (!preset) throw usage_error("no codec is called " + a.codec);
@@ -141,22 +182,27 @@ int encode(const encode_arguments& a) {
   if (preset->domain == sluice::value_domain::unrotated) check_ropes(file, a.in, profile);
   const auto encoder = sluice::make_encoder(preset->id, profile);
   std::vector<std::byte> buffer;
+  side_by_side pool;
+  sluice::encode_options options;
+  options.levels = a.levels;
+  options.parallel = sluice::parallel_for::of(a.threads, pool);
+  byte_budget budget(a.max_bytes, raw_bytes(views));
   progress bar("encoding");
   for (std::int64_t t = begin; t < end; t += a.chunk_tokens) {
     std::vector<sluice::kv_view> part;
     for (const sluice::kv_view& v : views)
       if (const sluice::kv_view w = v.at_positions(t, t + a.chunk_tokens); w.tokens > 0) part.push_back(w);
-    for (const sluice::kv_view& v : part)
-      for (sluice::plane p : {sluice::plane::key, sluice::plane::value})
-        if (v[p].present())
-          raw += std::size_t(v.tokens) * std::size_t(v.num_layers) * std::size_t(v.num_kv_heads) *
-                 std::size_t(v[p].head_dim) * std::size_t(sluice::size_of(v[p].type));
+    const std::size_t size = raw_bytes(part);
+    options.max_bytes = budget.share(size);
     buffer.resize(encoder->max_size(part));
     const double start = seconds();
-    const sluice::result<std::size_t> n = encoder->encode(part, buffer, {a.levels});
+    const sluice::result<std::size_t> n = encoder->encode(part, buffer, options);
     time += seconds() - start;
+    if (n.status() == sluice::status::output_too_small) throw data_error(a.in + ": " + too_small(t, options.max_bytes));
     if (!n) throw data_error(a.in + ": " + refusal(file, profile, n.status()));
     result.write(std::span(buffer).first(*n));
+    budget.spend(*n, size);
+    raw += size;
     coded += *n;
     bar.at(std::size_t(std::min(t + a.chunk_tokens, end) - begin), std::size_t(end - begin));
   }
@@ -170,14 +216,14 @@ int encode(const encode_arguments& a) {
        {"bytes", coded},
        {"ratio", ratio},
        {"seconds", time}},
-      format("%s: %zu bytes for %zu, all levels: %.2f times smaller; %.2f GB/s", a.out.c_str(), coded, raw, ratio,
-             double(raw) / time / 1e9));
+      format("%s: %zu bytes for %zu, %s: %.2f times smaller; %.2f GB/s", a.out.c_str(), coded, raw,
+             a.max_bytes ? "what fits" : "all levels", ratio, double(raw) / time / 1e9));
   return 0;
 }
 
 struct decode_arguments {
   std::string in, out, profile, layers;
-  int level = sluice::max_passes;
+  int level = sluice::max_passes, threads = 1;
   bool as_json = false;
 };
 
@@ -188,6 +234,7 @@ void describe_decode(option_list& c, decode_arguments& a) {
   c.add_option("--level", a.level, "finest level to decode; above what is there means the finest that is")
       .range(0, sluice::max_passes);
   c.add_option("--layers", a.layers, "A:B = layers A to B - 1 only; either may be left out");
+  c.add_option("--threads", a.threads, "changes the time it takes, not the capture").range(1, 256);
   c.add_flag("--json", a.as_json, "the result as JSON");
 }
 
@@ -257,6 +304,8 @@ int decode(const decode_arguments& a) {
   sluice::decode_options options;
   options.level = a.level;
   options.layers = parse_layers(a.layers, num_layers);
+  side_by_side pool;
+  options.parallel = sluice::parallel_for::of(a.threads, pool);
   slc_file file(a.in);
   for (const slc_file::frame& f : file.frames())
     if (f.index.header().layers != num_layers)
@@ -298,7 +347,8 @@ int decode(const decode_arguments& a) {
                       {"tiles", s.tiles},
                       {"damaged", s.damaged},
                       {"degraded", s.degraded},
-                      {"outside", s.outside}});
+                      {"outside", s.outside},
+                      {"coarser", s.coarser}});
     bar.at(++done, file.frames().size());
   }
 
@@ -342,33 +392,62 @@ int decode(const decode_arguments& a) {
 }
 
 struct truncate_arguments {
-  std::string in, out;
-  int level = 0;
+  std::string in, out, profile;
+  int level = sluice::max_passes;
+  std::size_t max_bytes = 0;
   bool as_json = false;
 };
 
 void describe_truncate(option_list& c, truncate_arguments& a) {
   c.add_option("SLC", a.in, "a .slc file").required();
   c.add_option("-o,--output", a.out, "the .slc file to write").required();
-  c.add_option("--level", a.level, "finest level to keep").required().range(0, sluice::max_passes - 1);
+  c.add_option("--level", a.level, "finest level to keep; without: all that --max-bytes leaves")
+      .range(0, sluice::max_passes - 1);
+  c.add_option("--max-bytes", a.max_bytes,
+               "the file is never larger: what gains least for its bytes goes first; 0 = no limit")
+      .range(std::size_t{0}, std::size_t{1} << 60);
+  c.add_option("-p,--profile", a.profile, "its profile: tells --max-bytes what layers, K and V are worth");
   c.add_flag("--json", a.as_json, "the result as JSON");
 }
 
 int truncate(const truncate_arguments& a) {
+  const bool to_level = a.level < sluice::max_passes;
+  if (!to_level && a.max_bytes == 0) throw usage_error("truncate needs --level or --max-bytes");
+  std::optional<sluice::profile> profile;
+  if (!a.profile.empty()) profile = load_profile(a.profile);
   slc_file file(a.in);
   if (file.trouble() != sluice::status::ok)
     throw data_error(a.in + ": byte " + std::to_string(file.stopped_at()) + ": " + sluice::to_string(file.trouble()));
+  int passes = 0;  // of any frame: those that were made to fit have passes of their own
+  for (const slc_file::frame& f : file.frames()) passes = std::max<int>(passes, f.index.header().passes);
+  if (to_level && a.level >= passes)
+    throw data_error(a.in + ": " + sluice::to_string(sluice::status::level_not_present));
   output_file result(a.out);
+  byte_budget budget(a.max_bytes, file.size());
   std::size_t size = 0;
   for (slc_file::frame& f : file.frames()) {
-    const sluice::result<std::size_t> n = sluice::truncate(f.bytes, a.level);
-    if (!n) throw data_error(a.in + ": " + sluice::to_string(n.status()));
-    result.write(f.bytes.first(*n));
-    size += *n;
+    const sluice::frame_header& h = f.index.header();
+    if (profile && h.fingerprint && h.fingerprint != fingerprint_of(h.codec, *profile))
+      throw data_error(a.in + ": " + sluice::to_string(sluice::status::wrong_profile));
+    std::span<std::byte> left = f.bytes;
+    const auto cut = [&](sluice::result<std::size_t> n) {
+      if (n.status() == sluice::status::output_too_small)
+        throw data_error(a.in + ": " + too_small(h.position, budget.share(f.bytes.size())));
+      if (!n) throw data_error(a.in + ": " + sluice::to_string(n.status()));
+      left = left.first(*n);
+    };
+    if (to_level) cut(sluice::truncate(left, std::min<int>(a.level, h.passes - 1)));
+    if (a.max_bytes) cut(sluice::truncate_to(left, budget.share(f.bytes.size()), profile ? &*profile : nullptr));
+    result.write(left);
+    budget.spend(left.size(), f.bytes.size());
+    size += left.size();
   }
   if (!result.commit()) throw data_error(result.error());
-  say(a.as_json, {{"output", a.out}, {"level", a.level}, {"bytes", size}, {"from_bytes", file.size()}},
-      format("%s: level %d, %zu bytes of %zu", a.out.c_str(), a.level, size, file.size()));
+  json facts{{"output", a.out}, {"bytes", size}, {"from_bytes", file.size()}};
+  if (to_level) facts["level"] = a.level;
+  say(a.as_json, facts,
+      format("%s: %s%zu bytes of %zu", a.out.c_str(),
+             to_level ? ("level " + std::to_string(a.level) + ", ").c_str() : "", size, file.size()));
   return 0;
 }
 
@@ -377,5 +456,6 @@ int truncate(const truncate_arguments& a) {
 void add_code(program& p) {
   p.add<encode_arguments>("encode", "Compresses a capture into a .slc file.", describe_encode, encode);
   p.add<decode_arguments>("decode", "Makes a capture of a .slc file again.", describe_decode, decode);
-  p.add<truncate_arguments>("truncate", "Cuts a .slc file down to a coarser level.", describe_truncate, truncate);
+  p.add<truncate_arguments>("truncate", "Cuts a .slc file down to a coarser level or to a number of bytes.",
+                            describe_truncate, truncate);
 }

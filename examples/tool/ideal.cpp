@@ -93,7 +93,7 @@ std::vector<double> ideal_bytes(slc_file& file, const sluice::profile& profile) 
   for (slc_file::frame& f : file.frames()) {
     const sluice::frame_header& h = f.index.header();
     if (!codec::id.decodes(h.codec) || h.fingerprint != fingerprint || h.levels_present != profile.passes ||
-        f.bytes.size() != f.index.size())
+        f.index.any_cut() || f.bytes.size() != f.index.size())
       return {};
     for (int layer = 0; layer < h.layers; ++layer)
       for (sluice::plane which : {sluice::plane::key, sluice::plane::value})

@@ -79,6 +79,7 @@ int verify(const verify_arguments& a) {
                     {"tiles", c.tiles},
                     {"damaged_tiles", c.damaged},
                     {"missing_tiles", c.missing},
+                    {"cut_tiles", c.cut},
                     {"status", sluice::to_string(file.trouble())},
                     {"whole_bytes", file.stopped_at()}});
   } else if (whole) {
@@ -112,10 +113,15 @@ int info(const info_arguments& a) {
   const class_bytes classes = account.classes_of(sluice::max_passes);
   const sluice::frame_header& h = file.frames()[0].index.header();
   const double values = double(std::max<std::uint64_t>(c.values, 1)), raw = double(c.raw);
-  std::vector<std::size_t> size_at(h.passes, 0);
-  for (slc_file::frame& f : file.frames())
-    for (int j = 0; j < std::min<int>(h.passes, f.index.header().passes); ++j)
-      size_at[std::size_t(j)] += std::size_t(f.index.size_at(j));
+  int passes = 0, present = 0;  // frames that were made to fit have passes of their own
+  for (const slc_file::frame& f : file.frames()) {
+    passes = std::max<int>(passes, f.index.header().passes);
+    present = std::max<int>(present, f.index.header().levels_present);
+  }
+  std::vector<std::size_t> size_at(std::size_t(passes), 0);
+  for (const slc_file::frame& f : file.frames())
+    for (int j = 0; j < passes; ++j)
+      size_at[std::size_t(j)] += std::size_t(f.index.size_at(std::min(j, f.index.header().passes - 1)));
 
   std::vector<double> ideal;
   if (!a.profile.empty()) {
@@ -134,7 +140,7 @@ int info(const info_arguments& a) {
     for (const auto& l : all.layers) layers.push_back({{"k", l[0]}, {"v", l[1]}});
     for (std::size_t j = 0; j < size_at.size(); ++j)
       levels.push_back({{"level", j},
-                        {"present", j < h.levels_present},
+                        {"present", int(j) < present},
                         {"bytes", size_at[j]},
                         {"bits_per_value", bits(size_at[j])},
                         {"ratio", ratio(size_at[j])}});
@@ -163,7 +169,8 @@ int info(const info_arguments& a) {
                     {"codec", codec_name(h.codec)},
                     {"stages", stages},
                     {"types", {types_of(file, plane::key), types_of(file, plane::value)}},
-                    {"levels_present", h.levels_present},
+                    {"levels_present", present},
+                    {"cut_tiles", c.cut},
                     {"levels", levels},
                     {"k_bytes", keys},
                     {"v_bytes", vals},
@@ -195,8 +202,10 @@ int info(const info_arguments& a) {
   for (std::size_t j = 0; j < size_at.size(); ++j) {
     std::printf("%5zu %10zu %12.3f %8.2f", j, size_at[j], bits(size_at[j]), ratio(size_at[j]));
     if (j < ideal.size()) std::printf("%20.2f %%", 100 * (double(size_at[j]) / ideal[j] - 1));
-    std::printf("%s\n", j < h.levels_present ? "" : "   not here");
+    std::printf("%s\n", int(j) < present ? "" : "   not here");
   }
+  if (c.cut)
+    std::printf("made or cut to fit: %zu of %zu tiles left out of levels above the base\n", c.cut, c.cut + c.tiles);
   std::printf("\nK %zu bytes, V %zu bytes\npayload: exact tokens %zu", keys, vals, all.exact);
   for (int s = 0; s < sluice::max_sections; ++s)
     if (all.sections[s] && (account.classes.empty() || sluice::section(s) != sluice::section::entropy))

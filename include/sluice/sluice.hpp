@@ -3,6 +3,7 @@
 
 // All that a host program needs; no CUDA, no Eigen, no third-party header.
 
+#include <sluice/codec/budget.hpp>
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/decoder.hpp>
 #include <sluice/codec/encoder.hpp>

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whatever the bytes: index, truncation and every decoder end with a status, write nothing outside the view, and a frame
-// cut after a level decodes as the whole frame does at that level.
+// Whatever the bytes: index, truncation and every decoder end with a status, write nothing outside the view, a frame cut
+// after a level decodes as the whole frame does at that level, and one that was cut to fit is no more damaged.
 // The first byte says how (support/fuzz_models.hpp). Frames of four layers go to a hybrid model.
 // `sluice_tests --test-case="fuzz seeds: make" --no-skip` writes the seeds anew.
+#include <sluice/codec/budget.hpp>
 #include <sluice/sluice.hpp>
 
 #include <cstdint>
@@ -29,6 +30,7 @@ void decode_hybrid(std::span<const std::byte> frame, std::uint8_t how) {
   const caches::mixed_cache c = fuzz_models::hybrid_pages(how);
   const page_status done = d.decode(frame, c.views(), {.level = how >> 3 & 7, .position = how & 4 ? 100 : -1});
   require(done.damaged <= done.tiles && done.degraded <= done.tiles && done.outside <= done.tiles);
+  require(done.coarser + done.degraded <= done.tiles);
   if (done.tiles == 0)
     for (const kv_view& v : c.views())
       caches::for_each_element(
@@ -58,6 +60,16 @@ void decode(std::span<const std::byte> frame, const profile& p, std::uint8_t how
   const kv_view w = how & 64 ? b.view().slice(3, 18) : b.view();
   const page_status again = d.decode(cut, w, {.position = how & 4 ? 100 : -1});
   require(again.worst == done.worst && again.damaged == done.damaged && a.bytes() == b.bytes());
+
+  // Cut to fit: no larger, still a frame, and nothing is damaged that was not.
+  const std::size_t budget = cut.size() - cut.size() / 4;
+  const result<std::size_t> fits = truncate_to(cut, budget, how & 8 ? &p : nullptr);
+  if (!fits || done.tiles == 0) return;
+  require(*fits <= budget);
+  cut.resize(*fits);
+  cut.shrink_to_fit();
+  const page_status smaller = d.decode(cut, w, {.position = how & 4 ? 100 : -1});
+  require(smaller.damaged <= done.damaged && smaller.degraded <= done.degraded && smaller.tiles == done.tiles);
 }
 
 }  // namespace

@@ -45,6 +45,11 @@ inline void fix_checksums(std::span<std::byte> frame) {
         sluice::tile_entry e;
         std::byte* const at = index + listed + i * sizeof e;
         std::memcpy(&e, at, sizeof e);
+        if (e.size == sluice::cut_tile) {
+          e.checksum = 0;
+          std::memcpy(at, &e, sizeof e);
+          continue;
+        }
         if (offset + e.size > frame.size()) break;
         e.checksum = sluice::checksum(frame.data() + offset, e.size, std::uint32_t(i));
         std::memcpy(at, &e, sizeof e);

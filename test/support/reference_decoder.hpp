@@ -868,10 +868,21 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   std::size_t tiles = 0;
   for (int l = 0; l < layers; ++l) tiles += std::size_t((groups(l, 0) + groups(l, 1)) * token_tiles);
   require(tiles > 0, "absent layers only");
-  std::vector<bytes> tile;  // by ordinal, as far as they are present
+  std::vector<bytes> tile;                // by ordinal, as far as they are present
+  std::vector<int> finest(tiles, level);  // level of each tile of a pass
+  std::vector<bool> cut(tiles);
   std::size_t at = 88 + index_size;
   for (std::size_t i = 0; i < tiles * std::size_t(out.passes); ++i) {
     const auto size = in.get<std::uint32_t>(), sum = in.get<std::uint32_t>();
+    const int pass = int(i / tiles);
+    if (size == 0xffffffff) {  // 3.4
+      require(pass > 0 && sum == 0, "cut base");
+      if (!cut[i % tiles]) finest[i % tiles] = std::min(level, pass - 1);
+      cut[i % tiles] = true;
+      if (pass <= level) tile.push_back({});
+      continue;
+    }
+    require(!cut[i % tiles], "tile size");
     if (i < tiles * std::size_t(level + 1)) {
       require(at + size <= file.size(), "truncated");
       tile.push_back(file.subspan(at, size));
@@ -910,12 +921,13 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
       for (int t = 0; t < token_tiles; ++t)
         for (int g = 0; g < groups(l, which); ++g, ++ordinal) {
           if (tile[ordinal].empty()) continue;
+          const int tile_level = finest[ordinal];
           const int first_channel = g * s.group_width[which],
                     w = std::min<int>(s.group_width[which], v.width - first_channel), blocks = (w + 31) / 32,
                     stride = 32 * blocks;
           const std::size_t row_bytes = std::size_t(w) * element_size;
           std::vector<envelope> e;
-          for (int pass = 0; pass <= level; ++pass)
+          for (int pass = 0; pass <= tile_level; ++pass)
             e.push_back(open_tile(tile[ordinal + tiles * std::size_t(pass)], pass,
                                   std::min(tile_tokens, out.tokens - t * tile_tokens), row_bytes));
           const int first = t * tile_tokens + e[0].first;  // counted from the first one of the frame
@@ -1032,7 +1044,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
             matrix =
                 known.matrix.data() + std::size_t(g) * std::size_t(known.group_width) * std::size_t(known.group_width);
           double scale = transform == 1 ? known.scale : 1;
-          if (quantizer == 1) scale *= step * std::pow(3.0, P - 1 - level);
+          if (quantizer == 1) scale *= step * std::pow(3.0, P - 1 - tile_level);
           for (int i = 0; quantizer != 1 && i < rows; ++i)
             for (int k = 0; k < w; ++k) {
               const int group = along_channels ? (i * (w / dim) + k / dim) * of_head + k % dim / run : i / run * w + k;

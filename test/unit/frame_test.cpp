@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The frame as bytes: index and truncation, every damage found, and hostile bytes that pass for sound ones.
 #include <sluice/codec/presets.hpp>
+#include <sluice/format/cut.hpp>
 
 #include <doctest/doctest.h>
 #include <support/caches.hpp>
@@ -144,6 +145,91 @@ TEST_CASE("frame: truncation in place") {
   CHECK(differ <= 5);  // levels_present and a checksum
   bytes nothing(10);
   CHECK(truncate(nothing, 0).status() == status::not_a_frame);
+}
+
+TEST_CASE("frame: passes that were cut from tiles, as the index says it") {
+  const auto f = small_frame::make<codec::standard>(true);
+  frame_index whole;
+  REQUIRE(whole.parse(f.frame) == status::ok);
+  const std::size_t tiles = whole.tiles_per_pass();
+  std::vector<std::uint8_t> kept(tiles, 3);
+  kept[1] = 1;
+  kept[4] = 2;
+  bytes cut = f.frame;
+  const result<std::size_t> size = cut_tiles(cut, kept);
+  REQUIRE(size);
+  cut.resize(*size);
+  frame_index index;
+  REQUIRE(index.parse(cut) == status::ok);
+  CHECK(index.any_cut());
+  CHECK_FALSE(whole.any_cut());
+  CHECK(index.header().passes == 3);
+  CHECK(index.header().levels_present == 3);
+  CHECK(index.header().frame_size == cut.size());
+  CHECK(index.payload_offset() == whole.payload_offset());
+  // What is left has moved together, with the checksums that it had.
+  std::uint64_t at = index.payload_offset();
+  for (std::size_t i = 0; i < 3 * tiles; ++i) {
+    CAPTURE(i);
+    CHECK(index.range(i).begin == at);
+    CHECK(index.is_cut(i) == (i / tiles >= kept[i % tiles]));
+    if (index.is_cut(i)) {
+      CHECK(index.range(i).size() == 0);
+    } else {
+      const byte_range from = whole.range(i), to = index.range(i);
+      REQUIRE(from.size() == to.size());
+      CHECK(index.checksum_of(i) == whole.checksum_of(i));
+      CHECK(std::equal(f.frame.begin() + std::ptrdiff_t(from.begin), f.frame.begin() + std::ptrdiff_t(from.end),
+                       cut.begin() + std::ptrdiff_t(to.begin)));
+    }
+    at = index.range(i).end;
+  }
+  CHECK(at == cut.size());
+  for (std::size_t i = 0; i < tiles; ++i) CHECK(index.levels_of(i) == kept[i]);
+
+  // Read at a level it is what the whole frame is at the finest level that each tile has.
+  caches::cache back = make_cache(f.shape, 23);
+  for (int level = 0; level < 3; ++level) {
+    const page_status done = caches::decode(f.made_with, cut, back.view(), {.level = level});
+    CHECK(done.worst == status::ok);
+    CHECK(done.coarser == std::uint32_t(level));
+    CHECK(done.degraded == 0);
+  }
+  // Cut to a level it is still a cut frame, or none where nothing above the base is left.
+  bytes level1 = cut;
+  level1.resize(*truncate(level1, 1));
+  frame_index shorter;
+  REQUIRE(shorter.parse(level1) == status::ok);
+  CHECK(shorter.levels_of(4) == 2);
+  CHECK(shorter.levels_of(0) == 2);
+  CHECK(shorter.levels_of(1) == 1);
+  bytes base = cut;
+  base.resize(*cut_tiles(base, std::vector<std::uint8_t>(tiles, 1)));
+  REQUIRE(shorter.parse(base) == status::ok);
+  CHECK(shorter.header().passes == 1);
+  CHECK_FALSE(shorter.any_cut());
+  CHECK(base.size() == detail::front_size(1, tiles, 1) + whole.range(0, 0, 2).size());
+
+  // Entries that contradict each other, behind right checksums.
+  const std::size_t entries = sizeof(frame_header) + sizeof(shape_run);
+  const auto verdict = [&](std::size_t ordinal, tile_entry e) {
+    bytes b = cut;
+    frame_header h = frames::load<frame_header>(b, 0);
+    frames::store(b, entries + 8 * ordinal, e);
+    h.index_checksum = checksum(b.data() + sizeof h, h.index_size, frame_magic);
+    h.header_checksum = header_checksum(h);
+    frames::store(b, 0, h);
+    frame_index i;
+    return i.parse(b);
+  };
+  CHECK(verdict(tiles + 1, {cut_tile, 0}) == status::ok);  // as it is
+  CHECK(verdict(tiles + 1, {cut_tile, 1}) == status::corrupt_index);
+  CHECK(verdict(tiles + 1, {0, 0}) == status::ok);                 // nothing coded in a pass that is here
+  CHECK(verdict(2 * tiles + 1, {0, 0}) == status::corrupt_index);  // here again above one that was cut
+  CHECK(verdict(2 * tiles + 1, {16, 0}) == status::corrupt_index);
+  CHECK(verdict(1, {cut_tile, 0}) == status::corrupt_index);      // the base is never cut
+  CHECK(verdict(tiles, {cut_tile, 0}) == status::corrupt_index);  // below one that is here
+  CHECK(verdict(tiles + 1, {cut_tile - 1, 0}) == status::corrupt_index);
 }
 
 TEST_CASE("frame: what does not belong together is refused by name") {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The seeds of the frame fuzzer are frames of this version of the format, at least one for every preset, that decode.
 // `sluice_tests --test-case="fuzz seeds: make" --no-skip` writes them anew: with a new format version or a new preset.
+#include <sluice/codec/budget.hpp>
 #include <sluice/codec/presets.hpp>
 
 #include <doctest/doctest.h>
@@ -111,6 +112,9 @@ TEST_CASE("fuzz seeds: make" * doctest::skip()) {
         bytes frame = caches::encode<tiled>(m.tuned, source.view());
         frame.resize(*truncate(frame, 1));
         write("moved", how, frame);
+        frame = caches::encode<tiled>(m.tuned, source.view());
+        frame.resize(*truncate_to(frame, frame.size() * 3 / 4, &m.tuned));
+        write("cut", finest | fuzz_models::calibrated, frame);
       }
       for (const unsigned window : {0u, unsigned(fuzz_models::some_tokens)}) {
         if (window && name != "standard" && name != "exact") continue;
@@ -118,6 +122,10 @@ TEST_CASE("fuzz seeds: make" * doctest::skip()) {
         for (const kv_view& v : pages.views()) caches::fill(v, m.hybrid_shape, 77 + std::uint64_t(v.layer_id(0)));
         write("hybrid_" + name + (window ? "_window" : ""), finest | window,
               caches::encode<tiled>(m.hybrid, pages.views()));
+        if (name != "standard") continue;
+        bytes frame = caches::encode<tiled>(m.hybrid, pages.views());
+        frame.resize(*truncate_to(frame, frame.size() * 3 / 4));
+        write(window ? "hybrid_cut_window" : "hybrid_cut", finest | window, frame);
       }
     });
 }

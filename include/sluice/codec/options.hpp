@@ -4,6 +4,7 @@
 #include <sluice/codec/tile_codec.hpp>
 #include <sluice/status.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -11,10 +12,35 @@
 
 namespace sluice {
 
+/// Threads of the caller that share the work of a call; the library starts none. What is made does not depend on it.
+/// Borrowed for the call.
+struct parallel_for {
+  int workers = 1;  ///< tasks that may run at once; encoder and decoder keep a workspace for each
+  /// Calls task(context, i) once for every i from 0 to n - 1, on any threads, also one after the other, and returns when
+  /// all have returned; n is at most `workers`. Null: the calling thread works alone.
+  void (*run)(void* pool, int n, void (*task)(void* context, int i), void* context) = nullptr;
+  void* pool = nullptr;  ///< handed to run
+
+  /// Of anything that is called as f(n, task), where task(i) is to be called for every i from 0 to n - 1; f is borrowed.
+  template <class F>
+  static parallel_for of(int workers, F& f) noexcept {
+    return {workers,
+            [](void* made, int n, void (*task)(void*, int), void* context) {
+              (*static_cast<F*>(made))(n, [task, context](int i) { task(context, i); });
+            },
+            &f};
+  }
+};
+
 /// What to make.
 struct encode_options {
   int levels = max_passes;  ///< passes to make, from the base on; more than the codec has means all
   side_info side{};         ///< what a predictor may use; the decoder must be given the same
+  /// The frame is never larger. Where all levels are, passes leave tile by tile as truncate_to() takes them; where not
+  /// even the base fits, and for a codec of one level, it is output_too_small. SIZE_MAX = no limit.
+  std::size_t max_bytes = SIZE_MAX;
+  parallel_for
+      parallel{};  ///< shares layers and token tiles; whole token tiles where a predictor looks at lower layers
 };
 
 /// What to decode, and where it goes.
@@ -34,6 +60,8 @@ struct decode_options {
   /// Out: the worst status of each page of the first view, from the one that holds its first token on; of each token
   /// where the view has no pages. Pages that the frame does not reach are absent. Entries beyond its last are not used.
   std::span<status> pages{};
+  parallel_for
+      parallel{};  ///< shares layers and token tiles; whole token tiles where a predictor looks at lower layers
 };
 
 /// What a decode did. A page whose status is neither ok nor degraded holds nothing that can be trusted.
@@ -41,9 +69,10 @@ struct page_status {
   status worst = status::ok;   ///< why nothing was decoded, or the worst of any tile
   std::uint32_t tiles = 0;     ///< looked at
   std::uint32_t damaged = 0;   ///< not written, or absent for tokens that the view shows
-  std::uint32_t degraded = 0;  ///< written below the level asked for
+  std::uint32_t degraded = 0;  ///< written below the level asked for, for want of sound bytes
   std::uint32_t outside = 0;   ///< without tokens that the view shows outside of the layer's window, which is no damage
-  /// Whether all that was asked for is there, at the level asked for.
+  std::uint32_t coarser = 0;   ///< written below the level asked for since the frame was made or cut to fit: no damage
+  /// Whether all that was asked for is there, at the level asked for or the finest that the frame has of it.
   explicit operator bool() const noexcept { return worst == status::ok; }
 };
 

@@ -213,8 +213,9 @@ concept gives_rows = (C::domain == value_domain::stored && gives_elements<typena
 /// - `uses(profile)`: whether frames depend on what the profile says beyond the shape; then they carry its fingerprint,
 ///   and are refused by who has another. Where it is false, a decoder must not look at anything else of it. A codec with
 ///   an optional section of its own adds `fingerprint(profile)`: profile::fingerprint(stage, id).
-/// - `encoder{profile, isa}`, one a thread, may keep memory; borrows the profile. `state()`: ok, or why the profile
-///   does not serve. `encode(rows, side, passes, writer)`: writes sections of passes 0 .. passes - 1; may move rows to
+/// - `encoder{profile, isa}`, one a thread, may keep memory; borrows the profile. Where span is 0 tiles come in any order
+///   to several of them: what is written of one must not depend on others. `state()`: ok, or why the profile does not
+///   serve. `encode(rows, side, passes, writer)`: writes sections of passes 0 .. passes - 1; may move rows to
 ///   the exact ones with make_exact() before it writes; may change rows.x. too_large = keep this tile as it is, which
 ///   also happens to a tile that would take more bytes than that.
 /// - `decoder{profile, isa}` likewise. `decode(tiles, side)`: takes up to tiles_at_once tiles of one layer, whose

@@ -48,9 +48,10 @@ struct pass_account {
 struct byte_account {
   std::size_t index = 0;             ///< header, shapes, sizes and checksums
   std::vector<pass_account> passes;  ///< those that the header says are present
-  std::size_t tiles = 0;             ///< of these passes
+  std::size_t tiles = 0;             ///< of these passes that are here
   std::size_t damaged = 0;           ///< tiles whose checksum or envelope is wrong
-  std::size_t missing = 0;           ///< tiles that are cut off
+  std::size_t missing = 0;           ///< tiles that are cut off by an end that came too early
+  std::size_t cut = 0;               ///< of these passes, tiles that the frame was made or cut to fit without
   std::uint64_t values = 0;          ///< elements that the tiles cover; all of a tile whose base cannot be read
   std::uint64_t raw = 0;             ///< bytes that these are in the cache
 
@@ -70,7 +71,8 @@ struct byte_account {
 
   /// Adds another frame of the same sequence.
   byte_account& operator+=(const byte_account& b) {
-    index += b.index, tiles += b.tiles, damaged += b.damaged, missing += b.missing, values += b.values, raw += b.raw;
+    index += b.index, tiles += b.tiles, damaged += b.damaged, missing += b.missing, cut += b.cut;
+    values += b.values, raw += b.raw;
     if (passes.size() < b.passes.size()) passes.resize(b.passes.size());
     for (std::size_t p = 0; p < b.passes.size(); ++p) passes[p] += b.passes[p];
     return *this;
@@ -115,7 +117,7 @@ inline bool add_tile(const frame_index& index, std::span<const std::byte> frame,
 }  // namespace detail
 
 /// Takes a frame apart, which may be cut or damaged; `index` is its own. Calls each(key, pass, envelope, sections) for
-/// every pass of a tile that can be read and whose base can be read, from the base on.
+/// every pass of a tile that is here and can be read and whose base can be read, from the base on.
 template <class F>
 byte_account account(const frame_index& index, std::span<const std::byte> frame, F&& each) {
   const frame_header& h = index.header();
@@ -130,7 +132,9 @@ byte_account account(const frame_index& index, std::span<const std::byte> frame,
           const tile_key key{layer, which, t, g};
           tile_envelope envelope;
           bool sound = h.levels_present > 0;
-          for (int pass = 0; pass < h.levels_present; ++pass) {
+          const int levels = index.levels_of(index.ordinal(0, key));
+          a.cut += std::size_t(h.levels_present - levels);
+          for (int pass = 0; pass < levels; ++pass) {
             tile_sections sections;
             const bool read = detail::add_tile(index, frame, key, pass, envelope, sections, a);
             if (pass == 0) sound = read;

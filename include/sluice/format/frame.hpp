@@ -59,7 +59,7 @@ struct frame_header {
   std::uint16_t header_size;      ///< bytes: sizeof(frame_header)
   std::uint64_t fingerprint;      ///< of the profile; 0 for codecs that need none
   std::int64_t position;          ///< sequence position of the first token
-  std::uint64_t frame_size;       ///< bytes with all passes that were made
+  std::uint64_t frame_size;       ///< bytes with all passes that the index lists
   std::uint32_t tokens;           ///< 1 to max_frame_tokens
   std::uint32_t tile_tokens;      ///< tokens of a token tile, 1 to max_tile_tokens; the last one may have fewer
   std::uint32_t index_size;       ///< bytes of the index, which follows the header
@@ -67,7 +67,7 @@ struct frame_header {
   std::uint16_t layers;           ///< of the model, those without KV included
   std::uint16_t shape_runs;       ///< at the start of the index
   std::uint8_t unused[2];         ///< zero
-  std::uint8_t passes;            ///< made
+  std::uint8_t passes;            ///< that the index lists: those made, or fewer where tiles were cut
   std::uint8_t levels_present;    ///< passes that are here: truncation lowers this and nothing else
   codec_id codec;                 ///< what made the frame
   std::uint8_t reserved[4];       ///< zero
@@ -112,10 +112,13 @@ static_assert(sizeof(shape_run) == 16 && offsetof(shape_run, type) == 12);
 
 /// The index's entry of one coded unit: (pass, layer, plane, token tile, group).
 struct tile_entry {
-  std::uint32_t size;      ///< bytes; 0 = nothing is coded
-  std::uint32_t checksum;  ///< over these bytes, with the tile's ordinal as seed
+  std::uint32_t size;      ///< bytes; 0 = nothing is coded; cut_tile = this pass was cut from the tile
+  std::uint32_t checksum;  ///< over these bytes, with the tile's ordinal as seed; 0 where the pass was cut
 };
 static_assert(sizeof(tile_entry) == 8);
+
+/// In place of a tile's size: the frame has this tile at the level below only, because it was made or cut to fit.
+inline constexpr std::uint32_t cut_tile = UINT32_MAX;
 
 /// The first four bytes of a frame, "SLCF", as a little-endian number.
 inline constexpr std::uint32_t frame_magic = 0x46434c53;
@@ -181,7 +184,22 @@ class frame_index {
     return std::size_t(pass) * tiles_per_pass_ + first + std::size_t(k.tile) * std::size_t(s.groups(int(k.plane))) +
            std::size_t(k.group);
   }
-  /// Where the bytes of a tile lie in the frame; empty where nothing is coded.
+  /// Levels that are here of the tile with this ordinal in pass 0: header().levels_present, or fewer where some were cut.
+  int levels_of(std::size_t ordinal) const noexcept { return detail::min<int>(kept_[ordinal], header_.levels_present); }
+  /// Whether the pass with this ordinal was cut from its tile.
+  bool is_cut(std::size_t ordinal) const noexcept {
+    return ordinal / tiles_per_pass_ >= kept_[ordinal % tiles_per_pass_];
+  }
+  /// Levels that all tiles have: header().levels_present, or fewer where some were cut.
+  int whole_levels() const noexcept {
+    int levels = header_.levels_present;
+    for (std::size_t i = 0; any_cut_ && i < kept_.size(); ++i) levels = detail::min(levels, levels_of(i));
+    return levels;
+  }
+  /// Whether any tile was cut.
+  bool any_cut() const noexcept { return any_cut_; }
+
+  /// Where the bytes of a tile lie in the frame; empty where nothing is coded, or where it was cut.
   byte_range range(std::size_t ordinal) const noexcept { return {offset_[ordinal], offset_[ordinal + 1]}; }
   /// What the bytes of a tile must have as checksum(), with the ordinal as seed.
   std::uint32_t checksum_of(std::size_t ordinal) const noexcept { return checksum_[ordinal]; }
@@ -208,7 +226,9 @@ class frame_index {
   std::vector<std::size_t> first_tile_;  // [layers + 1], within a pass
   std::vector<std::uint64_t> offset_;    // [passes * tiles_per_pass + 1], from the frame's first byte
   std::vector<std::uint32_t> checksum_;
+  std::vector<std::uint8_t> kept_;  // [tiles_per_pass], passes that were not cut
   std::size_t tiles_per_pass_ = 0;
+  bool any_cut_ = false;
 };
 
 /// Whether this decoder reads a version of the format; until 1.0 any minor number may change the meaning of bytes.
@@ -273,10 +293,21 @@ inline status frame_index::parse(std::span<const std::byte> bytes) {
   const std::size_t total = tiles * h.passes;
   offset_.resize(total + 1);
   checksum_.resize(total);
+  kept_.assign(tiles, h.passes);
+  any_cut_ = false;
   offset_[0] = sizeof h + h.index_size;
   for (std::size_t i = 0; i < total; ++i) {
     tile_entry e;
     std::memcpy(&e, entries + i * sizeof e, sizeof e);
+    std::uint8_t& kept = kept_[i % tiles];
+    if (e.size == cut_tile) {  // passes are cut from the finest down, the base never is
+      if (i < tiles || e.checksum) return status::corrupt_index;
+      kept = std::uint8_t(detail::min<std::size_t>(kept, i / tiles));
+      any_cut_ = true;
+      e.size = 0;
+    } else if (kept < h.passes) {
+      return status::corrupt_index;
+    }
     offset_[i + 1] = offset_[i] + e.size;
     checksum_[i] = e.checksum;
   }
@@ -286,10 +317,11 @@ inline status frame_index::parse(std::span<const std::byte> bytes) {
   return status::ok;
 }
 
-/// The bytes of one pass of a tile, which are still a codec's to judge. Errors: truncated (not all of them are here),
-/// corrupt_tile (they are not what the index says).
+/// The bytes of one pass of a tile, which are still a codec's to judge; none where the pass was cut. Errors: truncated (not
+/// all of them are here), corrupt_tile (they are not what the index says).
 inline result<std::span<const std::uint8_t>> tile_bytes(const frame_index& index, std::span<const std::byte> frame,
                                                         std::size_t ordinal, isa on = isa::best) noexcept {
+  if (index.is_cut(ordinal)) return std::span<const std::uint8_t>();
   const byte_range r = index.range(ordinal);
   if (r.end > frame.size()) return status::truncated;
   const std::span bytes(reinterpret_cast<const std::uint8_t*>(frame.data()) + r.begin, std::size_t(r.size()));
@@ -298,7 +330,8 @@ inline result<std::span<const std::uint8_t>> tile_bytes(const frame_index& index
   return bytes;
 }
 
-/// The finest level up to `level` at which every tile of the frame is whole; -1 = a tile of the base is not.
+/// The finest level up to `level` at which every tile of the frame is whole; -1 = a tile of the base is not. What was cut
+/// is not missing.
 inline int sound_level(const frame_index& index, std::span<const std::byte> frame, int level) noexcept {
   const std::size_t tiles = index.tiles_per_pass();
   for (std::size_t i = 0; i < std::size_t(level + 1) * tiles; ++i)

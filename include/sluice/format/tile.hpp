@@ -174,8 +174,10 @@ class tile_writer {
   std::vector<std::uint8_t>& at(int pass, section s) noexcept { return sections_[pass][int(s)]; }
   /// Appends n bytes to a section.
   void put_bytes(int pass, section s, const void* p, std::size_t n) {
-    const auto* b = static_cast<const std::uint8_t*>(p);
-    at(pass, s).insert(at(pass, s).end(), b, b + n);
+    std::vector<std::uint8_t>& to = at(pass, s);
+    const std::size_t start = to.size();
+    to.resize(start + n);
+    if (n) std::memcpy(to.data() + start, p, n);
   }
   /// A plain value, little endian.
   template <class T>

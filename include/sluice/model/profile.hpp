@@ -3,13 +3,13 @@
 
 #include <sluice/format/checksum.hpp>
 #include <sluice/format/limits.hpp>
+#include <sluice/model/profile_memo.hpp>
 #include <sluice/numeric.hpp>
 #include <sluice/status.hpp>
 #include <sluice/tensor/rope.hpp>
 #include <sluice/tensor/shape.hpp>
 
 #include <array>
-#include <atomic>
 #include <bit>
 #include <cstdint>
 #include <cstdio>
@@ -27,47 +27,6 @@ constexpr int basis_heads(int requested, int num_kv_heads, int head_dim) noexcep
   const int fit = requested > 0 ? requested : head_dim > 0 ? 256 / head_dim : 1;
   return fit < 1 ? 1 : fit > num_kv_heads ? num_kv_heads : fit;
 }
-
-namespace detail {
-
-/// One thing that is derived from a profile and costs so much that its users share it. Copies of a profile share it too,
-/// each finding its own by a key over what it was derived from; it is no part of a profile's value.
-class profile_memo {
- public:
-  profile_memo() : state_(std::make_shared<state>()) {}
-  profile_memo(const profile_memo&) = default;  // and no move: what was moved from can be used on
-  profile_memo& operator=(const profile_memo&) = default;
-
-  /// What make() returned for this key; other threads that ask meanwhile wait.
-  template <class T, class Make>
-  std::shared_ptr<const T> get(std::uint64_t key, Make make) const {
-    const lock held(state_->busy);
-    if (!state_->value || state_->key != key) state_->value = make(), state_->key = key;
-    return std::static_pointer_cast<const T>(state_->value);
-  }
-
- private:
-  struct lock {
-    explicit lock(std::atomic_flag& f) : flag(f) {
-      while (flag.test_and_set(std::memory_order_acquire)) flag.wait(true, std::memory_order_relaxed);
-    }
-    ~lock() {
-      flag.clear(std::memory_order_release);
-      flag.notify_one();
-    }
-    lock(const lock&) = delete;
-    lock& operator=(const lock&) = delete;
-    std::atomic_flag& flag;
-  };
-  struct state {
-    std::atomic_flag busy;
-    std::uint64_t key = 0;
-    std::shared_ptr<const void> value;
-  };
-  std::shared_ptr<state> state_;
-};
-
-}  // namespace detail
 
 /// What is known about K or V of one layer: how to turn channels into coefficients and how those are distributed.
 /// Decoded channels of group g are x = scale * sum_k c[k] * matrix[k] + mean, with c in units of the finest step.
@@ -184,15 +143,23 @@ inline constexpr std::uint32_t profile_magic = 0x50434c53;  // "SLCP"
 inline constexpr std::uint16_t profile_version = 2;
 inline constexpr std::size_t max_profile_sections = 64;
 
-/// Appends plain little-endian values.
+inline std::uint64_t checksum64(std::span<const std::byte> b) noexcept {
+  return std::uint64_t{checksum(b.data(), b.size(), 0x736c7563)} << 32 | checksum(b.data(), b.size(), 0x65707266);
+}
+
+/// Appends plain little-endian values; where only equality matters, long runs of bytes as size and checksum.
 class byte_writer {
  public:
-  explicit byte_writer(std::vector<std::byte>& out) : out_(out) {}
+  explicit byte_writer(std::vector<std::byte>& out, bool digest = false) : out_(out), digest_(digest) {}
   template <class T>
   void put(const T& v) {
     put_bytes(&v, sizeof v);
   }
   void put_bytes(const void* p, std::size_t n) {
+    if (digest_ && n > 1024) {
+      const std::uint64_t stand_in[] = {n, checksum64({static_cast<const std::byte*>(p), n})};
+      return put(stand_in);
+    }
     const std::size_t at = out_.size();
     out_.resize(at + n);
     if (n) std::memcpy(out_.data() + at, p, n);
@@ -200,6 +167,7 @@ class byte_writer {
 
  private:
   std::vector<std::byte>& out_;
+  bool digest_;
 };
 
 /// Reads plain little-endian values from untrusted bytes; after a read past the end every value is zero and ok() is false.
@@ -242,10 +210,6 @@ class byte_reader {
   std::span<const std::byte> in_;
   bool ok_ = true;
 };
-
-inline std::uint64_t checksum64(std::span<const std::byte> b) noexcept {
-  return std::uint64_t{checksum(b.data(), b.size(), 0x736c7563)} << 32 | checksum(b.data(), b.size(), 0x65707266);
-}
 
 inline bool finite_f16(std::uint16_t h) noexcept { return (h & 0x7c00u) != 0x7c00u; }
 
@@ -437,13 +401,13 @@ inline void write_section(byte_writer& w, std::uint8_t stage, std::uint8_t id, b
   w.put_bytes(bytes.data(), bytes.size());
 }
 
-// The identity is a hash of these bytes without the optional sections.
-inline std::vector<std::byte> profile_body(const profile& p, bool with_optional) {
+// The identity is a hash of these bytes without the optional sections. A digest of them is equal where they are.
+inline std::vector<std::byte> profile_body(const profile& p, bool with_optional, bool digest = false) {
   std::vector<std::byte> body, bytes;
-  byte_writer w(body);
+  byte_writer w(body, digest);
   for (const own_section& s : own_sections) {
     bytes.clear();
-    byte_writer b(bytes);
+    byte_writer b(bytes, digest);
     s.write(p, b);
     write_section(w, std::uint8_t(s.stage), s.id, false, bytes);
   }
@@ -477,7 +441,19 @@ inline status validate(const profile& p) noexcept {
   return status::ok;
 }
 
-inline std::uint64_t profile::fingerprint() const { return detail::checksum64(detail::profile_body(*this, false)); }
+inline std::uint64_t profile::fingerprint() const {
+  struct identity {
+    std::uint64_t fingerprint;
+  };
+  const std::uint64_t key = detail::checksum64(detail::profile_body(*this, false, true));
+  return memo
+      .get<identity>(key,
+                     [this] {
+                       const std::uint64_t f = detail::checksum64(detail::profile_body(*this, false));
+                       return std::make_shared<const identity>(identity{f});
+                     })
+      ->fingerprint;
+}
 
 inline std::uint64_t profile::fingerprint(profile_stage stage, std::uint8_t id) const {
   const profile_section* s = find(stage, id);

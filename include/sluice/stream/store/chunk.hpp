@@ -78,12 +78,28 @@ inline chunk_cost chunk_of(std::int64_t position, int tokens, std::uint64_t valu
 }
 
 /// A stored chunk: the frame behind this index in its object, envelope included, and the size of the object that holds its
-/// exact copy, 0 = there is none.
+/// exact copy, 0 = there is none. Of a frame that was made or cut to fit, each value counts at the level that it has.
 inline chunk_cost chunk_of(const frame_index& index, std::uint64_t exact_bytes, const context_loss& loss) {
   std::vector<std::uint64_t> bytes;
   for (int l = 0; l < index.header().levels_present; ++l) bytes.push_back(sizeof(object_header) + index.size_at(l));
-  return chunk_of(index.header().position, int(index.header().tokens), decoded_size_of(index).values, bytes,
-                  exact_bytes, loss);
+  chunk_cost c = chunk_of(index.header().position, int(index.header().tokens), decoded_size_of(index).values, bytes,
+                          exact_bytes, loss);
+  if (!index.any_cut()) return c;
+  std::vector<double> nats(c.loss.size());
+  double values = 0;
+  for (int l = 0; l < index.header().layers; ++l)
+    for (const plane p : {plane::key, plane::value})
+      for (int t = 0; t < index.token_tiles(); ++t)
+        for (int g = 0; g < index.shape_of(l).groups(int(p)); ++g) {
+          const std::size_t tile = index.ordinal(0, {l, p, t, g});
+          if (index.range(tile).size() == 0) continue;
+          const double n = double(index.tokens_of(t)) * index.shape_of(l).channels(int(p), g);
+          values += n;
+          for (int level = 0; level < loss.levels(); ++level)
+            nats[std::size_t(level)] += n * loss.of_chunk(detail::min(level, index.levels_of(tile) - 1), c.tokens);
+        }
+  for (std::size_t level = 0; level < nats.size() && values > 0; ++level) c.loss[level] = nats[level] / values;
+  return c;
 }
 
 /// The bytes of a frame that decoding some layers at a level needs behind header and index: a range for each pass, joined
