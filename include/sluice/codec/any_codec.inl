@@ -8,9 +8,7 @@
 
 namespace sluice {
 
-inline namespace SLUICE_HOST_ABI {
-
-namespace detail {
+namespace detail::inline SLUICE_HOST_ABI {
 
 template <class Codec>
 class encoder_of final : public any_encoder {
@@ -39,7 +37,9 @@ class decoder_of final : public any_decoder {
   decoder<Codec> decoder_;
 };
 
-}  // namespace detail
+}  // namespace detail::inline SLUICE_HOST_ABI
+
+inline namespace SLUICE_HOST_ABI {
 
 SLUICE_KERNEL std::span<const preset> presets() noexcept {
   static constexpr auto table = [] {
