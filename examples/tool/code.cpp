@@ -9,6 +9,7 @@
 #include <slc_file.hpp>
 #include <sluice/codec/any_codec.hpp>
 #include <sluice/codec/budget.hpp>
+#include <sluice/codec/fit.hpp>
 #include <sluice/tensor/rope.hpp>
 #include <threads.hpp>
 
@@ -63,7 +64,7 @@ struct encode_arguments {
   std::string in, out, profile, codec = "standard";
   int chunk_tokens = 256, levels = sluice::max_passes, threads = 1;
   std::size_t max_bytes = 0;
-  bool as_json = false;
+  bool any_profile = false, as_json = false;
 };
 
 void describe_encode(option_list& c, encode_arguments& a) {
@@ -78,6 +79,8 @@ void describe_encode(option_list& c, encode_arguments& a) {
                "the file is never larger: what gains least for its bytes is left out; 0 = no limit")
       .range(std::size_t{0}, std::size_t{1} << 60);
   c.add_option("--threads", a.threads, "changes the time it takes, not the file").range(1, 256);
+  c.add_flag("--any-profile", a.any_profile,
+             "encode also what the profile does not fit: another model, another rotary embedding");
   c.add_flag("--json", a.as_json, "the result as JSON");
   c.footer(codec_descriptions() + "\n" + capture_form);
 }
@@ -165,6 +168,17 @@ std::size_t raw_bytes(std::span<const sluice::kv_view> views) {
   return sum;
 }
 
+// A profile of another model or rotary embedding is refused: nothing else would tell, and it costs twice the bytes and more.
+void require_fit(const std::vector<sluice::kv_view>& views, const std::string& path, const sluice::profile& profile,
+                 const std::string& profile_path) {
+  const sluice::result<sluice::fit_report> fit = sluice::fit(views, profile);
+  if (!fit || fit->ratio() <= sluice::default_fit_bound) return;  // other errors are the encoder's to tell
+  throw data_error(path + ": " + sluice::to_string(sluice::status::profile_does_not_fit) + ": with " + profile_path +
+                   format(" it takes %.1f times the bits that are to be expected; model, rotary embedding or position "
+                          "differ (--any-profile encodes it nevertheless)",
+                          fit->ratio()));
+}
+
 int encode(const encode_arguments& a) {
   const sluice::preset* preset = sluice::preset_named(a.codec.c_str());
   if (!preset) throw usage_error("no codec is called " + a.codec);
@@ -179,7 +193,10 @@ int encode(const encode_arguments& a) {
   output_file result(a.out);
   std::size_t raw = 0, coded = 0;
   double time = 0;
-  if (preset->domain == sluice::value_domain::unrotated) check_ropes(file, a.in, profile);
+  if (preset->domain == sluice::value_domain::unrotated) {
+    check_ropes(file, a.in, profile);
+    if (!a.any_profile) require_fit(views, a.in, profile, a.profile);
+  }
   const auto encoder = sluice::make_encoder(preset->id, profile);
   std::vector<std::byte> buffer;
   side_by_side pool;
