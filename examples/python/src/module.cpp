@@ -63,7 +63,15 @@ sluice::model_shape make_shape(const std::vector<layer_tuple>& layers, const std
   return s;
 }
 
-std::unique_ptr<model_codec> load(const std::string& path) {
+// What os.fspath() makes of a path.
+std::string path_of(nb::handle h) {
+  const nb::object text = nb::steal(PyOS_FSPath(h.ptr()));
+  if (!text.is_valid()) throw nb::python_error();
+  return nb::cast<std::string>(nb::str(text));
+}
+
+std::unique_ptr<model_codec> load(nb::handle file) {
+  const std::string path = path_of(file);
   return without_interpreter([&] {
     auto p = sluice::profile::load(path.c_str());
     if (!p) throw failure(p.status(), path + ": " + to_string(p.status()));
@@ -268,7 +276,7 @@ NB_MODULE(_core, m) {
                  value_of(with_pairs(c.profile(), value_named(pairings, pairing, "pairing"))));
            },
            "pairing"_a)
-      .def("save", [](const model_codec& c, const std::string& path) { check(c.profile().save(path.c_str())); },
+      .def("save", [](const model_codec& c, nb::handle path) { check(c.profile().save(path_of(path).c_str())); },
            "path"_a)
       .def_prop_ro("shape", [](const model_codec& c) { return c.profile().shape; })
       .def_prop_ro("levels", [](const model_codec& c) { return c.profile().passes; })
