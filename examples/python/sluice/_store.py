@@ -21,14 +21,19 @@ def position_of(codec: Codec, k: Any, step: int, dtype: str | None = None) -> in
         return None
 
 
+def suits(codec: Codec, k: Any, v: Any, position: int | None, dtype: str | None = None) -> bool:
+    """Whether a calibrated profile keeps its promise on a chunk: not with keys of another model, another order of layers,
+    heads or rotary pairs, or at a wrong position, where nothing else would tell."""
+    return not codec.calibrated or (position is not None and codec.fit(k, v, position, dtype=dtype) < 1.3)
+
+
 def encode_chunk(codec: Codec, k: Any, v: Any, position: int | None, step: int, levels: int, dtype: str | None = None) -> bytes:
-    """A frame of a chunk. At a wrong position a profile promises what it cannot keep, so what has none is stored with 8
-    bits a value, for which it does not matter."""
+    """A frame of a chunk; with 8 bits a value, which needs no profile, where that does not suit."""
     if position is None:
         position = position_of(codec, k, step, dtype)
-    if position is None:
+    if not suits(codec, k, v, position, dtype):
         return codec.encode(k, v, codec="plain8", dtype=dtype)
-    return codec.encode(k, v, position, levels=levels, dtype=dtype)
+    return codec.encode(k, v, position or 0, levels=levels, dtype=dtype)
 
 
 def decode_chunk(codec: Codec, frame: Any, k: Any, v: Any, dtype: str | None = None) -> None:

@@ -22,7 +22,7 @@ import torch
 from lmcache.v1.distributed.serde import AsyncSerdeProcessor, Deserializer, Serializer, register_serde_factory
 
 from ._core import Codec, load
-from ._store import decode_chunk, position_of
+from ._store import decode_chunk, position_of, suits
 
 
 def _planes(codec: Codec, memory: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,7 +41,7 @@ class SluiceSerializer(Serializer):
         k, v = _planes(self.codec, src)
         room = dst.tensor.flatten().numpy()
         position = position_of(self.codec, k, self.chunk)
-        if position is None and not self.bits:  # at a wrong position levels keep no promise; this needs none
+        if not self.bits and not suits(self.codec, k, v, position):  # 8 bits a value need no profile
             return self.codec.encode_into(room, k, v, codec="plain8")
         size = self.codec.encode_into(room, k, v, position or 0, levels=self.levels, max_bytes=room.size)
         room[size:] = 0

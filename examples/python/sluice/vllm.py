@@ -69,12 +69,15 @@ class SluiceTier(SecondaryTierManager):
         names = config.groups[0].layer_names
         if [int(re.findall(r"\d+", n)[0]) for n in names] != list(range(len(self.codec.shape.layers))):
             raise ValueError(f"the profile has {len(self.codec.shape.layers)} layers, and this group {names}")
-        if parallel.pp_size * parallel.pcp_size * parallel.dcp_size != 1 or shape.kv_heads % parallel.tp_size:
+        ranks = parallel.tp_size
+        if parallel.pp_size * parallel.pcp_size * parallel.dcp_size != 1 or shape.kv_heads % ranks:
             raise ValueError("sluice takes tensor parallelism that divides the heads, and no other")
+        if ranks > 1 and config.canonical_layout:
+            raise ValueError("sluice does not know the canonical layout of several ranks: leave canonical_layout out")
         self.tokens = config.groups[0].tokens_per_block * config.cache.blocks_per_chunk
-        sizes = {"L": len(names), "B": config.cache.blocks_per_chunk, "H": shape.kv_heads // parallel.tp_size}
+        sizes = {"L": len(names), "B": config.cache.blocks_per_chunk, "H": shape.kv_heads // ranks}
         sizes["N"] = config.groups[0].tokens_per_block
-        count = [parallel.tp_size, *(sizes[a] for a in order), 2, shape.head_dim_k]
+        count = [ranks, *(sizes[a] for a in order), 2, shape.head_dim_k]
         kind = np.dtype(_SIZES[self._type])
         if int(np.prod(count[1:])) * kind.itemsize != config.worker_kv_bytes_per_block * config.cache.blocks_per_chunk:
             raise ValueError(f"{config.worker_kv_bytes_per_block} bytes a block are not those of the profile's model")
