@@ -166,6 +166,7 @@ std::string repr(const frame_info& i) {
 }  // namespace
 
 NB_MODULE(_core, m) {
+  nb::set_leak_warnings(false);  // engines that end at once let go of nothing, and need not say so
   // Kept for as long as the process: exceptions are raised until its end.
   static PyObject* const error = nb::module_::import_("sluice._error").attr("Error").inc_ref().ptr();
   nb::register_exception_translator([](const std::exception_ptr& p, void*) {

@@ -4,6 +4,7 @@
 SLUICE_GGUF names SmolLM2-135M-Instruct as GGUF; SLUICE_ENGINE the example engine, whose figures for the same text are compared.
 """
 import copy
+import inspect
 import json
 import os
 import subprocess
@@ -134,33 +135,38 @@ class Caches(unittest.TestCase):
 @unittest.skipUnless(os.environ.get("SLUICE_GGUF"), "no model")
 class Model(unittest.TestCase):
     def test_predictions(self):
+        transformers.logging.disable_progress_bar()
         torch.set_num_threads(2)
         gguf, text = os.environ["SLUICE_GGUF"], os.path.join(DATA, "sample.txt")
         folder, name = os.path.split(gguf)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=name)
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32).eval()
         n, m = 512, 128
-        ids = tokenizer(open(text, encoding="utf-8").read(), return_tensors="pt").input_ids[:, : n + m]
+        name_of_cache = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
+        on = lambda cache: {name_of_cache: cache}  # noqa: E731
+        with open(text, encoding="utf-8") as f:
+            ids = tokenizer(f.read(), return_tensors="pt").input_ids[:, : n + m]
         self.assertEqual(ids.shape[1], n + m)
         ours, engine = [], {}
         with torch.no_grad():
             begin = time.time()
-            exact = model(ids[:, :n], use_cache=True).past_key_values
+            exact = transformers.DynamicCache(config=model.config)
+            model(ids[:, :n], **on(exact))
             prefill = time.time() - begin
             raw = sum(l.keys.numel() + l.values.numel() for l in exact.layers) * 2
             self.assertLess(CODEC.fit([l.keys[0].transpose(0, 1) for l in exact.layers], [l.values[0].transpose(0, 1) for l in exact.layers]), 1.3)
-            expected = model(ids[:, n:], past_key_values=copy.deepcopy(exact)).logits.log_softmax(-1)
+            expected = model(ids[:, n:], **on(copy.deepcopy(exact))).logits.log_softmax(-1)
             begin = time.time()
             frame = st.compress(exact, CODEC)
             encode = time.time() - begin
-            greedy = lambda c: model.generate(ids[:, : n + 1], past_key_values=c, max_new_tokens=24, do_sample=False)[0, n + 1 :]  # noqa: E731
+            greedy = lambda c: model.generate(ids[:, : n + 1], **on(c), max_new_tokens=24, do_sample=False)[0, n + 1 :]  # noqa: E731
             wanted = greedy(copy.deepcopy(exact))
             for level in range(4):
                 small = sluice.truncate(frame, level)
                 begin = time.time()
                 back = st.restore(small, CODEC, config=model.config)
                 decode = time.time() - begin
-                got = model(ids[:, n:], past_key_values=copy.deepcopy(back)).logits.log_softmax(-1)
+                got = model(ids[:, n:], **on(copy.deepcopy(back))).logits.log_softmax(-1)
                 ours.append({
                     "level": level,
                     "bytes": len(small),
