@@ -97,7 +97,7 @@ class model_codec {
     std::vector<std::byte> frame;
     without_interpreter([&] {
       const auto e = encoder(preset_of(r.codec));
-      frame.resize(e->max_size(views));
+      frame.resize(std::min(e->max_size(views), r.max_bytes.value_or(SIZE_MAX)));
       frame.resize(encode(e, views, frame, r));
     });
     return nb::bytes(frame.data(), frame.size());
@@ -168,25 +168,8 @@ class model_codec {
     sluice::encode_options o;
     if (r.levels) o.levels = *r.levels;
     if (o.levels < 1) throw failure(sluice::status::invalid_argument, "levels counts them: 1 is the coarsest alone");
-    if (r.max_bytes) return limited(e, views, out.first(std::min(out.size(), *r.max_bytes)), o);
+    if (r.max_bytes) o.max_bytes = *r.max_bytes;
     return value_of(e->encode(views, out, o));
-  }
-
-  // As many whole levels as fit.
-  static std::size_t limited(const pool<sluice::any_encoder>::lease& e, const std::vector<sluice::kv_view>& views,
-                             std::span<std::byte> out, const sluice::encode_options& o) {
-    std::vector<std::byte> whole(e->max_size(views));
-    whole.resize(value_of(e->encode(views, whole, o)));
-    sluice::frame_index index;
-    check(index.parse(whole));
-    int level = index.header().passes - 1;
-    while (level >= 0 && index.size_at(level) > out.size()) --level;
-    if (level < 0)
-      throw failure(sluice::status::output_too_small, "the coarsest level takes " + std::to_string(index.size_at(0)) +
-                                                          " bytes, and " + std::to_string(out.size()) + " are allowed");
-    whole.resize(value_of(sluice::truncate(whole, level)));
-    std::copy(whole.begin(), whole.end(), out.begin());
-    return whole.size();
   }
 
   sluice::profile profile_;
