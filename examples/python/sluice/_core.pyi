@@ -174,6 +174,10 @@ class Codec:
     def with_pairs(self, pairing: str) -> Codec:
         """The same profile for an engine that lays out rotary pairs "half" or "interleaved"."""
 
+    def heads(self, begin: int, end: int) -> Codec:
+        """The profile of some KV heads of every layer, for a rank of tensor parallelism. Make it once and save it: its last
+        bits, and with them its fingerprint, depend on the machine."""
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the profile."""
 

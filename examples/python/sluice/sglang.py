@@ -6,7 +6,8 @@
         "class_name": "SluiceHiCache", "interface_v1": 1, "hicache_storage_pass_prefix_keys": true,
         "profile": "my.profile", "path": "/cache"}'
 
-Further keys: level (1, the finest to keep), dtype ("e4m3", for a cache of fp8). Where prefix keys are not passed, positions are
+Further keys: level (1, the finest to keep), dtype ("e4m3", for a cache of fp8). With tensor parallelism the profile is one a
+rank, "my.{rank}.profile", which codec.heads(begin, end).save(...) makes. Where prefix keys are not passed, positions are
 found from the keys. A damaged or foreign file is a miss.
 """
 
@@ -30,9 +31,13 @@ class SluiceHiCache(HiCacheStorage):
         extra = storage_config.extra_config or {}
         if not extra.get("interface_v1"):
             raise ValueError('sluice reads and writes the host pool itself: set "interface_v1": 1')
-        if storage_config.is_mla_model or storage_config.tp_size * storage_config.pp_size * storage_config.attn_cp_size != 1:
-            raise ValueError("sluice needs a rank that holds all heads and layers: no latent attention, and no parallelism")
-        self.codec, self.levels, self.dtype = load(extra["profile"]), int(extra.get("level", 1)) + 1, extra.get("dtype")
+        if storage_config.is_mla_model or storage_config.pp_size * storage_config.attn_cp_size != 1:
+            raise ValueError("sluice knows no latent attention, and no parallelism but that of heads")
+        rank, ranks = storage_config.tp_rank, storage_config.tp_size
+        if ranks > 1 and "{rank}" not in extra["profile"]:
+            raise ValueError('each of several ranks needs its heads\' profile: "my.{rank}.profile", see sluice.Codec.heads')
+        self.codec = load(extra["profile"].replace("{rank}", str(rank)))
+        self.levels, self.dtype = int(extra.get("level", 1)) + 1, extra.get("dtype")
         self.files = FrameFolder(extra["path"], storage_config.model_name or "", self.codec)
 
     def _page(self, first: int) -> tuple[torch.Tensor, torch.Tensor]:

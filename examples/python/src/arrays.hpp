@@ -28,14 +28,14 @@ enum class purpose { read, write };
 /// The element type with this name.
 inline sluice::dtype type_named(std::string_view name) {
   constexpr std::pair<const char*, sluice::dtype> names[] = {
-      {"f32", sluice::dtype::f32},   {"float32", sluice::dtype::f32},  {"f16", sluice::dtype::f16},
-      {"float16", sluice::dtype::f16}, {"half", sluice::dtype::f16},     {"bf16", sluice::dtype::bf16},
-      {"bfloat16", sluice::dtype::bf16}, {"e4m3", sluice::dtype::e4m3},    {"float8_e4m3fn", sluice::dtype::e4m3},
-      {"e5m2", sluice::dtype::e5m2}, {"float8_e5m2", sluice::dtype::e5m2}, {"bytes", sluice::dtype::bytes}};
+      {"f32", sluice::dtype::f32},       {"float32", sluice::dtype::f32},      {"f16", sluice::dtype::f16},
+      {"float16", sluice::dtype::f16},   {"half", sluice::dtype::f16},         {"bf16", sluice::dtype::bf16},
+      {"bfloat16", sluice::dtype::bf16}, {"e4m3", sluice::dtype::e4m3},        {"float8_e4m3fn", sluice::dtype::e4m3},
+      {"e5m2", sluice::dtype::e5m2},     {"float8_e5m2", sluice::dtype::e5m2}, {"bytes", sluice::dtype::bytes}};
   for (const auto& [text, type] : names)
     if (name == text) return type;
-  throw failure(sluice::status::unsupported_type, "no element type is called '" + std::string(name) +
-                                                      "': take f32, f16, bf16, e4m3, e5m2 or bytes");
+  throw failure(sluice::status::unsupported_type,
+                "no element type is called '" + std::string(name) + "': take f32, f16, bf16, e4m3, e5m2 or bytes");
 }
 
 /// One array of three axes, tokens by heads by head size, in bytes.
@@ -64,8 +64,8 @@ class cache_arrays {
     std::vector<plane_array> keys = planes_of(k, "k"), values;
     if (!v.is_none()) values = planes_of(v, "v");
     if (!keys.empty() && !values.empty() && keys.size() != values.size())
-      throw failure(sluice::status::wrong_shape, "k has " + std::to_string(keys.size()) + " layers, v " +
-                                                     std::to_string(values.size()));
+      throw failure(sluice::status::wrong_shape,
+                    "k has " + std::to_string(keys.size()) + " layers, v " + std::to_string(values.size()));
     keys.resize(std::max(keys.size(), values.size()));
     values.resize(keys.size());
     for (std::size_t l = 0; l < keys.size(); ++l) add(std::int32_t(l), keys[l], values[l]);
@@ -118,21 +118,23 @@ class cache_arrays {
     if (is(code::Float8_E4M3FN, 8)) return sluice::dtype::e4m3;
     if (is(code::Float8_E5M2, 8)) return sluice::dtype::e5m2;
     throw failure(sluice::status::unsupported_type,
-                  std::string(what) + " has elements that are none of float32, float16, bfloat16, float8_e4m3fn and "
-                                      "float8_e5m2; integers that hold such elements need dtype=\"bf16\" or another");
+                  std::string(what) +
+                      " has elements that are none of float32, float16, bfloat16, float8_e4m3fn and "
+                      "float8_e5m2; integers that hold such elements need dtype=\"bf16\" or another");
   }
 
   // The array behind a Python object; it may lie anywhere and be read-only, which is said in words.
   nb::ndarray<nb::ro> take(nb::handle h, std::string_view what) {
     nb::ndarray<nb::ro> a;
     if (!nb::try_cast(h, a, false))
-      throw nb::type_error((std::string(what) + " is no array: neither DLPack nor the buffer protocol shows one. A tensor "
+      throw nb::type_error((std::string(what) +
+                            " is no array: neither DLPack nor the buffer protocol shows one. A tensor "
                             "that requires a gradient is detached first")
                                .c_str());
     if (a.device_type() != nb::device::cpu::value && a.device_type() != nb::device::cuda_host::value)
-      throw failure(sluice::status::unsupported_type,
-                    std::string(what) + " lies on a device (DLPack type " + std::to_string(a.device_type()) +
-                        "), and sluice codes on the CPU: pass tensor.cpu()");
+      throw failure(sluice::status::unsupported_type, std::string(what) + " lies on a device (DLPack type " +
+                                                          std::to_string(a.device_type()) +
+                                                          "), and sluice codes on the CPU: pass tensor.cpu()");
     nb::ndarray<> writable;
     if (purpose_ == purpose::write && !nb::try_cast(h, writable, false))
       throw failure(sluice::status::invalid_argument, std::string(what) + " is read-only, and is to be written");
@@ -150,8 +152,8 @@ class cache_arrays {
         if (items[l].is_none()) continue;
         const nb::ndarray<nb::ro>& a = held_.emplace_back(take(items[l], what));
         if (a.ndim() != 3)
-          throw failure(sluice::status::wrong_shape, what + " has " + std::to_string(a.ndim()) +
-                                                         " axes and needs three: tokens, heads, head size");
+          throw failure(sluice::status::wrong_shape,
+                        what + " has " + std::to_string(a.ndim()) + " axes and needs three: tokens, heads, head size");
         planes.back() = plane_of(a, 0, what);
       }
       return planes;

@@ -71,9 +71,8 @@ inline int whole_level(nb::handle frame) {
   const buffer in(frame);
   sluice::frame_index index;
   check(index.parse(in.bytes()));
-  const int level = without_interpreter([&] {
-    return sluice::sound_level(index, in.bytes(), index.header().levels_present - 1);
-  });
+  const int level =
+      without_interpreter([&] { return sluice::sound_level(index, in.bytes(), index.header().levels_present - 1); });
   if (level < 0)
     throw failure(in.bytes().size() < index.size_at(0) ? sluice::status::truncated : sluice::status::corrupt_tile,
                   "not even the coarsest level is whole");

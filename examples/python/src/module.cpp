@@ -8,6 +8,9 @@
 #ifdef SLUICE_KERNELS_CALIBRATE
 #include <sluice/calibrate/calibrate.hpp>
 #endif
+#ifdef SLUICE_PYTHON_EIGEN
+#include <sluice/calibrate/slice.hpp>
+#endif
 #include <sluice/tensor/half.hpp>
 #include <sluice/version.hpp>
 
@@ -124,7 +127,8 @@ struct captured {
       for (int i = 0; i < v.num_layers; ++i) {
         const auto l = std::size_t(v.layer_id(i));
         if (l >= queries.size() || queries[l].empty() || l >= shape.layers.size()) continue;
-        if (queries[l].size() != std::size_t(query_tokens) * std::size_t(num_heads) * std::size_t(shape.layers[l].head_dim_k))
+        if (queries[l].size() !=
+            std::size_t(query_tokens) * std::size_t(num_heads) * std::size_t(shape.layers[l].head_dim_k))
           throw failure(sluice::status::wrong_shape, "queries are not as long as keys");
         known[std::size_t(i)].queries = queries[l].data(), any = true;
       }
@@ -154,6 +158,16 @@ std::unique_ptr<model_codec> calibrate([[maybe_unused]] nb::handle captures,
 #else
   throw failure(sluice::status::refused,
                 "this build cannot calibrate: Eigen was not there (libeigen3-dev); `sluice calibrate` can");
+#endif
+}
+
+std::unique_ptr<model_codec> heads([[maybe_unused]] const model_codec& c, [[maybe_unused]] int begin,
+                                   [[maybe_unused]] int end) {
+#ifdef SLUICE_PYTHON_EIGEN
+  return std::make_unique<model_codec>(
+      value_of(without_interpreter([&] { return slice_heads(c.profile(), begin, end); })));
+#else
+  throw failure(sluice::status::refused, "this build cannot cut profiles: Eigen was not there (libeigen3-dev)");
 #endif
 }
 
@@ -193,9 +207,8 @@ NB_MODULE(_core, m) {
                                     original_context,
                                     attention_factor};
           },
-          "base"_a = 10000.0, "pairing"_a = "half", nb::kw_only(), "dims"_a = 0, "scaling"_a = "none",
-          "factor"_a = 1.0, "low_freq"_a = 1.0, "high_freq"_a = 4.0, "original_context"_a = 0.0,
-          "attention_factor"_a = 1.0)
+          "base"_a = 10000.0, "pairing"_a = "half", nb::kw_only(), "dims"_a = 0, "scaling"_a = "none", "factor"_a = 1.0,
+          "low_freq"_a = 1.0, "high_freq"_a = 4.0, "original_context"_a = 0.0, "attention_factor"_a = 1.0)
       .def_prop_ro("base", [](const sluice::rope& r) { return r.base; })
       .def_prop_ro("pairing", [](const sluice::rope& r) { return name_in(pairings, r.pairing); })
       .def_prop_ro("dims", [](const sluice::rope& r) { return r.rotary_dims; })
@@ -239,11 +252,12 @@ NB_MODULE(_core, m) {
       .def("__repr__", repr);
 
   nb::class_<model_codec>(m, "Codec")
-      .def("__init__",
-           [](model_codec* self, const sluice::model_shape& s) {
-             new (self) model_codec(sluice::profile::uncalibrated(s));
-           },
-           "shape"_a)
+      .def(
+          "__init__",
+          [](model_codec* self, const sluice::model_shape& s) {
+            new (self) model_codec(sluice::profile::uncalibrated(s));
+          },
+          "shape"_a)
       .def(
           "encode",
           [](model_codec& c, nb::handle k, nb::handle v, std::int64_t position, std::optional<int> levels,
@@ -266,19 +280,24 @@ NB_MODULE(_core, m) {
       .def(
           "find_position",
           [](model_codec& c, nb::handle k, std::int64_t step, std::int64_t first, std::int64_t last,
-             const std::optional<std::string>& dtype) { return c.find_position(k, {first, last, step}, dtype); },
+             const std::optional<std::string>& dtype) {
+            return c.find_position(k, {first, last, step}, dtype);
+          },
           "k"_a, nb::kw_only(), "step"_a = 1, "first"_a = 0, "last"_a = 131071, "dtype"_a = nb::none())
       .def("fit", &model_codec::fit, "k"_a, "v"_a.none(), "position"_a = 0, nb::kw_only(), "dtype"_a = nb::none())
       .def("max_size", &model_codec::max_size, "k"_a, "v"_a.none(), nb::kw_only(), "codec"_a = "standard",
            "dtype"_a = nb::none())
-      .def("with_pairs",
-           [](const model_codec& c, const std::string& pairing) {
-             return std::make_unique<model_codec>(
-                 value_of(with_pairs(c.profile(), value_named(pairings, pairing, "pairing"))));
-           },
-           "pairing"_a)
-      .def("save", [](const model_codec& c, nb::handle path) { check(c.profile().save(path_of(path).c_str())); },
-           "path"_a)
+      .def("heads", &heads, "begin"_a, "end"_a)
+      .def(
+          "with_pairs",
+          [](const model_codec& c, const std::string& pairing) {
+            return std::make_unique<model_codec>(
+                value_of(with_pairs(c.profile(), value_named(pairings, pairing, "pairing"))));
+          },
+          "pairing"_a)
+      .def(
+          "save", [](const model_codec& c, nb::handle path) { check(c.profile().save(path_of(path).c_str())); },
+          "path"_a)
       .def_prop_ro("shape", [](const model_codec& c) { return c.profile().shape; })
       .def_prop_ro("levels", [](const model_codec& c) { return c.profile().passes; })
       .def_prop_ro("calibrated", [](const model_codec& c) { return c.profile().calibrated(); })
@@ -304,7 +323,7 @@ NB_MODULE(_core, m) {
     for (const sluice::preset& p : sluice::presets()) all.emplace_back(p.name, p.what);
     return all;
   });
-  #define SLUICE_TEXT(x) #x
+#define SLUICE_TEXT(x) #x
 #define SLUICE_DOTTED(a, b, c) SLUICE_TEXT(a) "." SLUICE_TEXT(b) "." SLUICE_TEXT(c)
   m.attr("__version__") = SLUICE_DOTTED(SLUICE_VERSION_MAJOR, SLUICE_VERSION_MINOR, SLUICE_VERSION_PATCH);
 }

@@ -195,6 +195,21 @@ class RoundTrip(Test):
         self.assertAlmostEqual(len(other.encode(woven, V)) / len(FRAME), 1, 2)
         self.assertEqual(other.with_pairs("half").fingerprint, CODEC.fingerprint)
 
+    def test_heads_of_a_rank(self):
+        try:
+            rank = CODEC.heads(1, 3)
+        except sluice.Error as e:
+            if e.status == "refused":
+                self.skipTest(str(e))
+            raise
+        self.assertEqual([x.kv_heads for x in rank.shape.layers], [2] * 30)
+        k, v = like(K), like(V)
+        rank.decode(rank.encode(K[:, :, 1:], V[:, :, 1:]), k[:, :, 1:], v[:, :, 1:], level=1)
+        self.assertTrue(error(k[:, :, 1:], K[:, :, 1:]) < 0.06)
+        self.assertFalse(k[:, :, 0].any())
+        self.fails("wrong_shape", lambda: CODEC.heads(2, 4))
+        self.fails("invalid_argument", lambda: CODEC.heads(2, 2))
+
     def test_budget(self):
         least = sluice.info(FRAME).sizes[0]
         errors = []

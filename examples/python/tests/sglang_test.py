@@ -144,8 +144,21 @@ class Backend(unittest.TestCase):
             self.assertTrue(all(backend.batch_get_v1(KEYS, torch.arange(TOKENS))))
             self.assertLess(error(pool.kv_buffer.view(torch.float8_e4m3fn), KV), 0.005)
 
+    def test_a_rank_of_several(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for rank in range(HEADS):
+                sluice.load(PROFILE).heads(rank, rank + 1).save(f"{folder}/{rank}.profile")
+            pools = [Pool("layer_first") for _ in range(HEADS)]
+            for rank, pool in enumerate(pools):
+                pool.kv_buffer = KV[:, :, :, rank : rank + 1].clone()
+                backend = make(folder, pool, tp_size=HEADS, tp_rank=rank, extra={"profile": folder + "/{rank}.profile"})
+                self.assertTrue(all(backend.batch_set_v1(KEYS, torch.arange(TOKENS), HiCacheStorageExtraInfo(prefix_keys=[]))))
+                pool.kv_buffer.zero_()
+                self.assertTrue(all(backend.batch_get_v1(KEYS, torch.arange(TOKENS))))
+            self.assertLess(error(torch.cat([p.kv_buffer for p in pools], 3), KV), 0.07)
+
     def test_what_it_cannot_do_is_said_at_once(self):
-        for more, words in (({"extra": {"interface_v1": 0}}, "interface_v1"), ({"tp_size": 2}, "parallelism"),
+        for more, words in (({"extra": {"interface_v1": 0}}, "interface_v1"), ({"tp_size": 2}, "rank"), ({"pp_size": 2}, "parallelism"),
                             ({"is_mla_model": True}, "latent"), ({"extra": {"profile": "nothing"}}, "nothing")):  # fmt: skip
             with tempfile.TemporaryDirectory() as folder, self.assertRaisesRegex(ValueError, words):
                 make(folder, Pool("layer_first"), **more)
