@@ -34,7 +34,7 @@ if [ ! -e "$work/installed" ]; then
   done
   "$work/venv/bin/python" - "$work" <<'PYTHON'
 import glob, sys, zipfile
-parts = ('vllm/v1/kv_offload/', 'vllm/v1/kv_hints', 'vllm/v1/metrics/', 'sglang/srt/mem_cache/', 'sglang/srt/environ')
+parts = ('vllm/v1/kv_offload/', 'vllm/v1/kv_hints', 'vllm/v1/metrics/', 'vllm/utils/math_utils', 'sglang/srt/mem_cache/', 'sglang/srt/environ')
 for wheel in glob.glob(f'{sys.argv[1]}/download/*.whl'):
     with zipfile.ZipFile(wheel) as z:
         z.extractall(f'{sys.argv[1]}/wheels', [n for n in z.namelist() if n.startswith(parts) and n.endswith('.py')])

@@ -160,3 +160,4 @@ class SluiceTier(SecondaryTierManager):
 
     def shutdown(self) -> None:
         self._pool.shutdown(wait=True)
+        del self._rows  # whose memory vLLM unmaps now

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the module promises, on a real cache and on made-up ones. Needs NumPy and nothing else."""
 import ast
+import contextlib
 import ctypes
 import gc
+import io
 import os
 import random
 import sys
@@ -236,6 +238,15 @@ class RoundTrip(Test):
         self.fails("output_too_small", lambda: CODEC.encode_into(bytearray(1000), K, V))
         with self.assertRaises(BufferError):
             CODEC.encode_into(bytes(1000), K, V)
+
+
+class Documentation(Test):
+    def test_readme_runs(self):
+        with open(os.path.join(os.path.dirname(__file__), "..", "README.md"), encoding="utf-8") as f:
+            first = f.read().split("```python\n")[1].split("```")[0]
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            exec(first, {})
+        self.assertIn("Info(codec=standard", said.getvalue())
 
 
 class Refusals(Test):

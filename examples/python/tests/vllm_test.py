@@ -24,7 +24,7 @@ if not wheels():
     print("skipped: SLUICE_WHEELS names no folder")
     sys.exit(77)
 
-wheel_packages(wheels(), "vllm", "vllm.v1", "vllm.v1.metrics", "vllm.distributed")
+wheel_packages(wheels(), "vllm", "vllm.v1", "vllm.v1.metrics", "vllm.distributed", "vllm.utils")
 
 
 class Logger(logging.Logger):
@@ -32,13 +32,26 @@ class Logger(logging.Logger):
         self.debug(*a, **k)
 
 
+def stand_in(name, **members):
+    """A module of vLLM that loads the engine or its metrics, of which only these members are used here."""
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__dict__.update(members)
+
+
+class Stats:
+    def __getattr__(self, name):
+        return lambda *a, **k: None
+
+
 logging.setLoggerClass(Logger)
-sys.modules["vllm.logger"] = types.ModuleType("vllm.logger")  # the real one loads the engine
-sys.modules["vllm.logger"].init_logger = logging.getLogger
+stand_in("vllm.logger", init_logger=logging.getLogger)
+stand_in("vllm.distributed.device_communicators.shm_broadcast", check_shm_free_space=lambda *a, **k: None)
+stand_in("vllm.v1.kv_offload.cpu.host_register", host_unregister=None)
+stand_in("vllm.distributed.kv_transfer.kv_connector.v1.offloading.metrics", OffloadingConnectorStats=Stats)
 
 import sluice
 from capture import PROFILE, SAMPLE, cache
-from vllm.v1.kv_offload.base import LookupResult, ReqContext, make_offload_key
+from vllm.v1.kv_offload.base import LookupResult, ReqContext, ScheduleEndContext, make_offload_key
 from vllm.v1.kv_offload.config import (
     OffloadingCacheConfig,
     OffloadingConfig,
@@ -47,7 +60,9 @@ from vllm.v1.kv_offload.config import (
     OffloadingParallelConfig,
 )
 from vllm.v1.kv_offload.tiering.base import SecondaryTierManager, TransferJob
+from vllm.v1.kv_offload.cpu.shared_offload_region import SharedOffloadRegion
 from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory
+from vllm.v1.kv_offload.tiering.manager import CPUPrimaryTierOffloadingManager, TieringOffloadingManager
 
 K, V = cache(os.environ.get("SLUICE_CAPTURE", SAMPLE))
 LAYERS, TOKENS, HEADS, DIM = K.shape
@@ -188,6 +203,78 @@ class Chunks(unittest.TestCase):
                 SecondaryTierFactory.create_secondary_tier(
                     {"type": "SluiceTier", "module_path": "sluice.vllm", "profile": PROFILE, "path": folder},
                     memoryview(np.zeros((4, 1 << 16), np.uint8)), spec)  # fmt: skip
+
+
+class Offloading(unittest.TestCase):
+    """vLLM's own manager of tiers, with its CPU tier in shared memory: chunks are stored, forgotten, and looked up again."""
+
+    def test_store_forget_promote(self):
+        block, blocks = 16, 4
+        chunks, cell = TOKENS // 64, 64 * LAYERS * HEADS * 2 * DIM * 2
+        row = -(-cell // 4096) * 4096
+        region = SharedOffloadRegion(f"sluice-test-{os.getpid()}", chunks, None, row, cell)
+        primary = CPUPrimaryTierOffloadingManager(chunks, region)
+        with tempfile.TemporaryDirectory() as folder:
+            tier = SecondaryTierFactory.create_secondary_tier(
+                {"type": "SluiceTier", "module_path": "sluice.vllm", "profile": PROFILE, "path": folder},
+                primary.get_kv_memoryview(), types.SimpleNamespace(config=config(block=block, blocks=blocks)))  # fmt: skip
+            manager = TieringOffloadingManager(primary, [tier])
+            memory = np.frombuffer(primary.get_kv_memoryview().cast("B"), np.uint8).reshape(chunks, row)
+            kv = np.stack([K, V], -2).reshape(LAYERS, chunks, 64, HEADS, 2, DIM).transpose(1, 0, 2, 3, 4, 5)
+            kv = np.ascontiguousarray(kv).reshape(chunks, -1)
+            keys = [make_offload_key(bytes([i]) * 32, 0) for i in range(chunks)]
+
+            def request(name):
+                context = ReqContext(name)
+                for i, key in enumerate(keys):
+                    context.set_offload_key_position(key, (i + 1) * 64)
+                with manager.lock:
+                    manager.on_new_request(context)
+                return context
+
+            def steps(until):
+                end = time.time() + 60
+                while time.time() < end:
+                    with manager.lock:
+                        manager.on_schedule_end(ScheduleEndContext([], []))
+                        if until():
+                            return
+                    time.sleep(0.01)
+                self.fail("nothing happened")
+
+            first = request("first")
+            with manager.lock:
+                self.assertEqual(manager.lookup(keys[0], first), LookupResult.MISS)
+                places = manager.prepare_store(keys, first).store_spec.chunk_ids
+                memory[places, :cell] = kv.view(np.uint8)  # what the GPU would do
+                manager.complete_store(keys, first)
+                manager.on_request_finished(first)
+            steps(lambda: not manager._jobs)
+            with manager.lock:
+                manager.reset_cache()
+                manager.on_reset_flushed()
+            memory[:] = 0
+            with open(tier._files.file(keys[-1].hex()), "r+b") as f:  # the last one is damaged meanwhile
+                f.seek(4000)
+                f.write(b"damage")
+
+            second = request("second")
+            with manager.lock:
+                self.assertEqual({manager.lookup(k, second) for k in keys}, {LookupResult.HIT_PENDING})
+            steps(lambda: not manager._jobs)
+            with manager.lock:
+                found = [manager.lookup(k, second) for k in keys]
+                self.assertEqual(found, [LookupResult.HIT] * (chunks - 1) + [LookupResult.MISS])
+                places = manager.prepare_load(keys[:-1], second).chunk_ids
+                a = memory[places, :cell].view(np.float16).astype(np.float64)
+                manager.complete_load(keys[:-1], second)
+                manager.on_request_finished(second)
+            b = kv[:-1].astype(np.float64)
+            self.assertLess(np.square(a - b).sum() / np.square(b).sum(), 0.06)
+            note("vllm", tiering_manager=dict(chunks=chunks, chunk_tokens=64, promoted=chunks - 1, damaged_and_missed=1,
+                                              error=np.square(a - b).sum() / np.square(b).sum()))  # fmt: skip
+            del memory
+            manager.shutdown()
 
 
 if __name__ == "__main__":
