@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import unittest
 
 try:
@@ -149,23 +148,17 @@ class Model(unittest.TestCase):
         self.assertEqual(ids.shape[1], n + m)
         ours, engine = [], {}
         with torch.no_grad():
-            begin = time.time()
             exact = transformers.DynamicCache(config=model.config)
             model(ids[:, :n], **on(exact))
-            prefill = time.time() - begin
             raw = sum(l.keys.numel() + l.values.numel() for l in exact.layers) * 2
             self.assertLess(CODEC.fit([l.keys[0].transpose(0, 1) for l in exact.layers], [l.values[0].transpose(0, 1) for l in exact.layers]), 1.3)
             expected = model(ids[:, n:], **on(copy.deepcopy(exact))).logits.log_softmax(-1)
-            begin = time.time()
             frame = st.compress(exact, CODEC)
-            encode = time.time() - begin
             greedy = lambda c: model.generate(ids[:, : n + 1], **on(c), max_new_tokens=24, do_sample=False)[0, n + 1 :]  # noqa: E731
             wanted = greedy(copy.deepcopy(exact))
             for level in range(4):
                 small = sluice.truncate(frame, level)
-                begin = time.time()
                 back = st.restore(small, CODEC, config=model.config)
-                decode = time.time() - begin
                 got = model(ids[:, n:], **on(copy.deepcopy(back))).logits.log_softmax(-1)
                 ours.append({
                     "level": level,
@@ -174,7 +167,6 @@ class Model(unittest.TestCase):
                     "kl": float((expected.exp() * (expected - got)).sum(-1).mean()),
                     "top1": float((expected.argmax(-1) == got.argmax(-1)).float().mean()),
                     "same_greedy_tokens_of_24": int((greedy(back) == wanted).long().cumprod(0).sum()),
-                    "restore_s": decode,
                 })
         self.assertEqual([x["kl"] for x in ours], sorted((x["kl"] for x in ours), reverse=True))
         self.assertGreaterEqual(ours[3]["top1"], 0.98)
@@ -185,8 +177,7 @@ class Model(unittest.TestCase):
             for mine, theirs in zip(ours, engine):
                 mine["engine_kl"], mine["engine_top1"] = theirs["kl"], theirs["top1"]
         note("transformers", version=transformers.__version__, torch=torch.__version__, model="SmolLM2-135M-Instruct Q4_1",
-             text="test/data/sample.txt", context_tokens=n, suffix_tokens=m, raw_f16_bytes=raw, prefill_s=prefill,
-             compress_s=encode, levels=ours)  # fmt: skip
+             text="test/data/sample.txt", context_tokens=n, suffix_tokens=m, raw_f16_bytes=raw, levels=ours)  # fmt: skip
         for x in ours:
             if "engine_kl" in x:
                 self.assertLess(abs(x["kl"] / x["engine_kl"] - 1), 0.1, x)
