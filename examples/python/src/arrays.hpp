@@ -38,6 +38,13 @@ inline sluice::dtype type_named(std::string_view name) {
                 "no element type is called '" + std::string(name) + "': take f32, f16, bf16, e4m3, e5m2 or bytes");
 }
 
+/// What a list holds now, whatever other threads make of it; a TypeError where it is none.
+inline nb::tuple items_of(nb::handle list) {
+  nb::tuple items = nb::steal<nb::tuple>(PySequence_Tuple(list.ptr()));
+  if (!items.is_valid()) throw nb::python_error();
+  return items;
+}
+
 /// One array of three axes, tokens by heads by head size, in bytes.
 struct plane_array {
   std::byte* data = nullptr;
@@ -144,8 +151,7 @@ class cache_arrays {
   std::vector<plane_array> planes_of(nb::handle h, const char* name) {
     std::vector<plane_array> planes;
     if (nb::isinstance<nb::list>(h) || nb::isinstance<nb::tuple>(h)) {
-      // Another thread may change the list meanwhile; what was taken stays.
-      const nb::tuple items = nb::steal<nb::tuple>(PySequence_Tuple(h.ptr()));
+      const nb::tuple items = items_of(h);
       for (std::size_t l = 0; l < items.size(); ++l) {
         const std::string what = std::string(name) + "[" + std::to_string(l) + "]";
         planes.emplace_back();

@@ -93,7 +93,7 @@ struct captured {
   explicit captured(nb::handle item) {
     if (!nb::isinstance<nb::tuple>(item) && !nb::isinstance<nb::list>(item))
       throw nb::type_error("a capture is (k, v), (k, v, queries) or (k, v, queries, position)");
-    const nb::tuple parts = nb::steal<nb::tuple>(PySequence_Tuple(item.ptr()));
+    const nb::tuple parts = items_of(item);
     if (parts.size() < 2 || parts.size() > 4)
       throw nb::type_error("a capture is (k, v), (k, v, queries) or (k, v, queries, position)");
     cache = std::make_unique<cache_arrays>(nb::object(parts[0]), nb::object(parts[1]), purpose::read);
@@ -146,7 +146,7 @@ std::unique_ptr<model_codec> calibrate([[maybe_unused]] nb::handle captures,
                                        [[maybe_unused]] const std::string& name) {
 #ifdef SLUICE_KERNELS_CALIBRATE
   std::vector<captured> all;
-  for (nb::handle item : nb::steal<nb::tuple>(PySequence_Tuple(captures.ptr()))) all.emplace_back(item);
+  for (nb::handle item : items_of(captures)) all.emplace_back(item);
   return without_interpreter([&] {
     sluice::calibrator c(shape, options);
     for (const captured& x : all) x.each(shape, [&](const sluice::capture& one) { return c.add(one); });

@@ -466,6 +466,8 @@ class Profiles(Test):
         self.fails("wrong_shape", lambda: sluice.calibrate([(K, V)], few))
         self.fails("wrong_shape", lambda: sluice.calibrate([(k, v, [q[..., :8] for q in queries()[:3]])], few))
         self.assertRaises(TypeError, lambda: sluice.calibrate([k], few))
+        self.assertRaises(TypeError, lambda: sluice.calibrate(3, few))
+        self.fails("invalid_argument", lambda: sluice.calibrate([], few))
 
     def test_stubs_name_what_is_there(self):
         with open(os.path.join(os.path.dirname(sluice.__file__), "_core.pyi"), encoding="utf-8") as f:
