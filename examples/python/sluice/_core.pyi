@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
-from collections.abc import Buffer, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from typing_extensions import Buffer
 
 class _SupportsDLPack(Protocol):
     def __dlpack__(self) -> Any: ...
 
 # numpy.ndarray, torch.Tensor on the CPU, jax.Array, memoryview: any strides; float32, float16, bfloat16, float8_e4m3fn
 # or float8_e5m2.
-Array = _SupportsDLPack | Buffer
+Array: TypeAlias = _SupportsDLPack | Buffer
 # One array [layers, tokens, heads, head size], or one [tokens, heads, head size] (None = the layer is not here) a layer.
-Arrays = Array | Sequence[Array | None]
+Arrays: TypeAlias = Array | Sequence[Array | None]
 # (k, v), (k, v, queries) or (k, v, queries, position).
-Capture = tuple[Arrays, Arrays] | tuple[Arrays, Arrays, Arrays | None] | tuple[Arrays, Arrays, Arrays | None, int]
+Capture: TypeAlias = tuple[Arrays, Arrays] | tuple[Arrays, Arrays, Arrays | None] | tuple[Arrays, Arrays, Arrays | None, int]
 
 __version__: str
 
