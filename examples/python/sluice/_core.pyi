@@ -160,6 +160,9 @@ class Codec:
         K is rotated to match; None = where it came from. Token 0 of an array is the frame's first one; layers with room
         for fewer tokens get the last of them. Damage raises, and leaves the arrays partly written."""
 
+    def truncate_to(self, frame: Buffer, max_bytes: int) -> bytes:
+        """The frame cut down to any size, what gains least for its bytes first; nothing is decoded."""
+
     def find_position(
         self, k: Arrays, *, step: int = 1, first: int = 0, last: int = 131071, dtype: str | None = None
     ) -> int:

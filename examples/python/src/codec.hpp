@@ -4,6 +4,7 @@
 #include "arrays.hpp"
 
 #include <sluice/codec/any_codec.hpp>
+#include <sluice/codec/budget.hpp>
 #include <sluice/codec/fit.hpp>
 #include <sluice/model/pairs.hpp>
 #include <sluice/model/position.hpp>
@@ -143,6 +144,14 @@ class model_codec {
     const cache_arrays arrays(k, nb::none(), purpose::read, dtype);
     const auto views = arrays.views(0, arrays.tokens());
     return value_of(without_interpreter([&] { return sluice::find_position(views, profile_, range); }));
+  }
+
+  nb::bytes truncate_to(nb::handle frame, std::size_t max_bytes) const {
+    const buffer in(frame);
+    std::vector<std::byte> cut(in.bytes().begin(), in.bytes().end());
+    const std::size_t size =
+        value_of(without_interpreter([&] { return sluice::truncate_to(cut, max_bytes, &profile_); }));
+    return nb::bytes(cut.data(), size);
   }
 
   double fit(nb::handle k, nb::handle v, std::int64_t position, const std::optional<std::string>& dtype) {

@@ -287,6 +287,7 @@ NB_MODULE(_core, m) {
       .def("fit", &model_codec::fit, "k"_a, "v"_a.none(), "position"_a = 0, nb::kw_only(), "dtype"_a = nb::none())
       .def("max_size", &model_codec::max_size, "k"_a, "v"_a.none(), nb::kw_only(), "codec"_a = "standard",
            "dtype"_a = nb::none())
+      .def("truncate_to", &model_codec::truncate_to, "frame"_a, "max_bytes"_a)
       .def("heads", &heads, "begin"_a, "end"_a)
       .def(
           "with_pairs",

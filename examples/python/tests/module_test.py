@@ -218,12 +218,14 @@ class RoundTrip(Test):
         for budget in (least, 500_000, 696_976, 1_000_000, len(FRAME), 5_000_000):
             frame = CODEC.encode(K, V, max_bytes=budget)
             self.assertLessEqual(len(frame), budget)
+            self.assertEqual(CODEC.truncate_to(FRAME, budget), frame)
             k, v = like(K), like(V)
             CODEC.decode(frame, k, v)
             errors.append(error(k, K))
         self.assertEqual(errors, sorted(errors, reverse=True))
         self.assertEqual(frame, FRAME)
         self.fails("output_too_small", lambda: CODEC.encode(K, V, max_bytes=least // 2))
+        self.fails("output_too_small", lambda: CODEC.truncate_to(FRAME, least // 2))
         # Behind a frame of a fixed size lie zeros.
         room = bytearray(737_280)
         size = CODEC.encode_into(room, K, V, max_bytes=len(room))
