@@ -55,7 +55,8 @@ import json, os, platform, re, sys
 import sluice
 cpu = re.search(r'model name\s*: (.*)', open('/proc/cpuinfo').read())
 out = dict(machine=dict(cpu=cpu[1] if cpu else platform.machine(), cores=os.cpu_count()), python=platform.python_version(),
-           sluice=sluice.__version__, clients=json.load(open(sys.argv[1])))
+           sluice=sluice.__version__, capture=os.path.basename(os.environ.get('SLUICE_CAPTURE', 'smollm2_sample.safetensors')),
+           clients=json.load(open(sys.argv[1])))
 json.dump(out, open(sys.argv[2], 'w'), indent=1)
 PYTHON
 exit $failed
