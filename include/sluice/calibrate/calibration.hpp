@@ -24,7 +24,7 @@
 namespace sluice::detail::inline SLUICE_CALIBRATION_ABI {
 
 template <class F>
-void parallel_for(int n, int threads, const F& f) {
+void for_each_on(int n, int threads, const F& f) {
   if (threads <= 1 || n <= 1) {
     for (int i = 0; i < n; ++i) f(i);
     return;
@@ -69,7 +69,7 @@ class calibration {
     for (const plane_calibration& p : planes_)
       if (p.width && p.measured != p.seen) return status::invalid_argument;
     const class_chooser chooser(options_.passes);
-    parallel_for(static_cast<int>(planes_.size()), options_.threads, [&](int i) {
+    for_each_on(static_cast<int>(planes_.size()), options_.threads, [&](int i) {
       plane_calibration& p = planes_[std::size_t(i)];
       p.profile.classes.resize(std::size_t(p.width));
       for (int g = 0; g < p.groups(); ++g) {
@@ -143,7 +143,7 @@ class calibration {
     for (const plane p : {plane::key, plane::value})
       if (v[p].present())
         for (std::int64_t t = 0; t < v.tokens; ++t) offsets[std::size_t(p)].push_back(v.token_offset(v[p], t));
-    parallel_for(v.num_layers, options_.threads, [&](int i) {
+    for_each_on(v.num_layers, options_.threads, [&](int i) {
       std::vector<std::uint8_t> skip = sinks;
       std::array<rows_f, 2> x;
       for (const plane p : {plane::key, plane::value}) {
@@ -308,7 +308,7 @@ class calibration {
     fitted_ = true;
     for (const plane_calibration& p : planes_)
       if (p.width && p.seen < 2) return status::too_few_tokens;
-    parallel_for(static_cast<int>(planes_.size()), options_.threads, [&](int i) {
+    for_each_on(static_cast<int>(planes_.size()), options_.threads, [&](int i) {
       if (planes_[std::size_t(i)].width) planes_[std::size_t(i)].fit(plane(i % 2), i % 2 ? nullptr : rope_of(i / 2));
     });
     const bool measured = !options_.sensitivity_k.empty();
@@ -352,7 +352,7 @@ class calibration {
     }
     const int level = std::min(1, options_.passes - 1);
     std::atomic<bool> fine{true};
-    parallel_for(static_cast<int>(planes_.size()), options_.threads, [&](int i) {
+    for_each_on(static_cast<int>(planes_.size()), options_.threads, [&](int i) {
       plane_calibration& p = planes_[std::size_t(i)];
       if (p.width && !p.finish_basis(step_of(p, low) / power_of_3(options_.passes - 1 - level))) fine = false;
     });
