@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sluice/calibrate/calibrate.hpp>
 #include <sluice/codec/entropy/class_rans/class_choice.hpp>
+#include <sluice/codec/transform/inverse_bases.hpp>
 
+#include <Eigen/Dense>
 #include <safetensors.hpp>
 
 #include <doctest/doctest.h>
