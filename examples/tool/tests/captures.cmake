@@ -140,8 +140,10 @@ sluice(0 calibrate silent.safetensors -o t.profile)
 expect(err "warning.*nothing about the rotary embedding")
 sluice(0 encode -p tuned.profile silent.safetensors -o a.slc)
 expect(err "warning.*nothing about the rotary embedding")
-sluice(0 encode -p tuned.profile rope_partial.safetensors -o a.slc)
+sluice(1 encode -p tuned.profile rope_partial.safetensors -o a.slc)
 expect(err "warning.*another rotary embedding.* 0 1 2 3")
+expect(err "tuned.profile it takes [0-9.]+ times the bits.*--any-profile")
+sluice(0 encode -p tuned.profile rope_partial.safetensors -o a.slc --any-profile)
 
 # --- refused, by name ---
 foreach(refusal "no_window=layer 1: holds 63 of 256 tokens and has no window" "short_window=window of 65 sees 64"

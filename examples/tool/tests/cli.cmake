@@ -22,7 +22,7 @@ sluice(2)
 sluice(2 bogus)
 expect(err "bogus")
 foreach(line "calibrate: CAPTURE -o --output --sensitivity --heads-per-basis --target-kl --threads --name --shape-only --cachegen --json"
-    "encode: CAPTURE -o --output -p --profile --codec --chunk-tokens --levels --max-bytes --threads --json"
+    "encode: CAPTURE -o --output -p --profile --codec --chunk-tokens --levels --max-bytes --threads --any-profile --json"
     "decode: SLC -o --output -p --profile --level --layers --threads --json"
     "truncate: SLC -o --output --level --max-bytes -p --profile --json" "info: SLC -p --profile --json" "verify: SLC --json"
     "put: SLC --model --ids --store --salt --patience --json"
