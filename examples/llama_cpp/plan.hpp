@@ -88,6 +88,7 @@ inline bool suits(const part& p, const sluice::profile& profile, std::span<const
       if (!b.bytes || width % b.elements || r.row != width / b.elements * b.bytes) return false;
       if (is_float(r.type) != (how == coding::standard)) return false;
       if (how == coding::quantised && which == sluice::plane::value && p.v_trans) return false;
+      if (const int turn = p.turn[int(which)]; turn > 0 && s.head_dim(which) % turn) return false;
     }
   }
   return true;
@@ -114,7 +115,7 @@ inline bool exact_shape(const part& p, sluice::model_shape& shape) {
 }
 
 // Cuts the cells of a part into chunks.
-inline void cut(const part& p, int number, int sinks, part_plan& to, std::vector<chunk>& chunks) {
+inline void cut(const part& p, int number, int sinks, std::int64_t most, part_plan& to, std::vector<chunk>& chunks) {
   const auto cells = std::int64_t(p.positions.size());
   to.order.resize(p.positions.size());
   std::iota(to.order.begin(), to.order.end(), 0);
@@ -132,9 +133,9 @@ inline void cut(const part& p, int number, int sinks, part_plan& to, std::vector
         const auto [s, q] = key(to.order[std::size_t(b)]);
         return s == sequence && q == position + (b - a) && !(sink && q >= sinks);
       };
-      while (a + c.tokens < cells && c.tokens < chunk_tokens && follows(a + c.tokens)) ++c.tokens;
+      while (a + c.tokens < cells && c.tokens < most && follows(a + c.tokens)) ++c.tokens;
     } else {
-      c.tokens = std::min(chunk_tokens, cells - a);
+      c.tokens = std::min(most, cells - a);
     }
     chunks.push_back(c);
     a += c.tokens;
@@ -142,7 +143,8 @@ inline void cut(const part& p, int number, int sinks, part_plan& to, std::vector
 }
 
 /// `profile` may be null, and everything is then coded bit for bit. Errors: wrong_shape (a profile that does not match).
-inline sluice::result<plan> make_plan(const state& s, const sluice::profile* profile) {
+inline sluice::result<plan> make_plan(const state& s, const sluice::profile* profile,
+                                      std::int64_t most = chunk_tokens) {
   plan out;
   for (const part& p : s.parts) {
     part_plan& to = out.parts.emplace_back();
@@ -176,7 +178,7 @@ inline sluice::result<plan> make_plan(const state& s, const sluice::profile* pro
         to.how = coding::verbatim;
       }
     }
-    cut(p, int(out.parts.size()) - 1, profile ? profile->sinks : 0, to, out.chunks);
+    cut(p, int(out.parts.size()) - 1, profile ? profile->sinks : 0, most, to, out.chunks);
   }
   return out;
 }
@@ -269,7 +271,8 @@ class dense_chunk {
         if (n == 0) continue;
         const sluice::plane_view& to = which ? views_[i].v : views_[i].k;
         const rows& r = which ? part_->v[i] : part_->k[i];
-        const int turn = turned_ ? hadamard_size(to.head_dim, which == 0) : 0;
+        const int told = part_->turn[which];
+        const int turn = told >= 0 ? told : turned_ ? hadamard_size(to.head_dim, which == 0) : 0;
         x.resize(std::size_t(n));
         for (std::int64_t t = 0; t < chunk_.tokens; ++t) {
           const auto cell = std::uint64_t(plan_->order[std::size_t(chunk_.first + t)]);

@@ -197,8 +197,10 @@ inline sluice::result<double> ratio_of(const state& s, std::byte* bytes, const s
   return std::max(keys.ratio(), values.ratio());
 }
 
-inline bool any_quantised(const state& s) {
-  return std::any_of(s.parts.begin(), s.parts.end(), [](const part& p) { return p.k[0].type == type_q8_0; });
+// Whether rows are quantised and nothing says whether they were turned before.
+inline bool unsaid_turns(const state& s) {
+  return std::any_of(s.parts.begin(), s.parts.end(),
+                     [](const part& p) { return p.k[0].type == type_q8_0 && p.turn[0] < 0; });
 }
 
 }  // namespace detail
@@ -206,9 +208,10 @@ inline bool any_quantised(const state& s) {
 /// The profile as this state needs it: with rotary pairs in the order that its keys have, which is tried out where
 /// `o.pairs` does not say it; and whether quantised rows are turned, which LLAMA_ATTN_ROT_DISABLE switches off in
 /// llama.cpp and nothing in the state tells. A profile without calibration is taken as it is.
+/// `tried` becomes the best ratio, where the profile does not fit too.
 /// Errors: wrong_shape (a profile of another model), profile_does_not_fit; those of sluice::fit().
 inline sluice::result<fitted> fit(const state& s, std::span<const std::byte> bytes, const sluice::profile& profile,
-                                  const options& o = {}) {
+                                  const options& o = {}, double* tried = nullptr) {
   using sluice::rope_pairing;
   auto* const base = const_cast<std::byte*>(bytes.data());  // views can be written to; an encoder does not
   bool pairs_matter = false;
@@ -234,10 +237,11 @@ inline sluice::result<fitted> fit(const state& s, std::span<const std::byte> byt
       p = *std::move(other);
     }
     for (const bool turned : {true, false}) {
-      if (!turned && !detail::any_quantised(s)) continue;
+      if (!turned && !detail::unsaid_turns(s)) continue;
       const auto ratio = detail::ratio_of(s, base, p, turned);
       if (!ratio) return ratio.status();
-      if (*ratio < best.ratio) best = {p, turned && detail::any_quantised(s), *ratio};
+      if (*ratio < best.ratio) best = {p, turned && detail::unsaid_turns(s), *ratio};
+      if (tried) *tried = best.ratio;
       if (best.ratio <= o.fit_bound) return best;
     }
   }
@@ -270,7 +274,7 @@ sluice::status pack(const state& s, std::span<const std::byte> bytes, const fitt
   std::vector<std::byte> out;
   for (const char c : detail::packed_magic) detail::put(out, c);
   detail::put(out, detail::packed_version);
-  detail::put(out, std::uint8_t((profile == nullptr) | turned << 1 | s.how.values << 2));
+  detail::put(out, std::uint8_t((profile == nullptr) | turned << 1 | s.how.values << 2 | s.how.turns << 3));
   detail::put(out, s.how.cell_extra);
   detail::put(out, std::uint8_t(profile && !profile->shape.ropes.empty() ? profile->shape.ropes[0].pairing
                                                                          : sluice::rope_pairing::none));
@@ -340,9 +344,8 @@ inline sluice::result<packed_header> read_header(std::span<const std::byte> pack
   h.fingerprint = in.get<std::uint64_t>();
   const auto profile = in.get<std::uint32_t>();
   h.chunks = in.get<std::uint32_t>();
-  h.lossless = flags & 1, h.turned = flags & 2, h.how.values = flags & 4;
-  if (flags > 7 || pairs > 2 || zero || level >= sluice::max_passes)
-    return status::corrupt_header;
+  h.lossless = flags & 1, h.turned = flags & 2, h.how.values = flags & 4, h.how.turns = flags & 8;
+  if (flags > 15 || pairs > 2 || zero || level >= sluice::max_passes) return status::corrupt_header;
   h.pairs = sluice::rope_pairing(pairs), h.level = level;
   std::span<const std::byte> rest = packed.subspan(detail::header_size, packed.size() - detail::header_size - 8);
   if (profile > rest.size() || skeleton > rest.size() - profile || h.chunks > (rest.size() - profile - skeleton) / 4)

@@ -54,6 +54,7 @@ struct rows {
 struct part {
   int cache = 0;  ///< of the model: 0, or 1 = the layers with a sliding window
   bool v_trans = false;
+  int turn[2] = {-1, -1};  ///< size of the Hadamard matrices that heads of K and V are turned with; -1 = unsaid
   std::vector<std::int32_t> positions;   ///< of cells, in the order of their rows
   std::vector<std::uint32_t> sequences;  ///< cells with equal numbers belong to the same sequences
   std::vector<rows> k, v;                ///< of each layer of the cache; `v` is empty where no layer keeps any
@@ -63,6 +64,7 @@ struct part {
 struct reading {
   std::uint8_t cell_extra = 0;  ///< bytes of a cell's place in an image (M-RoPE models)
   bool values = true;           ///< layers have V
+  bool turns = true;            ///< caches name the matrices that heads are turned with; those of 2026 do
 };
 
 /// A state that was read.
@@ -76,9 +78,9 @@ struct state {
 
 namespace detail {
 
-constexpr std::uint32_t sequence_file = 0x67677371, sequence_file_version = 3;  // "ggsq"
-constexpr std::uint32_t session_file = 0x6767736e, session_file_version = 9;    // "ggsn"
-constexpr std::uint32_t sequence_data = 0xaf143cd8;                             // llama_state_seq_get_data
+constexpr std::uint32_t sequence_file = 0x67677371;  // "ggsq", versions 3 and 4
+constexpr std::uint32_t session_file = 0x6767736e;   // "ggsn", versions 9 to 11
+constexpr std::uint32_t sequence_data = 0xaf143cd8;  // llama_state_seq_get_data
 
 // Reads a state, or its skeleton: all bytes but the rows, which then count as if they were there.
 class cursor {
@@ -175,6 +177,12 @@ inline bool read_cache(cursor& in, const reading& how, int number, std::vector<p
     const auto transposed = in.get<std::uint32_t>(), layers = in.get<std::uint32_t>();
     if (in.ok() && (transposed > 1 || layers == 0 || layers > most_layers)) return in.fail(sluice::status::parse_error);
     p.v_trans = transposed == 1;
+    for (int& turn : p.turn)
+      if (how.turns) {
+        const auto n = in.get<std::uint32_t>();
+        if (n > 65536 || (n & (n - 1))) return in.fail(sluice::status::parse_error);
+        turn = int(n);
+      }
     for (std::uint32_t l = 0; l < layers && in.ok(); ++l) read_rows(in, false, p.k.emplace_back(), cells);
     for (std::uint32_t l = 0; l < layers && how.values && in.ok(); ++l)
       read_rows(in, p.v_trans, p.v.emplace_back(), cells);
@@ -211,7 +219,7 @@ inline sluice::result<state> read_as(cursor in, const reading& how) {
   if (file) {
     const auto version = in.get<std::uint32_t>(), n = in.get<std::uint32_t>();
     if (!in.ok()) return in.why();
-    if (version != (magic == sequence_file ? sequence_file_version : session_file_version))
+    if (magic == sequence_file ? version < 3 || version > 4 : version < 9 || version > 11)
       return sluice::status::wrong_version;
     if (n > in.left() / 4) return sluice::status::truncated;
     s.tokens.resize(n);
@@ -277,12 +285,12 @@ void each_piece(const state& s, const F& f) {
 inline sluice::result<state> parse(std::span<const std::byte> bytes) {
   std::optional<sluice::status> first;
   for (const bool values : {true, false})
-    for (const std::uint8_t extra : {std::uint8_t{0}, std::uint8_t{8}, std::uint8_t{12}}) {
-      auto s = detail::read_as(detail::cursor(bytes, bytes.size(), false), {extra, values});
-      if (s) return s;
-      if (!first || *first == sluice::status::parse_error) first = s.status();
-      if (*first == sluice::status::wrong_version) return *first;
-    }
+    for (const std::uint8_t extra : {std::uint8_t{0}, std::uint8_t{8}, std::uint8_t{12}})
+      for (const bool turns : {true, false}) {
+        auto s = detail::read_as(detail::cursor(bytes, bytes.size(), false), {extra, values, turns});
+        if (s || s.status() == sluice::status::wrong_version) return s;
+        if (!first || *first == sluice::status::parse_error) first = s.status();
+      }
   return *first;
 }
 

@@ -155,7 +155,8 @@ class Context:
     def get(self, sequence=0):
         n = self.lib.llama_state_seq_get_size(self.handle, sequence)
         to = ctypes.create_string_buffer(n)
-        return to.raw[:self.lib.llama_state_seq_get_data(self.handle, to, n, sequence)]
+        n = self.lib.llama_state_seq_get_data(self.handle, to, n, sequence)
+        return to.raw[:n]
 
     def set(self, data, sequence=0):
         return self.lib.llama_state_seq_set_data(self.handle, data, len(data), sequence)
@@ -163,7 +164,8 @@ class Context:
     def get_all(self):
         n = self.lib.llama_state_get_size(self.handle)
         to = ctypes.create_string_buffer(n)
-        return to.raw[:self.lib.llama_state_get_data(self.handle, to, n)]
+        n = self.lib.llama_state_get_data(self.handle, to, n)
+        return to.raw[:n]
 
     def set_all(self, data):
         return self.lib.llama_state_set_data(self.handle, data, len(data))
