@@ -29,7 +29,7 @@ struct block_size {
 };
 
 /// ggml's numbers of the element types that slots are coded in; others are kept as bytes.
-enum : std::int32_t { type_f32 = 0, type_f16 = 1, type_q8_0 = 8, type_bf16 = 30 };
+constexpr std::int32_t type_f32 = 0, type_f16 = 1, type_q8_0 = 8, type_bf16 = 30;
 
 /// {0, 0} for types that are kept as bytes.
 constexpr block_size block_of(std::int32_t type) noexcept {
@@ -239,6 +239,7 @@ inline sluice::result<state> read_as(cursor in, const reading& how) {
     for (const char c : s.architecture)
       if (c < 0x21 || c > 0x7e) return sluice::status::parse_error;
   }
+  if (in.left() == 0) return sluice::status::truncated;
   for (int cache = 0; in.left(); ++cache) {
     cursor attempt = in;
     std::vector<part> parts = s.parts;
