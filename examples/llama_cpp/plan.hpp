@@ -125,7 +125,8 @@ inline void cut(const part& p, int number, int sinks, std::int64_t most, part_pl
   for (std::int64_t a = 0; a < cells;) {
     chunk c{number, a, 1, a, to.how == coding::verbatim};
     if (by_position) {
-      const auto [sequence, position] = key(to.order[std::size_t(a)]);
+      const auto sequence = key(to.order[std::size_t(a)]).first;
+      const auto position = key(to.order[std::size_t(a)]).second;
       // The first tokens are kept exact, which blocks are as they are.
       const bool sink = to.how == coding::quantised && position < sinks;
       c.position = position, c.verbatim = sink;
