@@ -57,8 +57,10 @@ inline void store_q8_0(const float* from, std::byte* to, int count) noexcept {
     const std::uint16_t bits = sluice::from_float<sluice::f16>(d).bits;
     std::int8_t q[32];
     for (int i = 0; i < 32; ++i) {
-      const float y = std::round(from[b + i] * inverse);
-      q[i] = std::int8_t(y < 127 ? y > -127 ? y : -127 : y >= 127 ? 127 : 0);  // 0 for what is no number
+      float y = from[b + i] * inverse;
+      y = y < 127 ? y : 127;  // and what is no number
+      y = y > -127 ? y : -127;
+      q[i] = std::int8_t(y + (y < 0 ? -0.5f : 0.5f));
     }
     std::memcpy(to, &bits, 2);
     std::memcpy(to + 2, q, 32);

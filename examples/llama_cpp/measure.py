@@ -39,7 +39,11 @@ def main():
     a.add_argument("--offset", type=int, default=5000), a.add_argument("--only", default="f16,q8_0")
     a.add_argument("--slot-profile", help="a profile of `sluice slot calibrate`, measured at level 1 too")
     a.add_argument("-o", "--output", default="bench/results/llama_cpp.json")
+    a.add_argument("--table", action="store_true", help="only write the table in README.md anew, from the output of before")
     a = a.parse_args()
+    readme = pathlib.Path(__file__).parent / "README.md"
+    if a.table:
+        return table(json.loads(pathlib.Path(a.output).read_text()), readme)
     model = llama.Model(a.model)
     text = pathlib.Path(a.text).read_text()[a.offset:]
     ids = model.tokenize(text[:(a.tokens + a.suffix) * 8])
@@ -113,6 +117,31 @@ def main():
             rows[name] = row
             print(kind, name, json.dumps(row), flush=True)
     pathlib.Path(a.output).write_text(json.dumps(report, indent=1) + "\n")
+    table(report, readme)
+
+
+def table(report, path):
+    """Puts the figures between the marks in README.md."""
+    lines = ["| cache | packed | bytes | times smaller | KL | top-1 | pack | unpack + load |", "|---|---|---|---|---|---|---|---|"]
+    for kind, c in report["caches"].items():
+        n, floor = report["tokens"], c["other_cells"]
+        lines.append(f"| {kind} | as saved, {c['slot_bytes']:,} bytes | | 1 | {floor['kl']:.4f} (floor) | {100 * floor['top1']:.1f} % | | "
+                     f"{c['read_seconds'] + c['exact']['load_seconds']:.3f} s |")
+        if "zstd_3" in c:
+            lines.append(f"| {kind} | zstd -3 | {c['zstd_3']['bytes']:,} | {c['zstd_3']['ratio']:.2f} | same bytes | | | "
+                         f"{c['zstd_3']['unpack_seconds'] + c['exact']['load_seconds']:.2f} s |")
+        for name, x in c["packed"].items():
+            same = x.get("same_bytes")
+            load = c["exact"]["load_seconds"] if same else x["load_seconds"]
+            lines.append(f"| {kind} | {name} | {x['bytes']:,} | {x['ratio']:.2f} | {'same bytes' if same else format(x['kl'], '.4f')} | "
+                         f"{'' if same else format(100 * x['top1'], '.1f') + ' %'} | {x['pack_seconds']:.2f} s | {x['unpack_seconds'] + load:.2f} s |")
+    first = next(iter(report["caches"].values()))
+    lines += ["", f"{report['model']}, a context of {report['tokens']:,} tokens, judged by the {report['suffix_tokens']} that follow; "
+              f"{report['machine']}, {report['llama_cpp']}. Computing the context takes {first['prefill_seconds']:.0f} s there. "
+              "KL is in nats, against the exact state; times are the best of two or three."]
+    text = path.read_text()
+    begin, end = text.index("<!-- table -->"), text.index("<!-- /table -->")
+    path.write_text(text[:begin] + "<!-- table -->\n" + "\n".join(lines) + "\n" + text[end:])
 
 
 def zstd(path, to):

@@ -25,7 +25,7 @@ namespace slot::detail {
 
 enum class coding : std::uint8_t {
   standard,   ///< floats, in place
-  quantised,  ///< q8_0: as f16 aside, turned back
+  quantised,  ///< q8_0: as floats aside, turned back
   exact,      ///< bit for bit
   verbatim,   ///< as bytes: what no codec takes
 };
@@ -213,7 +213,7 @@ inline void views_of(const part& p, const part_plan& plan, const chunk& c, std::
   }
 }
 
-// Rows of q8_0 of a chunk as f16 beside the state, turned back where llama.cpp turned them; and the way back.
+// Rows of q8_0 of a chunk as floats beside the state, turned back where llama.cpp turned them; and the way back.
 class dense_chunk {
  public:
   dense_chunk(const part& p, const part_plan& plan, const chunk& c, bool turned)
@@ -230,8 +230,8 @@ class dense_chunk {
       for (const int which : {0, 1}) {
         if (width(l, which) == 0) continue;
         sluice::plane_view& to = which ? v.v : v.k;
-        to.base = at, to.head_dim = s.head_dim(sluice::plane(which)), to.element_stride = 2;
-        to.head_stride = 2 * to.head_dim, to.token_stride = 2 * width(l, which);
+        to.base = at, to.head_dim = s.head_dim(sluice::plane(which)), to.element_stride = 4;
+        to.type = sluice::dtype::f32, to.head_stride = 4 * to.head_dim, to.token_stride = 4 * width(l, which);
         at += to.token_stride * c.tokens;
       }
     }
@@ -240,22 +240,17 @@ class dense_chunk {
   std::span<const sluice::kv_view> views() const noexcept { return views_; }
 
   void load(const std::byte* state) {
-    each_row(
-        [&](const std::byte* row, sluice::f16* to, float* x, int n, int turn) {
-          load_q8_0(row, x, n);
-          if (turn) hadamard(x, n, turn);
-          for (int i = 0; i < n; ++i) to[i] = sluice::from_float<sluice::f16>(std::clamp(x[i], -65504.f, 65504.f));
-        },
-        state);
+    each_row(state, [](const std::byte* row, float* x, int n, int turn) {
+      load_q8_0(row, x, n);
+      if (turn) hadamard(x, n, turn);
+    });
   }
+  /// Changes what it holds.
   void store(std::byte* state) {
-    each_row(
-        [&](const std::byte* row, const sluice::f16* from, float* x, int n, int turn) {
-          for (int i = 0; i < n; ++i) x[i] = sluice::to_float(from[i]);
-          if (turn) hadamard(x, n, turn);
-          store_q8_0(x, state + (row - state), n);
-        },
-        state);
+    each_row(state, [&](const std::byte* row, float* x, int n, int turn) {
+      if (turn) hadamard(x, n, turn);
+      store_q8_0(x, state + (row - state), n);
+    });
   }
 
  private:
@@ -263,9 +258,9 @@ class dense_chunk {
     const sluice::layer_shape& s = plan_->profile->shape.layers[std::size_t(layer)];
     return s.num_kv_heads * s.head_dim(sluice::plane(which));
   }
+  // f(row of the state, the floats beside it, how many, size of the Hadamard matrix or 0)
   template <class F>
-  void each_row(const F& f, const std::byte* state) {
-    std::vector<float> x;
+  void each_row(const std::byte* state, const F& f) {
     for (std::size_t i = 0; i < plan_->layers.size(); ++i)
       for (const int which : {0, 1}) {
         const int n = width(plan_->layers[i], which);
@@ -274,11 +269,9 @@ class dense_chunk {
         const rows& r = which ? part_->v[i] : part_->k[i];
         const int told = part_->turn[which];
         const int turn = told >= 0 ? told : turned_ ? hadamard_size(to.head_dim, which == 0) : 0;
-        x.resize(std::size_t(n));
         for (std::int64_t t = 0; t < chunk_.tokens; ++t) {
           const auto cell = std::uint64_t(plan_->order[std::size_t(chunk_.first + t)]);
-          f(state + r.at + cell * r.row, reinterpret_cast<sluice::f16*>(to.base + t * to.token_stride), x.data(), n,
-            turn);
+          f(state + r.at + cell * r.row, reinterpret_cast<float*>(to.base + t * to.token_stride), n, turn);
         }
       }
   }
@@ -287,7 +280,7 @@ class dense_chunk {
   const part_plan* plan_;
   chunk chunk_;
   bool turned_;
-  std::vector<sluice::f16> values_;
+  std::vector<float> values_;
   std::vector<sluice::kv_view> views_;
 };
 

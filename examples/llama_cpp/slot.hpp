@@ -1,26 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "chunks.hpp"
+#include "packed.hpp"
 #include "plan.hpp"
 #include "state.hpp"
 
-#include <sluice/codec/decoder.hpp>
-#include <sluice/codec/encoder.hpp>
 #include <sluice/codec/fit.hpp>
-#include <sluice/codec/presets.hpp>
-#include <sluice/format/checksum.hpp>
 #include <sluice/model/pairs.hpp>
 #include <sluice/model/profile.hpp>
 
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
 #include <functional>
-#include <memory>
-#include <new>
 #include <span>
-#include <thread>
+#include <utility>
 #include <vector>
 
-// States of llama.cpp, smaller: pack() and unpack(), from bytes to bytes. Form of the packed bytes: README.md.
+// States of llama.cpp, smaller: pack() and unpack(), from bytes to bytes. An engine includes this header alone.
 
 namespace slot {
 
@@ -42,132 +43,7 @@ struct fitted {
   double ratio = 1;         ///< how many times the bits that the profile promises: about 1
 };
 
-/// What a packed state says of itself.
-struct packed_header {
-  std::uint64_t size = 0;         ///< of the state
-  std::uint64_t fingerprint = 0;  ///< of the profile that is needed; 0 = none is
-  std::uint32_t chunks = 0;
-  int level = 0;
-  bool lossless = false, turned = false;
-  sluice::rope_pairing pairs = sluice::rope_pairing::none;
-  reading how;
-  std::span<const std::byte> profile, skeleton, frames;  ///< frames: a u32 size, then that many bytes, `chunks` times
-};
-
 namespace detail {
-
-constexpr char packed_magic[8] = {'s', 'l', 'u', 'i', 'c', 'e', 'L', 'C'};
-constexpr std::uint16_t packed_version = 1;
-constexpr std::size_t header_size = 48;
-
-// The checksum of a file that is written in pieces: that of each piece begins with that of the one before.
-struct running_checksum {
-  std::uint32_t a = 0x736c6f74, b = 0x6c6c616d;
-  void add(std::span<const std::byte> x) noexcept {
-    a = sluice::checksum(x.data(), x.size(), a);
-    b = sluice::checksum(x.data(), x.size(), b);
-  }
-  std::uint64_t value() const noexcept { return std::uint64_t{a} << 32 | b; }
-};
-
-template <class T>
-void put(std::vector<std::byte>& to, const T& x) {
-  const auto* p = reinterpret_cast<const std::byte*>(&x);
-  to.insert(to.end(), p, p + sizeof x);
-}
-
-// Runs work(worker, i) for i in [begin, end) on several threads, worker a number below `threads`.
-template <class F>
-void share(int threads, std::size_t begin, std::size_t end, const F& work) {
-  const int n = int(std::min<std::size_t>(std::size_t(std::max(threads, 1)), end - begin));
-  std::atomic<std::size_t> next{begin};
-  const auto run = [&](int worker) {
-    for (std::size_t i; (i = next.fetch_add(1)) < end;) work(worker, i);
-  };
-  std::vector<std::thread> others;
-  for (int w = 1; w < n; ++w) others.emplace_back(run, w);
-  run(0);
-  for (std::thread& t : others) t.join();
-}
-
-// The coders of one thread. Those of the exact codec, which cost nothing to make, are made for each chunk.
-template <template <class> class Coder>
-class coders {
- public:
-  template <class F>
-  auto with(const part_plan& p, const F& f) {
-    if (p.how == coding::exact) {
-      Coder<sluice::codec::exact> coder(*p.profile);
-      return f(coder);
-    }
-    if (!standard_) standard_ = std::make_unique<Coder<sluice::codec::standard>>(*p.profile);
-    return f(*standard_);
-  }
-
- private:
-  std::unique_ptr<Coder<sluice::codec::standard>> standard_;
-};
-
-template <class C>
-using encoder_of = sluice::encoder<C>;
-template <class C>
-using decoder_of = sluice::decoder<C>;
-
-inline sluice::status encode_chunk(const state& s, const plan& plan, const chunk& c, std::byte* bytes, bool turned,
-                                   int levels, coders<encoder_of>& coders, std::vector<std::byte>& out) {
-  const part& p = s.parts[std::size_t(c.part)];
-  const part_plan& how = plan.parts[std::size_t(c.part)];
-  out.clear();
-  if (c.verbatim) {
-    each_run(p, how, c, bytes, [&](const std::byte* from, std::size_t n) { out.insert(out.end(), from, from + n); });
-    return sluice::status::ok;
-  }
-  const auto encode = [&](std::span<const sluice::kv_view> views) {
-    return coders.with(how, [&](auto& encoder) {
-      out.resize(encoder.max_size(views));
-      const auto n = encoder.encode(views, out, {.levels = levels});
-      if (n) out.resize(*n);
-      return n.status();
-    });
-  };
-  if (how.how == coding::quantised) {
-    dense_chunk dense(p, how, c, turned);
-    dense.load(bytes);
-    return encode(dense.views());
-  }
-  std::vector<sluice::kv_view> views;
-  views_of(p, how, c, bytes, views);
-  return encode(views);
-}
-
-inline sluice::status decode_chunk(const state& s, const plan& plan, const chunk& c, std::span<const std::byte> frame,
-                                   bool turned, coders<decoder_of>& coders, std::byte* bytes) {
-  const part& p = s.parts[std::size_t(c.part)];
-  const part_plan& how = plan.parts[std::size_t(c.part)];
-  if (c.verbatim) {
-    std::size_t at = 0;
-    bool fits = true;
-    each_run(p, how, c, bytes, [&](std::byte* to, std::size_t n) {
-      if ((fits = fits && n <= frame.size() - at)) std::memcpy(to, frame.data() + at, n), at += n;
-    });
-    return fits && at == frame.size() ? sluice::status::ok : sluice::status::truncated;
-  }
-  const auto decode = [&](std::span<const sluice::kv_view> views) {
-    return coders.with(how, [&](auto& decoder) {
-      const auto done = decoder.decode(frame, views, {.sequence_end = c.position + c.tokens});
-      return done.worst;
-    });
-  };
-  if (how.how == coding::quantised) {
-    dense_chunk dense(p, how, c, turned);
-    const sluice::status s2 = decode(dense.views());
-    if (s2 == sluice::status::ok) dense.store(bytes);
-    return s2;
-  }
-  std::vector<sluice::kv_view> views;
-  views_of(p, how, c, bytes, views);
-  return decode(views);
-}
 
 // The bits that a profile promises and those that chunks from all over the state come to, as fit_report::ratio().
 inline sluice::result<double> ratio_of(const state& s, std::byte* bytes, const sluice::profile& profile, bool turned) {
@@ -322,56 +198,6 @@ sluice::status pack(const state& s, std::span<const std::byte> bytes, const fitt
   out.clear();
   detail::put(out, sum.value());
   return write(std::span<const std::byte>(out)) ? status::ok : status::io_error;
-}
-
-/// Reads the front of a packed state and checks all of it against its checksum.
-/// Errors: parse_error (no packed state), wrong_version, truncated, corrupt_header.
-inline sluice::result<packed_header> read_header(std::span<const std::byte> packed) {
-  using sluice::status;
-  if (packed.size() < sizeof detail::packed_magic ||
-      std::memcmp(packed.data(), detail::packed_magic, sizeof detail::packed_magic) != 0)
-    return status::parse_error;
-  if (packed.size() < detail::header_size + 8) return status::truncated;
-  detail::cursor in(packed.subspan(8), packed.size() - 8, false);
-  if (in.get<std::uint16_t>() != detail::packed_version) return status::wrong_version;
-  packed_header h;
-  const auto flags = in.get<std::uint8_t>();
-  h.how.cell_extra = in.get<std::uint8_t>();
-  const auto pairs = in.get<std::uint8_t>(), level = in.get<std::uint8_t>();
-  const auto zero = in.get<std::uint16_t>();
-  h.size = in.get<std::uint64_t>();
-  const auto skeleton = in.get<std::uint64_t>();
-  h.fingerprint = in.get<std::uint64_t>();
-  const auto profile = in.get<std::uint32_t>();
-  h.chunks = in.get<std::uint32_t>();
-  h.lossless = flags & 1, h.turned = flags & 2, h.how.values = flags & 4, h.how.turns = flags & 8;
-  if (flags > 15 || pairs > 2 || zero || level >= sluice::max_passes) return status::corrupt_header;
-  h.pairs = sluice::rope_pairing(pairs), h.level = level;
-  std::span<const std::byte> rest = packed.subspan(detail::header_size, packed.size() - detail::header_size - 8);
-  if (profile > rest.size() || skeleton > rest.size() - profile || h.chunks > (rest.size() - profile - skeleton) / 4)
-    return status::truncated;
-  h.profile = rest.first(profile);
-  h.skeleton = rest.subspan(profile, std::size_t(skeleton));
-  h.frames = rest.subspan(profile + std::size_t(skeleton));
-  detail::running_checksum sum;
-  sum.add(packed.first(detail::header_size));
-  if (profile) sum.add(h.profile);
-  sum.add(h.skeleton);
-  std::span<const std::byte> frames = h.frames;
-  for (std::uint32_t i = 0; i < h.chunks; ++i) {
-    std::uint32_t n;
-    if (frames.size() < 4) return status::truncated;
-    std::memcpy(&n, frames.data(), 4);
-    sum.add(frames.first(4));
-    frames = frames.subspan(4);
-    if (n > frames.size()) return status::truncated;
-    sum.add(frames.first(n));
-    frames = frames.subspan(n);
-  }
-  std::uint64_t told;
-  std::memcpy(&told, packed.data() + packed.size() - 8, 8);
-  if (!frames.empty() || told != sum.value()) return status::corrupt_header;
-  return h;
 }
 
 /// Unpacks into `out`, which has packed_header::size bytes; they are llama.cpp's where this returns ok, and nothing else.

@@ -6,16 +6,19 @@
 
 #include <sluice/tensor/shape.hpp>
 
+#include <Eigen/Cholesky>
 #include <Eigen/Core>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <optional>
+#include <random>
 #include <string>
 #include <vector>
 
-// What a model's weights alone tell about its cache: how the output projection weighs an error in V, and how strong
-// queries are in each channel of K. Nothing is run.
+// What a model's weights tell about its cache: how the output projection weighs an error in V, and what queries look like
+// that read it. Nothing is run.
 
 namespace slot {
 
@@ -89,18 +92,57 @@ inline matrix output_metric(const attention_weights& w, const sluice::layer_shap
   return out;
 }
 
-/// [kv_heads][head_dim_k] mean square of the queries of each KV head's group, were inputs noise of one strength in all
-/// directions; only its proportions count.
-inline std::vector<float> query_energy(const attention_weights& w, const sluice::layer_shape& s) {
-  const Eigen::Index heads = w.q.rows() / s.head_dim_k, group = heads / s.num_kv_heads, d = s.head_dim_k;
-  Eigen::VectorXf energy = (w.q * w.norm.asDiagonal()).rowwise().squaredNorm() + w.q_bias.cwiseAbs2();
-  std::vector<float> out(std::size_t(s.num_kv_heads * d), 0.f);
-  for (Eigen::Index j = 0; j < heads; ++j) {
-    Eigen::VectorXf e = energy.segment(j * d, d);
-    if (w.q_norm.size()) e = (e / e.mean()).cwiseProduct(w.q_norm.cwiseAbs2());
-    for (Eigen::Index c = 0; c < d; ++c) out[std::size_t(j / group * d + c)] += e(c) / float(group);
+/// Queries that a model may have asked of a cache. Inputs of attention have one length, and K and V are what two known
+/// matrices make of them: that fixes as many of an input's dimensions as K and V have. The others are drawn as noise of the
+/// strength that is missing of the length.
+class query_guess {
+ public:
+  query_guess(const attention_weights& w, const sluice::layer_shape& s) : w_(w), shape_(s) {
+    const Eigen::Index k = w.k_norm.size() ? 0 : w.k.rows();  // normalised keys have lost their length
+    seen_.resize(k + w.v.rows(), w.q.cols());
+    if (k) seen_.topRows(k) = w.k * w.norm.asDiagonal();
+    seen_.bottomRows(w.v.rows()) = w.v * w.norm.asDiagonal();
+    Eigen::MatrixXd gram = (seen_ * seen_.transpose()).cast<double>();
+    const double noise = 1e-3 * gram.trace() / double(gram.rows());
+    gram.diagonal().array() += noise;
+    back_ = gram.llt().solve(seen_.cast<double>()).cast<float>().transpose();
+    ask_ = w.q * w.norm.asDiagonal();
   }
-  return out;
-}
+
+  Eigen::Index heads() const { return w_.q.rows() / shape_.head_dim_k; }
+
+  /// Un-rotated K and V of some tokens, [tokens][kv_heads * head_dim], to un-rotated queries [tokens][heads * head_dim].
+  matrix operator()(const matrix& k, const matrix& v) const {
+    matrix y(k.rows(), seen_.rows());
+    const Eigen::Index keys = seen_.rows() - v.cols();
+    if (keys) y.leftCols(keys) = k.rowwise() - w_.k_bias.transpose();
+    y.rightCols(v.cols()) = v.rowwise() - w_.v_bias.transpose();
+    matrix x = y * back_.transpose();
+    const double dim = double(x.cols()), free = dim - double(seen_.rows());
+    if (free > 0) {
+      matrix noise(x.rows(), x.cols());
+      std::mt19937 random(1);
+      std::normal_distribution<float> normal;
+      for (Eigen::Index i = 0; i < noise.size(); ++i) noise.data()[i] = normal(random);
+      noise -= (noise * seen_.transpose()) * back_.transpose();
+      const double missing = std::max(0.0, dim - double(x.rowwise().squaredNorm().mean()));
+      x += noise * float(std::sqrt(missing / free));
+    }
+    matrix q = (x * ask_.transpose()).rowwise() + w_.q_bias.transpose();
+    if (w_.q_norm.size())
+      for (Eigen::Index h = 0; h < heads(); ++h) {
+        auto head = q.middleCols(h * shape_.head_dim_k, shape_.head_dim_k);
+        for (Eigen::Index t = 0; t < head.rows(); ++t)
+          head.row(t) = (head.row(t) / std::sqrt(head.row(t).squaredNorm() / float(head.cols()) + 1e-6f))
+                            .cwiseProduct(w_.q_norm.transpose());
+      }
+    return q;
+  }
+
+ private:
+  const attention_weights& w_;
+  sluice::layer_shape shape_;
+  matrix seen_, back_, ask_;
+};
 
 }  // namespace slot
