@@ -205,7 +205,7 @@ def family(b):
         begin += 40
     profile = b.folder / "m.profile"
     print(b.slot("calibrate", *kept, "-m", b.path, "-o", profile))
-    quality(b, {1: 0.1}, {1: 4.5}, (1,), profile, True)
+    quality(b, {1: 0.12, 2: 0.04}, {1: 4.5, 2: 2.5}, (1, 2), profile, True)
 
 
 def refused(b):
