@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "calibration.hpp"
+#include "default_text.hpp"
 #include "session.hpp"
 #include "windows.hpp"
 
@@ -22,7 +23,7 @@ struct calibrate_options : model_options {
 
 void describe(option_list& app, calibrate_options& o) {
   describe_model(app, o);
-  app.add_option("TEXT", o.text, "what the model will read: many kinds of prose, and code").required();
+  app.add_option("TEXT", o.text, "what the model will read: many kinds of prose, and code; by default sluice's own documents");
   app.add_option("-o", o.out, "the profile to write; by default M.profile beside M.gguf");
   app.add_option("--context", o.context, "tokens of each capture")
       .range(int(query_statistics::kept + query_statistics::sinks), 1 << 20);
@@ -46,7 +47,8 @@ int calibrate_model(const calibrate_options& o) {
   // Exact arithmetic: what 8-bit products do to the predictions would hide what a quiet layer's error does.
   stopwatch clock;
   session s(o, arithmetic::exact);
-  const text_windows text(s.text, o.text, read_text(o.text));
+  const text_windows text(s.text, o.text.empty() ? "the default text" : o.text,
+                          o.text.empty() ? std::string(default_text()) : read_text(o.text));
   const auto windows = text.spread(captures, how.context + suffix);
   how.threads = s.threads.size();
   progress bar("calibrate");

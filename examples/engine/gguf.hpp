@@ -148,7 +148,8 @@ class mapped_file {
 /// The parsed directory of a GGUF file; borrows the bytes, which must outlive it.
 class gguf {
  public:
-  explicit gguf(std::span<const std::byte> bytes) : bytes_(bytes) {
+  /// `any_type`: tensors of types that this engine does not know are left out, and no error.
+  explicit gguf(std::span<const std::byte> bytes, bool any_type = false) : bytes_(bytes), any_type_(any_type) {
     if (read<std::uint32_t>("the magic number") != 0x46554747)
       throw file_error(file_errc::not_gguf, "wrong magic number");
     const auto version = read<std::uint32_t>("the version");
@@ -317,6 +318,10 @@ class gguf {
       }
       t.type = tensor_type{read<std::uint32_t>("a tensor's type")};
       const block_size b = block_of(t.type);
+      if (b.elements == 0 && any_type_) {
+        read<std::uint64_t>("a tensor's offset");
+        continue;
+      }
       if (b.elements == 0)
         fail(file_errc::unknown_type, printable(name) + " has type " + std::to_string(std::uint32_t(t.type)));
       if (t.cols % b.elements)
@@ -383,6 +388,7 @@ class gguf {
   static constexpr std::uint64_t max_elements = std::uint64_t{1} << 40;
 
   std::span<const std::byte> bytes_;
+  bool any_type_ = false;
   std::size_t at_ = 0;
   std::unordered_map<std::string_view, value> values_;
   std::unordered_map<std::string_view, tensor> tensors_;

@@ -7,6 +7,7 @@
 #include <iostream>
 #include <new>
 #include <string_view>
+#include <vector>
 
 option option::required() const { return option(option_->required()); }
 option option::range(int low, int high) const { return option(option_->check(CLI::Range(low, high))); }
@@ -57,11 +58,20 @@ program::program(std::string name, const std::string& about)
 program::~program() = default;
 
 option_list program::add(const char* name, const char* about, std::function<int()> work) {
-  CLI::App* command = app_->add_subcommand(name, about);
+  CLI::App* group = app_.get();
+  const std::string_view words = name;
+  const std::size_t space = words.find(' ');
+  if (space != words.npos) {
+    const std::string first(words.substr(0, space));
+    const auto there = app_->get_subcommands([&](CLI::App* c) { return c->get_name() == first; });
+    group = there.empty() ? app_->add_subcommand(first)->require_subcommand(1) : there[0];
+  }
+  CLI::App* command = group->add_subcommand(name + (space == words.npos ? 0 : space + 1), about);
   command->final_callback([this, work = std::move(work)] { code_ = work(); });
   return option_list(*command);
 }
 
+void program::name_group(const char* group, const char* about) { app_->get_subcommand(group)->description(about); }
 void program::version(const std::string& text, const std::string& help) {
   app_->set_version_flag("--version", text, help);
 }
@@ -77,9 +87,14 @@ int program::run(int argc, char** argv) {
   };
   // `help` and `help COMMAND`, as others have it.
   char ask[] = "--help";
-  char* help[] = {argv[0], argc > 2 ? argv[2] : ask, ask, nullptr};
-  const bool helps = argc > 1 && std::string_view(argv[1]) == "help";
-  if (helps) argc = argc > 2 ? 3 : 2, argv = help;
+  std::vector<char*> help;
+  if (argc > 1 && std::string_view(argv[1]) == "help") {
+    help.assign(argv, argv + argc);
+    help.erase(help.begin() + 1);
+    help.push_back(ask);
+    help.push_back(nullptr);
+    argv = help.data();
+  }
   try {
     app_->parse(argc, argv);
     return std::fflush(stdout) == 0 ? code_ : report("output cannot be written", 1);

@@ -77,12 +77,15 @@ class program {
   program(const program&) = delete;
   program& operator=(const program&) = delete;
 
+  /// `name` may be two words, of which the first names a group of commands.
   template <class Options>
   void add(const char* name, const char* about, void (*describe)(option_list&, Options&), int (*work)(const Options&)) {
     const auto options = std::make_shared<Options>();
     option_list list = add(name, about, [options, work] { return work(*options); });
     describe(list, *options);
   }
+  /// What the help says of a group of commands.
+  void name_group(const char* group, const char* about);
   void version(const std::string& text, const std::string& help);
   void footer(const std::string& text);
 

@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
   add_inspect(p);
   add_transfer(p);
   add_simulate(p);
+  add_slot(p);
   const auto number = [](int major, int minor) { return std::to_string(major) + "." + std::to_string(minor); };
   p.version("sluice " + number(SLUICE_VERSION_MAJOR, SLUICE_VERSION_MINOR) + "." +
                 std::to_string(SLUICE_VERSION_PATCH) + ", format " +

@@ -21,17 +21,23 @@ expect(out "^sluice [0-9]+\\.[0-9]+\\.[0-9]+, format [0-9]+\\.[0-9]+\n$")
 sluice(2)
 sluice(2 bogus)
 expect(err "bogus")
+sluice(2 slot)
+sluice(2 slot bogus)
 foreach(line "calibrate: CAPTURE -o --output --sensitivity --heads-per-basis --target-kl --threads --name --shape-only --cachegen --json"
     "encode: CAPTURE -o --output -p --profile --codec --chunk-tokens --levels --max-bytes --threads --any-profile --json"
     "decode: SLC -o --output -p --profile --level --layers --threads --json"
     "truncate: SLC -o --output --level --max-bytes -p --profile --json" "info: SLC -p --profile --json" "verify: SLC --json"
     "put: SLC --model --ids --store --salt --patience --json"
     "get: -o --output -p --profile --codec --chunk-tokens --level --model --ids --store --salt --patience --json"
-    "simulate: --links --requests --shape --policies --deadlines --kv-share --context --json")
-  string(REGEX MATCH "^([a-z]+): (.*)$" line "${line}")
-  set(command ${CMAKE_MATCH_1})
+    "simulate: --links --requests --shape --policies --deadlines --kv-share --context --json"
+    "slot pack: SLOT -o --output -m --model -p --profile --level --lossless --threads --json"
+    "slot unpack: PACKED -o --output -p --profile -m --model --threads --json" "slot info: FILE --json"
+    "slot calibrate: SLOT -m --model -o --output --target-kl --threads --name --json")
+  string(REGEX MATCH "^([a-z ]+): (.*)$" line "${line}")
+  string(REPLACE " " ";" command "${CMAKE_MATCH_1}")
   string(REPLACE " " ";" options "${CMAKE_MATCH_2}")
-  if(NOT all MATCHES "\n +${command} +[A-Z]")
+  list(GET command 0 first)
+  if(NOT all MATCHES "\n +${first} +[A-Z]")
     message(FATAL_ERROR "sluice --help does not explain ${command}:\n${all}")
   endif()
   sluice(0 help ${command})
@@ -113,6 +119,14 @@ sluice(1 info -p missing.profile a.slc)
 expect(err "missing.profile: No such file or directory")
 sluice(1 get -p missing.profile --model m --ids "${capture}" --store store -o x.slc)
 expect(err "missing.profile: No such file or directory")
+sluice(1 slot pack missing.bin --lossless -o x.packed)
+expect(err "missing.bin")
+sluice(1 slot pack "${profile}" --lossless -o x.packed)
+expect(err "no state that llama.cpp saved")
+sluice(1 slot unpack "${profile}" -o x.bin)
+expect(err "not what .slot pack. writes")
+sluice(2 slot pack "${profile}" -o x.packed --level 9)
+expect(err "--level")
 sluice(1 verify missing.slc)
 expect(err "missing.slc: No such file or directory")
 sluice(1 calibrate missing.safetensors -o x.profile)

@@ -44,7 +44,7 @@ class atomic_file {
         std::snprintf(name, sizeof name, ".sluice-%016llx%016llx.tmp", static_cast<unsigned long long>(random[0]),
                       static_cast<unsigned long long>(random[1]));
         temporary_ = folder + name;
-        fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        fd_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (fd_ < 0 && errno != EEXIST && errno != EINTR) break;
       }
     }
@@ -89,6 +89,8 @@ class atomic_file {
     temporary_.clear();
   }
 
+  /// The open file, for who maps it into memory; -1 where there is none.
+  int descriptor() const noexcept { return fd_; }
   /// errno of the first call that failed; 0 where none did.
   int error() const noexcept { return error_; }
   /// The name that commit() gives, as open() was given it.
