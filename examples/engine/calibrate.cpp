@@ -23,7 +23,8 @@ struct calibrate_options : model_options {
 
 void describe(option_list& app, calibrate_options& o) {
   describe_model(app, o);
-  app.add_option("TEXT", o.text, "what the model will read: many kinds of prose, and code; by default sluice's own documents");
+  app.add_option("TEXT", o.text,
+                 "what the model will read: many kinds of prose, and code; by default sluice's own documents");
   app.add_option("-o", o.out, "the profile to write; by default M.profile beside M.gguf");
   app.add_option("--context", o.context, "tokens of each capture")
       .range(int(query_statistics::kept + query_statistics::sinks), 1 << 20);

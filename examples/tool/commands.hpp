@@ -9,4 +9,4 @@ void add_code(program& p);      // encode, decode, truncate
 void add_inspect(program& p);   // info, verify
 void add_transfer(program& p);  // put, get
 void add_simulate(program& p);
-void add_slot(program& p);      // slot pack, unpack, info, calibrate: examples/llama_cpp
+void add_slot(program& p);  // slot pack, unpack, info, calibrate: examples/llama_cpp
