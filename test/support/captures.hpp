@@ -14,6 +14,7 @@
 #include <functional>
 #include <safetensors.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 /// KV caches of real models, from files of the form that test/data/README.md describes.
@@ -28,6 +29,13 @@ inline constexpr char sample_profile[] = SLUICE_TEST_DATA "/smollm2.profile";
 /// Longer ones that lie beside the repository or do not: see there().
 inline constexpr char smol_1024[] = SLUICE_SOURCE_DIR "/../shared/data/kv/smol.safetensors";
 inline constexpr char qwen_1024[] = SLUICE_SOURCE_DIR "/../shared/data/kv/qwen.safetensors";
+
+/// The profile of the model that the sample is from.
+inline sluice::profile known() {
+  sluice::result<sluice::profile> p = sluice::profile::load(sample_profile);
+  REQUIRE(p.has_value());
+  return std::move(*p);
+}
 
 inline bool there(const char* path) {
   safetensors::file file;

@@ -16,13 +16,8 @@
 namespace {
 
 using namespace sluice;
+using captures::known;
 using captures::memory;
-
-profile known() {
-  result<profile> p = profile::load(captures::sample_profile);
-  REQUIRE(p.has_value());
-  return std::move(*p);
-}
 
 // A profile of the first tokens of a capture.
 profile learnt(const memory& m, std::int64_t tokens) {

@@ -18,13 +18,8 @@
 namespace {
 
 using namespace sluice;
+using captures::known;
 using captures::memory;
-
-profile known() {
-  result<profile> p = profile::load(captures::sample_profile);
-  REQUIRE(p.has_value());
-  return std::move(*p);
-}
 
 double ratio(const kv_view& v, const profile& p) {
   const result<fit_report> r = fit(v, p);

@@ -19,13 +19,8 @@
 namespace {
 
 using namespace sluice;
+using captures::known;
 using captures::memory;
-
-profile known() {
-  result<profile> p = profile::load(captures::sample_profile);
-  REQUIRE(p.has_value());
-  return std::move(*p);
-}
 
 template <class Codec = codec::standard>
 std::vector<std::size_t> sizes(const profile& p, const kv_view& v) {

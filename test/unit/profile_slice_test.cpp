@@ -19,13 +19,8 @@
 namespace {
 
 using namespace sluice;
+using captures::known;
 using captures::memory;
-
-profile known() {
-  result<profile> p = profile::load(captures::sample_profile);
-  REQUIRE(p.has_value());
-  return std::move(*p);
-}
 
 // What errors weigh: of each head, in units of the finest step of its plane.
 class metric {
