@@ -9,6 +9,7 @@
 #include <sluice/stream/store/sources/url.hpp>
 
 #include <command.hpp>
+#include <input_file.hpp>
 
 #include <algorithm>
 #include <cerrno>
@@ -133,12 +134,6 @@ struct session {
   }
 };
 
-/// Where the profile of a model lies unless told: smol.profile for smol.gguf.
-inline std::string profile_beside(std::string model_path) {
-  if (model_path.ends_with(".gguf")) model_path.resize(model_path.size() - 5);
-  return model_path + ".profile";
-}
-
 /// The profile to code this model's cache with: the one given, else the one beside the model, else one that needs no
 /// calibration, which costs twice the bytes at equal quality. Throws a data_error where it is another model's.
 inline sluice::profile load_profile(const std::string& given, const std::string& model_path, session& s) {
@@ -147,11 +142,9 @@ inline sluice::profile load_profile(const std::string& given, const std::string&
     s.warn("no " + path + ": coding without calibration (see `engine calibrate`)");
     return sluice::profile::uncalibrated(kv_shape(s.net.config()));
   }
-  const std::string text = read_text(path);
-  auto loaded = sluice::profile::parse(std::as_bytes(std::span(text)));
-  if (!loaded) throw data_error(path + ": " + to_string(loaded.status()));
-  if (loaded->shape != kv_shape(s.net.config())) throw data_error(path + ": the profile of a model with another shape");
-  return *std::move(loaded);
+  sluice::profile loaded = ::load_profile(path);
+  if (loaded.shape != kv_shape(s.net.config())) throw data_error(path + ": the profile of a model with another shape");
+  return loaded;
 }
 
 /// A forward pass that says how far it is.

@@ -136,14 +136,8 @@ void guess(const slot::query_guess& guess, const sluice::kv_view& v, const sluic
 }
 
 int calibrate(const calibrate_arguments& a) {
-  const engine::mapped_file model_bytes = [&] {
-    try {
-      return engine::mapped_file(a.model);
-    } catch (const engine::file_error& e) {
-      throw data_error(a.model + ": " + e.what());
-    }
-  }();
-  const engine::gguf gguf(model_bytes.bytes(), true);
+  const model_file file_of_model(a.model);
+  const engine::gguf& gguf = file_of_model.tensors();
   const slot::model_facts model = slot::read_model(gguf);
   if (!model.shape) throw data_error(a.model + ": it does not tell " + model.missing);
   const sluice::model_shape& shape = *model.shape;

@@ -13,7 +13,6 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <thread>
 
 namespace {
 
@@ -94,7 +93,7 @@ int pack(const pack_arguments& a) {
   if (!o.lossless) {
     slot::model_facts model;
     if (!a.model.empty()) {
-      model = read_model_file(a.model);
+      model = slot::read_model(model_file(a.model).tensors());
       o.pairs = model.pairs;
       if (!state->architecture.empty() && state->architecture != model.architecture)
         throw data_error(a.in + ": saved by a model of architecture " + state->architecture + ", and " + a.model +

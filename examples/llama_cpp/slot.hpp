@@ -73,6 +73,14 @@ inline sluice::result<double> ratio_of(const state& s, std::byte* bytes, const s
   return std::max(keys.ratio(), values.ratio());
 }
 
+// The order of a model's rotary pairs; none where nothing is rotated.
+inline sluice::rope_pairing pairs_of(const sluice::model_shape& shape) {
+  sluice::rope_pairing order = sluice::rope_pairing::none;
+  for (const sluice::rope& r : shape.ropes)
+    if (r.pairing != sluice::rope_pairing::none) order = r.pairing;
+  return order;
+}
+
 // Whether rows are quantised and nothing says whether they were turned before.
 inline bool unsaid_turns(const state& s) {
   return std::any_of(s.parts.begin(), s.parts.end(),
@@ -90,14 +98,8 @@ inline sluice::result<fitted> fit(const state& s, std::span<const std::byte> byt
                                   const options& o = {}, double* tried = nullptr) {
   using sluice::rope_pairing;
   auto* const base = const_cast<std::byte*>(bytes.data());  // views can be written to; an encoder does not
-  bool pairs_matter = false;
-  for (const sluice::rope& r : profile.shape.ropes) pairs_matter |= r.pairing != rope_pairing::none;
-  rope_pairing own = rope_pairing::none;
-  if (pairs_matter) {
-    own = profile.shape.ropes[0].pairing;
-    for (const sluice::rope& r : profile.shape.ropes)
-      if (r.pairing != rope_pairing::none) own = r.pairing;
-  }
+  const rope_pairing own = detail::pairs_of(profile.shape);
+  const bool pairs_matter = own != rope_pairing::none;
   std::vector<rope_pairing> orders{own};
   if (pairs_matter && o.pairs != rope_pairing::none)
     orders = {o.pairs};
@@ -152,8 +154,7 @@ sluice::status pack(const state& s, std::span<const std::byte> bytes, const fitt
   detail::put(out, detail::packed_version);
   detail::put(out, std::uint8_t((profile == nullptr) | turned << 1 | s.how.values << 2 | s.how.turns << 3));
   detail::put(out, s.how.cell_extra);
-  detail::put(out, std::uint8_t(profile && !profile->shape.ropes.empty() ? profile->shape.ropes[0].pairing
-                                                                         : sluice::rope_pairing::none));
+  detail::put(out, std::uint8_t(profile ? detail::pairs_of(profile->shape) : sluice::rope_pairing::none));
   detail::put(out, std::uint8_t(o.level));
   detail::put(out, std::uint16_t{0});
   detail::put(out, s.size);

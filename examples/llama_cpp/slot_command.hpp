@@ -6,33 +6,29 @@
 #include <command.hpp>
 #include <input_file.hpp>
 #include <sluice/model/profile.hpp>
+#include <threads.hpp>
 
-#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <string>
-#include <thread>
 
 // What the commands on slots share.
 
 void add_slot_calibrate(program& p);
 
-inline int default_threads() { return int(std::clamp(std::thread::hardware_concurrency(), 1u, 256u)); }
-
-/// Throws data_error over a file that is no GGUF.
-inline slot::model_facts read_model_file(const std::string& path) {
-  try {
-    const engine::mapped_file file(path);
-    return slot::read_model(engine::gguf(file.bytes(), true));
+/// A model's file. Throws data_error over one that is no GGUF.
+class model_file {
+ public:
+  explicit model_file(const std::string& path) try : bytes_(path), tensors_(bytes_.bytes(), true) {
   } catch (const engine::file_error& e) {
     throw data_error(path + ": " + e.what());
   }
-}
+  const engine::gguf& tensors() const noexcept { return tensors_; }
 
-inline std::string profile_beside(std::string model_path) {
-  if (model_path.ends_with(".gguf")) model_path.resize(model_path.size() - 5);
-  return model_path + ".profile";
-}
+ private:
+  engine::mapped_file bytes_;
+  engine::gguf tensors_;
+};
 
 /// The profile that a call names, or that lies beside the model, or one without calibration of the model's shape; `name`
 /// becomes what people call it. Throws where there is none, or it is of another model than the one that is named.

@@ -4,12 +4,12 @@
 #include <input_file.hpp>
 #include <output_file.hpp>
 #include <sluice/calibrate/cachegen.hpp>
+#include <threads.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <map>
-#include <thread>
 
 namespace {
 
@@ -17,7 +17,7 @@ struct calibrate_arguments {
   std::vector<std::string> captures;
   std::string out, sensitivity, name;
   int heads_per_basis = 0;
-  int threads = int(std::clamp(std::thread::hardware_concurrency(), 1u, 256u));
+  int threads = default_threads();
   double target_kl = sluice::calibration_options{}.target_kl;
   bool shape_only = false, cachegen = false, as_json = false;
 };

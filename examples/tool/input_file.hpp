@@ -25,6 +25,12 @@ inline std::vector<std::byte> read_file(const std::string& path) {
   return bytes;
 }
 
+/// Where the profile of a model lies unless told: smol.profile for smol.gguf.
+inline std::string profile_beside(std::string model_path) {
+  if (model_path.ends_with(".gguf")) model_path.resize(model_path.size() - 5);
+  return model_path + ".profile";
+}
+
 /// Throws data_error: what the system says of the file, or why it is no profile.
 inline sluice::profile load_profile(const std::string& path) {
   sluice::result<sluice::profile> p = sluice::profile::parse(read_file(path));

@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 #include <sluice/codec/encoder.hpp>
+#include <sluice/stream/plan/plan.hpp>
+#include <sluice/stream/plan/policy/control.hpp>
 #include <sluice/stream/run/loops.hpp>
 #include <sluice/stream/run/page_decoder.hpp>
 #include <sluice/stream/store/chunk.hpp>
@@ -219,6 +221,22 @@ struct engine {
 template <stream::byte_source Source>
 void store(Source& s) {
   for (const object& o : sample().objects) REQUIRE(s.put(o.name, o.bytes) == status::ok);
+}
+
+/// Fetches the whole context at level 2 through an executor: in time, without a fault, nothing computed.
+template <class Source>
+void fetch_all(Source& s) {
+  const stream::cost_model cost = sample().cost(1e-4);
+  engine engine(cost);
+  stream::link_history link;
+  const stream::planner<stream::policy::fixed_level<2>> plan(cost);
+  stream::executor e(plan, s, sample().names, link, 60, stream::executor_options{.patience = {.floor_seconds = 10}});
+  const stream::report& r = stream::run(e, engine);
+  engine.check(r);
+  CHECK(r.met);
+  for (const stream::fault& f : r.faults) MESSAGE(to_string(f.what), " ", f.detail);
+  CHECK(r.faults.empty());
+  CHECK(engine.computations == 0);
 }
 
 /// Whether the report names this fault, for this chunk where one is given.

@@ -271,9 +271,8 @@ std::size_t encoder<Codec>::max_size(std::span<const kv_view> cache) const {
           row += std::size_t(v.num_kv_heads) * std::size_t(v[p].head_dim) * std::size_t(size_of(v[p].type));
         }
   const std::size_t tokens = std::size_t(end - begin);
-  return sizeof(frame_header) + profile_->shape.layers.size() * sizeof(shape_run) + 16 +
-         groups * tiles * std::size_t(passes()) * sizeof(tile_entry) + coded * tiles * tile_writer::stored_size(0, 0) +
-         coded * tiles * 16 + coded * tokens * 2 + tokens * row;
+  return detail::front_size(profile_->shape.layers.size(), groups * tiles, std::size_t(passes())) +
+         coded * tiles * tile_writer::stored_size(0, 0) + coded * tokens * 2 + tokens * row;
 }
 
 template <tile_codec Codec>

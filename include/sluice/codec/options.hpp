@@ -39,8 +39,8 @@ struct encode_options {
   /// The frame is never larger. Where all levels are, passes leave tile by tile as truncate_to() takes them; where not
   /// even the base fits, and for a codec of one level, it is output_too_small. SIZE_MAX = no limit.
   std::size_t max_bytes = SIZE_MAX;
-  parallel_for
-      parallel{};  ///< shares layers and token tiles; whole token tiles where a predictor looks at lower layers
+  /// Shares layers and token tiles; whole token tiles where a predictor looks at lower layers.
+  parallel_for parallel{};
 };
 
 /// What to decode, and where it goes.
@@ -60,8 +60,8 @@ struct decode_options {
   /// Out: the worst status of each page of the first view, from the one that holds its first token on; of each token
   /// where the view has no pages. Pages that the frame does not reach are absent. Entries beyond its last are not used.
   std::span<status> pages{};
-  parallel_for
-      parallel{};  ///< shares layers and token tiles; whole token tiles where a predictor looks at lower layers
+  /// Shares layers and token tiles; whole token tiles where a predictor looks at lower layers.
+  parallel_for parallel{};
 };
 
 /// What a decode did. A page whose status is neither ok nor degraded holds nothing that can be trusted.
