@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/codec/options.hpp>
+#include <sluice/config.hpp>
+#include <sluice/cuda/model.hpp>
+#include <sluice/format/limits.hpp>
+#include <sluice/status.hpp>
+#include <sluice/tensor/view.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+// What travels from kernel to kernel of a decode. A strand is a tile of all passes: (request, token tile, layer, plane,
+// group). Kernels go over all strands in turn, one stage each:
+//   open    frame and index of every request, then envelope, sections and checksums of every strand    (cuda/open.cuh)
+//   entropy sections -> integers, in the workspace                    (cuda/class_rans.cuh, cuda/fixed_width.cuh, ...)
+//   store   integers -> basis, rotation, elements, pages; exact tokens                   (cuda/store.cuh, elements.cuh)
+//   report  what became of each, to the pages' status words                                            (cuda/open.cuh)
+// A kernel looks only at strands whose `state` is ok, and says corrupt_tile there where bytes are not what they must be.
+
+namespace sluice::cuda {
+
+/// One frame into one view. All memory is the device's: the frame, the pages, the tables of the view, the status words.
+struct request {
+  const std::byte* frame = nullptr;
+  std::uint64_t size = 0;           ///< bytes that are here; fewer than the frame has are legal
+  std::uint32_t tokens = 0;         ///< of the frame, as its header says
+  std::uint32_t tile_tokens = 256;  ///< of its token tiles, as its header says
+  kv_view cache{};                  ///< shows some layers, or all
+  int level = max_passes - 1;       ///< finest level to decode, see decode_options
+  int layer_begin = 0;              ///< half-open range of model layers to write
+  int layer_end = INT32_MAX;
+  std::int64_t position = -1;      ///< where the frame's first token goes; -1 = where it came from
+  std::int64_t sequence_end = -1;  ///< see decode_options
+  /// Out: a word for each page of the view (each token where it has none), from the one that holds its first token on;
+  /// null = not asked for. See status_of().
+  std::uint64_t* pages = nullptr;
+  std::uint64_t num_pages = 0;
+  struct report* out = nullptr;  ///< what became of the whole request; null = not asked for
+};
+
+/// What page_status is on a host. `worst` is a word as of pages.
+struct report {
+  std::uint64_t worst;
+  std::uint32_t tiles, damaged, degraded, outside, coarser, unused;
+};
+
+/// The status in a word, which holds the worst of several: a damaged page outranks an absent one, that a degraded one;
+/// among equals the first in the order of the frame.
+SLUICE_HD constexpr status status_of(std::uint64_t word) noexcept { return static_cast<status>(word & 0xffffu); }
+/// A word to be had by atomicMax; `order` counts what a host would say before.
+SLUICE_HD constexpr std::uint64_t status_word(status s, std::uint64_t order = 0) noexcept {
+  const std::uint64_t rank = s == status::ok ? 0 : s == status::degraded ? 1 : s == status::absent ? 2 : 3;
+  constexpr std::uint64_t most = (std::uint64_t{1} << 44) - 1;
+  return rank << 60 | (s == status::ok ? 0 : most - (order < most ? order : most)) << 16 |
+         static_cast<std::uint64_t>(s);
+}
+
+/// Bytes of a frame.
+struct piece {
+  std::uint64_t at = 0;    ///< from the frame's first byte
+  std::uint32_t size = 0;  ///< 0 = absent
+};
+
+/// A request after its frame was opened.
+struct open_request {
+  request asked;
+  status state;         ///< ok, or why nothing of it is decoded
+  std::int32_t level;   ///< finest that is here and asked for
+  std::int32_t passes;  ///< that the index lists
+  std::int32_t token_tiles;
+  std::int64_t position;   ///< where its first token goes
+  std::int64_t came_from;  ///< where it was encoded
+  std::int64_t sequence_end;
+  std::uint64_t offsets_at;   ///< workspace: u64 [passes * strands * token_tiles + 1], where tiles begin
+  std::uint64_t entries_at;   ///< frame: tile_entry of the first of them
+  std::uint64_t ropes_at;     ///< workspace: float2 (cos, sin) tables of its tokens, see rope_row()
+  std::int32_t first_strand;  ///< of all requests' strands
+  std::int32_t strands;       ///< of this one: token_tiles * head.strands
+};
+
+/// One of all strands of a decode, in the workspace.
+struct strand {
+  status state;                       ///< ok = to be decoded
+  status opened;                      ///< what open said: ok, degraded, absent, corrupt_tile, truncated
+  std::int32_t request;               ///< number of its open_request
+  std::int32_t group;                 ///< number of its group_model
+  std::int32_t tile;                  ///< token tile
+  std::int32_t slot;                  ///< layer of the view
+  std::int32_t level;                 ///< finest pass to decode
+  std::uint8_t type[2];               ///< dtype when encoded; unused
+  std::uint16_t first, count, exact;  ///< tokens covered, counted from the token tile's first; how many are exact
+  piece exact_index;                  ///< u16[exact]
+  piece exact_rows;                   ///< elements as stored
+  piece transform, quantizer;         ///< sections of the base pass
+  piece entropy[max_passes];          ///< sections of each pass
+  piece exceptions[max_passes];       ///< set by the entropy stage: exception[size / 8], checked against rows and width
+  std::int32_t live;                  ///< set by the entropy stage: columns from here on are zero
+  std::int32_t bits;                  ///< set by the quantiser's open: width of codes, where fixed
+  float step;                         ///< set by the quantiser's open: of the finest level, in units of the transform
+  float scale;                        ///< the same at `level`
+  std::uint64_t values_at;  ///< workspace: int16 [rows][ld], written by the entropy stage; for a codec of elements
+                            ///< their bytes, [rows][row_bytes]
+
+  SLUICE_HD constexpr int rows() const noexcept { return count - exact; }
+};
+
+/// What every kernel of a decode is given.
+struct decode_state {
+  const std::byte* image;  ///< of the model, on the device
+  std::byte* workspace;
+  open_request* requests;  ///< [num_requests], in the workspace
+  strand* strands;         ///< [num_strands], in the workspace
+  std::int32_t num_requests, num_strands;
+};
+
+/// cos and sin of a token of a request (counted from the frame's first) for each pair of a rope, attention factor
+/// included: float2[pairs].
+SLUICE_HD inline const float* rope_row(const decode_state& d, const open_request& r, const rope_model& rope,
+                                       std::int32_t token) noexcept {
+  const std::uint64_t row = std::uint64_t{r.asked.tokens} * std::uint64_t(rope.pairs_before) +
+                            std::uint64_t(token) * std::uint64_t(rope.pairs);
+  return reinterpret_cast<const float*>(d.workspace + r.ropes_at) + 2 * row;
+}
+
+}  // namespace sluice::cuda
