@@ -16,21 +16,22 @@ namespace sluice::cuda {
 
 /// First bytes of an image.
 struct model_head {
-  codec_id codec;             ///< that frames must be of, but for tile size and bit widths
-  std::uint64_t fingerprint;  ///< that frames must carry
-  std::uint64_t size;         ///< bytes of the image
-  std::int32_t layers;        ///< of the model
-  std::int32_t passes;        ///< that frames may have: of the codec and the profile
-  std::int32_t depth;         ///< passes of a complete tile: what the finest step is split into
-  std::int32_t uses_profile;  ///< whether heads must be grouped as in the profile
-  std::int32_t ropes;         ///< entries at ropes_at
-  std::int32_t rope_pairs;    ///< of all of them together
-  std::int32_t strands;       ///< groups of K and V of all layers: strands of one token tile
-  std::int32_t max_width;     ///< of any group, padded to whole blocks of 32
-  std::int32_t domain;        ///< a value_domain
-  std::uint64_t planes_at;    ///< plane_model[2 * layers], K then V of each layer
-  std::uint64_t groups_at;    ///< group_model[strands], in the order of planes
-  std::uint64_t ropes_at;     ///< rope_model[ropes]
+  codec_id codec;                 ///< that frames must be of, but for tile size and bit widths
+  std::uint64_t fingerprint;      ///< that frames must carry
+  std::uint64_t size;             ///< bytes of the image
+  std::int32_t layers;            ///< of the model
+  std::int32_t passes;            ///< that frames may have: of the codec and the profile
+  std::int32_t depth;             ///< passes of a complete tile: what the finest step is split into
+  std::int32_t uses_profile;      ///< whether heads must be grouped as in the profile
+  std::int32_t ropes;             ///< entries at ropes_at
+  std::int32_t rope_pairs;        ///< of all of them together
+  std::int32_t strands;           ///< groups of K and V of all layers: strands of one token tile
+  std::int32_t max_width;         ///< of any group, padded to whole blocks of 32
+  std::int32_t domain;            ///< a value_domain
+  std::uint64_t planes_at;        ///< plane_model[2 * layers], K then V of each layer
+  std::uint64_t groups_at;        ///< group_model[strands], in the order of planes
+  std::uint64_t ropes_at;         ///< rope_model[ropes]
+  std::uint64_t class_tables_at;  ///< what class_rans looks up (cuda/class_tables.hpp); 0 = another entropy model
 };
 
 /// K or V of a layer.
