@@ -14,7 +14,7 @@ TEST_CASE("rans kernels, emulated: everything that holds for the coder on a CPU"
   rans_checks::everything(rans_checks::device_coder{}, seed, 1);
 }
 
-TEST_CASE("rans kernels, emulated: one plan for the streams of a block, unless their tables differ") {
+TEST_CASE("rans kernels, emulated: codes of a block have plans of their own") {
   MESSAGE("seed ", seed);
-  rans_checks::shared_plans(seed);
+  rans_checks::plans_of_a_block(seed);
 }
