@@ -53,9 +53,8 @@ __device__ inline bool open_part(const decode_state& d, std::int64_t item, int m
   if (!parse_section(base, job.frame + s.entropy[0].at, s.entropy[0].size, 0, job.width)) return false;
   const bool described = s.quantizer.size == 0 && group.classes_at != 0;
   if (base.classes != nullptr ? base.deltas != nullptr : !described) return false;
-  const tile_classes classes{
-      base.classes != nullptr ? base.classes : in_image<std::uint8_t>(d.image, group.classes_at), base.deltas,
-      base.delta_blocks, job.width};
+  const tile_classes classes{base.classes != nullptr ? base.classes : in_image<std::uint8_t>(d.image, group.classes_at),
+                             base.deltas, base.delta_blocks, job.width};
   job.live = count_live(classes, facts, job.depth, job.level, l.lane);
   for (int b = 0; b < detail::rans_max_blocks; ++b) {
     const std::uint32_t cls = 32 * (job.first + b) < job.width ? classes.of(job.first + b, l.lane) : 0;
@@ -186,13 +185,10 @@ __device__ inline bool decode_part(const class_rans_memory& m, part_job& job, pa
     if (!__all_sync(whole_warp, slots))
       whole = 0;
     else if (digits != 0)
-      for_blocks(blocks, [&]<int Blocks>() {
-        base_rows<Blocks, true>(job, l, whole, back, m.slot_of, m.luts(), digits);
-      });
+      for_blocks(blocks,
+                 [&]<int Blocks>() { base_rows<Blocks, true>(job, l, whole, back, m.slot_of, m.luts(), digits); });
     else
-      for_blocks(blocks, [&]<int Blocks>() {
-        base_rows<Blocks, false>(job, l, whole, back, m.slot_of, m.luts(), 0);
-      });
+      for_blocks(blocks, [&]<int Blocks>() { base_rows<Blocks, false>(job, l, whole, back, m.slot_of, m.luts(), 0); });
     single_steps<true>(job, l, blocks, whole * blocks, tail, back, digits);
   }
   return used_up(job.source, l.in) && (tail < 0 || __all_sync(whole_warp, l.x == state_bias));
@@ -269,11 +265,13 @@ __global__ void __launch_bounds__(32 * Warps, class_rans_residents)
 inline status decode_class_rans(const decode_state& d, int max_parts, const class_rans_shape& shape,
                                 cudaStream_t stream) {
   const std::int64_t items = std::int64_t{d.num_strands} * max_parts;
-  return launch(&class_rans_kernel<>, (items + shape.warps - 1) / shape.warps, 32 * shape.warps, shape.shared, stream, d,
-                max_parts, shape.slots);
+  return launch(&class_rans_kernel<>, (items + shape.warps - 1) / shape.warps, 32 * shape.warps, shape.shared, stream,
+                d, max_parts, shape.slots);
 }
 
 /// Once for each device. Errors: cuda_error.
-inline status allow_class_rans(const class_rans_shape& shape) { return allow_shared(&class_rans_kernel<>, shape.shared); }
+inline status allow_class_rans(const class_rans_shape& shape) {
+  return allow_shared(&class_rans_kernel<>, shape.shared);
+}
 
 }  // namespace sluice::cuda

@@ -15,14 +15,14 @@ namespace sluice::cuda {
 
 /// What a warp decodes: a part of a strand. In shared memory, for registers are few.
 struct part_job {
-  code_source source;     ///< of the pass that is decoded
-  strand* of;             ///< null = nothing
+  code_source source;  ///< of the pass that is decoded
+  strand* of;          ///< null = nothing
   const std::uint8_t* frame;
   const class_lut* luts;  ///< of all classes, in the image
   std::uint64_t out;      ///< workspace: its first value
   live_counts live;       ///< of the strand
   std::int32_t ld, rows, width, depth, level;
-  std::int32_t first;     ///< block of the strand
+  std::int32_t first;  ///< block of the strand
 
   /// Its blocks in a pass.
   __device__ int blocks(int pass) const {

@@ -92,8 +92,8 @@ struct ternary_hit {
 };
 __device__ __forceinline__ ternary_hit find_digit(std::uint32_t x, ptx::pair row) {
   const std::uint32_t slot = x & 255u;
-  const std::uint32_t d = slot * 0x10001u + row.x;        // flags in bits 8 and 24, slot - first in bytes 0 and 2
-  const std::uint32_t f = slot * 0x1000000u + row.y;      // three frequencies less one, and the slot
+  const std::uint32_t d = slot * 0x10001u + row.x;         // flags in bits 8 and 24, slot - first in bytes 0 and 2
+  const std::uint32_t f = slot * 0x1000000u + row.y;       // three frequencies less one, and the slot
   const std::uint32_t shift = __dp4a(d, 0x08000800u, 0u);  // 8 * symbol
   return {ptx::permute(f, d, 0x624130u >> shift), d};      // pairs of nibbles, symbol 0 last: frequency, slot - first
 }
