@@ -136,7 +136,7 @@ SLUICE_HD constexpr std::uint32_t most_code_bytes(int rows, int blocks) noexcept
 inline constexpr std::uint8_t no_slot = 255;
 
 /// Room for what a warp decodes (part_job).
-inline constexpr int job_bytes = 96;
+inline constexpr int job_bytes = 112;
 
 /// How the kernel of class_rans is launched.
 struct class_rans_shape {

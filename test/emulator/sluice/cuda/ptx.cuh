@@ -32,6 +32,7 @@ inline void store_half(std::uint32_t a, std::uint32_t v) {
 }
 
 inline std::uint32_t permute(std::uint32_t a, std::uint32_t b, std::uint32_t s) { return __byte_perm(a, b, s); }
+inline std::uint32_t smaller(std::uint32_t a, std::uint32_t b) { return a < b ? a : b; }
 
 inline std::uint32_t lanes_before() { return (1u << the_machine.lane()) - 1; }
 
