@@ -70,7 +70,8 @@ __device__ void base_rows(const part_job& job, part_lane& me, const std::uint8_t
   for (int b = 0; b < Blocks; ++b)
     lut[b] = luts + slot_of[l.cls(b, job.back())] * static_cast<std::uint32_t>(sizeof(class_lut));
   const int ld = job.ld;
-  const std::uint32_t digits = Digits ? __reduce_or_sync(whole_warp, job.digits) : 0;  // the compiler sees that it is uniform
+  const std::uint32_t digits =
+      Digits ? __reduce_or_sync(whole_warp, job.digits) : 0;  // the compiler sees that it is uniform
   std::int16_t* out = l.values(job);
 #pragma unroll 1
   for (int r = job.whole; r > 0; --r) {
