@@ -217,13 +217,16 @@ def main():
         return 0
     wrong = checked = 0
     for entry in json.loads(pathlib.Path(given.budget).read_text()):
-        for k in kernels:
-            if re.search(entry["kernel"], k.name) or re.search(entry["kernel"], demangled(k.name)):
-                print(f"{k.arch} {demangled(k.name)}")
-                wrong += check(entry, k)
-                checked += 1
-    print(f"{checked} kernels, {wrong} things over budget")
-    return 1 if wrong or not checked else 0
+        found = [k for k in kernels if re.search(entry["kernel"], k.name) or re.search(entry["kernel"], demangled(k.name))]
+        if not found:
+            print(f"MISSING: no kernel {entry['kernel']}")
+            wrong += 1
+        for k in found:
+            print(f"{k.arch} {demangled(k.name)}")
+            wrong += check(entry, k)
+        checked += len(found)
+    print(f"{checked} kernels, {wrong} things beyond the budget")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
