@@ -185,12 +185,17 @@ __device__ __forceinline__ void multiply_rest(float (&sum)[8][4], const std::int
   }
 }
 
-/// Adds what the symbols of a slab could not say to its sums; `row` is coefficient 0 of the chunk of the basis.
-__device__ __forceinline__ void correct(float (&sum)[8][4], const strand& s, const std::byte* frame, int first,
-                                        int rows, const std::byte* row) {
+/// Coefficient 0 of a chunk of the basis.
+__device__ __forceinline__ const std::byte* chunk_of(const product_block& block, int chunk) {
+  return block.basis + static_cast<std::size_t>(chunk) * chunk_bytes(block.ld);
+}
+
+/// Adds what the symbols of rows from `first` on could not say to their sums in a chunk.
+__device__ __forceinline__ void correct(float (&sum)[8][4], const product_block& block, int first, int rows,
+                                        int chunk) {
   const int own = static_cast<int>(threadIdx.x % 32 / 4);
-  const std::byte* column = row + 4 * (threadIdx.x % 4);
-  for_exceptions(s, frame, first, rows, [&](int at, int k, float value) {
+  const std::byte* column = chunk_of(block, chunk) + 4 * (threadIdx.x % 4);
+  for_exceptions(*block.strand, block.request->asked.frame, first, rows, [&](int at, int k, float value) {
     if (at % 8 != own) return;
     const auto* m = reinterpret_cast<const std::uint32_t*>(column + 2 * chunk_columns * k);
 #pragma unroll
@@ -204,13 +209,15 @@ __device__ __forceinline__ void correct(float (&sum)[8][4], const strand& s, con
   });
 }
 
-/// Two rows of sums to pages. `chunk`: coefficient 0 of the chunk of the basis, behind which the means stand.
-__device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product_block& block, const std::byte* chunk,
-                                         const column_pair& c, const row_target* places) {
-  const auto* mean = reinterpret_cast<const float*>(chunk + 2 * chunk_columns * block.ld) + 16 * (threadIdx.x % 4);
+/// Two rows of sums to pages.
+__device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product_block& block, int chunk) {
+  const unsigned lane = threadIdx.x % 32;
+  const column_pair c = block.runs[static_cast<unsigned>(chunk * chunk_pairs) + lane % 4];
+  const std::byte* means = chunk_of(block, chunk) + 2 * chunk_columns * block.ld;  // behind the rows
+  const auto* mean = reinterpret_cast<const float*>(means) + 16 * (lane % 4);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const row_target place = places[threadIdx.x % 32 / 4 + 8 * static_cast<unsigned>(h)];
+    const row_target place = block.places[threadIdx.x / 32][lane / 4 + 8 * static_cast<unsigned>(h)];
     if (!place.to) continue;
     float v[2][8];
 #pragma unroll
@@ -253,8 +260,8 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
   detail::fetch(block, 0, 0, stages);
   std::uint32_t stage = 0;  // bytes from the first
   for (int round = 0; round < block.rows; round += store_warps * slab_rows) {
-    const int first = round + warp * slab_rows, left = block.rows - first;
-    const int rows = left < 0 ? 0 : left < slab_rows ? left : slab_rows;
+    const int first = round + warp * slab_rows;
+    const int rows = max(0, min(slab_rows, block.rows - first));
     bool exceptions = false, wide = false;
     if (rows) exceptions = detail::find_rows(d, block, first, rows, block.places[warp]);
     for (int chunk = 0; chunk < block.chunks; ++chunk) {
@@ -282,9 +289,11 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
         if (wide) detail::multiply_rest(sum, values + k, block.ld, rows, basis, n / 16);
       }
       if (rows == 0) continue;
-      const std::byte* row = block.basis + static_cast<std::size_t>(chunk) * chunk_bytes(block.ld);
-      if (exceptions) detail::correct(sum, *block.strand, block.request->asked.frame, first, rows, row);
-      detail::put_sums(sum, block, row, block.runs[chunk * chunk_pairs + lane % 4], block.places[warp]);
+      if (exceptions) {
+        detail::correct(sum, block, first, rows, chunk);
+        __syncwarp();
+      }
+      detail::put_sums(sum, block, chunk);
     }
   }
 }
