@@ -41,9 +41,10 @@ struct alignas(16) product_block {
   const column_pair* runs;
   const std::int16_t* values;
   std::int32_t rows;
-  std::int32_t ld;     ///< of values and basis
-  std::int32_t live;   ///< coefficients that are not all zero, whole steps of 16
-  std::int32_t parts;  ///< stages of a chunk
+  std::int32_t ld;      ///< of values and basis
+  std::uint32_t chunk;  ///< bytes of one of the basis
+  std::int32_t live;    ///< coefficients that are not all zero, whole steps of 16
+  std::int32_t parts;   ///< stages of a chunk
   std::int32_t chunks;
   float scale;
   row_target places[store_warps][slab_rows];
@@ -80,8 +81,8 @@ namespace detail {
 /// Finds the places of rows [first, first + rows), at most 16; whether some have exceptions. By a whole warp.
 __device__ __forceinline__ bool find_rows(const decode_state& d, const product_block& block, int first, int rows,
                                           row_target* places) {
-  const cuda::strand& s = *block.strand;
-  const open_request& r = *block.request;
+  const cuda::strand& s = *in_global(block.strand);
+  const open_request& r = *in_global(block.request);
   const int lane = static_cast<int>(threadIdx.x % 32);
   __syncwarp();  // until no lane reads where the rows before went
   if (lane < slab_rows) {
@@ -131,22 +132,23 @@ __device__ __forceinline__ bool load_slab(const std::int16_t* values, int ld, in
 
 /// Begins to copy rows of the basis from 128 * part on, at most 128, to a stage. By all threads of a block.
 __device__ __forceinline__ void fetch(const product_block& block, int chunk, int part, std::uint32_t stage) {
-  const int row = static_cast<int>(threadIdx.x / 8), piece = static_cast<int>(threadIdx.x % 8) * 16;
-  const int first = part * stage_rows;
-  const std::byte* from =
-      block.basis + static_cast<std::size_t>(chunk) * chunk_bytes(block.ld) + 2 * chunk_columns * (first + row) + piece;
-  std::uint32_t to = stage + static_cast<std::uint32_t>(2 * stage_ld * row + piece);
+  constexpr unsigned rows_at_once = 4 * store_warps, row_bytes = 2 * chunk_columns, step = rows_at_once * row_bytes;
+  const unsigned row = threadIdx.x / 8, piece = threadIdx.x % 8 * 16;
+  const int left = block.live - part * stage_rows - static_cast<int>(row);
+  // 32 bits are enough for the basis of the widest head.
+  const std::byte* from = in_global(block.basis) + static_cast<unsigned>(chunk) * block.chunk +
+                          (static_cast<unsigned>(part) * stage_rows + row) * row_bytes + piece;
+  const std::uint32_t to = stage + 2 * stage_ld * row + piece;
 #pragma unroll
-  for (int i = 0; i < stage_rows; i += 4 * store_warps) {
-    if (first + row + i < block.live) ptx::copy_async(to + 2 * stage_ld * static_cast<unsigned>(i), from);
-    from += 2 * chunk_columns * 4 * store_warps;
-  }
+  for (unsigned i = 0; i < stage_rows / rows_at_once; ++i)
+    if (left > static_cast<int>(i * rows_at_once))
+      ptx::copy_async(to + 2 * stage_ld * rows_at_once * i, from + step * i);
   ptx::copy_commit();
 }
 
 /// Adds 16 rows times a stage of the basis, `steps` times 16 coefficients.
 __device__ __forceinline__ void multiply(float (&sum)[8][4], std::uint32_t rows, std::uint32_t basis, int steps) {
-#pragma unroll 2
+#pragma unroll 4
   for (int k = 0; k < steps; ++k, rows += 32, basis += 32 * stage_ld) {
     std::uint32_t a[4];
     ptx::load_matrices(a, rows);
@@ -187,7 +189,7 @@ __device__ __forceinline__ void multiply_rest(float (&sum)[8][4], const std::int
 
 /// Coefficient 0 of a chunk of the basis.
 __device__ __forceinline__ const std::byte* chunk_of(const product_block& block, int chunk) {
-  return block.basis + static_cast<std::size_t>(chunk) * chunk_bytes(block.ld);
+  return in_global(block.basis) + static_cast<unsigned>(chunk) * block.chunk;
 }
 
 /// Adds what the symbols of rows from `first` on could not say to their sums in a chunk.
@@ -212,17 +214,24 @@ __device__ __forceinline__ void correct(float (&sum)[8][4], const product_block&
 /// Two rows of sums to pages.
 __device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product_block& block, int chunk) {
   const unsigned lane = threadIdx.x % 32;
-  const column_pair c = block.runs[static_cast<unsigned>(chunk * chunk_pairs) + lane % 4];
-  const std::byte* means = chunk_of(block, chunk) + 2 * chunk_columns * block.ld;  // behind the rows
-  const auto* mean = reinterpret_cast<const float*>(means) + 16 * (lane % 4);
+  const auto* runs = reinterpret_cast<const four_words*>(in_global(block.runs));  // in one load
+  const auto c = __builtin_bit_cast(column_pair, runs[static_cast<unsigned>(chunk * chunk_pairs) + lane % 4]);
+  const pair_offsets at = offsets_of(block.target, c);
+  const std::byte* means = chunk_of(block, chunk) + (block.chunk - sizeof(float) * chunk_columns);
+  const auto* mean = reinterpret_cast<const four_floats*>(means) + 4 * (lane % 4);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const row_target place = block.places[threadIdx.x / 32][lane / 4 + 8 * static_cast<unsigned>(h)];
     if (!place.to) continue;
     float v[2][8];
 #pragma unroll
-    for (int i = 0; i < 16; ++i) v[i / 8][i % 8] = __fmaf_rn(sum[i / 2][2 * h + i % 2], block.scale, mean[i]);
-    put_pair(block.target, c, place.to, place.table, v[0], v[1]);
+    for (int i = 0; i < 4; ++i) {
+      const four_floats m = mean[i];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        v[i / 2][i % 2 * 4 + j] = __fmaf_rn(sum[2 * i + j / 2][2 * h + j % 2], block.scale, m.v[j]);
+    }
+    put_pair(block.target, c, at, in_global(place.to), in_global(place.table), v[0], v[1]);
   }
 }
 
@@ -247,6 +256,7 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
     block.values = reinterpret_cast<const std::int16_t*>(d.workspace + s.values_at);
     block.rows = s.rows();
     block.ld = g.ld;
+    block.chunk = static_cast<std::uint32_t>(chunk_bytes(g.ld));
     block.live = ((s.live < g.width ? s.live : g.width) + 15) / 16 * 16;
     block.parts = block.live > stage_rows ? (block.live + stage_rows - 1) / stage_rows : 1;
     block.chunks = columns_of(d, g).chunks();
@@ -276,7 +286,7 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
         if (rows == 0) continue;
         const int k = part * stage_rows, n = block.live - k < stage_rows ? block.live - k : stage_rows;
         const bool resident = block.ld <= columns;
-        const std::int16_t* values = block.values + std::ptrdiff_t{first} * block.ld;
+        const std::int16_t* values = in_global(block.values) + std::ptrdiff_t{first} * block.ld;
         if (!resident || chunk + part == 0)
           wide =
               detail::load_slab(values + (resident ? 0 : k), block.ld, rows, resident ? block.live : n, slab, halves);
