@@ -35,7 +35,8 @@ struct row_target {
 struct alignas(16) product_block {
   const cuda::strand* strand;
   const open_request* request;
-  const group_model* group;
+  const plane_view* plane;
+  const rope_model* rope;
   page_target target;
   const std::byte* basis;
   const column_pair* runs;
@@ -47,6 +48,7 @@ struct alignas(16) product_block {
   std::int32_t live;    ///< coefficients that are not all zero, whole steps of 16
   std::int32_t parts;   ///< stages of a chunk
   std::int32_t chunks;
+  std::int32_t partner;  ///< bytes from a run to the one that it turns with, where elements adjoin
   float scale;
   row_target places[store_warps][slab_rows];
   bool exceptions[store_warps];  ///< of the rows of a warp
@@ -88,13 +90,13 @@ __device__ __forceinline__ void find_rows(const decode_state& d, product_block& 
   const open_request& r = *in_global(block.request);
   const int lane = static_cast<int>(threadIdx.x % 32);
   __syncwarp();  // until no lane reads where the rows before went
-  bool whole = block.target.size == 2;
+  bool whole = block.target.size == 2 && (block.target.head_stride & block.target.unaligned) == 0;
   if (lane < slab_rows) {
     row_target place{};
     if (lane < rows) {
       const int token = first_token(r, s) + coded_token(r.asked.frame, s, first + lane);
-      const std::int64_t at = place_of(r, plane_of(r, *block.group), token);
-      if (at != no_place) place = {block.target.base + at, entries_of(d, r, rope_of(d, *block.group), token)};
+      const std::int64_t at = place_of(r, *in_global(block.plane), token);
+      if (at != no_place) place = {block.target.base + at, entries_of(d, r, block.rope, token)};
     }
     whole &= (reinterpret_cast<std::uintptr_t>(place.to) & block.target.unaligned) == 0 &&
              reinterpret_cast<std::uintptr_t>(place.table) % alignof(four_floats) == 0;
@@ -234,49 +236,52 @@ __device__ __forceinline__ column_pair pair_of(const product_block& block, int c
 __device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product_block& block, int chunk) {
   const unsigned lane = threadIdx.x % 32;
   const column_pair c = pair_of(block, chunk);
-  const pair_offsets at = offsets_of(block.target, c);
   const std::byte* means = chunk_of(block, chunk) + (block.chunk - sizeof(float) * chunk_columns);
   const auto* mean = reinterpret_cast<const four_floats*>(means) + 4 * (lane % 4);
   const row_target* places = block.places[threadIdx.x / 32] + lane / 4;
 
-  // A row, or nothing where it has no place.
-  const auto put_row = [&](int h, auto put) {
-    const row_target place = places[8 * h];
-    if (!place.to) return;
-    float v[2][8];
+  float v[2][8];
+  const auto values = [&](int h) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const four_floats m = mean[i];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float(&s)[4] = sum[2 * i + j / 2];
-        v[i / 2][i % 2 * 4 + j] = __fmaf_rn(h ? s[2 + j % 2] : s[j % 2], block.scale, m.v[j]);
-      }
+      for (int j = 0; j < 4; ++j)
+        v[i / 2][i % 2 * 4 + j] = __fmaf_rn(sum[2 * i + j / 2][2 * h + j % 2], block.scale, m.v[j]);
     }
-    put(v, in_global(place.to), in_global(place.table));
   };
-  const auto low = static_cast<std::uint32_t>(at.run[0] | at.run[1]);
-  const bool whole = block.whole[threadIdx.x / 32] && (low & block.target.unaligned) == 0;
+  const bool whole = block.whole[threadIdx.x / 32] && (c.run[0].dim | c.run[1].dim) % 8 == 0;
   constexpr unsigned plain = 8, halves = 8 | static_cast<unsigned>(column_turn::halves) << 8;
   const unsigned kind = kind_of(c.run[0]);
   // What most keys and most values are stands alone: no register is two things, nothing is asked twice.
   if (whole && kind == halves && kind_of(c.run[1]) == halves) {
-    const auto put = [&](auto& v, std::byte* to, const rope_entry* table) {
-      turn_whole(table + c.run[0].pair, v[0], v[1]);
-      put_whole(block.target.type, to + at.run[0], to + at.run[1], v[0], v[1]);
-    };
-    put_row(0, put), put_row(1, put);
+    const std::int64_t at = block.target.offset(c.run[0]);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      if (!places[8 * h].table) continue;
+      values(h);
+      turn_whole(in_global(places[8 * h].table) + c.run[0].pair, v[0], v[1]);
+      std::byte* to = in_global(places[8 * h].to) + at;
+      put_whole(block.target.type, to, to + block.partner, v[0], v[1]);
+    }
   } else if (whole && kind == plain && kind_of(c.run[1]) == plain) {
-    const auto put = [&](auto& v, std::byte* to, const rope_entry*) {
-      put_whole(block.target.type, to + at.run[0], to + at.run[1], v[0], v[1]);
-    };
-    put_row(0, put), put_row(1, put);
+    const pair_offsets at = offsets_of(block.target, c);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      std::byte* to = places[8 * h].to;
+      if (!to) continue;
+      values(h);
+      put_whole(block.target.type, in_global(to) + at.run[0], in_global(to) + at.run[1], v[0], v[1]);
+    }
   } else {
-    const auto put = [&](auto& v, std::byte* to, const rope_entry* table) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      if (!places[8 * h].to) continue;
+      values(h);
       const column_pair own = pair_of(block, chunk);  // again, rather than in registers meanwhile
-      put_pair(block.target, own, offsets_of(block.target, own), to, table, v[0], v[1]);
-    };
-    put_row(0, put), put_row(1, put);
+      put_pair(block.target, own, offsets_of(block.target, own), in_global(places[8 * h].to), places[8 * h].table, v[0],
+               v[1]);
+    }
   }
 }
 
@@ -294,7 +299,8 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
   unsigned char* shared = ptx::dynamic_shared();
   auto& block = *reinterpret_cast<detail::product_block*>(shared + 2 * stage_bytes);
   if (threadIdx.x == 0) {
-    block.strand = &s, block.request = &r, block.group = &g;
+    block.strand = &s, block.request = &r;
+    block.plane = &plane_of(r, g), block.rope = rope_of(d, g);
     block.target = target_of(r, s, g);
     block.basis = d.image + g.basis_at;
     block.runs = in_image<column_pair>(d.image, g.columns_at);
@@ -306,6 +312,7 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
     block.parts = block.live > stage_rows ? (block.live + stage_rows - 1) / stage_rows : 1;
     block.skip = block.chunk - static_cast<std::uint32_t>((block.parts - 1) * 2 * chunk_columns * stage_rows);
     block.chunks = columns_of(d, g).chunks();
+    block.partner = block.rope ? block.rope->pairs * block.target.size : 0;
     block.scale = plane_of(d.image, g.layer, g.plane).scale * s.scale;
   }
   __syncthreads();
