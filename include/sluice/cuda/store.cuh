@@ -141,14 +141,12 @@ __device__ __forceinline__ bool load_slab(const std::int16_t* values, int ld, in
   }
 }
 
-/// A thread's share of the rows of a stage: where it begins, in the first stage of a basis.
-__device__ __forceinline__ const std::byte* first_stage(const product_block& block) {
-  return in_global(block.basis) + 2 * chunk_columns * (threadIdx.x / 8) + 16 * (threadIdx.x % 8);
-}
-/// Begins to copy rows of the basis from 128 * part on, at most 128, to a stage. By all threads of a block.
-__device__ __forceinline__ void fetch(const std::byte* from, int live, int part, std::uint32_t stage) {
+/// Begins to copy rows of the basis from 128 * part on, at most 128, to a stage; `at`: where they are, bytes from the
+/// first chunk. By all threads of a block.
+__device__ __forceinline__ void fetch(const product_block& block, std::uint32_t at, int part, std::uint32_t stage) {
   constexpr int rows_at_once = 4 * store_warps;
-  const int row = static_cast<int>(threadIdx.x / 8), left = live - part * stage_rows - row;
+  const int row = static_cast<int>(threadIdx.x / 8), left = block.live - part * stage_rows - row;
+  const std::byte* from = in_global(block.basis) + at + 16 * threadIdx.x;  // 8 threads a row
   const std::uint32_t to = stage + 2 * stage_ld * static_cast<unsigned>(row) + 16 * (threadIdx.x % 8);
 #pragma unroll
   for (int i = 0; i < stage_rows; i += rows_at_once)
@@ -255,13 +253,12 @@ __device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product
   const unsigned kind = kind_of(c.run[0]);
   // What most keys and most values are stands alone: no register is two things, nothing is asked twice.
   if (whole && kind == halves && kind_of(c.run[1]) == halves) {
-    const std::int64_t at = block.target.offset(c.run[0]);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       if (!places[8 * h].table) continue;
       values(h);
       turn_whole(in_global(places[8 * h].table) + c.run[0].pair, v[0], v[1]);
-      std::byte* to = in_global(places[8 * h].to) + at;
+      std::byte* to = in_global(places[8 * h].to) + block.target.offset(c.run[0]);
       put_whole(block.target.type, to, to + block.partner, v[0], v[1]);
     }
   } else if (whole && kind == plain && kind_of(c.run[1]) == plain) {
@@ -320,8 +317,8 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
   const int halves = slab_ld(columns);
   unsigned char* slab = shared + 2 * stage_bytes + sizeof block + 2 * warp * slab_rows * halves;
   const std::uint32_t stages = ptx::shared_address(shared);
-  const std::byte* from = detail::first_stage(block);
-  detail::fetch(from, block.live, 0, stages);
+  detail::fetch(block, 0, 0, stages);
+  std::uint32_t at = 0;     // of the stage on its way
   std::uint32_t stage = 0;  // bytes from the first
   for (int round = 0; round < block.rows; round += store_warps * slab_rows) {
     const int first = round + warp * slab_rows;
@@ -333,10 +330,10 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
         ptx::copy_wait<0>();
         __syncthreads();  // the stage is here, and nobody reads the one before
         const bool last_part = part + 1 == block.parts;
-        from += last_part ? block.skip : 2 * chunk_columns * stage_rows;
-        if (last_part && chunk + 1 == block.chunks) from = detail::first_stage(block);
+        at += last_part ? block.skip : 2 * chunk_columns * stage_rows;
+        if (last_part && chunk + 1 == block.chunks) at = 0;
         if (!last_part || chunk + 1 < block.chunks || round + store_warps * slab_rows < block.rows)
-          detail::fetch(from, block.live, last_part ? 0 : part + 1,
+          detail::fetch(block, at, last_part ? 0 : part + 1,
                         stages + (stage ^ static_cast<std::uint32_t>(stage_bytes)));
         if (rows == 0) continue;
         const int k = part * stage_rows, n = block.live - k < stage_rows ? block.live - k : stage_rows;
