@@ -287,9 +287,10 @@ __device__ inline int find_strip(const std::uint8_t* p, std::uint32_t size, dtyp
 
 inline constexpr int strip_warps = 4;  ///< of a block
 
-/// Strips of the widest group of a model, whatever its type.
-SLUICE_HD constexpr int most_strips(int max_width) noexcept {
-  return (max_width + detail::strip_columns(dtype::bytes) - 1) / detail::strip_columns(dtype::bytes);
+/// Blocks for strands whose groups have at most `max_width` columns, whatever their type.
+SLUICE_HD constexpr std::int64_t strip_blocks(int max_width, std::int32_t strands) noexcept {
+  const int most = (max_width + detail::strip_columns(dtype::bytes) - 1) / detail::strip_columns(dtype::bytes);
+  return (std::int64_t{most} * strands + strip_warps - 1) / strip_warps;
 }
 /// Shared memory of a block.
 inline constexpr std::size_t strip_shared = strip_warps * sizeof(strip_memory);
