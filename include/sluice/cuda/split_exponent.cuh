@@ -85,7 +85,7 @@ __device__ __forceinline__ void fetch_row(const strip_memory& m, strip_cursor& c
 template <class T>
 __device__ __forceinline__ void decode_rows(strip_memory& m, strip_cursor& c, int rows, unsigned lane) {
   constexpr bool halves = std::is_same_v<T, nibble>;
-  constexpr int blocks_most = detail::rans_max_blocks;
+  constexpr int blocks_most = sluice::detail::rans_max_blocks;
   std::uint32_t base[blocks_most], cell[blocks_most], first[blocks_most], table[2] = {}, escapes = 0;
 #pragma unroll
   for (int b = 0; b < blocks_most; ++b) {
@@ -198,12 +198,12 @@ __device__ inline void decode_last_rows(strip_memory& m, strip_cursor& c, int fr
 
 /// Decodes the strip that m.source says; false where its bytes are not one.
 __device__ inline bool decode_coded_strip(strip_memory& m, unsigned lane) {
-  constexpr std::uint32_t head = detail::rans_state_bytes + 1;
+  constexpr std::uint32_t head = sluice::detail::rans_state_bytes + 1;
   if (!open_strip(m, lane) || !sound_frequencies(m.strip, lane)) return false;
   const std::uint8_t* const code = m.strip.code;
   if (m.strip.code_size < head) return false;
   const std::uint32_t state = code[2 * lane] | std::uint32_t{code[2 * lane + 1]} << 8;
-  const int tail = code[detail::rans_state_bytes], steps = m.strip.blocks * m.strip.rows;
+  const int tail = code[sluice::detail::rans_state_bytes], steps = m.strip.blocks * m.strip.rows;
   if (__any_sync(whole_warp, state < 256) || tail > steps) return false;
 
   strip_cursor c{};
@@ -235,7 +235,7 @@ __device__ inline bool decode_coded_strip(strip_memory& m, unsigned lane) {
     __syncwarp();
     open_strip(m, lane);  // columns again in place of tables
   }
-  decode_last_rows(m, c, fast, m.strip.code[detail::rans_state_bytes], lane);
+  decode_last_rows(m, c, fast, m.strip.code[sluice::detail::rans_state_bytes], lane);
   ptx::copy_wait<0>();
   return c.code_at == m.from_code.end && c.escapes == m.strip.escapes && !__any_sync(whole_warp, c.x != 1u << 24);
 }
@@ -251,7 +251,7 @@ __device__ inline void copy_rows(const std::uint8_t* from, int rows, std::uint32
 /// done, -1 = the tile's bytes are not a tile up to its end.
 __device__ inline int find_strip(const std::uint8_t* p, std::uint32_t size, dtype type, int rows, int width, int index,
                                  std::byte* elements, status* state, unsigned lane, strip_memory& m) {
-  using namespace detail;
+  using namespace sluice::detail;
   const int most = strip_columns(type), element = size_of(type);
   int columns = 0;
   std::uint32_t used = 0;
@@ -289,7 +289,7 @@ inline constexpr int strip_warps = 4;  ///< of a block
 
 /// Blocks for strands whose groups have at most `max_width` columns, whatever their type.
 SLUICE_HD constexpr std::int64_t strip_blocks(int max_width, std::int32_t strands) noexcept {
-  const int most = (max_width + detail::strip_columns(dtype::bytes) - 1) / detail::strip_columns(dtype::bytes);
+  const int most = (max_width + sluice::detail::strip_columns(dtype::bytes) - 1) / sluice::detail::strip_columns(dtype::bytes);
   return (std::int64_t{most} * strands + strip_warps - 1) / strip_warps;
 }
 /// Shared memory of a block.
@@ -306,7 +306,7 @@ __global__ void __launch_bounds__(32 * strip_warps, 8) split_exponent_kernel(dec
   if (t.state != status::ok || t.rows() == 0) return;
   const group_model& g = group_of(d.image, t.group);
   const auto type = static_cast<dtype>(t.type[0]);
-  if (index * detail::strip_columns(type) >= g.width) return;
+  if (index * sluice::detail::strip_columns(type) >= g.width) return;
   const piece& code = t.entropy[0];
   const auto* p = reinterpret_cast<const std::uint8_t*>(d.requests[t.request].asked.frame + code.at);
   strip_memory& m = reinterpret_cast<strip_memory*>(ptx::dynamic_shared())[warp];

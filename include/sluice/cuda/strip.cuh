@@ -30,10 +30,10 @@ struct strip_source {
   std::uint32_t size, stride;  ///< of the strip, which it must fill; from row to row of elements, bytes
   int rows, columns;
   dtype type;
-  detail::strip_kind kind;
+  sluice::detail::strip_kind kind;
   status* state;  ///< of its tile, to be set where it is not a strip
 
-  __device__ bool halves() const { return kind == detail::strip_kind::nibbles; }
+  __device__ bool halves() const { return kind == sluice::detail::strip_kind::nibbles; }
 };
 
 /// What all lanes know of it.
@@ -47,7 +47,7 @@ struct coded_strip {
 /// Shared memory of a warp that decodes a strip. Columns make room for tables.
 struct alignas(16) strip_memory {
   static constexpr int most_tables = 8;  // of a strip with more, symbols are looked up in the frame
-  static constexpr int all_columns = detail::rans_max_blocks * detail::rans_lanes;
+  static constexpr int all_columns = sluice::detail::rans_max_blocks * sluice::detail::rans_lanes;
   using code_ring = byte_ring<1024, 256>;   // a row takes up to 32 bytes for each block
   using field_ring = byte_ring<2048, 784>;  // a row has up to 24 bits for each column, and a load 8 bytes
 
@@ -75,7 +75,7 @@ __device__ __forceinline__ std::uint32_t sum_up_to(std::uint32_t v, unsigned lan
 
 /// Reads head and columns of a strip of 12 bytes at least; false where parse_strip refuses.
 __device__ inline bool open_strip(strip_memory& m, unsigned lane) {
-  using namespace detail;
+  using namespace sluice::detail;
   const std::uint8_t* const p = m.source.bytes;
   const std::uint32_t size = m.source.size;
   const element_format f = format_of(m.source.type, m.source.kind);
