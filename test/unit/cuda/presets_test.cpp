@@ -33,6 +33,9 @@ TEST_CASE("presets on the device: kivi4") {
 TEST_CASE("presets on the device: kivi2") {
   presets_checks::preset_is_the_same<codec::kivi<2>, 80>("kivi2", 230, 20261207, 3);
 }
-TEST_CASE("presets on the device: fixed4") {
+TEST_CASE("presets on the device: fixed4 in a basis") {
+  presets_checks::preset_is_the_same<codec::fixed<4>, 32>("fixed4", 75, 20261209, 4, presets_checks::calibrate);
+}
+TEST_CASE("presets on the device: fixed4 without calibration") {
   presets_checks::preset_is_the_same<codec::fixed<4>, 32>("fixed4", 75, 20261208, 4);
 }
