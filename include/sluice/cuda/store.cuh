@@ -48,7 +48,8 @@ SLUICE_HD constexpr int slab_ld(int columns) noexcept { return columns + 8; }
 
 /// Shared memory of a block whose slabs have so many columns.
 constexpr std::size_t store_shared(int columns) noexcept {
-  return 2 * stage_bytes + sizeof(detail::product_block) + std::size_t{2} * store_warps * slab_rows * static_cast<std::size_t>(slab_ld(columns));
+  return 2 * stage_bytes + sizeof(detail::product_block) +
+         std::size_t{2} * store_warps * slab_rows * static_cast<std::size_t>(slab_ld(columns));
 }
 
 /// How a decode of groups of at most `max_width` channels is stored on a device.
@@ -76,32 +77,35 @@ struct slab {
   unsigned char* shared;  ///< [16][halves]
   int halves;             ///< from row to row there
 
-  /// Puts columns [first, first + n), n a multiple of 16, into shared memory; integers beyond 2^11 without what they are
-  /// modulo 32. Returns whether any lane has seen such.
+  /// Puts columns [first, first + n), n a multiple of 16, into shared memory. Where some integer is beyond 2^11, all are
+  /// without what they are modulo 32, and the answer is true.
   __device__ __forceinline__ bool load(int first, int n) const {
     const int row = static_cast<int>(threadIdx.x % 16), column = static_cast<int>(threadIdx.x % 32 / 16) * 8;
-    const std::int16_t* from = values + row * ld + first + column;
-    unsigned char* to = shared + 2 * (row * halves + column);
-    bool wide = false;
     __syncwarp();  // until no lane reads what was there before
-    for (int i = 0; i < n; i += 16, from += 16, to += 32) {
-      four_words v{};
-      if (row < rows) v = *reinterpret_cast<const four_words*>(from);
-      std::uint32_t spread = 0;
+    for (std::uint32_t keep = ~0u;; keep = 0xffe0ffe0u) {
+      const std::int16_t* from = values + row * ld + first + column;
+      unsigned char* to = shared + 2 * (row * halves + column);
+      std::uint32_t all = 0;
+      for (int i = 0; i < n; i += 16, from += 16, to += 32) {
+        four_words v{};
+        if (row < rows) v = *reinterpret_cast<const four_words*>(from);
+        std::uint32_t spread = 0;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) spread |= spread_of(v.w[j]);
-      if ((spread & not_small) == 0) {
+        for (int j = 0; j < 4; ++j) spread |= spread_of(v.w[j]);
+        all |= spread;
+        if ((spread & not_small) == 0) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) v.w[j] = small_halves_of(v.w[j]);
-      } else {
-        const std::uint32_t keep = spread & not_half ? 0xffe0ffe0u : ~0u;
-        wide |= keep != ~0u;
+          for (int j = 0; j < 4; ++j) v.w[j] = small_halves_of(v.w[j] & keep);
+        } else {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) v.w[j] = halves_of(v.w[j] & keep);
+          for (int j = 0; j < 4; ++j) v.w[j] = halves_of(v.w[j] & keep);
+        }
+        *reinterpret_cast<four_words*>(to) = v;
       }
-      *reinterpret_cast<four_words*>(to) = v;
+      __syncwarp();
+      if (keep != ~0u) return true;
+      if (!__any_sync(~0u, (all & not_half) != 0)) return false;
     }
-    return __any_sync(~0u, wide);  // which is a barrier too
   }
 };
 
@@ -109,8 +113,8 @@ struct slab {
 __device__ __forceinline__ void fetch(const product_block& block, int chunk, int part, int live, std::uint32_t stage) {
   const int row = static_cast<int>(threadIdx.x / 8), piece = static_cast<int>(threadIdx.x % 8) * 16;
   const int first = part * stage_rows;
-  const std::byte* from = block.basis + static_cast<std::size_t>(chunk) * chunk_bytes(block.ld) +
-                          2 * chunk_columns * (first + row) + piece;
+  const std::byte* from =
+      block.basis + static_cast<std::size_t>(chunk) * chunk_bytes(block.ld) + 2 * chunk_columns * (first + row) + piece;
   std::uint32_t to = stage + static_cast<std::uint32_t>(2 * stage_ld * row + piece);
 #pragma unroll
   for (int i = 0; i < stage_rows; i += 4 * store_warps) {
@@ -163,8 +167,8 @@ __device__ __forceinline__ void multiply_rest(float (&sum)[8][4], const slab& s,
 }
 
 /// Adds what the symbols of a slab could not say to its sums; `row` is coefficient 0 of the chunk of the basis.
-__device__ __forceinline__ void correct(float (&sum)[8][4], const strand& s, const std::byte* frame, int first, int rows,
-                                        const std::byte* row) {
+__device__ __forceinline__ void correct(float (&sum)[8][4], const strand& s, const std::byte* frame, int first,
+                                        int rows, const std::byte* row) {
   const int own = static_cast<int>(threadIdx.x % 32 / 4);
   const std::byte* column = row + 4 * (threadIdx.x % 4);
   for_exceptions(s, frame, first, rows, [&](int at, int k, float value) {
@@ -203,7 +207,7 @@ __device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product
 /// Groups with a basis; a block a strand. `columns`: see store_plan. A template only so that the header may be included
 /// anywhere.
 template <int = 0>
-__global__ void __launch_bounds__(32 * store_warps, 3) store_products(const decode_state d, const int columns) {
+__global__ void __maxnreg__(96) store_products(const decode_state d, const int columns) {
   const strand& s = d.strands[blockIdx.x];
   if (!is_shown(s)) return;
   const group_model& g = group_of(d.image, s.group);
@@ -229,8 +233,8 @@ __global__ void __launch_bounds__(32 * store_warps, 3) store_products(const deco
   slab.ld = ld;
   slab.halves = slab_ld(columns);
   slab.shared = shared + 2 * stage_bytes + sizeof block + 2 * warp * slab_rows * slab.halves;
-  const std::uint32_t a = ptx::shared_address(slab.shared) +
-                          2 * static_cast<std::uint32_t>(lane % 16 * slab.halves + lane / 16 * 8);
+  const std::uint32_t a =
+      ptx::shared_address(slab.shared) + 2 * static_cast<std::uint32_t>(lane % 16 * slab.halves + lane / 16 * 8);
   const std::uint32_t b = 2 * static_cast<std::uint32_t>(lane % 16 * stage_ld + lane / 16 * 8);
 
   detail::fetch(block, 0, 0, live, stages);
@@ -240,6 +244,7 @@ __global__ void __launch_bounds__(32 * store_warps, 3) store_products(const deco
     slab.rows = first >= rows ? 0 : rows - first < slab_rows ? rows - first : slab_rows;
     bool exceptions = false, wide = false;
     if (slab.rows) {
+      __syncwarp();  // until no lane reads where the rows before went
       if (lane < slab_rows) {
         detail::row_target row{};
         if (lane < slab.rows) {
@@ -264,7 +269,8 @@ __global__ void __launch_bounds__(32 * store_warps, 3) store_products(const deco
         const int k = part * stage_rows, n = live - k < stage_rows ? live - k : stage_rows;
         const bool resident = ld <= columns;
         if (!resident || chunk + part == 0) wide = slab.load(k, resident ? live : n);
-        const std::uint32_t stage = stages + static_cast<std::uint32_t>(stage_bytes) * static_cast<unsigned>(buffer) + b;
+        const std::uint32_t stage =
+            stages + static_cast<std::uint32_t>(stage_bytes) * static_cast<unsigned>(buffer) + b;
         detail::multiply(sum, a + (resident ? 2 * static_cast<std::uint32_t>(k) : 0), stage, n / 16);
         if (wide) detail::multiply_rest(sum, slab, k, stage, n / 16);
       }
