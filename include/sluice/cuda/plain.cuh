@@ -152,8 +152,8 @@ __global__ void __maxnreg__(96) store_float_rows(const decode_state d) {
         if (places.corrected[row / 32] >> row % 32 & 1)
           detail::correct(s, frame, source.scale(), first + row, channel, count, v[part]);
       }
-      put_pair(places.target, c, offsets_of(places.target, c), in_global(places.to[row]), in_global(places.table[row]),
-               v[0], v[1]);
+      put_pair(places.target, c, offsets_of(places.target, c), in_global(places.to[row]), places.table[row], v[0],
+               v[1]);
     }
   }
 }
