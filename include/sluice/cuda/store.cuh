@@ -148,9 +148,16 @@ __device__ __forceinline__ void fetch(const product_block& block, std::uint32_t 
   const int row = static_cast<int>(threadIdx.x / 8), left = block.live - part * stage_rows - row;
   const std::byte* from = in_global(block.basis) + at + 16 * threadIdx.x;  // 8 threads a row
   const std::uint32_t to = stage + 2 * stage_ld * static_cast<unsigned>(row) + 16 * (threadIdx.x % 8);
+  const auto copy = [&](int i) {
+    ptx::copy_async(to + 2 * stage_ld * static_cast<unsigned>(i), from + 2 * chunk_columns * i);
+  };
+  if (left + row >= stage_rows) {  // what most stages are
 #pragma unroll
-  for (int i = 0; i < stage_rows; i += rows_at_once)
-    if (left > i) ptx::copy_async(to + 2 * stage_ld * static_cast<unsigned>(i), from + 2 * chunk_columns * i);
+    for (int i = 0; i < stage_rows; i += rows_at_once) copy(i);
+  } else {
+#pragma unroll 1
+    for (int i = 0; i < left; i += rows_at_once) copy(i);
+  }
   ptx::copy_commit();
 }
 
@@ -320,8 +327,7 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
   detail::fetch(block, 0, 0, stages);
   std::uint32_t at = 0;     // of the stage on its way
   std::uint32_t stage = 0;  // bytes from the first
-  for (int round = 0; round < block.rows; round += store_warps * slab_rows) {
-    const int first = round + warp * slab_rows;
+  for (int first = warp * slab_rows; first - warp * slab_rows < block.rows; first += store_warps * slab_rows) {
     const int rows = max(0, min(slab_rows, block.rows - first));
     if (rows) detail::find_rows(d, block, first, rows, warp);
     for (int chunk = 0; chunk < block.chunks; ++chunk) {
@@ -332,16 +338,18 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
         const bool last_part = part + 1 == block.parts;
         at += last_part ? block.skip : 2 * chunk_columns * stage_rows;
         if (last_part && chunk + 1 == block.chunks) at = 0;
-        if (!last_part || chunk + 1 < block.chunks || round + store_warps * slab_rows < block.rows)
+        if (!last_part || chunk + 1 < block.chunks || first - warp * slab_rows + store_warps * slab_rows < block.rows)
           detail::fetch(block, at, last_part ? 0 : part + 1,
                         stages + (stage ^ static_cast<std::uint32_t>(stage_bytes)));
         if (rows == 0) continue;
         const int k = part * stage_rows, n = block.live - k < stage_rows ? block.live - k : stage_rows;
         const bool resident = block.ld <= columns;
-        const std::int16_t* values = in_global(block.values) + std::ptrdiff_t{first} * block.ld;
+        const auto values = [&](int column) {
+          return in_global(block.values) + std::ptrdiff_t{first} * block.ld + column;
+        };
         if (!resident || chunk + part == 0) {
           const bool wide =
-              detail::load_slab(values + (resident ? 0 : k), block.ld, rows, resident ? block.live : n, slab, halves);
+              detail::load_slab(values(resident ? 0 : k), block.ld, rows, resident ? block.live : n, slab, halves);
           if (lane == 0) block.wide[warp] = wide;
           __syncwarp();
         }
@@ -352,7 +360,7 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
                          ptx::shared_address(slab) +
                              2 * static_cast<std::uint32_t>(lane % 16 * halves + lane / 16 * 8 + (resident ? k : 0)),
                          basis, steps);
-        if (block.wide[warp]) detail::multiply_rest(sum, values + k, block.ld, rows, basis, steps);
+        if (block.wide[warp]) detail::multiply_rest(sum, values(k), block.ld, rows, basis, steps);
       }
       if (rows == 0) continue;
       if (block.exceptions[warp]) {
