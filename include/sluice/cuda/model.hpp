@@ -12,6 +12,11 @@
 // to the device by whoever owns memory there. Plain structures; every `_at` is an offset from the image's first byte, a
 // multiple of 16; 0 = absent.
 
+// Names of sluice::detail are to be found in kernels that have details of their own.
+namespace sluice::cuda::detail {
+using namespace sluice::detail;
+}
+
 namespace sluice::cuda {
 
 /// First bytes of an image.
@@ -32,6 +37,8 @@ struct model_head {
   std::uint64_t groups_at;        ///< group_model[strands], in the order of planes
   std::uint64_t ropes_at;         ///< rope_model[ropes]
   std::uint64_t class_tables_at;  ///< what class_rans looks up (cuda/class_tables.hpp); 0 = another entropy model
+  std::int64_t columns;           ///< of all groups together, each padded
+  std::uint64_t own_at;           ///< what a codec's own stages look up (image_part in cuda/image.hpp)
 };
 
 /// K or V of a layer.
@@ -48,10 +55,10 @@ struct plane_model {
 
 /// A group of heads that share a basis.
 struct group_model {
-  std::int32_t layer;
-  std::int32_t plane;
-  std::int32_t first_head;
-  std::int32_t heads;
+  std::int32_t layer;        ///< of the model
+  std::int32_t plane;        ///< 0 = K, 1 = V
+  std::int32_t first_head;   ///< of the layer, where the group begins
+  std::int32_t heads;        ///< of the group
   std::int32_t width;        ///< channels
   std::int32_t ld;           ///< the same, padded to whole blocks of 32
   std::uint64_t mean_at;     ///< float[ld], zeros behind the width; 0 = carried in the tiles
@@ -60,6 +67,7 @@ struct group_model {
   std::uint64_t basis_at;    ///< the same as the inverse kernel likes it (cuda/basis.hpp); 0 = identity
   std::uint64_t columns_at;  ///< which channel each of its columns is (cuda/basis.hpp)
   std::uint64_t forward_at;  ///< the encoder's matrix as the forward kernel likes it (cuda/forward.hpp); 0 = not packed
+  std::int64_t columns_before;  ///< of the groups before this one, each padded
 };
 
 /// One rotary embedding of K heads of one size.
@@ -77,10 +85,13 @@ template <class T>
 SLUICE_HD inline const T* in_image(const std::byte* image, std::uint64_t at) noexcept {
   return reinterpret_cast<const T*>(image + at);
 }
+/// Its first bytes.
 SLUICE_HD inline const model_head& head_of(const std::byte* image) noexcept { return *in_image<model_head>(image, 0); }
+/// K (plane 0) or V of a layer.
 SLUICE_HD inline const plane_model& plane_of(const std::byte* image, int layer, int plane) noexcept {
   return in_image<plane_model>(image, head_of(image).planes_at)[2 * layer + plane];
 }
+/// A group by its number in the model, which is that of its strand within a token tile.
 SLUICE_HD inline const group_model& group_of(const std::byte* image, int strand) noexcept {
   return in_image<group_model>(image, head_of(image).groups_at)[strand];
 }
