@@ -85,7 +85,8 @@ struct encode_state {
   std::int32_t num_requests, num_strands;
   std::int32_t tile_tokens;  ///< of the codec
   std::int32_t passes;       ///< that the codec and the profile make: Codec::passes
-  std::uint64_t flags_at;    ///< workspace: u8[num_strands][tile_tokens], for the forward stage
+  // Parts of the workspace, for the open and forward stages; see encode_room.
+  std::uint64_t slots_at, ropes_at, flags_at, lists_at, means_at, values_at;
 };
 
 /// Where a strand's tile stands in a pass of the index, counted from the first of the pass: planes, then token tiles,
