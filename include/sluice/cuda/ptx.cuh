@@ -48,6 +48,24 @@ __device__ __forceinline__ std::uint32_t lanes_before() {
   return r;
 }
 
+struct quad {
+  std::uint32_t x, y, z, w;
+};
+/// 16 bytes of global memory that nothing changes while a kernel runs; the address is a multiple of 16.
+__device__ __forceinline__ quad load_global(const void* p) {
+  quad r;
+  asm("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];"
+      : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
+      : "l"(__cvta_generic_to_global(p)));
+  return r;
+}
+/// The same of 8 bytes.
+__device__ __forceinline__ pair load_global_pair(const void* p) {
+  pair r;
+  asm("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(r.x), "=r"(r.y) : "l"(__cvta_generic_to_global(p)));
+  return r;
+}
+
 /// 16 bytes from global to shared memory without a register in between; of these `bytes` (0 to 16) are read and the rest
 /// is zero. Both addresses are multiples of 16. The data is there after copy_wait() and a barrier.
 __device__ __forceinline__ void copy_async(std::uint32_t to, const void* from, std::uint32_t bytes = 16) {
@@ -83,6 +101,13 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const std::uint32_t 
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// The f16 in the low half of a word.
+__device__ __forceinline__ float widen_f16(std::uint32_t half) {
+  float r;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(static_cast<std::uint16_t>(half)));
+  return r;
 }
 
 /// Two floats to two numbers of a narrower type, rounded to nearest even, the first in the low half.
