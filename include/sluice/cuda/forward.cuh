@@ -23,16 +23,17 @@ __device__ inline void first_flags(const encode_state& d, const encode_strand& s
   const plane_model& p = plane_of(d.image, g.layer, g.plane);
   const encode_request& r = d.requests[s.request].asked;
   const std::int64_t position = r.position + std::int64_t{s.tile} * d.tile_tokens + s.first;
+  const std::int64_t before = r.exact_before - position, from = r.exact_from - position;
   const int tokens = static_cast<int>(s.count), words = (d.tile_tokens + 31) / 32;
+  const bool others = p.groups > 1;
   const std::int64_t strand = &s - d.strands - (s.group - p.first_group);
   const std::byte* const found = d.workspace + d.flags_at + strand * d.tile_tokens;
   for (int w = static_cast<int>(threadIdx.x); w < words; w += static_cast<int>(blockDim.x)) {
     std::uint32_t word = 0;
+#pragma unroll 1
     for (int i = 0; i < 32; ++i) {
       const int t = 32 * w + i;
-      if (t < tokens &&
-          (position + t < r.exact_before || position + t >= r.exact_from || (p.groups > 1 && found[t] != std::byte{0})))
-        word |= 1u << i;
+      if (t < tokens && (t < before || t >= from || (others && found[t] != std::byte{0}))) word |= 1u << i;
     }
     space.flags()[w] = word;
   }
@@ -75,7 +76,7 @@ __device__ inline void close_ranks(std::int16_t* values, int tokens, int ld, con
         to += at_once;
         continue;
       }
-      floats4 moved[at_once];
+      floats4 moved[at_once] = {};
 #pragma unroll
       for (int i = 0; i < at_once; ++i)
         if (from + i < tokens) moved[i] = at[(from + i) * (ld / 8) + c];
@@ -265,20 +266,24 @@ __device__ __forceinline__ void round_panel(const row_space& space, int first, i
 
 /// Groups with a matrix: a block a strand, forward_shared_size() bytes of shared memory.
 template <int Threads = forward_threads>
-__global__ void __launch_bounds__(Threads, 2) forward_kernel(encode_state d) {
+__global__ void __launch_bounds__(Threads, 3) forward_kernel(encode_state d) {
   encode_strand& s = d.strands[blockIdx.x];
   if (s.state != status::ok) return;
   const group_model& g = group_of(d.image, s.group);
-  if (g.forward_at == 0) return;
+  if (g.matrix_at == 0) return;
+  if (g.forward_at == 0 || g.mean_at == 0) {  // an image for decoders
+    if (threadIdx.x == 0) s.state = status::corrupt_profile;
+    return;
+  }
   const int ld = g.ld, tokens = s.count;
   const row_space space{ptx::dynamic_shared(), forward_shared_of(ld, d.tile_tokens, false)};
-  const element_source from(d, s, g.plane, g.first_head, g.heads);
   std::int16_t* const values = reinterpret_cast<std::int16_t*>(d.workspace + s.values_at);
   const std::byte* const matrix = d.image + g.forward_at;
   first_flags(d, s, space);
+#pragma unroll 1
   for (int begin = 0; begin < tokens; begin += space.at.rows) {
     const int n = tokens - begin < space.at.rows ? tokens - begin : space.at.rows;
-    load_values(d, s, from, space, begin, n, ld);
+    load_values(d, s, space, begin, n);
     split_rows(space, begin, n, ld, in_image<float>(d.image, g.mean_at));
     __syncthreads();
     // Warps of one panel are neighbours: they read the same part of the matrix at about the same time.

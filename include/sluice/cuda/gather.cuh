@@ -101,32 +101,23 @@ __device__ __forceinline__ std::uint32_t load_bits(const std::byte* p) {
     return *reinterpret_cast<const std::uint8_t*>(p);
 }
 
-/// Eight adjoining elements.
+/// Eight adjoining elements at a multiple of their size, or of 16.
 template <dtype T>
 struct chunk {
   static constexpr int words = 2 * size_of(T), per_word = 4 / size_of(T), bits = 8 * size_of(T);
+  static constexpr int alignment = words == 2 ? 8 : 16;
   std::uint32_t word[words];
 
   __device__ __forceinline__ void load(const std::byte* p) {
-    constexpr std::uintptr_t align = words >= 4 ? 16 : 8;
-    if (reinterpret_cast<std::uintptr_t>(p) % align == 0) {
-      if constexpr (words == 2) {
-        const ptx::pair a = ptx::load_global_pair(p);
-        word[0] = a.x, word[1] = a.y;
-      } else {
+    if constexpr (words == 2) {
+      const ptx::pair a = ptx::load_global_pair(p);
+      word[0] = a.x, word[1] = a.y;
+    } else {
 #pragma unroll
-        for (int i = 0; i < words; i += 4) {
-          const ptx::quad a = ptx::load_global(p + 4 * i);
-          word[i] = a.x, word[i + 1] = a.y, word[i + 2] = a.z, word[i + 3] = a.w;
-        }
+      for (int i = 0; i < words; i += 4) {
+        const ptx::quad a = ptx::load_global(p + 4 * i);
+        word[i] = a.x, word[i + 1] = a.y, word[i + 2] = a.z, word[i + 3] = a.w;
       }
-      return;
-    }
-#pragma unroll
-    for (int i = 0; i < words; ++i) {
-      word[i] = 0;
-#pragma unroll
-      for (int j = 0; j < per_word; ++j) word[i] |= load_bits<T>(p + 4 * i + j * size_of(T)) << (j * bits);
     }
   }
   __device__ __forceinline__ void floats(float (&x)[8]) const {
@@ -135,16 +126,16 @@ struct chunk {
   }
 };
 
-/// Heads whose elements adjoin, of whole chunks: a thread has a chunk of every so many rows, four loads at once.
+/// Heads of whole chunks: a thread has a chunk of every so many rows, some loads at once.
 template <dtype T>
 __device__ __forceinline__ void load_chunks(const element_source& from, const row_space& to, int n, int ld) {
   share_items(ld / 8, [&](int c, int first, int step) {
-    constexpr int at_once = 4;
+    constexpr int at_once = size_of(T) == 4 ? 2 : 4;
     const bool there = 8 * c < from.width();
     const std::byte* const p =
         from.base + 8 * c / from.head_dim * from.head_stride + 8 * c % from.head_dim * size_of(T);
     for (int r = first; r < n; r += at_once * step) {
-      chunk<T> raw[at_once];
+      chunk<T> raw[at_once] = {};
 #pragma unroll
       for (int u = 0; u < at_once; ++u)
         if (there && r + u * step < n) raw[u].load(p + to.places()[r + u * step]);
@@ -159,26 +150,39 @@ __device__ __forceinline__ void load_chunks(const element_source& from, const ro
   });
 }
 
-/// Any strides: lanes are rows, since elements of a token lie apart and those of its neighbours may adjoin.
+/// Any strides and alignment. Lanes are rows, since elements of a token may lie apart and those of its neighbours adjoin.
 template <dtype T>
 __device__ __forceinline__ void load_elements(const element_source& from, const row_space& to, int n, int ld) {
+  const bool whole = from.head_dim % 8 == 0;
   for (int c = static_cast<int>(threadIdx.x / 32); c < ld / 8; c += static_cast<int>(blockDim.x / 32))
     for (int r = static_cast<int>(threadIdx.x % 32); r < n; r += 32) {
+      float* const row = to.row(r) + 8 * c;
       const std::byte* const p = from.base + to.places()[r];
-      int head = 8 * c / from.head_dim, e = 8 * c % from.head_dim;
-      float x[8];
+      if (whole) {
+        const std::byte* const q =
+            p + 8 * c / from.head_dim * from.head_stride + 8 * c % from.head_dim * from.element_stride;
+        float x[8] = {};
+        if (8 * c < from.width()) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        x[i] = head < from.heads ? widen<T>(load_bits<T>(p + head * from.head_stride + e * from.element_stride)) : 0.0f;
-        if (++e == from.head_dim) e = 0, ++head;
+          for (int i = 0; i < 8; ++i) x[i] = widen<T>(load_bits<T>(q + i * from.element_stride));
+        }
+        row_space::put(row, x);
+      } else {
+#pragma unroll 1
+        for (int i = 0; i < 8; ++i) {
+          const int channel = 8 * c + i, head = channel / from.head_dim, e = channel % from.head_dim;
+          row[i] = channel < from.width()
+                       ? widen<T>(load_bits<T>(p + head * from.head_stride + e * from.element_stride))
+                       : 0.0f;
+        }
       }
-      row_space::put(to.row(r) + 8 * c, x);
     }
 }
 
 template <dtype T>
-__device__ __forceinline__ void load_rows_of(const element_source& from, const row_space& to, int n, int ld) {
-  if (from.element_stride == size_of(T) && from.head_dim % 8 == 0)
+__device__ __forceinline__ void load_rows_of(const element_source& from, const row_space& to, int n, int ld,
+                                             bool aligned) {
+  if (aligned && from.element_stride == size_of(T) && from.head_dim % 8 == 0)
     load_chunks<T>(from, to, n, ld);
   else
     load_elements<T>(from, to, n, ld);
@@ -186,15 +190,19 @@ __device__ __forceinline__ void load_rows_of(const element_source& from, const r
 
 /// Tokens [begin, begin + n) as floats, zeros behind the width. Ends with a barrier.
 __device__ inline void load_rows(const element_source& from, const row_space& to, int begin, int n, int ld) {
-  for (int r = static_cast<int>(threadIdx.x); r < n; r += static_cast<int>(blockDim.x))
-    to.places()[r] = from.place(begin + r);
-  __syncthreads();
+  std::uintptr_t low = reinterpret_cast<std::uintptr_t>(from.base) | static_cast<std::uintptr_t>(from.head_stride);
+  for (int r = static_cast<int>(threadIdx.x); r < n; r += static_cast<int>(blockDim.x)) {
+    const std::int64_t place = from.place(begin + r);
+    to.places()[r] = place;
+    low |= static_cast<std::uintptr_t>(place);
+  }
+  const bool aligned = __syncthreads_and(low % (from.size == 1 ? 8 : 16) == 0) != 0;
   switch (from.type) {
-    case dtype::f32: load_rows_of<dtype::f32>(from, to, n, ld); break;
-    case dtype::f16: load_rows_of<dtype::f16>(from, to, n, ld); break;
-    case dtype::bf16: load_rows_of<dtype::bf16>(from, to, n, ld); break;
-    case dtype::e4m3: load_rows_of<dtype::e4m3>(from, to, n, ld); break;
-    case dtype::e5m2: load_rows_of<dtype::e5m2>(from, to, n, ld); break;
+    case dtype::f32: load_rows_of<dtype::f32>(from, to, n, ld, aligned); break;
+    case dtype::f16: load_rows_of<dtype::f16>(from, to, n, ld, aligned); break;
+    case dtype::bf16: load_rows_of<dtype::bf16>(from, to, n, ld, aligned); break;
+    case dtype::e4m3: load_rows_of<dtype::e4m3>(from, to, n, ld, aligned); break;
+    case dtype::e5m2: load_rows_of<dtype::e5m2>(from, to, n, ld, aligned); break;
     case dtype::bytes: break;
   }
   __syncthreads();
@@ -240,17 +248,19 @@ __device__ inline void rotate_rows(const row_space& x, int n, int heads, int hea
   __syncthreads();
 }
 
-/// A strand's tokens [begin, begin + n) in the codec's domain. Ends with a barrier.
-__device__ inline void load_values(const encode_state& d, const encode_strand& s, const element_source& from,
-                                   const row_space& to, int begin, int n, int ld) {
-  load_rows(from, to, begin, n, ld);
+/// A strand's tokens [begin, begin + n) in the codec's domain. Ends with a barrier. What it needs of the strand it reads
+/// itself, each time: kept from call to call it would take the registers of what is done in between.
+__device__ inline void load_values(const encode_state& d, const encode_strand& s, const row_space& to, int begin,
+                                   int n) {
   const group_model& g = group_of(d.image, s.group);
+  const element_source from(d, s, g.plane, g.first_head, g.heads);
+  load_rows(from, to, begin, n, g.ld);
   const plane_model& p = plane_of(d.image, g.layer, g.plane);
   const model_head& h = head_of(d.image);
   if (g.plane != 0 || p.rope < 0 || h.domain != static_cast<int>(value_domain::unrotated)) return;
   const rope_model& rope = in_image<rope_model>(d.image, h.ropes_at)[p.rope];
   const std::int64_t token = std::int64_t{s.tile} * d.tile_tokens + s.first + begin;
-  rotate_rows(to, n, from.heads, from.head_dim, rope, rope_row(d, d.requests[s.request], rope, token));
+  rotate_rows(to, n, g.heads, p.head_dim, rope, rope_row(d, d.requests[s.request], rope, token));
 }
 
 /// One head of one token as it stands, by lanes of a warp; `to` may be anywhere.
