@@ -159,25 +159,31 @@ inline std::int64_t strands_of(const encode_request& r, const model_head& head, 
   return (tokens + tile_tokens - 1) / tile_tokens * head.strands;
 }
 
-/// Where everything of the open and forward stages lies in a workspace that begins with them; `elements`: see
+/// Room for requests of a model in a workspace that begins with the open and forward stages; `elements`: see
 /// room_for_encode().
-inline encode_state place_encode(const model_head& head, std::span<const encode_request> requests, int tile_tokens,
-                                 int passes, bool elements, const std::byte* image, std::byte* workspace) noexcept {
+inline encode_room room_for(const model_head& head, std::span<const encode_request> requests, int tile_tokens,
+                            bool elements) noexcept {
   std::int64_t tokens = 0, strands = 0;
   for (const encode_request& r : requests) {
     const std::int64_t n = strands_of(r, head, tile_tokens);
     strands += n;
     if (n > 0) tokens += r.size();
   }
+  return room_for_encode(head, static_cast<std::int64_t>(requests.size()), tokens, strands, tile_tokens, elements);
+}
+
+/// Where everything of these stages lies in it, at a multiple of 16.
+inline encode_state place_encode(const model_head& head, std::span<const encode_request> requests, int tile_tokens,
+                                 int passes, bool elements, const std::byte* image, std::byte* workspace) noexcept {
   encode_state d{};
   d.image = image;
   d.workspace = workspace;
   d.num_requests = static_cast<std::int32_t>(requests.size());
-  d.num_strands = static_cast<std::int32_t>(strands);
   d.tile_tokens = tile_tokens;
   d.passes = passes;
   d.value_bytes = elements ? 4 : 2;
-  const encode_room room = room_for_encode(head, d.num_requests, tokens, strands, tile_tokens, elements);
+  const encode_room room = room_for(head, requests, tile_tokens, elements);
+  d.num_strands = static_cast<std::int32_t>(room.strands / sizeof(encode_strand));
   d.requests = reinterpret_cast<open_encode*>(workspace);
   std::uint64_t at = room.requests;
   d.strands = reinterpret_cast<encode_strand*>(workspace + at);

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/codec/transform/inverse_bases.hpp>
 #include <sluice/config.hpp>
+#include <sluice/cuda/model.hpp>
+#include <sluice/model/profile.hpp>
 #include <sluice/numeric.hpp>
 #include <sluice/tensor/half.hpp>
 
@@ -9,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 // The encoder's matrix as tensor cores take it, and the sizes of what the forward kernels work in. Plain C++.
 //
@@ -76,6 +80,26 @@ inline void pack_forward(const float* matrix, int width, std::byte* to) noexcept
       std::memcpy(to + forward_part(ld, panel, k / 16, 2 + j / 2, lane) + 2 * half, &lo, 2);
     }
   }
+}
+
+/// Adds the encoder's matrices to the image of a profile (cuda/image.hpp), so that it serves for encodes as well.
+/// Errors: corrupt_profile (a singular basis), too_large (one of more than max_forward_width channels).
+inline status add_forward(const profile& p, std::vector<std::byte>& image) {
+  const auto inverse = sluice::detail::inverse_bases_of(p);
+  if (!inverse) return status::corrupt_profile;
+  model_head head = head_of(image.data());
+  for (std::int32_t i = 0; i < head.strands; ++i) {
+    group_model g = group_of(image.data(), i);
+    if (g.matrix_at == 0) continue;
+    if (g.width > max_forward_width) return status::too_large;
+    g.forward_at = image.size();
+    image.resize(image.size() + forward_bytes(g.width));
+    pack_forward((*inverse)[std::size_t(i)].data(), g.width, image.data() + g.forward_at);
+    std::memcpy(image.data() + head.groups_at + std::size_t(i) * sizeof g, &g, sizeof g);
+  }
+  head.size = image.size();
+  std::memcpy(image.data(), &head, sizeof head);
+  return status::ok;
 }
 
 inline constexpr int forward_threads = 256;
