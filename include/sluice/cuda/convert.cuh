@@ -101,9 +101,11 @@ __device__ __forceinline__ void pack_elements(dtype type, const float (&v)[8], s
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (type == dtype::e4m3)
-        to[i] = detail::pack_fp8<e4m3>(v[4 * i], v[4 * i + 1]) | detail::pack_fp8<e4m3>(v[4 * i + 2], v[4 * i + 3]) << 16;
+        to[i] = detail::pack_fp8<e4m3>(v[4 * i], v[4 * i + 1]) | detail::pack_fp8<e4m3>(v[4 * i + 2], v[4 * i + 3])
+                                                                     << 16;
       else
-        to[i] = detail::pack_fp8<e5m2>(v[4 * i], v[4 * i + 1]) | detail::pack_fp8<e5m2>(v[4 * i + 2], v[4 * i + 3]) << 16;
+        to[i] = detail::pack_fp8<e5m2>(v[4 * i], v[4 * i + 1]) | detail::pack_fp8<e5m2>(v[4 * i + 2], v[4 * i + 3])
+                                                                     << 16;
     }
   }
 }

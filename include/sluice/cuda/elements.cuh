@@ -45,8 +45,7 @@ __global__ void __launch_bounds__(32 * element_warps) store_element_rows(const d
 /// Errors: cuda_error.
 template <element_source Source>
 status store_elements(const decode_state& d, cudaStream_t stream) {
-  if (const status s =
-          launch(store_element_rows<Source>, d.num_strands, 32 * element_warps, 0, stream, d);
+  if (const status s = launch(store_element_rows<Source>, d.num_strands, 32 * element_warps, 0, stream, d);
       s != status::ok)
     return s;
   return store_exact(d, stream);

@@ -25,7 +25,7 @@ __device__ inline void first_flags(const encode_state& d, const encode_strand& s
   const std::int64_t position = r.position + std::int64_t{s.tile} * d.tile_tokens + s.first;
   const std::int64_t before = r.exact_before - position, from = r.exact_from - position;
   const int tokens = static_cast<int>(s.count), words = (d.tile_tokens + 31) / 32;
-  const bool others = p.groups > 1;
+  const bool others = p.groups > 1 && head_of(d.image).domain != static_cast<int>(value_domain::stored);
   const std::int64_t strand = &s - d.strands - (s.group - p.first_group);
   const std::byte* const found = d.workspace + d.flags_at + strand * d.tile_tokens;
   for (int w = static_cast<int>(threadIdx.x); w < words; w += static_cast<int>(blockDim.x)) {

@@ -14,7 +14,7 @@
 
 namespace sluice::cuda {
 
-inline constexpr int float_threads = 256;   ///< of a block, and rows of a round
+inline constexpr int float_threads = 256;    ///< of a block, and rows of a round
 inline constexpr int scratch_floats = 1024;  ///< what a source may keep in shared memory
 
 /// Checks the section of profile_basis of a strand, before anything of it is written: the means that a profile does not
