@@ -130,10 +130,10 @@ __global__ void __launch_bounds__(Threads, 4) find_not_finite_kernel(encode_stat
   const strand_source from(d, s, g.plane, 0, p.heads);
   std::byte* const found = d.workspace + d.flags_at + std::int64_t{blockIdx.x} * d.tile_tokens;
   for (int t = static_cast<int>(threadIdx.x / 32); t < s.count; t += Threads / 32) {
-    const std::byte* const p = from.base + from.place(t);
+    const std::byte* const at = from.base + from.place(t);
     bool bad = false;
     for (int h = 0; h < from.heads; ++h)
-      bad = bad || not_finite(from, p + h * from.head_stride, static_cast<int>(threadIdx.x % 32));
+      bad = bad || not_finite(from, at + h * from.head_stride, static_cast<int>(threadIdx.x % 32));
     bad = __any_sync(~0u, bad) != 0;
     if (threadIdx.x % 32 == 0) found[t] = std::byte{bad};
   }
