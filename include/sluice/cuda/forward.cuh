@@ -141,12 +141,8 @@ __global__ void __launch_bounds__(Threads, 4) find_not_finite_kernel(encode_stat
 
 /// x and y as halves: hi, and what is left of them.
 __device__ __forceinline__ void split_pair(float x, float y, std::uint32_t& hi, std::uint32_t& lo) {
-  // Rounded to the 11 bits of an f16 by hand, where the remainder is had without a conversion back; exact but for what is
-  // below 2^-39 of the row's largest.
-  const float a = __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
-  const float b = __uint_as_float((__float_as_uint(y) + 0x1000u) & 0xffffe000u);
-  hi = ptx::pack_f16(a, b);
-  lo = ptx::pack_f16(__fsub_rn(x, a), __fsub_rn(y, b));
+  hi = ptx::pack_f16(x, y);
+  lo = ptx::pack_f16(__fsub_rn(x, float_of_half(hi & 0xffffu)), __fsub_rn(y, float_of_half(hi >> 16)));
 }
 
 __device__ __forceinline__ floats4 centred(const floats4& x, const float* mean) {
@@ -270,10 +266,11 @@ __device__ __forceinline__ void round_panel(const row_space& space, int first, i
   const ptx::quad u = ptx::load_global(column_scales + column), v = ptx::load_global(column_scales + column + 4);
   const float scale[8] = {__uint_as_float(u.x), __uint_as_float(u.y), __uint_as_float(u.z), __uint_as_float(u.w),
                           __uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w)};
+  std::int16_t* to = values + (begin + first + lane / 4) * ld + column;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 4; ++i, to += 8 * ld) {
     const int r = first + 8 * i + lane / 4;
-    if (r >= n) continue;
+    if (r >= n) break;
     const float back = space.scales()[r];
     float y[8], most = 0;
 #pragma unroll
@@ -283,8 +280,8 @@ __device__ __forceinline__ void round_panel(const row_space& space, int first, i
       y[k] = __fmaf_rn(t, back, round_to_integer);
     }
     if (__fmul_rn(most, back) > 32000.0f) space.flag(begin + r);  // and what it is rounded to is nobody's
-    *reinterpret_cast<ptx::quad*>(values + (std::ptrdiff_t{begin} + r) * ld + column) = {
-        rounded_pair(y[0], y[1]), rounded_pair(y[2], y[3]), rounded_pair(y[4], y[5]), rounded_pair(y[6], y[7])};
+    *reinterpret_cast<ptx::quad*>(to) = {rounded_pair(y[0], y[1]), rounded_pair(y[2], y[3]), rounded_pair(y[4], y[5]),
+                                         rounded_pair(y[6], y[7])};
   }
 }
 
@@ -311,12 +308,17 @@ __global__ void __launch_bounds__(Threads, 3) forward_kernel(encode_state d) {
     split_rows(space, begin, n, ld, in_image<float>(d.image, g.mean_at));
     __syncthreads();
     // Warps of one panel are neighbours: they read the same part of the matrix at about the same time.
-    const int groups = (n + 31) / 32;
-    for (int item = static_cast<int>(threadIdx.x / 32); item < groups * (ld / 32); item += Threads / 32) {
-      const int panel = item / groups, first = item % groups * 32;
+    constexpr int warps = Threads / 32;
+    const int warp = static_cast<int>(threadIdx.x / 32), groups = (n + 31) / 32;
+    int panel = warp / groups, group = warp % groups;
+#pragma unroll 1
+    while (panel < ld / 32) {
       panel_sums sum = {};
-      multiply_panel(space, first, ld, matrix, panel, sum);
-      round_panel(space, first, begin, n, ld, reinterpret_cast<const float*>(matrix), panel, sum, values);
+      multiply_panel(space, 32 * group, ld, matrix, panel, sum);
+      round_panel(space, 32 * group, begin, n, ld, reinterpret_cast<const float*>(matrix), panel, sum, values);
+      panel += warps / groups;
+      group += warps % groups;
+      if (group >= groups) group -= groups, ++panel;
     }
     __syncthreads();
   }
