@@ -67,6 +67,24 @@ __device__ __forceinline__ std::uint32_t lanes_before() {
   return r;
 }
 
+struct alignas(16) quad {
+  std::uint32_t x, y, z, w;
+};
+/// 16 bytes of global memory that nothing changes while a kernel runs; the address is a multiple of 16.
+__device__ __forceinline__ quad load_global(const void* p) {
+  quad r;
+  asm("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];"
+      : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
+      : "l"(__cvta_generic_to_global(p)));
+  return r;
+}
+/// The same of 8 bytes.
+__device__ __forceinline__ pair load_global_pair(const void* p) {
+  pair r;
+  asm("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(r.x), "=r"(r.y) : "l"(__cvta_generic_to_global(p)));
+  return r;
+}
+
 /// A store that may meet others of the same byte.
 __device__ __forceinline__ void store_relaxed(std::uint8_t* p, std::uint32_t v) {
   asm volatile("st.relaxed.gpu.u8 [%0], %1;" ::"l"(p), "r"(v) : "memory");
