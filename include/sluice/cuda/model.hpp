@@ -32,6 +32,7 @@ struct model_head {
   std::uint64_t groups_at;        ///< group_model[strands], in the order of planes
   std::uint64_t ropes_at;         ///< rope_model[ropes]
   std::uint64_t class_tables_at;  ///< what class_rans looks up (cuda/class_tables.hpp); 0 = another entropy model
+  std::uint64_t encode_tables_at;  ///< what its encoder looks up (cuda/encode_tables.hpp); 0 = not packed
 };
 
 /// K or V of a layer.
