@@ -91,7 +91,10 @@ __device__ __forceinline__ void count(const std::int16_t* values, std::ptrdiff_t
     int v = values[r * ld];
     for (int p = passes - 1; p > 0; --p) {
       const int parent = round_third(v, third), d = v - 3 * parent, away = parent < 0 ? -d : d;
-      const int row = encode_histogram + (p - 1) * encode_digit_rows + (parent ? 3 : 0) + (d == 0 ? 0 : away < 0 ? 1 : 2);
+      const int row = encode_histogram + (p - 1) * encode_digit_rows + (parent ? 3 : 0) +
+                      (d == 0     ? 0
+                       : away < 0 ? 1
+                                  : 2);
       if (p < made) ++counts[32 * row];
       v = parent;
     }
@@ -152,8 +155,8 @@ __global__ void __launch_bounds__(32 * choose_classes_warps) choose_classes_kern
   }
   out.largest[lane()] = static_cast<std::uint16_t>(largest);
   const float sigma = __fsqrt_rn(__fdiv_rn(energy, static_cast<float>(rows)));
-  std::uint16_t* const counts = reinterpret_cast<std::uint16_t*>(ptx::dynamic_shared() +
-                                                                 threadIdx.x / 32u * histogram_bytes) + lane();
+  std::uint16_t* const counts =
+      reinterpret_cast<std::uint16_t*>(ptx::dynamic_shared() + threadIdx.x / 32u * histogram_bytes) + lane();
   const int width = width_of(t, sigma);
   const std::uint8_t* const known = known_classes(j, s, g);
   if (known == nullptr) {
@@ -235,7 +238,7 @@ __global__ void __launch_bounds__(32 * plan_codes_warps) plan_codes_kernel(encod
   const unsigned pay = __ballot_sync(everyone, saved >= 8 * 16), first = __ballot_sync(everyone, saved >= 8 * 16 + 32);
   const unsigned moved = first ? pay & ~((first & (0u - first)) - 1) : 0;
 
-  int last[max_passes] = {};           // blocks that a pass codes
+  int last[max_passes] = {};             // blocks that a pass codes
   std::uint32_t found[max_passes] = {};  // exceptions
   for (int b = 0; b < n; ++b) {
     encode_block& out = blocks[b];
@@ -259,8 +262,8 @@ __global__ void __launch_bounds__(32 * plan_codes_warps) plan_codes_kernel(encod
         if (__ballot_sync(everyone, magnitude(v) > clip.largest()) == 0) continue;
         for (int p = 0; p < max_passes; ++p)
           if (p < made)
-            here[p] += static_cast<std::uint32_t>(
-                __popc(__ballot_sync(everyone, correction(v, p, passes, dead, limit) != 0)));
+            here[p] +=
+                static_cast<std::uint32_t>(__popc(__ballot_sync(everyone, correction(v, p, passes, dead, limit) != 0)));
       }
     }
     out.clip[lane()] = clip.word();

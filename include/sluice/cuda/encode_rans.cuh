@@ -101,7 +101,7 @@ __device__ __forceinline__ void code_block(coder& c, const coded_part& part, con
       c.push(ptx::load_table_pair(part.digit + at + static_cast<std::uint32_t>(2048 * digit_row(v))));
       if (has) v = round_third(v, encode_third::of(1));
     }
-    c.push(ptx::load_table_pair(part.base + column + 2048u * static_cast<std::uint32_t>(2 * v ^ v >> 31)));
+    c.push(ptx::load_table_pair(part.base + column + 2048u * static_cast<std::uint32_t>((2 * v) ^ (v >> 31))));
   }
 }
 
@@ -135,13 +135,13 @@ __device__ __forceinline__ void pack_states(coder& c, coder_room& room) {
   words[lane()] = 0;
   __syncwarp();
   const auto put = [&](std::uint32_t bit, std::uint32_t value, std::uint32_t bits) {
-    atomicOr(words + bit / 32, value << bit % 32);
+    atomicOr(words + bit / 32, value << (bit % 32));
     if (bit % 32 + bits > 32) atomicOr(words + bit / 32 + 1, value >> (32 - bit % 32));
   };
   const auto length = static_cast<std::uint32_t>(31 - __clz(static_cast<int>(c.x)));
   std::uint32_t end = length;
   for (int d = 1; d < 32; d *= 2) {
-    const std::uint32_t other = __shfl_sync(everyone, end, lane() - d & 31);
+    const std::uint32_t other = __shfl_up_sync(everyone, end, static_cast<unsigned>(d));
     if (lane() >= d) end += other;
   }
   put(3 * static_cast<std::uint32_t>(lane()), length - 8, 3);
@@ -157,7 +157,8 @@ __device__ __forceinline__ void pack_states(coder& c, coder_room& room) {
 /// Asks for a row; each is a group of copies, also where there is none.
 __device__ __forceinline__ void fetch_row(const coded_part& part, coder_room& room, int row) {
   if (row >= 0 && lane() < 4 * part.blocks)
-    ptx::copy_async(ptx::shared_address(room.ring[row % ring_rows] + 8 * lane()), part.values + row * part.ld + 8 * lane());
+    ptx::copy_async(ptx::shared_address(room.ring[row % ring_rows] + 8 * lane()),
+                    part.values + row * part.ld + 8 * lane());
   ptx::copy_commit();
 }
 
@@ -187,8 +188,7 @@ __device__ __forceinline__ bool code_pass(coder& c, const coded_part& part, code
                                           code_sink& sink) {
   const encode_third third = encode_third::of(back);
   std::uint32_t need = 0;  // most bytes of a row
-  for (int b = 0; b < part.blocks; ++b)
-    need += 32 * (1 + (Base ? __shfl_sync(everyone, room.word[b][lane()], 0) >> 11 & 7u : 0u));
+  for (int b = 0; b < part.blocks; ++b) need += 32u * (Base ? 1u + (room.word[b][0] >> 11 & 7u) : 1u);
   const int tail = fresh ? code_tail<Base>(c, part, room, third) : 0;
   const int steps = part.rows * part.blocks - tail;
   int row = steps / part.blocks, b = steps % part.blocks;
@@ -275,7 +275,8 @@ __global__ void __launch_bounds__(32 * encode_codes_warps, 2) encode_codes_kerne
   encode_tile& tile = j.tiles[strand];
   const int made = j.in.requests[s.request].passes, first = 2 * pair;
   if (tile.kept || first >= made) return;
-  coder_room& room = *reinterpret_cast<coder_room*>(shared + encode_codes_bytes + threadIdx.x / 32u * sizeof(coder_room));
+  coder_room& room =
+      *reinterpret_cast<coder_room*>(shared + encode_codes_bytes + threadIdx.x / 32u * sizeof(coder_room));
   const std::uint32_t codes = ptx::shared_address(shared);
   const group_model& g = group_of(j.in.image, s.group);
   const int passes = head_of(j.in.image).depth, column = number * detail::rans_max_blocks;
@@ -286,11 +287,8 @@ __global__ void __launch_bounds__(32 * encode_codes_warps, 2) encode_codes_kerne
                   j.blocks_of(static_cast<int>(strand)) + column,
                   codes,
                   codes + static_cast<std::uint32_t>(offsetof(encode_tables, digit)) + 2048};
-  const int room_blocks = j.max_blocks < detail::rans_max_blocks ? j.max_blocks : detail::rans_max_blocks;
-  const auto base_bytes = static_cast<std::uint32_t>(encode_scratch_of_part(room_blocks, j.in.tile_tokens, true));
-  const auto digit_bytes = static_cast<std::uint32_t>(encode_scratch_of_part(room_blocks, j.in.tile_tokens, false));
   const std::uint64_t part_at =
-      static_cast<std::uint64_t>(number) * (base_bytes + static_cast<std::uint64_t>(j.passes - 1) * digit_bytes);
+      static_cast<std::uint64_t>(number) * (j.base_bytes + static_cast<std::uint64_t>(j.passes - 1) * j.digit_bytes);
   coder c{0, stage_bytes, ptx::lanes_before(), room.stage};
   const int blocks_here = clamped(tile.blocks[first] - column, 0, detail::rans_max_blocks);
   bool whole = true;
@@ -299,8 +297,8 @@ __global__ void __launch_bounds__(32 * encode_codes_warps, 2) encode_codes_kerne
     if (pass >= made) continue;
     part.blocks = pass == first ? blocks_here : clamped(tile.blocks[pass] - column, 0, detail::rans_max_blocks);
     if (part.blocks == 0) continue;
-    const std::uint64_t at = part_at + (pass ? base_bytes + static_cast<std::uint64_t>(pass - 1) * digit_bytes : 0);
-    const std::uint32_t capacity = pass ? digit_bytes : base_bytes;
+    const std::uint64_t at = part_at + (pass ? j.base_bytes + static_cast<std::uint64_t>(pass - 1) * j.digit_bytes : 0);
+    const std::uint32_t capacity = pass ? j.digit_bytes : j.base_bytes;
     code_sink sink{j.scratch_of(static_cast<int>(strand)) + at, capacity};
     const bool fresh = pass > first || first + 1 >= made, continues = pass > first && blocks_here > 0;
     name_lanes(t, part, room, pass, passes);

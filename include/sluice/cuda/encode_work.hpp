@@ -61,32 +61,36 @@ inline constexpr std::uint32_t encode_max_exceptions = 8192;
 
 /// 32 coefficients of a strand.
 struct encode_block {
-  float saved;                           ///< bits that `nibbles` would save; 0 where the block agrees with its profile
-  std::uint8_t nibbles[16];              ///< deltas as they stand in a tile
-  std::uint8_t classes[32];              ///< with deltas, where the tile has them
-  std::uint16_t largest[32];             ///< magnitude at the finest step
-  std::uint32_t clip[32];                ///< what the codes cannot say, see encode_clip; only where there are exceptions
+  float saved;                ///< bits that `nibbles` would save; 0 where the block agrees with its profile
+  std::uint8_t nibbles[16];   ///< deltas as they stand in a tile
+  std::uint8_t classes[32];   ///< with deltas, where the tile has them
+  std::uint16_t largest[32];  ///< magnitude at the finest step
+  std::uint32_t clip[32];     ///< what the codes cannot say, see encode_clip; only where there are exceptions
   std::uint32_t exceptions[max_passes];  ///< how many
 };
 static_assert(sizeof(encode_block) % 4 == 0);
 
 /// A strand on its way to a tile.
 struct encode_tile {
-  bool kept;                              ///< all tokens stay as they were stored
-  bool explicit_classes;                  ///< the tile names its classes
-  std::uint8_t blocks[max_passes];        ///< that a pass codes
-  std::uint32_t delta_blocks;             ///< bit b: block b has deltas
-  std::uint32_t exceptions[max_passes];   ///< how many
+  bool kept;                                              ///< all tokens stay as they were stored
+  bool explicit_classes;                                  ///< the tile names its classes
+  std::uint8_t blocks[max_passes];                        ///< that a pass codes
+  std::uint32_t delta_blocks;                             ///< bit b: block b has deltas
+  std::uint32_t exceptions[max_passes];                   ///< how many
   std::uint32_t code_at[max_passes][encode_max_parts];    ///< from the strand's first byte of scratch
   std::uint32_t code_size[max_passes][encode_max_parts];  ///< of a part's code with its states
 };
 
 /// A request on its way to a frame.
 struct encode_frame {
-  status state;        ///< ok, or why there is none
-  std::int32_t passes;  ///< that the index lists
-  std::uint64_t front;  ///< bytes of header and index
-  std::uint64_t size;   ///< of the frame
+  status state;              ///< ok, or why there is none
+  std::int32_t passes;       ///< that the index lists
+  std::uint32_t shape_runs;  ///< at the start of the index
+  std::uint64_t front;       ///< bytes of header and index
+  std::uint64_t size;        ///< of the frame
+
+  /// Where the index's entries begin.
+  SLUICE_HD std::uint64_t entries_at() const noexcept { return sizeof(frame_header) + shape_runs * sizeof(shape_run); }
 };
 
 /// Where requests are listed whose base does not fit.
@@ -108,9 +112,10 @@ struct encode_job {
   std::uint64_t* offsets;  ///< of the same
   std::byte* scratch;      ///< [strands][scratch_bytes]
   std::uint64_t scratch_bytes;
-  std::int32_t max_blocks;  ///< of any strand
-  std::int32_t max_parts;   ///< of its codes
-  std::int32_t passes;      ///< most that any request makes
+  std::uint32_t base_bytes, digit_bytes;  ///< of these, for one part of a base pass and of a refinement
+  std::int32_t max_blocks;                ///< of any strand
+  std::int32_t max_parts;                 ///< of its codes
+  std::int32_t passes;                    ///< most that any request makes
 
   SLUICE_HD encode_block* blocks_of(int strand) const noexcept { return blocks + std::int64_t{strand} * max_blocks; }
   SLUICE_HD std::byte* scratch_of(int strand) const noexcept {
@@ -121,18 +126,6 @@ struct encode_job {
     return std::int64_t{r.first_strand} * passes + std::int64_t{pass} * r.strands + place;
   }
 };
-
-/// Bytes of scratch for one part of a code. A base pass that needs more than two bytes a value makes the tile stay as it
-/// was stored.
-constexpr std::uint64_t encode_scratch_of_part(int blocks, int rows, bool base) noexcept {
-  return round_16(detail::encoded_bound(blocks, rows, base ? 1 : 0));
-}
-constexpr std::uint64_t encode_scratch_of_strand(int max_blocks, int parts, int rows, int passes) noexcept {
-  const int blocks = max_blocks < detail::rans_max_blocks ? max_blocks : detail::rans_max_blocks;
-  return static_cast<std::uint64_t>(parts) * (encode_scratch_of_part(blocks, rows, true) +
-                                              static_cast<std::uint64_t>(passes - 1) *
-                                                  encode_scratch_of_part(blocks, rows, false));
-}
 
 /// Fills the job but for what it is given, and returns the bytes of workspace that it takes from `at` on, which is a
 /// multiple of 16.
@@ -147,8 +140,12 @@ inline std::uint64_t place_encode_job(encode_job& j, const model_head& head, std
   j.passes = j.in.passes;
   j.max_blocks = head.max_width / detail::rans_lanes;
   j.max_parts = (j.max_blocks + detail::rans_max_blocks - 1) / detail::rans_max_blocks;
-  j.scratch_bytes = encode_scratch_of_strand(j.max_blocks, j.max_parts, j.in.tile_tokens, j.passes);
   const auto passes = static_cast<std::uint64_t>(j.passes);
+  // A base pass that needs more than two bytes a value makes a tile stay as it was stored.
+  const int blocks = j.max_blocks < detail::rans_max_blocks ? j.max_blocks : detail::rans_max_blocks;
+  j.base_bytes = static_cast<std::uint32_t>(round_16(detail::encoded_bound(blocks, j.in.tile_tokens, 1)));
+  j.digit_bytes = static_cast<std::uint32_t>(round_16(detail::encoded_bound(blocks, j.in.tile_tokens)));
+  j.scratch_bytes = static_cast<std::uint64_t>(j.max_parts) * (j.base_bytes + (passes - 1) * j.digit_bytes);
   const auto in = [](auto*& to, std::byte* p) { to = reinterpret_cast<std::remove_reference_t<decltype(to)>>(p); };
   in(j.scratch, take(strands * j.scratch_bytes));
   in(j.offsets, take(strands * passes * sizeof(std::uint64_t)));

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/codec/codec.hpp>
+#include <sluice/codec/decoder.hpp>
+#include <sluice/codec/encoder.hpp>
+#include <sluice/cuda/encode_tables.hpp>
+#include <sluice/cuda/make_frames.cuh>
+
+#include <doctest/doctest.h>
+#include <support/caches.hpp>
+#include <support/device.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+// Kernels that make frames of integers, against the encoder of a CPU that was given the same integers. The same for the
+// emulator and for a GPU.
+
+namespace cuda_encode_checks {
+
+using namespace sluice;
+
+/// What class_rans was given for a tile.
+struct seen_tile {
+  group_place place;
+  int rows = 0;
+  bool calibrated = false;
+  std::vector<std::int16_t> finest;
+  std::vector<std::uint8_t> transform, quantizer;
+};
+inline std::vector<seen_tile> seen;
+
+/// class_rans that remembers in `seen` what it is given. Its frames are those of class_rans.
+struct watched_class_rans : class_rans {
+  class encoder {
+   public:
+    encoder(const profile& p, isa i) : real_(p, i) {}
+    status encode(symbols& s, tile_writer& w) {
+      seen.push_back(
+          {s.place, s.rows, s.calibrated, s.finest, w.at(0, section::transform), w.at(0, section::quantizer)});
+      return real_.encode(s, w);
+    }
+
+   private:
+    class_rans::encoder real_;
+  };
+};
+using watched = codec::standard::with_entropy<watched_class_rans>;
+
+/// Bytes one behind the other, each piece at a multiple of 16.
+struct pile {
+  std::vector<std::byte> bytes = std::vector<std::byte>(16);
+  template <class T>
+  std::uint64_t put(std::span<const T> from) {
+    const std::size_t at = bytes.size();
+    bytes.resize((at + from.size_bytes() + 15) / 16 * 16);
+    if (!from.empty()) std::memcpy(&bytes[at], from.data(), from.size_bytes());
+    return at;
+  }
+  template <class T>
+  std::uint64_t put(const std::vector<T>& from) {
+    return put(std::span<const T>(from));
+  }
+};
+
+/// What the kernels look up of a model.
+template <class Codec>
+std::vector<std::byte> image_of(const profile& p) {
+  pile out;
+  out.bytes.resize((sizeof(cuda::model_head) + 15) / 16 * 16);
+  cuda::model_head head{};
+  head.codec = Codec::id;
+  head.fingerprint = fingerprint_of<Codec>(p);
+  head.layers = p.shape.num_layers();
+  head.passes = Codec::passes(p);
+  head.depth = Codec::quantizer::depth(p);
+  std::vector<cuda::plane_model> planes;
+  std::vector<cuda::group_model> groups;
+  for (int l = 0; l < head.layers; ++l)
+    for (const plane which : caches::planes) {
+      const plane_profile& q = p.of(l, which);
+      const layer_shape& s = p.shape.layers[std::size_t(l)];
+      const int dim = s.head_dim(which);
+      planes.push_back({dim ? s.num_kv_heads : 0, dim, q.group_width, q.groups(), int(groups.size()), -1, 0, q.scale});
+      for (int g = 0; g < q.groups(); ++g) {
+        const group_place at = place_of(p.shape, q.group_width, l, which, g);
+        cuda::group_model m{};
+        m.layer = l, m.plane = int(which), m.first_head = at.first_head, m.heads = at.heads;
+        m.width = at.width(), m.ld = (m.width + 31) / 32 * 32;
+        head.max_width = std::max(head.max_width, m.ld);
+        if (!q.mean.empty()) m.mean_at = out.put(std::vector<float>(std::size_t(m.ld)));
+        std::vector<std::uint8_t> classes(std::size_t(m.ld));
+        if (!q.classes.empty()) {
+          std::copy_n(q.classes.begin() + g * q.group_width, m.width, classes.begin());
+          m.classes_at = out.put(classes);
+        }
+        groups.push_back(m);
+      }
+    }
+  head.strands = int(groups.size());
+  head.planes_at = out.put(planes);
+  head.groups_at = out.put(groups);
+  std::vector<cuda::encode_tables> tables(1);
+  cuda::pack_encode_tables(tables.data());
+  head.encode_tables_at = out.put(tables);
+  head.size = out.bytes.size();
+  std::memcpy(out.bytes.data(), &head, sizeof head);
+  return out.bytes;
+}
+
+/// A frame of a CPU's encoder, and the integers that it was made from.
+struct made_frame {
+  std::vector<std::byte> bytes;
+  std::vector<seen_tile> tiles;
+};
+template <class Codec = watched>
+made_frame on_cpu(const profile& p, const kv_view& v, int levels = max_passes) {
+  made_frame f;
+  encoder<Codec> e(p);
+  f.bytes.resize(e.max_size(v));
+  seen.clear();
+  const result<std::size_t> size = e.encode(v, f.bytes, {.levels = levels});
+  REQUIRE(size.has_value());
+  f.bytes.resize(*size);
+  f.tiles = std::move(seen);
+  return f;
+}
+
+/// A cache in the memory of the device: a view's elements, one plane behind the other.
+struct device_cache {
+  explicit device_cache(const kv_view& v) : view(v) {
+    std::vector<std::byte> all;
+    for (const plane which : caches::planes) {
+      if (!v[which].present()) continue;
+      plane_view& to = which == plane::key ? view.k : view.v;
+      const int bytes = size_of(to.type);
+      to.element_stride = bytes;
+      to.head_stride = to.element_stride * to.head_dim;
+      to.token_stride = to.head_stride * v.num_kv_heads;
+      to.layer_stride = to.token_stride * v.tokens;
+      to.layer_offset = to.page_stride = 0;
+      to.layer_bases = nullptr;
+      starts[int(which)] = all.size();
+      for (int l = 0; l < v.num_layers; ++l)
+        for (std::int64_t t = 0; t < v.tokens; ++t)
+          for (int h = 0; h < v.num_kv_heads; ++h)
+            for (int d = 0; d < to.head_dim; ++d) {
+              const std::byte* from = v.at(which, l, t, h, d);
+              all.insert(all.end(), from, from + bytes);
+            }
+    }
+    view.mode = addressing::contiguous;
+    view.indices = nullptr;
+    view.num_indices = 0, view.page_size = 1, view.first = 0, view.capacity = v.tokens;
+    for (int l = 0; l < v.num_layers; ++l) ids.push_back(v.layer_id(l));
+    memory = device_buffer<std::byte>(all);
+    ids_there = device_buffer<std::int32_t>(ids);
+    view.layer_ids = ids_there.data();
+    for (plane_view* to : {&view.k, &view.v})
+      if (to->present()) to->base = memory.data() + starts[to == &view.v];
+  }
+  kv_view view;
+  std::size_t starts[2] = {};
+  std::vector<std::int32_t> ids;
+  device_buffer<std::byte> memory;
+  device_buffer<std::int32_t> ids_there;
+};
+
+/// One request of a run.
+struct asked_frame {
+  const made_frame* made;  ///< by a CPU, of all levels asked for
+  kv_view view;            ///< on the host
+  int levels = max_passes;
+  std::size_t capacity = SIZE_MAX;  ///< SIZE_MAX = what the frame of the CPU takes and a bit
+  std::uint64_t max_bytes = UINT64_MAX;
+};
+/// What became of it.
+struct got_frame {
+  cuda::encoded what;
+  std::vector<std::byte> bytes;
+};
+struct run_result {
+  std::vector<got_frame> frames;
+  std::vector<std::int32_t> overflow;
+};
+
+/// Makes frames on the device of the integers that a CPU had.
+template <class Codec = watched>
+run_result on_device(const profile& p, std::span<const asked_frame> asked) {
+  const std::vector<std::byte> image = image_of<Codec>(p);
+  cuda::model_head head;
+  std::memcpy(&head, image.data(), sizeof head);
+  pile work;
+  std::vector<cuda::open_encode> requests;
+  std::vector<cuda::encode_strand> strands;
+  std::vector<device_cache> memory;
+  std::vector<device_buffer<std::byte>> frames;
+  device_buffer<cuda::encoded> said(asked.size());
+  for (std::size_t i = 0; i < asked.size(); ++i) {
+    const asked_frame& a = asked[i];
+    frame_index index;
+    REQUIRE(index.parse(a.made->bytes) == status::ok);
+    memory.emplace_back(a.view);
+    frames.emplace_back(a.capacity == SIZE_MAX ? a.made->bytes.size() + a.made->bytes.size() / 100 + 64 : a.capacity);
+    cuda::open_encode r{};
+    r.asked.cache = memory.back().view;
+    r.asked.position = index.header().position;
+    r.asked.tokens = index.header().tokens;
+    r.asked.frame = frames.back().data();
+    r.asked.capacity = frames.back().size();
+    r.asked.out = said.data() + i;
+    r.asked.levels = a.levels;
+    r.asked.max_bytes = a.max_bytes;
+    r.state = status::ok;
+    r.passes = std::min(a.levels, Codec::passes(p));
+    r.token_tiles = index.token_tiles();
+    r.first_strand = int(strands.size());
+    r.strands = r.token_tiles * head.strands;
+    std::size_t next = 0;
+    for (int tile = 0; tile < r.token_tiles; ++tile)
+      for (int l = 0, group = 0; l < head.layers; ++l)
+        for (const plane which : caches::planes)
+          for (int g = 0; g < p.of(l, which).groups(); ++g, ++group) {
+            cuda::encode_strand s{};
+            s.state = status::absent;
+            s.request = int(i), s.group = group, s.tile = tile;
+            const tile_key key{l, which, tile, g};
+            const auto bytes = tile_bytes(index, a.made->bytes, index.ordinal(0, key));
+            REQUIRE(bytes.has_value());
+            if (!bytes->empty()) {
+              tile_envelope e;
+              REQUIRE(parse_tile(*bytes, index.tokens_of(tile), index.row_bytes(key), e) == status::ok);
+              s.state = status::ok;
+              while (a.view.layer_id(s.slot) != l) ++s.slot;
+              s.type = a.view[which].type;
+              s.first = std::uint16_t(e.first), s.count = std::uint16_t(e.count);
+              s.step = 1;
+              std::vector<std::uint16_t> exact;
+              for (int k = 0; k < e.exact; ++k) exact.push_back(std::uint16_t(e.exact_token(k)));
+              const auto here = [&](const seen_tile& t) {
+                return t.place.layer == l && t.place.plane == which && t.place.group == g;
+              };
+              if (next < a.made->tiles.size() && here(a.made->tiles[next])) {
+                const seen_tile& t = a.made->tiles[next++];
+                if (t.rows != e.rows()) {  // a tile that was kept as it was stored
+                  REQUIRE(e.rows() == 0);
+                  exact.clear();
+                  for (int k = 0; k < e.count - t.rows; ++k) exact.push_back(std::uint16_t(k));
+                }
+                s.calibrated = t.calibrated;
+                s.values_at = work.put(t.finest);
+                if (!t.transform.empty()) s.mean_at = work.put(t.transform);
+                if (!t.quantizer.empty()) std::memcpy(&s.step, t.quantizer.data(), 4);
+              }
+              s.exact = std::uint16_t(exact.size());
+              s.rows = std::uint16_t(s.count - s.exact);
+              s.exact_at = work.put(exact);
+            }
+            strands.push_back(s);
+          }
+    CHECK(next == a.made->tiles.size());
+    requests.push_back(r);
+  }
+  const std::uint64_t requests_at = work.put(requests), strands_at = work.put(strands);
+  const device_buffer<std::byte> image_there(image), work_there(work.bytes);
+  device_buffer<std::int32_t> listed(asked.size()), count(std::vector<std::int32_t>{0});
+  cuda::encode_job j{};
+  j.in.image = image_there.data();
+  j.in.workspace = work_there.data();
+  j.in.requests = reinterpret_cast<cuda::open_encode*>(work_there.data() + requests_at);
+  j.in.strands = reinterpret_cast<cuda::encode_strand*>(work_there.data() + strands_at);
+  j.in.num_requests = int(requests.size()), j.in.num_strands = int(strands.size());
+  j.in.tile_tokens = Codec::tile_tokens, j.in.passes = Codec::passes(p);
+  j.codec = Codec::id, j.fingerprint = fingerprint_of<Codec>(p);
+  j.overflow = {listed.data(), count.data()};
+  const device_buffer<std::byte> room(cuda::place_encode_job(j, head, nullptr));
+  cuda::place_encode_job(j, head, room.data());
+  REQUIRE(cuda::prepare_encode() == status::ok);
+  REQUIRE(cuda::make_frames_async(j, nullptr) == status::ok);
+  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+
+  run_result out;
+  const auto what = said.download();
+  for (std::size_t i = 0; i < asked.size(); ++i) {
+    out.frames.push_back({what[i], frames[i].download()});
+    if (what[i].state == status::ok) {
+      REQUIRE(what[i].size <= out.frames.back().bytes.size());
+      out.frames.back().bytes.resize(what[i].size);
+    }
+  }
+  out.overflow = listed.download();
+  out.overflow.resize(std::size_t(count.download()[0]));
+  std::sort(out.overflow.begin(), out.overflow.end());
+  return out;
+}
+
+/// How two frames of the same integers compare.
+struct comparison {
+  int tiles = 0, equal = 0;  // of all passes
+  std::size_t bytes[2] = {};
+};
+
+/// A frame of the device: sound, and with the values of the other one at all levels.
+template <class Codec = watched>
+comparison compare(const profile& p, const kv_view& v, std::span<const std::byte> cpu, std::span<const std::byte> gpu) {
+  comparison c;
+  frame_index a, b;
+  REQUIRE(a.parse(cpu) == status::ok);
+  REQUIRE(b.parse(gpu) == status::ok);
+  CHECK(b.size() == gpu.size());
+  CHECK(a.runs().size() == b.runs().size());
+  CHECK(std::equal(a.runs().begin(), a.runs().end(), b.runs().begin(), b.runs().end()));
+  REQUIRE(a.tiles_per_pass() == b.tiles_per_pass());
+  REQUIRE(a.header().passes >= b.header().passes);
+  const int passes = b.header().passes;
+  CHECK(sound_level(b, gpu, passes - 1) == passes - 1);
+  for (std::size_t i = 0; i < a.tiles_per_pass() * std::size_t(passes); ++i) {
+    const auto x = tile_bytes(a, cpu, i), y = tile_bytes(b, gpu, i);
+    REQUIRE((x.has_value() && y.has_value()));
+    ++c.tiles;
+    c.equal += std::equal(x->begin(), x->end(), y->begin(), y->end());
+  }
+  c.bytes[0] = a.size_at(passes - 1), c.bytes[1] = gpu.size();
+  decoder<Codec> d(p);
+  for (int level = 0; level < passes; ++level) {
+    std::vector<std::vector<std::byte>> values;
+    for (const std::span<const std::byte> frame : {cpu, gpu}) {
+      const device_cache like(v);  // strides of a dense cache
+      std::vector<std::byte> memory(like.memory.size());
+      kv_view to = like.view;
+      to.layer_ids = like.ids.data();
+      for (plane_view* w : {&to.k, &to.v})
+        if (w->present()) w->base = memory.data() + like.starts[w == &to.v];
+      const page_status s = d.decode(frame, to, {.level = level});
+      CHECK(s.worst == status::ok);
+      values.push_back(memory);
+    }
+    CHECK(values[0] == values[1]);
+  }
+  return c;
+}
+
+}  // namespace cuda_encode_checks
