@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <span>
 #include <string>
@@ -192,9 +193,10 @@ struct run_result {
   std::vector<std::int32_t> overflow;
 };
 
-/// Makes frames on the device of the integers that a CPU had.
-template <class Codec = watched>
-run_result on_device(const profile& p, std::span<const asked_frame> asked) {
+/// Makes frames on the device of the integers that a CPU had. `change` may spoil what forward stages say.
+template <class Codec = watched, class Change = void (*)(cuda::open_encode*, cuda::encode_strand*)>
+run_result on_device(
+    const profile& p, std::span<const asked_frame> asked, Change change = [](auto*, auto*) {}) {
   const std::vector<std::byte> image = image_of<Codec>(p);
   cuda::model_head head;
   std::memcpy(&head, image.data(), sizeof head);
@@ -269,6 +271,7 @@ run_result on_device(const profile& p, std::span<const asked_frame> asked) {
     CHECK(next == a.made->tiles.size());
     requests.push_back(r);
   }
+  change(requests.data(), strands.data());
   const std::uint64_t requests_at = work.put(requests), strands_at = work.put(strands);
   const device_buffer<std::byte> image_there(image), work_there(work.bytes);
   device_buffer<std::int32_t> listed(asked.size()), count(std::vector<std::int32_t>{0});
@@ -306,6 +309,27 @@ run_result on_device(const profile& p, std::span<const asked_frame> asked) {
 struct comparison {
   int tiles = 0, equal = 0;  // of all passes
   std::size_t bytes[2] = {};
+  // Tiles that were kept as they were stored, with deltas, with classes, with exceptions in the base and after, of parts.
+  int kept = 0, deltas = 0, classes = 0, exceptions[2] = {}, parts = 0;
+
+  void operator+=(const comparison& c) {
+    tiles += c.tiles, equal += c.equal, kept += c.kept, deltas += c.deltas, classes += c.classes, parts += c.parts;
+    for (int i = 0; i < 2; ++i) bytes[i] += c.bytes[i], exceptions[i] += c.exceptions[i];
+  }
+  /// Looks into a pass of a tile that is sound.
+  void look_into(std::span<const std::uint8_t> tile, int pass, int tokens, std::size_t row_bytes, int width) {
+    tile_envelope e;
+    tile_sections later;
+    if (tile.empty()) return;
+    REQUIRE((pass ? parse_refinement(tile, later) : parse_tile(tile, tokens, row_bytes, e)) == status::ok);
+    class_section s;
+    REQUIRE(s.parse((pass ? later : e.base)[section::entropy], pass, 4096, width));
+    kept += pass == 0 && e.rows() == 0;
+    deltas += s.delta_blocks != 0;
+    classes += !s.classes.empty();
+    exceptions[pass > 0] += s.num_exceptions() > 0;
+    parts += width > 256 && !s.code.empty();
+  }
 };
 
 /// A frame of the device: sound, and with the values of the other one at all levels.
@@ -328,6 +352,15 @@ comparison compare(const profile& p, const kv_view& v, std::span<const std::byte
     ++c.tiles;
     c.equal += std::equal(x->begin(), x->end(), y->begin(), y->end());
   }
+  for (int pass = 0; pass < passes; ++pass)
+    for (int l = 0; l < p.shape.num_layers(); ++l)
+      for (const plane which : caches::planes)
+        for (int tile = 0; tile < b.token_tiles(); ++tile)
+          for (int g = 0; g < p.of(l, which).groups(); ++g) {
+            const tile_key k{l, which, tile, g};
+            c.look_into(*tile_bytes(b, gpu, b.ordinal(pass, k)), pass, b.tokens_of(tile), b.row_bytes(k),
+                        p.of(l, which).width_of(g));
+          }
   c.bytes[0] = a.size_at(passes - 1), c.bytes[1] = gpu.size();
   decoder<Codec> d(p);
   for (int level = 0; level < passes; ++level) {
@@ -346,6 +379,101 @@ comparison compare(const profile& p, const kv_view& v, std::span<const std::byte
     CHECK(values[0] == values[1]);
   }
   return c;
+}
+
+/// One frame, made on both sides and compared.
+template <class Codec = watched>
+comparison both(const profile& p, const kv_view& v, int levels = max_passes) {
+  const made_frame cpu = on_cpu<Codec>(p, v, levels);
+  const asked_frame asked{&cpu, v, levels};
+  const run_result got = on_device<Codec>(p, {&asked, 1});
+  REQUIRE(got.frames[0].what.state == status::ok);
+  CHECK(got.overflow.empty());
+  return compare<Codec>(p, v, cpu.bytes, got.frames[0].bytes);
+}
+
+/// A cache whose elements are integers, and a profile that takes them as coefficients: what the kernels get is up to the
+/// test.
+struct integers {
+  integers(std::mt19937_64& random, int passes, int most_tokens) {
+    constexpr int dims[] = {32, 40, 64, 80, 96, 128, 192, 256, 320, 576, 1000, 1024};
+    const auto upto = [&](int n) { return int(random() % std::uint64_t(n)); };
+    shape.layers.resize(std::size_t(1 + upto(2)));
+    const int dim = dims[upto(12)], heads = dim > 256 ? 1 : 1 + upto(3);
+    for (layer_shape& l : shape.layers) l = {heads, dim, upto(3) ? dims[upto(4)] : 0, 0, 0};
+    for (layer_shape& l : shape.layers) l.head_dim_v = shape.layers[0].head_dim_v;
+    const int tokens = 1 + upto(most_tokens);
+    memory = std::make_unique<caches::cache>(
+        caches::make_cache(shape, tokens, dtype::f32, caches::engine::dense, upto(2) ? 0 : 1000));
+    model = profile::uncalibrated(shape, passes, upto(5));
+    std::normal_distribution<float> normal;
+    for (int l = 0; l < shape.num_layers(); ++l)
+      for (const plane which : caches::planes) {
+        plane_profile& q = model.of(l, which);
+        if (q.width == 0) continue;
+        const int of_layer = shape.layers[std::size_t(l)].head_dim(which);
+        q.group_width = basis_heads(0, heads, of_layer) * of_layer;
+        q.scale = 1;
+        const bool explicit_classes = upto(4) == 0;
+        const float wrong = upto(5) ? 1.f : 100.f;  // how far the profile is from the truth
+        // Wide coefficients first, as calibration sorts them; some are dead in all passes.
+        const int widest = 1 + upto(50), narrowest = upto(widest + 1);
+        std::vector<float> deviation;
+        for (int c = 0; c < q.width; ++c) {
+          const int at = c % q.group_width, w = widest - at * (widest - narrowest) / q.group_width;
+          q.classes.push_back(std::uint8_t(64 * upto(4) + w));
+          deviation.push_back(wrong * std::exp2(float(w - 16) / 4) * std::exp(0.2f * normal(random)));
+        }
+        if (explicit_classes) {
+          q.classes.clear();
+        } else {
+          q.mean.assign(std::size_t(q.width), 0);
+          for (int g = 0; g < q.groups(); ++g)
+            for (int k = 0; k < q.width_of(g); ++k)
+              for (int i = 0; i < q.width_of(g); ++i) q.matrix.push_back(k == i ? 0x3c00 : 0);
+        }
+        const float outliers = upto(3) ? 0.f : upto(3) ? 0.001f : 0.3f;
+        float size = 1;
+        for (int t = 0; t < tokens; ++t) {
+          if (t % 64 == 0) size = upto(2) ? 1.f : std::exp(normal(random));
+          for (int c = 0; c < q.width; ++c) {
+            float x = size * deviation[std::size_t(c)] * normal(random);
+            if (float(random() % 1000) < 1000 * outliers) x *= 30;
+            x = std::clamp(std::nearbyint(x), -32000.f, 32000.f);
+            caches::set(memory->view(), which, l, t, c / of_layer, c % of_layer, x);
+          }
+        }
+      }
+    if (upto(3) == 0) caches::set(memory->view(), plane::key, 0, tokens / 2, 0, 3, INFINITY);
+  }
+  model_shape shape;
+  std::unique_ptr<caches::cache> memory;
+  profile model;
+};
+
+/// Frames of any integers.
+template <class Codec>
+comparison any_integers(std::uint64_t seed, int trials, int most_tokens) {
+  comparison all;
+  for (int i = 0; i < trials; ++i) {
+    std::mt19937_64 random(seed + std::uint64_t(i));
+    CAPTURE(seed + std::uint64_t(i));
+    const int passes = 1 + int(random() % 6), levels = 1 + int(random() % 6);
+    const integers given(random, passes, most_tokens);
+    const comparison c = both<Codec>(given.model, given.memory->view(), levels);
+    CHECK(c.equal == c.tiles);
+    all += c;
+  }
+  return all;
+}
+
+/// What the tests of the emulator and of a GPU say of a comparison.
+inline std::string to_string(const comparison& c) {
+  return std::to_string(c.equal) + " of " + std::to_string(c.tiles) + " tiles are equal, " +
+         std::to_string(c.bytes[1]) + " bytes instead of " + std::to_string(c.bytes[0]) + "; kept " +
+         std::to_string(c.kept) + ", deltas " + std::to_string(c.deltas) + ", classes " + std::to_string(c.classes) +
+         ", exceptions " + std::to_string(c.exceptions[0]) + " and " + std::to_string(c.exceptions[1]) + ", parts " +
+         std::to_string(c.parts);
 }
 
 }  // namespace cuda_encode_checks

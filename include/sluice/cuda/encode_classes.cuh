@@ -69,7 +69,7 @@ __device__ __forceinline__ void weigh(const encode_tables& t, const std::uint16_
   for (int v = 0; v < encode_histogram; ++v) {
     const float n = static_cast<float>(counts[32 * v]);
     for (int i = 0; i < N; ++i)
-      bits[i] = __fadd_rn(bits[i], __fmul_rn(n, t.base_bits[v][detail::class_at(cls[i], passes - 1)]));
+      bits[i] = __fadd_rn(bits[i], __fmul_rn(n, t.base_bits[v][class_of_pass(cls[i], passes - 1)]));
   }
   for (int p = 1; p < made; ++p) {
     const std::uint16_t* const digits = counts + 32 * (encode_histogram + (p - 1) * encode_digit_rows);
@@ -77,7 +77,7 @@ __device__ __forceinline__ void weigh(const encode_tables& t, const std::uint16_
     for (int k = 0; k < 6; ++k) {
       const float n = static_cast<float>(digits[32 * order[k]]);
       for (int i = 0; i < N; ++i)
-        bits[i] = __fadd_rn(bits[i], __fmul_rn(n, t.digit_bits[order[k]][detail::class_at(cls[i], passes - 1 - p)]));
+        bits[i] = __fadd_rn(bits[i], __fmul_rn(n, t.digit_bits[order[k]][class_of_pass(cls[i], passes - 1 - p)]));
     }
   }
 }
@@ -102,16 +102,22 @@ __device__ __forceinline__ void count(const std::int16_t* values, std::ptrdiff_t
   }
 }
 
-/// What is left of a value's bits of `clip`, see encode_clip.
+/// encode_third::of() of a number that is not known before.
+__device__ inline encode_third third_of(int n) {
+  static constexpr encode_third of[max_passes] = {encode_third::of(0), encode_third::of(1), encode_third::of(2),
+                                                  encode_third::of(3), encode_third::of(4), encode_third::of(5)};
+  return of[n];
+}
+/// What the codes say of a value, see encode_clip.
 __device__ __forceinline__ int coded_value(int v, std::uint32_t word) {
   const encode_clip c = encode_clip::of(word);
-  const int t = round_third(v, encode_third::of(c.levels));
+  const int t = round_third(v, third_of(c.levels));
   return v - power3(c.levels) * (t - clamped(t, -c.limit, c.limit));
 }
 
 /// The correction of a value in a pass, 0 where its class says it; a lane is dead in its first `dead` passes.
 __device__ __forceinline__ int correction(int v, int pass, int passes, int dead, int limit) {
-  const int at = round_third(v, encode_third::of(passes - 1 - pass));
+  const int at = round_third(v, third_of(passes - 1 - pass));
   if (pass == 0) return at - clamped(at, -limit, limit);
   return pass < dead ? at - 3 * round_third(at, encode_third::of(1)) : 0;
 }
@@ -119,7 +125,7 @@ __device__ __forceinline__ int correction(int v, int pass, int passes, int dead,
 /// In how many passes of those made, from the base on, a class is dead.
 __device__ __forceinline__ int dead_passes(const encode_tables& t, std::uint8_t cls, int passes, int made) {
   int dead = 0;
-  while (dead < made && !t.alive[detail::class_at(cls, passes - 1 - dead)]) ++dead;
+  while (dead < made && !t.alive[class_of_pass(cls, passes - 1 - dead)]) ++dead;
   return dead;
 }
 
@@ -252,7 +258,7 @@ __global__ void __launch_bounds__(32 * plan_codes_warps) plan_codes_kernel(encod
     const int dead = dead_passes(t, cls, passes, made);
     for (int p = 0; p < max_passes; ++p)
       if (p < made && __ballot_sync(everyone, dead <= p)) last[p] = b + 1;
-    const int limit = t.limit[detail::class_at(cls, passes - 1)];
+    const int limit = t.limit[class_of_pass(cls, passes - 1)];
     const encode_clip clip = dead ? encode_clip{0, passes - dead} : encode_clip{limit, passes - 1};
     std::uint32_t here[max_passes] = {};
     if (__ballot_sync(everyone, out.largest[lane()] > clip.largest())) {

@@ -25,13 +25,11 @@ inline constexpr std::uint32_t stage_bytes = 1536;
 /// Most bytes of a row of a base pass whose blocks all have as many digits as there can be, and what is left of a flush.
 static_assert((1 + detail::rans_max_digits) * detail::rans_lanes * detail::rans_max_blocks + 16 <= stage_bytes);
 
-/// A lane of a block in a pass: its code's column, and what is special about the block.
+/// A lane of a block in a pass: the column of its codes, and in the base pass how many digits it has.
 enum lane_word : std::uint32_t {
-  lane_digits = 7,         // ternary digits below the lane's base symbol
-  lane_class = 255 << 3,   // class, times the size of an encode_code
-  lane_special = 1 << 11,  // from here on: the same in all lanes of a block
-  lane_most_digits = 7 << 11,
-  lane_clipped = 1 << 14
+  lane_digits = 7,            // ternary digits below the lane's base symbol
+  lane_column = 255 << 3,     // class, times the size of an encode_code
+  lane_most_digits = 7 << 11  // of all lanes of the block
 };
 
 /// Shared memory of a warp.
@@ -76,28 +74,24 @@ struct coded_part {
   const std::int16_t* values;  // of the part's first column
   std::ptrdiff_t ld;
   int rows, blocks;
+  std::uint32_t clipped;      // bit b: values of block b are not all coded as they are
   const encode_block* facts;  // of these blocks
   std::uint32_t base, digit;  // shared addresses of the codes of symbol 0, and of digit 0 under a parent of 0
 };
 
 /// Codes one block of one row; a step.
 template <bool Base>
-__device__ __forceinline__ void code_block(coder& c, const coded_part& part, const coder_room& room, int b, int v,
+__device__ __forceinline__ void code_block(coder& c, const coded_part& part, std::uint32_t word, int v,
                                            const encode_third& third) {
-  std::uint32_t word = room.word[b][lane()];
-  if (word >= lane_special) {
-    if (word & lane_clipped) v = coded_value(v, part.facts[b].clip[lane()]);
-    if constexpr (!Base) word &= lane_class;
-  }
   v = round_third(v, third);
   if constexpr (!Base) {
     c.push(ptx::load_table_pair(part.digit + word + static_cast<std::uint32_t>(2048 * digit_row(v))));
   } else {
-    const std::uint32_t column = word & lane_class;
+    const std::uint32_t column = word & lane_column;
     const int digits = static_cast<int>(word & lane_digits), most = static_cast<int>((word & lane_most_digits) >> 11);
     for (int k = 0; k < most; ++k) {
       const bool has = digits > k;
-      const std::uint32_t at = has ? 8u * detail::class_at(static_cast<std::uint8_t>(column >> 3), k) : 0u;
+      const std::uint32_t at = has ? 8u * class_of_pass(static_cast<std::uint8_t>(column >> 3), k) : 0u;
       c.push(ptx::load_table_pair(part.digit + at + static_cast<std::uint32_t>(2048 * digit_row(v))));
       if (has) v = round_third(v, encode_third::of(1));
     }
@@ -171,7 +165,9 @@ __device__ __forceinline__ int code_tail(coder& c, const coded_part& part, const
   int tail = 0, b = part.blocks, row = part.rows - 1;
   for (int n = 1; n <= detail::rans_max_tail && row >= 0; ++n) {
     --b;
-    code_block<Base>(c, part, room, b, part.values[row * part.ld + 32 * b + lane()], third);
+    int v = part.values[row * part.ld + 32 * b + lane()];
+    if (part.clipped >> b & 1) v = coded_value(v, part.facts[b].clip[lane()]);
+    code_block<Base>(c, part, room.word[b][lane()], v, third);
     if (c.at != end) break;
     if (__all_sync(everyone, c.x < 0xff00u)) fits = c.x, tail = n;
     if (b == 0) b = part.blocks, --row;
@@ -200,8 +196,13 @@ __device__ __forceinline__ bool code_pass(coder& c, const coded_part& part, code
     ptx::copy_wait<ring_rows - 1>();
     __syncwarp();
     if (c.at < need && !flush(c, sink)) return false;
-    const std::int16_t* const values = room.ring[row % ring_rows] + lane();
-    while (b-- > 0) code_block<Base>(c, part, room, b, values[32 * b], third);
+    std::int16_t* const values = room.ring[row % ring_rows] + lane();
+    const std::uint16_t* const words = room.word[0] + lane();
+    if (part.clipped)
+      for (int i = 0; i < b; ++i)
+        if (part.clipped >> i & 1)
+          values[32 * i] = static_cast<std::int16_t>(coded_value(values[32 * i], part.facts[i].clip[lane()]));
+    while (b-- > 0) code_block<Base>(c, part, words[32 * b], values[32 * b], third);
   }
   ptx::copy_wait<0>();
   if (!flush(c, sink)) return false;
@@ -224,15 +225,16 @@ __device__ __forceinline__ bool close_code(coder& c, code_sink& sink) {
 }
 
 /// The words of a pass's lanes.
-__device__ __forceinline__ void name_lanes(const encode_tables& t, const coded_part& part, coder_room& room, int pass,
+__device__ __forceinline__ void name_lanes(const encode_tables& t, coded_part& part, coder_room& room, int pass,
                                            int passes) {
   __syncwarp();
+  part.clipped = 0;
   for (int b = 0; b < part.blocks; ++b) {
     const encode_block& block = part.facts[b];
-    const std::uint8_t cls = detail::class_at(block.classes[lane()], passes - 1 - pass);
+    const std::uint8_t cls = class_of_pass(block.classes[lane()], passes - 1 - pass);
     std::uint32_t word = 8u * cls, exceptions = 0;
     for (int p = 0; p < max_passes; ++p) exceptions |= block.exceptions[p];
-    if (exceptions) word |= lane_clipped;
+    if (exceptions) part.clipped |= 1u << b;
     if (pass == 0) {
       const unsigned digits = t.digits[cls];
       unsigned most = 0;
@@ -283,6 +285,7 @@ __global__ void __launch_bounds__(32 * encode_codes_warps, 2) encode_codes_kerne
   coded_part part{values_of(j, s) + 32 * column,
                   g.ld,
                   s.rows,
+                  0,
                   0,
                   j.blocks_of(static_cast<int>(strand)) + column,
                   codes,
