@@ -6,6 +6,7 @@
 #include <sluice/codec/encoder.hpp>
 #include <sluice/cuda/encode_tables.hpp>
 #include <sluice/cuda/make_frames.cuh>
+#include <sluice/format/cut.hpp>
 
 #include <doctest/doctest.h>
 #include <support/caches.hpp>
@@ -305,6 +306,11 @@ run_result on_device(
   return out;
 }
 
+/// Whether memory of the device is as it was given.
+inline bool untouched(std::span<const std::byte> bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0x7f}; });
+}
+
 /// How two frames of the same integers compare.
 struct comparison {
   int tiles = 0, equal = 0;  // of all passes
@@ -465,6 +471,84 @@ comparison any_integers(std::uint64_t seed, int trials, int most_tokens) {
     all += c;
   }
   return all;
+}
+
+/// Requests side by side whose frames may be of any size: the finest levels leave until a frame fits; one whose base does
+/// not fit is listed. Memory behind frames is guarded.
+inline void limits(std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const integers given(random, 4, 400);
+  const kv_view& v = given.memory->view();
+  const made_frame whole = on_cpu(given.model, v);
+  std::vector<std::vector<std::byte>> levels;  // frames with an index of so many passes
+  for (int n = 1; n <= 4; ++n) {
+    levels.push_back(whole.bytes);
+    frame_index index;
+    REQUIRE(index.parse(whole.bytes) == status::ok);
+    const result<std::size_t> size =
+        cut_tiles(levels.back(), std::vector<std::uint8_t>(index.tiles_per_pass(), std::uint8_t(n)));
+    REQUIRE(size.has_value());
+    levels.back().resize(*size);
+  }
+  std::vector<asked_frame> asked;
+  std::vector<int> expected;  // levels; 0 = none
+  const auto ask = [&](std::size_t capacity, std::uint64_t most, int level) {
+    asked.push_back({&whole, v, max_passes, capacity, most});
+    expected.push_back(level);
+  };
+  for (int n = 1; n <= 4; ++n) {
+    const std::size_t size = levels[std::size_t(n - 1)].size();
+    REQUIRE((n == 1 || size > levels[std::size_t(n - 2)].size()));
+    ask(size, size, n);
+    ask(size - 1, size - 1, n - 1);
+    ask(size + 100, size + 1, n == 4 ? 4 : n);
+  }
+  ask(whole.bytes.size(), UINT64_MAX, 4);
+  ask(whole.bytes.size() - 1, UINT64_MAX, 0);  // without a limit nothing is left out
+  ask(0, 0, 0);
+  ask(1, UINT64_MAX, 0);
+  const run_result got = on_device(given.model, asked);
+  std::vector<std::int32_t> listed;
+  for (std::size_t i = 0; i < asked.size(); ++i) {
+    CAPTURE(i);
+    if (expected[i] == 0) {
+      CHECK(got.frames[i].what.state == status::output_too_small);
+      CHECK(got.frames[i].what.size == 0);
+      CHECK(untouched(got.frames[i].bytes));
+      listed.push_back(std::int32_t(i));
+      continue;
+    }
+    REQUIRE(got.frames[i].what.state == status::ok);
+    CHECK(got.frames[i].bytes == levels[std::size_t(expected[i] - 1)]);
+  }
+  CHECK(got.overflow == listed);
+}
+
+/// Requests that earlier stages refuse, beside others.
+inline void refusals(std::uint64_t seed) {
+  std::mt19937_64 random(seed + 1);
+  const integers given(random, 3, 100);
+  const kv_view& v = given.memory->view();
+  const made_frame whole = on_cpu(given.model, v);
+  const std::vector<asked_frame> asked(4, asked_frame{&whole, v});
+  const run_result got = on_device(given.model, asked, [](cuda::open_encode* requests, cuda::encode_strand* strands) {
+    requests[0].state = status::page_out_of_range;
+    for (int i = 0; i < requests[0].strands; ++i) strands[i] = {};
+    strands[requests[1].first_strand + requests[1].strands - 1].state = status::too_large;
+    requests[3].asked.frame += 1;
+  });
+  const status said[] = {status::page_out_of_range, status::too_large, status::ok, status::invalid_argument};
+  for (std::size_t i = 0; i < 4; ++i) {
+    CAPTURE(i);
+    CHECK(got.frames[i].what.state == said[i]);
+    if (i == 2) {
+      CHECK(got.frames[i].bytes == whole.bytes);
+      continue;
+    }
+    CHECK(got.frames[i].what.size == 0);
+    CHECK(untouched(got.frames[i].bytes));
+  }
+  CHECK(got.overflow.empty());
 }
 
 /// What the tests of the emulator and of a GPU say of a comparison.

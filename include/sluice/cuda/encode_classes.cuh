@@ -22,10 +22,6 @@ namespace encoding {
 inline constexpr unsigned everyone = 0xffffffffu;
 
 __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32u); }
-/// Number of a warp of a grid of one-dimensional blocks.
-__device__ __forceinline__ std::int64_t warp_number() {
-  return std::int64_t{blockIdx.x} * (blockDim.x / 32u) + threadIdx.x / 32u;
-}
 __device__ __forceinline__ const encode_tables& tables_of(const encode_job& j) {
   return *in_image<encode_tables>(j.in.image, head_of(j.in.image).encode_tables_at);
 }
@@ -131,17 +127,12 @@ __device__ __forceinline__ int dead_passes(const encode_tables& t, std::uint8_t 
 
 }  // namespace encoding
 
-inline constexpr int choose_classes_warps = 4;
-inline constexpr std::size_t choose_classes_shared = choose_classes_warps * encoding::histogram_bytes;
-static_assert(choose_classes_shared <= 48 * 1024);
-
-/// A warp for every block of every strand; choose_classes_warps a block of threads.
+/// A warp, which is a block of threads so that all of its branches are seen to be one way, for every block of every strand;
+/// histogram_bytes of shared memory.
 template <class = void>
-__global__ void __launch_bounds__(32 * choose_classes_warps) choose_classes_kernel(encode_job j) {
+__global__ void __launch_bounds__(32, 28) choose_classes_kernel(encode_job j) {
   using namespace encoding;
-  const std::int64_t item = warp_number();
-  const int strand = static_cast<int>(item / j.max_blocks), b = static_cast<int>(item % j.max_blocks);
-  if (strand >= j.in.num_strands) return;
+  const int strand = static_cast<int>(blockIdx.x) / j.max_blocks, b = static_cast<int>(blockIdx.x) % j.max_blocks;
   const encode_strand& s = j.in.strands[strand];
   if (s.state != status::ok || s.rows == 0) return;
   const group_model& g = group_of(j.in.image, s.group);
@@ -161,8 +152,7 @@ __global__ void __launch_bounds__(32 * choose_classes_warps) choose_classes_kern
   }
   out.largest[lane()] = static_cast<std::uint16_t>(largest);
   const float sigma = __fsqrt_rn(__fdiv_rn(energy, static_cast<float>(rows)));
-  std::uint16_t* const counts =
-      reinterpret_cast<std::uint16_t*>(ptx::dynamic_shared() + threadIdx.x / 32u * histogram_bytes) + lane();
+  std::uint16_t* const counts = reinterpret_cast<std::uint16_t*>(ptx::dynamic_shared()) + lane();
   const int width = width_of(t, sigma);
   const std::uint8_t* const known = known_classes(j, s, g);
   if (known == nullptr) {
@@ -211,31 +201,21 @@ __global__ void __launch_bounds__(32 * choose_classes_warps) choose_classes_kern
   if (lane() == 0) out.saved = saved;
 }
 
-inline constexpr int plan_codes_warps = 8;
-
-/// A warp for every strand; plan_codes_warps a block of threads.
+/// A warp, which is a block of threads, for every strand.
 template <class = void>
-__global__ void __launch_bounds__(32 * plan_codes_warps) plan_codes_kernel(encode_job j) {
+__global__ void __launch_bounds__(32) plan_codes_kernel(encode_job j) {
   using namespace encoding;
-  const std::int64_t strand = warp_number();
-  if (strand >= j.in.num_strands) return;
+  const int strand = static_cast<int>(blockIdx.x);
   const encode_strand& s = j.in.strands[strand];
   if (s.state != status::ok) return;
   encode_tile& tile = j.tiles[strand];
-  if (lane() < max_passes) {
-    tile.blocks[lane()] = 0;
-    tile.exceptions[lane()] = 0;
+  if (s.rows == 0) {
+    if (lane() == 0) tile.kept = true;
+    return;
   }
-  const bool any = s.rows > 0;
-  if (lane() == 0) {
-    tile.kept = !any;
-    tile.explicit_classes = false;
-    tile.delta_blocks = 0;
-  }
-  if (!any) return;
   const group_model& g = group_of(j.in.image, s.group);
   const encode_tables& t = tables_of(j);
-  encode_block* const blocks = j.blocks_of(static_cast<int>(strand));
+  encode_block* const blocks = j.blocks_of(strand);
   const int passes = head_of(j.in.image).depth, made = j.in.requests[s.request].passes, n = g.ld / 32;
   const std::uint8_t* const known = known_classes(j, s, g);
 
@@ -244,8 +224,9 @@ __global__ void __launch_bounds__(32 * plan_codes_warps) plan_codes_kernel(encod
   const unsigned pay = __ballot_sync(everyone, saved >= 8 * 16), first = __ballot_sync(everyone, saved >= 8 * 16 + 32);
   const unsigned moved = first ? pay & ~((first & (0u - first)) - 1) : 0;
 
-  int last[max_passes] = {};             // blocks that a pass codes
-  std::uint32_t found[max_passes] = {};  // exceptions
+  // Of every pass, in the lane of its number: blocks that it codes, and exceptions.
+  int last = 0;
+  std::uint32_t found = 0;
   for (int b = 0; b < n; ++b) {
     encode_block& out = blocks[b];
     std::uint8_t cls = out.classes[lane()];
@@ -256,35 +237,30 @@ __global__ void __launch_bounds__(32 * plan_codes_warps) plan_codes_kernel(encod
       out.classes[lane()] = cls;
     }
     const int dead = dead_passes(t, cls, passes, made);
-    for (int p = 0; p < max_passes; ++p)
-      if (p < made && __ballot_sync(everyone, dead <= p)) last[p] = b + 1;
+    for (int p = 0; p < made; ++p)
+      if (__ballot_sync(everyone, dead <= p) != 0 && lane() == p) last = b + 1;
     const int limit = t.limit[class_of_pass(cls, passes - 1)];
     const encode_clip clip = dead ? encode_clip{0, passes - dead} : encode_clip{limit, passes - 1};
-    std::uint32_t here[max_passes] = {};
-    if (__ballot_sync(everyone, out.largest[lane()] > clip.largest())) {
+    std::uint32_t here = 0;
+    if (__ballot_sync(everyone, out.largest[lane()] > clip.largest()) != 0) {
       const std::int16_t* const values = values_of(j, s) + 32 * b + lane();
       for (int r = 0; r < s.rows; ++r) {
         const int v = values[r * std::ptrdiff_t{g.ld}];
         if (__ballot_sync(everyone, magnitude(v) > clip.largest()) == 0) continue;
-        for (int p = 0; p < max_passes; ++p)
-          if (p < made)
-            here[p] +=
-                static_cast<std::uint32_t>(__popc(__ballot_sync(everyone, correction(v, p, passes, dead, limit) != 0)));
+        for (int p = 0; p < made; ++p) {
+          const unsigned beyond = __ballot_sync(everyone, correction(v, p, passes, dead, limit) != 0);
+          if (lane() == p) here += static_cast<std::uint32_t>(__popc(beyond));
+        }
       }
     }
     out.clip[lane()] = clip.word();
-    for (int p = 0; p < max_passes; ++p) {
-      found[p] += here[p];
-      if (lane() == p) out.exceptions[p] = here[p];
-    }
+    if (lane() < max_passes) out.exceptions[lane()] = here;
+    found += here;
   }
-  bool kept = false;
-  for (int p = 0; p < max_passes; ++p) {
-    kept |= found[p] > encode_max_exceptions;
-    if (lane() == p) {
-      tile.blocks[p] = static_cast<std::uint8_t>(last[p]);
-      tile.exceptions[p] = found[p];
-    }
+  const bool kept = __ballot_sync(everyone, found > encode_max_exceptions) != 0;
+  if (lane() < max_passes) {
+    tile.blocks[lane()] = static_cast<std::uint8_t>(last);
+    tile.exceptions[lane()] = found;
   }
   if (lane() == 0) {
     tile.kept = kept;

@@ -37,6 +37,10 @@ struct coder_room {
   alignas(16) std::int16_t ring[ring_rows][ring_row_bytes / 2];  // rows on their way, the row r in place r % ring_rows
   alignas(16) unsigned char stage[stage_bytes];                  // bytes of the code, from the end on
   std::uint16_t word[detail::rans_max_blocks][detail::rans_lanes];
+  // What the steps have no registers for.
+  encode_tile* tile;
+  const encode_block* facts;  // of the part's first block
+  std::byte* scratch;         // of the strand
 };
 
 struct alignas(16) vector16 {
@@ -72,10 +76,8 @@ __device__ __forceinline__ int digit_row(int v) {
 /// What a warp codes: one part of the blocks of a strand.
 struct coded_part {
   const std::int16_t* values;  // of the part's first column
-  std::ptrdiff_t ld;
-  int rows, blocks;
+  int ld, rows, blocks;
   std::uint32_t clipped;      // bit b: values of block b are not all coded as they are
-  const encode_block* facts;  // of these blocks
   std::uint32_t base, digit;  // shared addresses of the codes of symbol 0, and of digit 0 under a parent of 0
 };
 
@@ -99,21 +101,21 @@ __device__ __forceinline__ void code_block(coder& c, const coded_part& part, std
   }
 }
 
-/// Where a code goes: the end of `left` bytes of scratch.
+/// Where a code goes: the end of `left` bytes of scratch from `at` on.
 struct code_sink {
-  std::byte* region;
-  std::uint32_t left;
+  std::uint32_t at, left;
 };
 
 /// Whole vectors of the stage to scratch; less than one stays. False where there is no room.
-__device__ __forceinline__ bool flush(coder& c, code_sink& sink) {
+__device__ __forceinline__ bool flush(coder& c, const coder_room& room, code_sink& sink) {
   const std::uint32_t from = (c.at + 15) & ~15u, bytes = stage_bytes - from, rest = from - c.at;
   const auto i = static_cast<std::uint32_t>(lane());
   if (bytes > sink.left) return false;
   __syncwarp();
   sink.left -= bytes;
+  std::byte* const to = room.scratch + sink.at + sink.left;
   for (std::uint32_t k = 16 * i; k < bytes; k += 512)
-    *reinterpret_cast<vector16*>(sink.region + sink.left + k) = *reinterpret_cast<const vector16*>(c.stage + from + k);
+    *reinterpret_cast<vector16*>(to + k) = *reinterpret_cast<const vector16*>(c.stage + from + k);
   const unsigned char byte = i < rest ? c.stage[c.at + i] : static_cast<unsigned char>(0);
   __syncwarp();
   c.at = stage_bytes - rest;
@@ -152,7 +154,7 @@ __device__ __forceinline__ void pack_states(coder& c, coder_room& room) {
 __device__ __forceinline__ void fetch_row(const coded_part& part, coder_room& room, int row) {
   if (row >= 0 && lane() < 4 * part.blocks)
     ptx::copy_async(ptx::shared_address(room.ring[row % ring_rows] + 8 * lane()),
-                    part.values + row * part.ld + 8 * lane());
+                    part.values + std::ptrdiff_t{row} * part.ld + 8 * lane());
   ptx::copy_commit();
 }
 
@@ -165,8 +167,8 @@ __device__ __forceinline__ int code_tail(coder& c, const coded_part& part, const
   int tail = 0, b = part.blocks, row = part.rows - 1;
   for (int n = 1; n <= detail::rans_max_tail && row >= 0; ++n) {
     --b;
-    int v = part.values[row * part.ld + 32 * b + lane()];
-    if (part.clipped >> b & 1) v = coded_value(v, part.facts[b].clip[lane()]);
+    int v = part.values[std::ptrdiff_t{row} * part.ld + 32 * b + lane()];
+    if (part.clipped >> b & 1) v = coded_value(v, room.facts[b].clip[lane()]);
     code_block<Base>(c, part, room.word[b][lane()], v, third);
     if (c.at != end) break;
     if (__all_sync(everyone, c.x < 0xff00u)) fits = c.x, tail = n;
@@ -195,17 +197,17 @@ __device__ __forceinline__ bool code_pass(coder& c, const coded_part& part, code
     fetch_row(part, room, row - (ring_rows - 1));
     ptx::copy_wait<ring_rows - 1>();
     __syncwarp();
-    if (c.at < need && !flush(c, sink)) return false;
+    if (c.at < need && !flush(c, room, sink)) return false;
     std::int16_t* const values = room.ring[row % ring_rows] + lane();
     const std::uint16_t* const words = room.word[0] + lane();
     if (part.clipped)
       for (int i = 0; i < b; ++i)
         if (part.clipped >> i & 1)
-          values[32 * i] = static_cast<std::int16_t>(coded_value(values[32 * i], part.facts[i].clip[lane()]));
+          values[32 * i] = static_cast<std::int16_t>(coded_value(values[32 * i], room.facts[i].clip[lane()]));
     while (b-- > 0) code_block<Base>(c, part, words[32 * b], values[32 * b], third);
   }
   ptx::copy_wait<0>();
-  if (!flush(c, sink)) return false;
+  if (!flush(c, room, sink)) return false;
   if (fresh && lane() == 0) c.stage[c.at - 1] = static_cast<unsigned char>(tail);
   c.at -= fresh;
   __syncwarp();
@@ -213,30 +215,32 @@ __device__ __forceinline__ bool code_pass(coder& c, const coded_part& part, code
 }
 
 /// What is left of a code, to scratch. False where there is no room.
-__device__ __forceinline__ bool close_code(coder& c, code_sink& sink) {
-  if (!flush(c, sink)) return false;
+__device__ __forceinline__ bool close_code(coder& c, const coder_room& room, code_sink& sink) {
+  if (!flush(c, room, sink)) return false;
   const std::uint32_t rest = stage_bytes - c.at;
   if (rest > sink.left) return false;
   sink.left -= rest;
-  if (static_cast<std::uint32_t>(lane()) < rest) sink.region[sink.left + lane()] = std::byte{c.stage[c.at + lane()]};
+  if (static_cast<std::uint32_t>(lane()) < rest)
+    room.scratch[sink.at + sink.left + static_cast<std::uint32_t>(lane())] = std::byte{c.stage[c.at + lane()]};
   __syncwarp();
   c.at = stage_bytes;
   return true;
 }
 
 /// The words of a pass's lanes.
-__device__ __forceinline__ void name_lanes(const encode_tables& t, coded_part& part, coder_room& room, int pass,
+__device__ __forceinline__ void name_lanes(const std::uint8_t* digits_of, coded_part& part, coder_room& room, int pass,
                                            int passes) {
   __syncwarp();
   part.clipped = 0;
+#pragma unroll 1
   for (int b = 0; b < part.blocks; ++b) {
-    const encode_block& block = part.facts[b];
+    const encode_block& block = room.facts[b];
     const std::uint8_t cls = class_of_pass(block.classes[lane()], passes - 1 - pass);
     std::uint32_t word = 8u * cls, exceptions = 0;
     for (int p = 0; p < max_passes; ++p) exceptions |= block.exceptions[p];
     if (exceptions) part.clipped |= 1u << b;
     if (pass == 0) {
-      const unsigned digits = t.digits[cls];
+      const unsigned digits = digits_of[cls];
       unsigned most = 0;
       for (unsigned k = 1; k <= detail::rans_max_digits; ++k) most += __ballot_sync(everyone, digits >= k) != 0;
       word |= digits | most << 11;
@@ -262,15 +266,13 @@ template <class = void>
 __global__ void __launch_bounds__(32 * encode_codes_warps, 2) encode_codes_kernel(encode_job j) {
   using namespace encoding;
   unsigned char* const shared = ptx::dynamic_shared();
-  const encode_tables& t = tables_of(j);
+  const auto* const tables = reinterpret_cast<const unsigned char*>(&tables_of(j));
   for (std::size_t i = 16 * threadIdx.x; i < encode_codes_bytes; i += std::size_t{16} * blockDim.x)
-    *reinterpret_cast<vector16*>(shared + i) =
-        *reinterpret_cast<const vector16*>(reinterpret_cast<const unsigned char*>(&t) + i);
+    *reinterpret_cast<vector16*>(shared + i) = *reinterpret_cast<const vector16*>(tables + i);
   __syncthreads();
-  const std::int64_t item = warp_number();
+  const int item = static_cast<int>(blockIdx.x) * encode_codes_warps + static_cast<int>(threadIdx.x / 32u);
   const int pairs = (j.passes + 1) / 2;
-  const int pair = static_cast<int>(item % pairs), number = static_cast<int>(item / pairs % j.max_parts);
-  const std::int64_t strand = item / pairs / j.max_parts;
+  const int pair = item % pairs, number = item / pairs % j.max_parts, strand = item / pairs / j.max_parts;
   if (strand >= j.in.num_strands) return;
   const encode_strand& s = j.in.strands[strand];
   if (s.state != status::ok) return;
@@ -287,34 +289,40 @@ __global__ void __launch_bounds__(32 * encode_codes_warps, 2) encode_codes_kerne
                   s.rows,
                   0,
                   0,
-                  j.blocks_of(static_cast<int>(strand)) + column,
                   codes,
                   codes + static_cast<std::uint32_t>(offsetof(encode_tables, digit)) + 2048};
-  const std::uint64_t part_at =
-      static_cast<std::uint64_t>(number) * (j.base_bytes + static_cast<std::uint64_t>(j.passes - 1) * j.digit_bytes);
+  const std::uint32_t part_at =
+      static_cast<std::uint32_t>(number) * (j.base_bytes + static_cast<std::uint32_t>(j.passes - 1) * j.digit_bytes);
+  if (lane() == 0) {
+    room.tile = &tile;
+    room.facts = j.blocks_of(strand) + column;
+    room.scratch = j.scratch_of(strand);
+  }
+  __syncwarp();
   coder c{0, stage_bytes, ptx::lanes_before(), room.stage};
   const int blocks_here = clamped(tile.blocks[first] - column, 0, detail::rans_max_blocks);
   bool whole = true;
   // The later pass comes first, and leaves its states to the earlier one.
+#pragma unroll 1
   for (int pass = first + 1; pass >= first && whole; --pass) {
     if (pass >= made) continue;
-    part.blocks = pass == first ? blocks_here : clamped(tile.blocks[pass] - column, 0, detail::rans_max_blocks);
+    part.blocks = pass == first ? blocks_here : clamped(room.tile->blocks[pass] - column, 0, detail::rans_max_blocks);
     if (part.blocks == 0) continue;
-    const std::uint64_t at = part_at + (pass ? j.base_bytes + static_cast<std::uint64_t>(pass - 1) * j.digit_bytes : 0);
+    const std::uint32_t at = part_at + (pass ? j.base_bytes + static_cast<std::uint32_t>(pass - 1) * j.digit_bytes : 0);
     const std::uint32_t capacity = pass ? j.digit_bytes : j.base_bytes;
-    code_sink sink{j.scratch_of(static_cast<int>(strand)) + at, capacity};
+    code_sink sink{at, capacity};
     const bool fresh = pass > first || first + 1 >= made, continues = pass > first && blocks_here > 0;
-    name_lanes(t, part, room, pass, passes);
+    name_lanes(shared + offsetof(encode_tables, digits), part, room, pass, passes);
     whole = pass ? code_pass<false>(c, part, room, passes - 1 - pass, fresh, sink)
                  : code_pass<true>(c, part, room, passes - 1, fresh, sink);
     if (whole && !continues) pack_states(c, room);
-    whole = whole && close_code(c, sink);
+    whole = whole && close_code(c, room, sink);
     if (lane() == 0) {
-      tile.code_at[pass][number] = static_cast<std::uint32_t>(at) + sink.left;
-      tile.code_size[pass][number] = capacity - sink.left;
+      room.tile->code_at[pass][number] = at + sink.left;
+      room.tile->code_size[pass][number] = capacity - sink.left;
     }
   }
-  if (!whole && lane() == 0) tile.kept = true;
+  if (!whole && lane() == 0) room.tile->kept = true;
 }
 
 }  // namespace sluice::cuda

@@ -47,8 +47,8 @@ struct encode_tables {
 /// Bytes at model_head::encode_tables_at.
 inline constexpr std::size_t encode_tables_bytes = sizeof(encode_tables);
 /// Of these, what coders copy into shared memory.
-inline constexpr std::size_t encode_codes_bytes = offsetof(encode_tables, digits);
-static_assert(encode_codes_bytes == 43008 && encode_tables_bytes % 16 == 0);
+inline constexpr std::size_t encode_codes_bytes = offsetof(encode_tables, alive);
+static_assert(encode_codes_bytes % 16 == 0 && encode_tables_bytes % 16 == 0);
 
 /// Fills the tables; `to` has encode_tables_bytes.
 inline void pack_encode_tables(void* to) {

@@ -60,9 +60,10 @@ __device__ __forceinline__ shape_run run_of(const encode_job& j, const kv_view& 
   return run;
 }
 __device__ __forceinline__ bool same_run(const shape_run& a, const shape_run& b) {
-  return a.num_kv_heads == b.num_kv_heads && a.head_dim[0] == b.head_dim[0] && a.head_dim[1] == b.head_dim[1] &&
-         a.group_width[0] == b.group_width[0] && a.group_width[1] == b.group_width[1] && a.type[0] == b.type[0] &&
-         a.type[1] == b.type[1];
+  // Without branches: a lane each would take its own.
+  return ((a.num_kv_heads ^ b.num_kv_heads) | (a.head_dim[0] ^ b.head_dim[0]) | (a.head_dim[1] ^ b.head_dim[1]) |
+          (a.group_width[0] ^ b.group_width[0]) | (a.group_width[1] ^ b.group_width[1]) | (a.type[0] ^ b.type[0]) |
+          (a.type[1] ^ b.type[1])) == 0;
 }
 
 }  // namespace encoding
@@ -154,14 +155,11 @@ __global__ void __launch_bounds__(encoding::place_threads) place_tiles_kernel(en
     r.asked.frame[i] = std::byte{0};
 }
 
-inline constexpr int seal_warps = 4;
-
-/// Checksums and the header, when the tiles are there; a warp for each request, seal_warps a block of threads.
+/// Checksums and the header, when the tiles are there; a warp, which is a block of threads, for each request.
 template <class = void>
-__global__ void __launch_bounds__(32 * seal_warps) seal_frames_kernel(encode_job j) {
+__global__ void __launch_bounds__(32) seal_frames_kernel(encode_job j) {
   using namespace encoding;
-  const std::int64_t request = warp_number();
-  if (request >= j.in.num_requests) return;
+  const int request = static_cast<int>(blockIdx.x);
   const open_encode& r = j.in.requests[request];
   const encode_frame& f = j.frames[request];
   if (f.state == status::ok) {

@@ -26,10 +26,8 @@ inline status prepare_encode() { return allow_shared(encode_codes_kernel<>, enco
 inline status make_frames_async(const encode_job& job, cudaStream_t stream) {
   const auto groups = [](std::int64_t items, int each) { return (items + each - 1) / each; };
   const std::int64_t strands = job.in.num_strands, requests = job.in.num_requests;
-  status s = launch(choose_classes_kernel<>, groups(strands * job.max_blocks, choose_classes_warps),
-                    32 * choose_classes_warps, choose_classes_shared, stream, job);
-  if (s == status::ok)
-    s = launch(plan_codes_kernel<>, groups(strands, plan_codes_warps), 32 * plan_codes_warps, 0, stream, job);
+  status s = launch(choose_classes_kernel<>, strands * job.max_blocks, 32, encoding::histogram_bytes, stream, job);
+  if (s == status::ok) s = launch(plan_codes_kernel<>, strands, 32, 0, stream, job);
   if (s == status::ok)
     s = launch(encode_codes_kernel<>,
                groups(encode_codes_items(job.in.num_strands, job.max_parts, job.passes), encode_codes_warps),
@@ -37,10 +35,8 @@ inline status make_frames_async(const encode_job& job, cudaStream_t stream) {
   if (s == status::ok)
     s = launch(tile_sizes_kernel<>, groups(strands, encode_sizes_threads), encode_sizes_threads, 0, stream, job);
   if (s == status::ok) s = launch(place_tiles_kernel<>, requests, encoding::place_threads, 0, stream, job);
-  if (s == status::ok)
-    s = launch(write_tiles_kernel<>, groups(strands * job.passes, encode_tiles_warps), 32 * encode_tiles_warps, 0,
-               stream, job);
-  if (s == status::ok) s = launch(seal_frames_kernel<>, groups(requests, seal_warps), 32 * seal_warps, 0, stream, job);
+  if (s == status::ok) s = launch(write_tiles_kernel<>, strands * job.passes, 32, 0, stream, job);
+  if (s == status::ok) s = launch(seal_frames_kernel<>, requests, 32, 0, stream, job);
   return s;
 }
 

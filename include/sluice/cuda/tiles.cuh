@@ -137,13 +137,12 @@ __device__ __forceinline__ void put_exact(tile_cursor& c, const encode_job& j, c
 
 /// What the codes of a pass cannot say, in the order of a host's encoder: of the base row by row, of a refinement block by
 /// block.
-__device__ __forceinline__ void put_exceptions(tile_cursor& c, const encode_job& j, std::int64_t strand,
-                                               const encode_strand& s, const group_model& g, const encode_tile& t,
-                                               int pass, int made) {
+__device__ __forceinline__ void put_exceptions(tile_cursor& c, const encode_job& j, int strand, const encode_strand& s,
+                                               const group_model& g, const encode_tile& t, int pass, int made) {
   if (t.exceptions[pass] == 0) return;
   c.put(t.exceptions[pass], 2);
   const encode_tables& tables = tables_of(j);
-  const encode_block* const blocks = j.blocks_of(static_cast<int>(strand));
+  const encode_block* const blocks = j.blocks_of(strand);
   const int passes = head_of(j.in.image).depth, n = g.ld / 32, outer = pass ? n : s.rows, inner = pass ? s.rows : n;
   for (int o = 0; o < outer; ++o) {
     if (pass && blocks[o].exceptions[pass] == 0) continue;
@@ -168,11 +167,10 @@ __device__ __forceinline__ void put_exceptions(tile_cursor& c, const encode_job&
 }
 
 /// The section of class_rans.
-__device__ __forceinline__ void put_entropy(tile_cursor& c, const encode_job& j, std::int64_t strand,
-                                            const encode_strand& s, const group_model& g, const encode_tile& t,
-                                            int pass, int made) {
+__device__ __forceinline__ void put_entropy(tile_cursor& c, const encode_job& j, int strand, const encode_strand& s,
+                                            const group_model& g, const encode_tile& t, int pass, int made) {
   const std::uint8_t with = section_parts(t, pass, made);
-  const encode_block* const blocks = j.blocks_of(static_cast<int>(strand));
+  const encode_block* const blocks = j.blocks_of(strand);
   c.put(with, 1);
   if (with & class_section::with_deltas) {
     c.put(t.delta_blocks, 4);
@@ -189,8 +187,7 @@ __device__ __forceinline__ void put_entropy(tile_cursor& c, const encode_job& j,
   const int parts = parts_of(t, pass);
   if (parts > 1)
     for (int i = 0; i < parts; ++i) c.put(t.code_size[pass][i], 4);
-  for (int i = 0; i < parts; ++i)
-    c.put_bytes(j.scratch_of(static_cast<int>(strand)) + t.code_at[pass][i], t.code_size[pass][i]);
+  for (int i = 0; i < parts; ++i) c.put_bytes(j.scratch_of(strand) + t.code_at[pass][i], t.code_size[pass][i]);
 }
 
 /// checksum() of bytes at any address, for all lanes.
@@ -217,7 +214,7 @@ __device__ __forceinline__ std::uint32_t checksum_of(const unsigned char* bytes,
 
 }  // namespace encoding
 
-inline constexpr int encode_sizes_threads = 128, encode_tiles_warps = 8;
+inline constexpr int encode_sizes_threads = 128;
 
 /// Sizes of all passes of a strand, a thread each; keeps tiles as they were stored that would take more than that.
 template <class = void>
@@ -243,14 +240,11 @@ __global__ void __launch_bounds__(encode_sizes_threads) tile_sizes_kernel(encode
     j.sizes[j.entry(r, p, place)] = there && p < r.passes ? tile_size(j, s, g, t, p, r.passes) : 0;
 }
 
-/// Writes tiles and the checksums in the index; a warp for every pass of every strand, encode_tiles_warps a block of
-/// threads.
+/// Writes tiles and the checksums in the index; a warp, which is a block of threads, for every pass of every strand.
 template <class = void>
-__global__ void __launch_bounds__(32 * encode_tiles_warps) write_tiles_kernel(encode_job j) {
+__global__ void __launch_bounds__(32) write_tiles_kernel(encode_job j) {
   using namespace encoding;
-  const std::int64_t item = warp_number(), strand = item / j.passes;
-  const int pass = static_cast<int>(item % j.passes);
-  if (strand >= j.in.num_strands) return;
+  const int strand = static_cast<int>(blockIdx.x) / j.passes, pass = static_cast<int>(blockIdx.x) % j.passes;
   const encode_strand& s = j.in.strands[strand];
   const open_encode& r = j.in.requests[s.request];
   const encode_frame& f = j.frames[s.request];

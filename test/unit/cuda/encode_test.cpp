@@ -92,3 +92,13 @@ TEST_CASE("encode kernels, emulated: frames of any integers, shapes, classes and
   MESSAGE(checks::to_string(c));
   for (const int n : {c.kept, c.deltas, c.classes, c.exceptions[0], c.exceptions[1], c.parts}) CHECK(n > 5);
 }
+
+TEST_CASE("encode kernels, emulated: frames that fit, frames that do not, and their neighbours") {
+  MESSAGE("seed ", seed);
+  checks::limits(seed);
+}
+
+TEST_CASE("encode kernels, emulated: what earlier stages refuse is said, and nothing is written") {
+  MESSAGE("seed ", seed);
+  checks::refusals(seed);
+}
