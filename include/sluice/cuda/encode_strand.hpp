@@ -88,6 +88,7 @@ struct encode_state {
   std::int32_t num_requests, num_strands;
   std::int32_t tile_tokens;  ///< of the codec
   std::int32_t passes;       ///< that the codec and the profile make: Codec::passes
+  std::int32_t value_bytes;  ///< room for a value: 2, or 4 where elements are kept as they are
   // Parts of the workspace, for the open and forward stages; see encode_room.
   std::uint64_t slots_at, ropes_at, flags_at, lists_at, means_at, values_at;
 };
@@ -117,7 +118,7 @@ struct encode_room {
     return requests + strands + slots + ropes + flags + lists + means + values;
   }
 };
-constexpr std::uint64_t round_16(std::uint64_t n) noexcept { return (n + 15) / 16 * 16; }
+SLUICE_HD constexpr std::uint64_t round_16(std::uint64_t n) noexcept { return (n + 15) / 16 * 16; }
 
 /// Room for requests that have so many tokens and strands together. `elements`: whether the codec keeps them as they
 /// are, whose integers are then elements of at most 4 bytes.

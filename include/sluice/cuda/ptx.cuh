@@ -41,10 +41,42 @@ __device__ __forceinline__ void store_half(std::uint32_t a, std::uint32_t v) {
   asm volatile("st.shared.u16 [%0], %1;" ::"r"(a), "h"(static_cast<std::uint16_t>(v)) : "memory");
 }
 
+/// Bytes of (b, a) by the four lowest nibbles of s, each below 8. __byte_perm() takes an instruction more to make sure.
+__device__ __forceinline__ std::uint32_t permute(std::uint32_t a, std::uint32_t b, std::uint32_t s) {
+  std::uint32_t r;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(s));
+  return r;
+}
+
+/// The smaller one; written as C++ a comparison with zero becomes two instructions and a predicate.
+__device__ __forceinline__ std::uint32_t smaller(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t r;
+  asm("min.u32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+
 /// Lanes before this one, read once: without `volatile` the compiler reads the special register again in every step.
 __device__ __forceinline__ std::uint32_t lanes_before() {
   std::uint32_t r;
   asm volatile("mov.u32 %0, %%lanemask_lt;" : "=r"(r));
+  return r;
+}
+
+struct quad {
+  std::uint32_t x, y, z, w;
+};
+/// 16 bytes of global memory that nothing changes while a kernel runs; the address is a multiple of 16.
+__device__ __forceinline__ quad load_global(const void* p) {
+  quad r;
+  asm("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];"
+      : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
+      : "l"(__cvta_generic_to_global(p)));
+  return r;
+}
+/// The same of 8 bytes.
+__device__ __forceinline__ pair load_global_pair(const void* p) {
+  pair r;
+  asm("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(r.x), "=r"(r.y) : "l"(__cvta_generic_to_global(p)));
   return r;
 }
 
@@ -83,6 +115,13 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const std::uint32_t 
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// The f16 in the low half of a word.
+__device__ __forceinline__ float widen_f16(std::uint32_t half) {
+  float r;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(static_cast<std::uint16_t>(half)));
+  return r;
 }
 
 /// Two floats to two numbers of a narrower type, rounded to nearest even, the first in the low half.

@@ -31,6 +31,9 @@ inline void store_half(std::uint32_t a, std::uint32_t v) {
   shared_at<std::uint16_t>(a) = static_cast<std::uint16_t>(v);
 }
 
+inline std::uint32_t permute(std::uint32_t a, std::uint32_t b, std::uint32_t s) { return __byte_perm(a, b, s); }
+inline std::uint32_t smaller(std::uint32_t a, std::uint32_t b) { return a < b ? a : b; }
+
 inline std::uint32_t lanes_before() { return (1u << the_machine.lane()) - 1; }
 
 inline void copy_async(std::uint32_t to, const void* from, std::uint32_t bytes = 16) {
@@ -102,6 +105,19 @@ inline void multiply_add(float (&d)[4], const std::uint32_t (&a)[4], std::uint32
   for (int i = 0; i < 4; ++i) d[i] = std::bit_cast<float>(the_machine.out(i));
 }
 
+struct quad {
+  std::uint32_t x, y, z, w;
+};
+inline quad load_global(const void* p) {
+  if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) the_machine.fail("16 bytes from %p: not aligned", p);
+  return *static_cast<const quad*>(p);
+}
+inline pair load_global_pair(const void* p) {
+  if (reinterpret_cast<std::uintptr_t>(p) % 8 != 0) the_machine.fail("8 bytes from %p: not aligned", p);
+  return *static_cast<const pair*>(p);
+}
+
+inline float widen_f16(std::uint32_t half) { return cuda_on_host::widened(static_cast<std::uint16_t>(half)); }
 inline std::uint32_t pack_f16(float a, float b) {
   return cuda_on_host::narrowed(a) | std::uint32_t{cuda_on_host::narrowed(b)} << 16;
 }
