@@ -4,12 +4,14 @@
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/decoder.hpp>
 #include <sluice/codec/encoder.hpp>
+#include <sluice/cuda/encode.cuh>
 #include <sluice/cuda/encode_tables.hpp>
 #include <sluice/cuda/make_frames.cuh>
 #include <sluice/format/cut.hpp>
 
 #include <doctest/doctest.h>
 #include <support/caches.hpp>
+#include <support/cuda_decode_checks.hpp>
 #include <support/device.hpp>
 
 #include <algorithm>
@@ -136,44 +138,28 @@ made_frame on_cpu(const profile& p, const kv_view& v, int levels = max_passes) {
   return f;
 }
 
-/// A cache in the memory of the device: a view's elements, one plane behind the other.
-struct device_cache {
-  explicit device_cache(const kv_view& v) : view(v) {
-    std::vector<std::byte> all;
-    for (const plane which : caches::planes) {
-      if (!v[which].present()) continue;
-      plane_view& to = which == plane::key ? view.k : view.v;
-      const int bytes = size_of(to.type);
-      to.element_stride = bytes;
-      to.head_stride = to.element_stride * to.head_dim;
-      to.token_stride = to.head_stride * v.num_kv_heads;
-      to.layer_stride = to.token_stride * v.tokens;
-      to.layer_offset = to.page_stride = 0;
-      to.layer_bases = nullptr;
-      starts[int(which)] = all.size();
-      for (int l = 0; l < v.num_layers; ++l)
-        for (std::int64_t t = 0; t < v.tokens; ++t)
-          for (int h = 0; h < v.num_kv_heads; ++h)
-            for (int d = 0; d < to.head_dim; ++d) {
-              const std::byte* from = v.at(which, l, t, h, d);
-              all.insert(all.end(), from, from + bytes);
-            }
-    }
+/// Memory of the host for what a view shows, dense.
+struct dense_copy {
+  explicit dense_copy(const kv_view& v) : view(v) {
     view.mode = addressing::contiguous;
     view.indices = nullptr;
     view.num_indices = 0, view.page_size = 1, view.first = 0, view.capacity = v.tokens;
-    for (int l = 0; l < v.num_layers; ++l) ids.push_back(v.layer_id(l));
-    memory = device_buffer<std::byte>(all);
-    ids_there = device_buffer<std::int32_t>(ids);
-    view.layer_ids = ids_there.data();
-    for (plane_view* to : {&view.k, &view.v})
-      if (to->present()) to->base = memory.data() + starts[to == &view.v];
+    for (const plane which : caches::planes) {
+      plane_view& p = which == plane::key ? view.k : view.v;
+      if (!p.present()) continue;
+      p.element_stride = size_of(p.type);
+      p.head_stride = p.element_stride * p.head_dim;
+      p.token_stride = p.head_stride * v.num_kv_heads;
+      p.layer_stride = p.token_stride * v.tokens;
+      p.layer_offset = p.page_stride = 0;
+      p.layer_bases = nullptr;
+      bytes[int(which)].resize(std::size_t(p.layer_stride * v.num_layers));
+      p.base = bytes[int(which)].data();
+    }
   }
+  dense_copy(const dense_copy&) = delete;
   kv_view view;
-  std::size_t starts[2] = {};
-  std::vector<std::int32_t> ids;
-  device_buffer<std::byte> memory;
-  device_buffer<std::int32_t> ids_there;
+  std::vector<std::byte> bytes[2];
 };
 
 /// One request of a run.
@@ -204,17 +190,17 @@ run_result on_device(
   pile work;
   std::vector<cuda::open_encode> requests;
   std::vector<cuda::encode_strand> strands;
-  std::vector<device_cache> memory;
+  std::vector<std::unique_ptr<cuda_checks::device_cache>> memory;
   std::vector<device_buffer<std::byte>> frames;
   device_buffer<cuda::encoded> said(asked.size());
   for (std::size_t i = 0; i < asked.size(); ++i) {
     const asked_frame& a = asked[i];
     frame_index index;
     REQUIRE(index.parse(a.made->bytes) == status::ok);
-    memory.emplace_back(a.view);
+    memory.push_back(std::make_unique<cuda_checks::device_cache>(a.view));
     frames.emplace_back(a.capacity == SIZE_MAX ? a.made->bytes.size() + a.made->bytes.size() / 100 + 64 : a.capacity);
     cuda::open_encode r{};
-    r.asked.cache = memory.back().view;
+    r.asked.cache = memory.back()->view();
     r.asked.position = index.header().position;
     r.asked.tokens = index.header().tokens;
     r.asked.frame = frames.back().data();
@@ -370,19 +356,11 @@ comparison compare(const profile& p, const kv_view& v, std::span<const std::byte
   c.bytes[0] = a.size_at(passes - 1), c.bytes[1] = gpu.size();
   decoder<Codec> d(p);
   for (int level = 0; level < passes; ++level) {
-    std::vector<std::vector<std::byte>> values;
-    for (const std::span<const std::byte> frame : {cpu, gpu}) {
-      const device_cache like(v);  // strides of a dense cache
-      std::vector<std::byte> memory(like.memory.size());
-      kv_view to = like.view;
-      to.layer_ids = like.ids.data();
-      for (plane_view* w : {&to.k, &to.v})
-        if (w->present()) w->base = memory.data() + like.starts[w == &to.v];
-      const page_status s = d.decode(frame, to, {.level = level});
-      CHECK(s.worst == status::ok);
-      values.push_back(memory);
-    }
-    CHECK(values[0] == values[1]);
+    const dense_copy x(v), y(v);
+    CHECK(d.decode(cpu, x.view, {.level = level}).worst == status::ok);
+    CHECK(d.decode(gpu, y.view, {.level = level}).worst == status::ok);
+    CHECK(x.bytes[0] == y.bytes[0]);
+    CHECK(x.bytes[1] == y.bytes[1]);
   }
   return c;
 }
@@ -549,6 +527,92 @@ inline void refusals(std::uint64_t seed) {
     CHECK(untouched(got.frames[i].bytes));
   }
   CHECK(got.overflow.empty());
+}
+
+/// Pages to frames in one call, several requests at once: sound frames of the size and the error of a CPU's.
+template <class Codec>
+comparison pages(const profile& p, std::span<const kv_view> views, double most_bytes, double most_error) {
+  const cuda::encoder_model<Codec> model(p);
+  REQUIRE(model.state() == status::ok);
+  const device_buffer<std::byte> image(model.image());
+  const auto there = model.at(image.data());
+  REQUIRE(cuda::init(there) == status::ok);
+  encoder<Codec> host(p);
+  std::vector<std::unique_ptr<cuda_checks::device_cache>> memory;
+  std::vector<device_buffer<std::byte>> frames;
+  std::vector<cuda::encode_request> requests;
+  device_buffer<cuda::encoded> said(views.size());
+  for (std::size_t i = 0; i < views.size(); ++i) {
+    memory.push_back(std::make_unique<cuda_checks::device_cache>(views[i]));
+    cuda::encode_request r;
+    r.cache = memory.back()->view();
+    const std::size_t most = cuda::max_frame_size(there, r);
+    CHECK(most >= host.max_size(views[i]));
+    frames.emplace_back(most);
+    r.frame = frames.back().data();
+    r.capacity = most;
+    r.out = said.data() + i;
+    requests.push_back(r);
+  }
+  const auto bytes = cuda::encode_workspace_bytes(there, requests);
+  REQUIRE(bytes.has_value());
+  const device_buffer<std::byte> workspace(*bytes);
+  CHECK(cuda::encode_async(there, requests, workspace.data(), *bytes - 1, nullptr) == status::workspace_too_small);
+  REQUIRE(cuda::encode_async(there, requests, workspace.data(), *bytes, nullptr) == status::ok);
+  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+  const auto what = said.download();
+  comparison c;
+  decoder<Codec> d(p);
+  for (std::size_t i = 0; i < views.size(); ++i) {
+    REQUIRE(what[i].state == status::ok);
+    std::vector<std::byte> mine = frames[i].download(), its(host.max_size(views[i]));
+    REQUIRE(what[i].size <= mine.size());
+    mine.resize(what[i].size);
+    its.resize(host.encode(views[i], its).value());
+    frame_index a, b;
+    REQUIRE(a.parse(its) == status::ok);
+    REQUIRE(b.parse(mine) == status::ok);
+    REQUIRE(a.tiles_per_pass() == b.tiles_per_pass());
+    for (std::size_t k = 0; k < a.tiles_per_pass() * a.header().passes; ++k) {
+      const auto x = tile_bytes(a, its, k), y = tile_bytes(b, mine, k);
+      REQUIRE((x.has_value() && y.has_value()));
+      ++c.tiles;
+      c.equal += std::equal(x->begin(), x->end(), y->begin(), y->end());
+    }
+    c.bytes[0] += its.size(), c.bytes[1] += mine.size();
+    CHECK(double(mine.size()) <= most_bytes * double(its.size()) + 64);
+    for (int level = 0; level < b.header().passes; ++level) {
+      const dense_copy x(views[i]), y(views[i]);
+      CHECK(d.decode(its, x.view, {.level = level}).worst == status::ok);
+      CHECK(d.decode(mine, y.view, {.level = level}).worst == status::ok);
+      const double error[2] = {caches::relative_error(views[i], x.view), caches::relative_error(views[i], y.view)};
+      CHECK(error[1] <= most_error * error[0] + 1e-6);
+    }
+  }
+  return c;
+}
+
+/// Caches of made-up models in the layouts of engines and in all types.
+inline comparison pages_of_engines(std::uint64_t seed, bool calibrated) {
+  comparison all;
+  for (const dtype type : {dtype::f16, dtype::bf16, dtype::f32, dtype::e4m3, dtype::e5m2}) {
+    std::mt19937_64 random(seed++);
+    CAPTURE(seed - 1);
+    model_shape shape;
+    shape.ropes = {rope{}};
+    shape.layers.assign(2, {2, random() % 2 ? 64 : 40, random() % 2 ? 64 : 40, 0, 0});
+    std::vector<caches::cache> memory;
+    std::vector<kv_view> views;
+    for (const caches::engine how : {caches::engine::vllm_nhd, caches::engine::llama_cpp, caches::engine::sglang}) {
+      memory.push_back(caches::make_cache(shape, 20 + std::int64_t(random() % 300), type, how,
+                                          std::int64_t(random() % 2 ? 0 : 777), random()));
+      caches::fill(memory.back().view(), shape, random());
+      views.push_back(memory.back().view());
+    }
+    const profile p = calibrated ? caches::make_profile(shape, {&views[0], 1}) : profile::uncalibrated(shape);
+    all += pages<codec::standard>(p, views, calibrated ? 1.002 : 1.02, 1.01);
+  }
+  return all;
 }
 
 /// What the tests of the emulator and of a GPU say of a comparison.

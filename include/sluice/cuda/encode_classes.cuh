@@ -46,14 +46,14 @@ __device__ __forceinline__ float sum_in_order(float x) {
   return sum;
 }
 
-/// detail::class_of(sigma, 0).
+/// sluice::detail::class_of(sigma, 0).
 __device__ __forceinline__ int width_of(const encode_tables& t, float sigma) {
   int w = 0;
   for (int half = 32; half > 0; half /= 2) w = t.edge[w + half] <= sigma ? w + half : w;
   return w < 1 ? 1 : w;
 }
 
-/// How often each symbol of a lane occurs; see detail::lane_histogram. [symbol][lane], digits behind the values.
+/// How often each symbol of a lane occurs; see sluice::detail::lane_histogram. [symbol][lane], digits behind the values.
 inline constexpr int histogram_rows = encode_histogram + (max_passes - 1) * encode_digit_rows;
 inline constexpr std::size_t histogram_bytes = histogram_rows * 32 * sizeof(std::uint16_t);
 
@@ -158,13 +158,14 @@ __global__ void __launch_bounds__(32, 28) choose_classes_kernel(encode_job j) {
   if (known == nullptr) {
     count(values, g.ld, rows, passes, made, counts);
     // Of every family the class of this deviation and two on either side.
-    int best = detail::class_widths + width;
+    int best = sluice::detail::class_widths + width;
     float least = 1e30f;
-    for (int shape = 0; shape < detail::class_shapes; ++shape) {
+    for (int shape = 0; shape < sluice::detail::class_shapes; ++shape) {
       std::uint8_t cls[5];
       float bits[5];
       for (int d = 0; d < 5; ++d)
-        cls[d] = detail::shift_class(static_cast<std::uint8_t>(shape * detail::class_widths + width), d - 2);
+        cls[d] =
+            sluice::detail::shift_class(static_cast<std::uint8_t>(shape * sluice::detail::class_widths + width), d - 2);
       weigh(t, counts, cls, passes, made, bits);
       for (int d = 0; d < 5; ++d)
         if (bits[d] < least) least = bits[d], best = cls[d];
@@ -175,7 +176,7 @@ __global__ void __launch_bounds__(32, 28) choose_classes_kernel(encode_job j) {
   }
 
   const std::uint8_t cls = known[32 * b + lane()];
-  const int w = cls % detail::class_widths;
+  const int w = cls % sluice::detail::class_widths;
   // A cheap test before counting: is the saving that the deviations promise worth 16 bytes?
   const float d = __fmul_rn(0.1733f, static_cast<float>(width - w));
   const float per_step = __fdiv_rn(sigma, static_cast<float>(power3(passes - made)));
@@ -186,8 +187,9 @@ __global__ void __launch_bounds__(32, 28) choose_classes_kernel(encode_job j) {
   if (sum_in_order(w == 0 ? 0.f : promise) > 100.f) {
     count(values, g.ld, rows, passes, made, counts);
     const int guess = clamped(width - w, -7, 6);
-    const std::uint8_t tried[4] = {cls, detail::shift_class(cls, guess - 1), detail::shift_class(cls, guess),
-                                   detail::shift_class(cls, guess + 1)};
+    const std::uint8_t tried[4] = {cls, sluice::detail::shift_class(cls, guess - 1),
+                                   sluice::detail::shift_class(cls, guess),
+                                   sluice::detail::shift_class(cls, guess + 1)};
     float bits[4];
     weigh(t, counts, tried, passes, made, bits);
     float best = bits[0];
@@ -233,7 +235,7 @@ __global__ void __launch_bounds__(32) plan_codes_kernel(encode_job j) {
     if (known) {
       cls = known[32 * b + lane()];
       const int nibble = out.nibbles[lane() / 2] >> (lane() % 2 ? 4 : 0) & 15;
-      if (moved >> b & 1) cls = detail::shift_class(cls, nibble < 8 ? nibble : nibble - 16);
+      if (moved >> b & 1) cls = sluice::detail::shift_class(cls, nibble < 8 ? nibble : nibble - 16);
       out.classes[lane()] = cls;
     }
     const int dead = dead_passes(t, cls, passes, made);

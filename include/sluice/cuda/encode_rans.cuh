@@ -20,10 +20,12 @@ namespace sluice::cuda {
 
 namespace encoding {
 
-inline constexpr int ring_rows = 4, ring_row_bytes = 2 * detail::rans_lanes * detail::rans_max_blocks;
+inline constexpr int ring_rows = 4, ring_row_bytes = 2 * sluice::detail::rans_lanes * sluice::detail::rans_max_blocks;
 inline constexpr std::uint32_t stage_bytes = 1536;
 /// Most bytes of a row of a base pass whose blocks all have as many digits as there can be, and what is left of a flush.
-static_assert((1 + detail::rans_max_digits) * detail::rans_lanes * detail::rans_max_blocks + 16 <= stage_bytes);
+static_assert((1 + sluice::detail::rans_max_digits) * sluice::detail::rans_lanes * sluice::detail::rans_max_blocks +
+                  16 <=
+              stage_bytes);
 
 /// A lane of a block in a pass: the column of its codes, and in the base pass how many digits it has.
 enum lane_word : std::uint32_t {
@@ -36,7 +38,7 @@ enum lane_word : std::uint32_t {
 struct coder_room {
   alignas(16) std::int16_t ring[ring_rows][ring_row_bytes / 2];  // rows on their way, the row r in place r % ring_rows
   alignas(16) unsigned char stage[stage_bytes];                  // bytes of the code, from the end on
-  std::uint16_t word[detail::rans_max_blocks][detail::rans_lanes];
+  std::uint16_t word[sluice::detail::rans_max_blocks][sluice::detail::rans_lanes];
   // What the steps have no registers for.
   encode_tile* tile;
   const encode_block* facts;  // of the part's first block
@@ -124,7 +126,7 @@ __device__ __forceinline__ bool flush(coder& c, const coder_room& room, code_sin
   return true;
 }
 
-/// detail::pack_states, in front of the code.
+/// sluice::detail::pack_states, in front of the code.
 __device__ __forceinline__ void pack_states(coder& c, coder_room& room) {
   auto* const words = reinterpret_cast<std::uint32_t*>(room.ring);
   __syncwarp();
@@ -165,7 +167,7 @@ __device__ __forceinline__ int code_tail(coder& c, const coded_part& part, const
   const std::uint32_t end = c.at;
   std::uint32_t fits = c.x = 0;
   int tail = 0, b = part.blocks, row = part.rows - 1;
-  for (int n = 1; n <= detail::rans_max_tail && row >= 0; ++n) {
+  for (int n = 1; n <= sluice::detail::rans_max_tail && row >= 0; ++n) {
     --b;
     int v = part.values[std::ptrdiff_t{row} * part.ld + 32 * b + lane()];
     if (part.clipped >> b & 1) v = coded_value(v, room.facts[b].clip[lane()]);
@@ -242,7 +244,7 @@ __device__ __forceinline__ void name_lanes(const std::uint8_t* digits_of, coded_
     if (pass == 0) {
       const unsigned digits = digits_of[cls];
       unsigned most = 0;
-      for (unsigned k = 1; k <= detail::rans_max_digits; ++k) most += __ballot_sync(everyone, digits >= k) != 0;
+      for (unsigned k = 1; k <= sluice::detail::rans_max_digits; ++k) most += __ballot_sync(everyone, digits >= k) != 0;
       word |= digits | most << 11;
     }
     room.word[b][lane()] = static_cast<std::uint16_t>(word);
@@ -283,7 +285,7 @@ __global__ void __launch_bounds__(32 * encode_codes_warps, 2) encode_codes_kerne
       *reinterpret_cast<coder_room*>(shared + encode_codes_bytes + threadIdx.x / 32u * sizeof(coder_room));
   const std::uint32_t codes = ptx::shared_address(shared);
   const group_model& g = group_of(j.in.image, s.group);
-  const int passes = head_of(j.in.image).depth, column = number * detail::rans_max_blocks;
+  const int passes = head_of(j.in.image).depth, column = number * sluice::detail::rans_max_blocks;
   coded_part part{values_of(j, s) + 32 * column,
                   g.ld,
                   s.rows,
@@ -300,13 +302,14 @@ __global__ void __launch_bounds__(32 * encode_codes_warps, 2) encode_codes_kerne
   }
   __syncwarp();
   coder c{0, stage_bytes, ptx::lanes_before(), room.stage};
-  const int blocks_here = clamped(tile.blocks[first] - column, 0, detail::rans_max_blocks);
+  const int blocks_here = clamped(tile.blocks[first] - column, 0, sluice::detail::rans_max_blocks);
   bool whole = true;
   // The later pass comes first, and leaves its states to the earlier one.
 #pragma unroll 1
   for (int pass = first + 1; pass >= first && whole; --pass) {
     if (pass >= made) continue;
-    part.blocks = pass == first ? blocks_here : clamped(room.tile->blocks[pass] - column, 0, detail::rans_max_blocks);
+    part.blocks =
+        pass == first ? blocks_here : clamped(room.tile->blocks[pass] - column, 0, sluice::detail::rans_max_blocks);
     if (part.blocks == 0) continue;
     const std::uint32_t at = part_at + (pass ? j.base_bytes + static_cast<std::uint32_t>(pass - 1) * j.digit_bytes : 0);
     const std::uint32_t capacity = pass ? j.digit_bytes : j.base_bytes;

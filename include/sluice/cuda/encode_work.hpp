@@ -24,7 +24,7 @@ namespace sluice::cuda {
 
 /// 3^n, n from 0 to 5. A number instead of an array, which a device would keep in memory.
 SLUICE_HD constexpr int power3(int n) noexcept { return static_cast<int>(0xf3511b090301u >> 8 * n & 255); }
-/// detail::class_at, likewise.
+/// sluice::detail::class_at, likewise.
 SLUICE_HD constexpr std::uint8_t class_of_pass(std::uint8_t cls, int back) noexcept {
   const int w = cls % 64 - static_cast<int>(0x2019130d0600u >> 8 * back & 255);
   return static_cast<std::uint8_t>(cls - cls % 64 + (w > 0 ? w : 0));
@@ -55,8 +55,9 @@ struct encode_clip {
   SLUICE_HD constexpr int largest() const noexcept { return limit * power3(levels) + (power3(levels) - 1) / 2; }
 };
 
-inline constexpr int encode_max_parts = max_group_width / (detail::rans_lanes * detail::rans_max_blocks);
-inline constexpr int encode_max_blocks = max_group_width / detail::rans_lanes;
+inline constexpr int encode_max_parts =
+    max_group_width / (sluice::detail::rans_lanes * sluice::detail::rans_max_blocks);
+inline constexpr int encode_max_blocks = max_group_width / sluice::detail::rans_lanes;
 /// A tile with more exceptions in a pass is better stored.
 inline constexpr std::uint32_t encode_max_exceptions = 8192;
 
@@ -139,13 +140,13 @@ inline std::uint64_t place_encode_job(encode_job& j, const model_head& head, std
     return p;
   };
   j.passes = j.in.passes;
-  j.max_blocks = head.max_width / detail::rans_lanes;
-  j.max_parts = (j.max_blocks + detail::rans_max_blocks - 1) / detail::rans_max_blocks;
+  j.max_blocks = head.max_width / sluice::detail::rans_lanes;
+  j.max_parts = (j.max_blocks + sluice::detail::rans_max_blocks - 1) / sluice::detail::rans_max_blocks;
   const auto passes = static_cast<std::uint64_t>(j.passes);
   // A base pass that needs more than two bytes a value makes a tile stay as it was stored.
-  const int blocks = j.max_blocks < detail::rans_max_blocks ? j.max_blocks : detail::rans_max_blocks;
-  j.base_bytes = static_cast<std::uint32_t>(round_16(detail::encoded_bound(blocks, j.in.tile_tokens, 1)));
-  j.digit_bytes = static_cast<std::uint32_t>(round_16(detail::encoded_bound(blocks, j.in.tile_tokens)));
+  const int blocks = j.max_blocks < sluice::detail::rans_max_blocks ? j.max_blocks : sluice::detail::rans_max_blocks;
+  j.base_bytes = static_cast<std::uint32_t>(round_16(sluice::detail::encoded_bound(blocks, j.in.tile_tokens, 1)));
+  j.digit_bytes = static_cast<std::uint32_t>(round_16(sluice::detail::encoded_bound(blocks, j.in.tile_tokens)));
   j.scratch_bytes = static_cast<std::uint64_t>(j.max_parts) * (j.base_bytes + (passes - 1) * j.digit_bytes);
   const auto in = [](auto*& to, std::byte* p) { to = reinterpret_cast<std::remove_reference_t<decltype(to)>>(p); };
   in(j.scratch, take(strands * j.scratch_bytes));

@@ -38,7 +38,7 @@ __device__ __forceinline__ std::uint64_t sum_before(std::uint64_t x, std::uint64
   return x;
 }
 
-/// detail::front_size.
+/// sluice::detail::front_size.
 SLUICE_HD constexpr std::uint64_t front_size(std::uint64_t shape_runs, std::uint64_t tiles,
                                              std::uint64_t passes) noexcept {
   return (sizeof(frame_header) + shape_runs * sizeof(shape_run) + tiles * passes * sizeof(tile_entry) + 15) / 16 * 16;

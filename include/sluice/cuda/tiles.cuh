@@ -30,7 +30,7 @@ __device__ __forceinline__ bool goes_on(const encode_tile& t, int pass, int made
   return pass % 2 == 0 && pass + 1 < made && t.blocks[pass] > 0;
 }
 __device__ __forceinline__ int parts_of(const encode_tile& t, int pass) {
-  return (t.blocks[pass] + detail::rans_max_blocks - 1) / detail::rans_max_blocks;
+  return (t.blocks[pass] + sluice::detail::rans_max_blocks - 1) / sluice::detail::rans_max_blocks;
 }
 __device__ __forceinline__ std::uint8_t section_parts(const encode_tile& t, int pass, int made) {
   return static_cast<std::uint8_t>((pass == 0 && t.delta_blocks ? class_section::with_deltas : 0) |
@@ -56,7 +56,7 @@ __device__ __forceinline__ pass_sections sections_of(const encode_job& j, const 
   return n;
 }
 
-/// detail::tile_head_size.
+/// sluice::detail::tile_head_size.
 __device__ __forceinline__ std::uint32_t head_size(bool base, bool first, bool exact, int sections) {
   return (base ? 2u : 0u) + (first ? 2u : 0u) + (exact ? 2u : 0u) + 1u + (sections ? 4u * unsigned(sections - 1) : 0u);
 }
@@ -193,7 +193,7 @@ __device__ __forceinline__ void put_entropy(tile_cursor& c, const encode_job& j,
 /// checksum() of bytes at any address, for all lanes.
 __device__ __forceinline__ std::uint32_t checksum_of(const unsigned char* bytes, std::uint64_t size,
                                                      std::uint32_t seed) {
-  std::uint32_t mine = detail::checksum_start(seed, lane());
+  std::uint32_t mine = sluice::detail::checksum_start(seed, lane());
   const auto shift = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(bytes)) & 3;
   const auto* const words = reinterpret_cast<const std::uint32_t*>(bytes - shift);
   const std::uint64_t count = (size + 127) / 128 * 32;
@@ -205,11 +205,11 @@ __device__ __forceinline__ std::uint32_t checksum_of(const unsigned char* bytes,
       for (std::uint32_t i = 0; i < 4; ++i)
         if (4 * k + i < size) word |= static_cast<std::uint32_t>(bytes[4 * k + i]) << 8 * i;
     }
-    mine = detail::checksum_round(mine, word);
+    mine = sluice::detail::checksum_round(mine, word);
   }
-  std::uint32_t hash = detail::checksum_begin(seed, size);
-  for (int i = 0; i < 32; ++i) hash = detail::checksum_merge(hash, __shfl_sync(everyone, mine, i));
-  return detail::checksum_end(hash);
+  std::uint32_t hash = sluice::detail::checksum_begin(seed, size);
+  for (int i = 0; i < 32; ++i) hash = sluice::detail::checksum_merge(hash, __shfl_sync(everyone, mine, i));
+  return sluice::detail::checksum_end(hash);
 }
 
 }  // namespace encoding
@@ -261,7 +261,7 @@ __global__ void __launch_bounds__(32) write_tiles_kernel(encode_job j) {
     pass_sections n{};
     if (!t.kept) n = sections_of(j, s, g, t, pass, r.passes);
     if (pass == 0) {
-      c.put(s.count | (s.first ? detail::tile_has_first : 0) | (exact ? detail::tile_has_exact : 0), 2);
+      c.put(s.count | (s.first ? sluice::detail::tile_has_first : 0) | (exact ? sluice::detail::tile_has_exact : 0), 2);
       if (s.first) c.put(s.first, 2);
       if (exact) c.put(t.kept ? s.count : s.exact, 2);
     }

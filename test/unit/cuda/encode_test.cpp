@@ -102,3 +102,14 @@ TEST_CASE("encode kernels, emulated: what earlier stages refuse is said, and not
   MESSAGE("seed ", seed);
   checks::refusals(seed);
 }
+
+TEST_CASE("encode, emulated: pages of a real cache to a frame") {
+  const captures::memory cache = captures::load(captures::sample);
+  const checks::comparison c = checks::pages<codec::standard>(captures::known(), {&cache.view, 1}, 1.002, 1.001);
+  MESSAGE(checks::to_string(c));
+}
+
+TEST_CASE("encode, emulated: pages of engines to frames") {
+  MESSAGE("seed ", seed);
+  for (const bool calibrated : {true, false}) MESSAGE(checks::to_string(checks::pages_of_engines(seed, calibrated)));
+}
