@@ -31,7 +31,8 @@ __device__ inline bool open_part(const decode_state& d, std::int64_t item, int m
                                  part_job& job, part_lane& l) {
   job = {};
   if (item >= std::int64_t{d.num_strands} * max_parts) return true;
-  strand& s = d.strands[item / max_parts];
+  strand& s =
+      d.strands[strand_in_turn(static_cast<std::int32_t>(item / max_parts), d.num_strands, head_of(d.image).strands)];
   const group_model& group = group_of(d.image, s.group);
   job.first = static_cast<int>(item % max_parts) * detail::rans_max_blocks;
   if (s.state != status::ok || 32 * job.first >= group.width) return true;
@@ -237,6 +238,8 @@ __device__ inline bool decode_passes(const class_rans_memory& m, part_job& job, 
   return true;
 }
 static_assert(sizeof(part_job) <= job_bytes);
+static_assert(class_rans_shape::luts_at(class_rans_warps) + most_slots * sizeof(class_lut) <= max_shared &&
+              most_slots < no_slot);
 
 /// The entropy stage: a warp for each of max_parts parts of every strand. Sets values, exceptions and live of the strands
 /// that are ok, and their state where a host would. A template only so that the header may be included anywhere.
