@@ -68,7 +68,7 @@ __device__ inline std::uint32_t map_layers(const encode_state& d, const kv_view&
 
 /// Requests of a batch: a block each.
 template <int Threads = 256>
-__global__ void __launch_bounds__(Threads) open_encode_kernel(encode_state d, encode_batch batch) {
+__global__ void __launch_bounds__(Threads, 4) open_encode_kernel(encode_state d, encode_batch batch) {
   __shared__ std::uint32_t found;
   open_encode& r = d.requests[batch.first + static_cast<int>(blockIdx.x)];
   const model_head& h = head_of(d.image);
@@ -213,6 +213,7 @@ inline status open_encodes(const encode_state& d, const model_head& head, std::s
     o.asked.tokens = n > 0 ? r.size() : 0;
     o.state = check_request(r, elements);
     if (o.state != status::ok) o.asked.position = 0;
+    o.asked.exact_before = r.exact_before > 0 ? r.exact_before : 0;
     o.passes = r.levels < d.passes ? r.levels : d.passes;
     o.token_tiles = static_cast<std::int32_t>(n / (head.strands > 0 ? head.strands : 1));
     o.first_strand = static_cast<std::int32_t>(strands);

@@ -87,42 +87,54 @@ __device__ inline void close_ranks(std::int16_t* values, int tokens, int ld, con
   }
 }
 
-/// Whether one of a lane's elements of a token is not finite.
-template <dtype T>
-__device__ __forceinline__ bool not_finite_of(const element_source& from, std::int64_t place, int lane) {
-  bool bad = false;
-  for (int h = 0; h < from.heads; ++h)
-    for (int e = lane; e < from.head_dim; e += 32) {
-      const float x = widen<T>(load_bits<T>(from.base + place + h * from.head_stride + e * from.element_stride));
-      bad = bad || (__float_as_uint(x) & 0x7f800000u) == 0x7f800000u;
-    }
-  return bad;
+/// Bits that are all set in an element that is no number, and in no other.
+__device__ __forceinline__ std::uint32_t not_finite_bits(dtype type) {
+  return type == dtype::f32    ? 0x7f800000u
+         : type == dtype::f16  ? 0x7c00u
+         : type == dtype::bf16 ? 0x7f80u
+         : type == dtype::e4m3 ? 0x7fu
+                               : 0x7cu;
 }
-__device__ inline bool not_finite(const element_source& from, std::int64_t place, int lane) {
-  switch (from.type) {
-    case dtype::f32: return not_finite_of<dtype::f32>(from, place, lane);
-    case dtype::f16: return not_finite_of<dtype::f16>(from, place, lane);
-    case dtype::bf16: return not_finite_of<dtype::bf16>(from, place, lane);
-    case dtype::e4m3: return not_finite_of<dtype::e4m3>(from, place, lane);
-    case dtype::e5m2: return not_finite_of<dtype::e5m2>(from, place, lane);
-    case dtype::bytes: break;
+/// Whether a lane's share of one head has such an element.
+__device__ __forceinline__ bool not_finite(const strand_source& from, const std::byte* p, int lane) {
+  const std::uint32_t bits = not_finite_bits(from.type);
+  const int bytes = from.head_dim * from.size;
+  bool bad = false;
+  if (from.element_stride == from.size &&
+      (reinterpret_cast<std::uintptr_t>(p) | static_cast<unsigned>(bytes)) % 4 == 0) {
+    for (int i = 4 * lane; i < bytes; i += 128) {
+      const std::uint32_t word = load_bits<dtype::f32>(p + i);
+      for (int at = 0; at < 32; at += 8 * from.size) bad = bad || (word >> at & bits) == bits;
+    }
+    return bad;
   }
-  return false;
+  for (int e = lane; e < from.head_dim; e += 32) {
+    const std::byte* const q = p + e * from.element_stride;
+    const std::uint32_t word = from.size == 4   ? load_bits<dtype::f32>(q)
+                               : from.size == 2 ? load_bits<dtype::f16>(q)
+                                                : load_bits<dtype::e4m3>(q);
+    bad = bad || (word & bits) == bits;
+  }
+  return bad;
 }
 
 /// What all groups but the first of a plane must know of the others: tokens with a number that is not finite. A block a
 /// strand; of planes with one group nothing is looked at.
 template <int Threads = forward_threads>
-__global__ void __launch_bounds__(Threads) find_not_finite_kernel(encode_state d) {
+__global__ void __launch_bounds__(Threads, 4) find_not_finite_kernel(encode_state d) {
   const encode_strand& s = d.strands[blockIdx.x];
   if (s.state != status::ok) return;
   const group_model& g = group_of(d.image, s.group);
   const plane_model& p = plane_of(d.image, g.layer, g.plane);
   if (p.groups <= 1 || s.group != p.first_group) return;
-  const element_source from(d, s, g.plane, 0, p.heads);
+  const strand_source from(d, s, g.plane, 0, p.heads);
   std::byte* const found = d.workspace + d.flags_at + std::int64_t{blockIdx.x} * d.tile_tokens;
   for (int t = static_cast<int>(threadIdx.x / 32); t < s.count; t += Threads / 32) {
-    const bool bad = __any_sync(~0u, not_finite(from, from.place(t), static_cast<int>(threadIdx.x % 32))) != 0;
+    const std::byte* const at = from.base + from.place(t);
+    bool bad = false;
+    for (int h = 0; h < from.heads; ++h)
+      bad = bad || not_finite(from, at + h * from.head_stride, static_cast<int>(threadIdx.x % 32));
+    bad = __any_sync(~0u, bad) != 0;
     if (threadIdx.x % 32 == 0) found[t] = std::byte{bad};
   }
 }
@@ -304,11 +316,11 @@ __global__ void __launch_bounds__(Threads, 3) forward_kernel(encode_state d) {
 /// Codecs of elements: as they stand, [rows][row_bytes], the exact ones left out. A block a strand, 8 * tile_tokens bytes
 /// of shared memory and those of forward_shared_of().flags.
 template <int Threads = forward_threads>
-__global__ void __launch_bounds__(Threads) elements_kernel(encode_state d) {
+__global__ void __launch_bounds__(Threads, 4) elements_kernel(encode_state d) {
   encode_strand& s = d.strands[blockIdx.x];
   if (s.state != status::ok) return;
   const group_model& g = group_of(d.image, s.group);
-  const element_source from(d, s, g.plane, g.first_head, g.heads);
+  const strand_source from(d, s, g.plane, g.first_head, g.heads);
   row_space space{ptx::dynamic_shared(), {}};
   space.at.flags = 8 * d.tile_tokens;
   first_flags(d, s, space);

@@ -46,10 +46,8 @@ SLUICE_HD constexpr std::size_t forward_part(int ld, int panel, int step, int pa
 /// Column of a panel that stands in column `n` of the 8 of product `j`: a thread's 8 sums of a row are then neighbours.
 SLUICE_HD constexpr int forward_column(int j, int n) noexcept { return n / 2 * 8 + 2 * j + n % 2; }
 
-namespace detail {
-
-// The power of two that takes the largest of a column to [2^14, 2^15), of what a float can hold the inverse of.
-inline int column_exponent(const float* matrix, int width, int column) noexcept {
+/// The power of two that takes the largest of a column to [2^14, 2^15), as far as a float can hold its inverse.
+inline int forward_exponent(const float* matrix, int width, int column) noexcept {
   std::uint32_t most = 0;
   for (int k = 0; k < width; ++k)
     most = sluice::detail::max(
@@ -57,22 +55,21 @@ inline int column_exponent(const float* matrix, int width, int column) noexcept 
         std::bit_cast<std::uint32_t>(matrix[std::size_t(k) * std::size_t(width) + std::size_t(column)]) & 0x7fffffffu);
   return most == 0 ? 0 : sluice::detail::min(14 + 127 - int(most >> 23), 126);
 }
-inline double power_of_2(int e) noexcept { return std::bit_cast<double>(std::uint64_t(1023 + e) << 52); }
-
-}  // namespace detail
+/// 2^e as a double.
+inline double forward_power(int e) noexcept { return std::bit_cast<double>(std::uint64_t(1023 + e) << 52); }
 
 /// Packs the encoder's matrix, f32 [width][width] (codec/transform/inverse_bases.hpp), into forward_bytes(width) bytes.
 inline void pack_forward(const float* matrix, int width, std::byte* to) noexcept {
   const int ld = forward_ld(width);
   std::memset(to, 0, forward_bytes(width));
   for (int column = 0; column < ld; ++column) {
-    const int e = column < width ? detail::column_exponent(matrix, width, column) : 0;
-    const float back = float(detail::power_of_2(-e));
+    const int e = column < width ? forward_exponent(matrix, width, column) : 0;
+    const float back = float(forward_power(-e));
     std::memcpy(to + 4 * column, &back, sizeof back);
     const int panel = column / 32, j = column % 8 / 2, n = column % 32 / 8 * 2 + column % 2;
     for (int k = 0; column < width && k < width; ++k) {
       const float x =
-          float(double(matrix[std::size_t(k) * std::size_t(width) + std::size_t(column)]) * detail::power_of_2(e));
+          float(double(matrix[std::size_t(k) * std::size_t(width) + std::size_t(column)]) * forward_power(e));
       const f16 hi = from_float<f16>(x), lo = from_float<f16>(x - to_float(hi));
       const int row = k % 16, lane = n * 4 + row % 8 / 2;  // fragment b of m16n8k16, PTX ISA
       const int half = j % 2 * 4 + row / 8 * 2 + row % 2;  // of the 8 of a part

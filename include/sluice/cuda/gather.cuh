@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/codec/tile_codec.hpp>
+#include <sluice/cuda/convert.cuh>
 #include <sluice/cuda/encode_strand.hpp>
 #include <sluice/cuda/forward.hpp>
 #include <sluice/cuda/ptx.cuh>
@@ -19,7 +20,7 @@ struct alignas(16) floats4 {
 };
 
 /// K or V of one layer of a view, as a strand sees it: some heads, and tokens from the first shown.
-struct element_source {
+struct strand_source {
   const kv_view* view;
   const plane_view* plane;
   const std::byte* base;  ///< of the layer, at the first of the heads
@@ -28,7 +29,7 @@ struct element_source {
   std::int32_t heads, head_dim, size;
   dtype type;
 
-  __device__ element_source(const encode_state& d, const encode_strand& s, int which, int first_head, int num_heads)
+  __device__ strand_source(const encode_state& d, const encode_strand& s, int which, int first_head, int num_heads)
       : view(&d.requests[s.request].asked.cache),
         plane(&(*view)[which ? sluice::plane::value : sluice::plane::key]),
         base(view->layer_base(*plane, s.slot) + first_head * plane->head_stride),
@@ -80,13 +81,13 @@ __device__ __forceinline__ float widen(std::uint32_t bits) {
   if constexpr (T == dtype::f32) {
     return __uint_as_float(bits);
   } else if constexpr (T == dtype::f16) {
-    return ptx::widen_f16(bits & 0xffffu);
+    return float_of_half(bits & 0xffffu);
   } else if constexpr (T == dtype::bf16) {
     return __uint_as_float(bits << 16);
   } else if constexpr (T == dtype::e5m2) {  // the upper byte of an f16
-    return ptx::widen_f16(bits << 8 & 0xff00u);
+    return float_of_half(bits << 8 & 0xff00u);
   } else {  // e4m3: an f16 with the exponent off by 8, except that its only NaN is all ones
-    const float x = __fmul_rn(ptx::widen_f16((bits << 8 & 0x8000u) | (bits << 7 & 0x3f80u)), 256.0f);
+    const float x = __fmul_rn(float_of_half((bits << 8 & 0x8000u) | (bits << 7 & 0x3f80u)), 256.0f);
     return (bits & 0x7fu) == 0x7fu ? __uint_as_float(0x7fc00000u) : x;
   }
 }
@@ -128,7 +129,7 @@ struct chunk {
 
 /// Heads of whole chunks: a thread has a chunk of every so many rows, some loads at once.
 template <dtype T>
-__device__ __forceinline__ void load_chunks(const element_source& from, const row_space& to, int n, int ld) {
+__device__ __forceinline__ void load_chunks(const strand_source& from, const row_space& to, int n, int ld) {
   share_items(ld / 8, [&](int c, int first, int step) {
     constexpr int at_once = size_of(T) == 4 ? 2 : 4;
     const bool there = 8 * c < from.width();
@@ -152,7 +153,7 @@ __device__ __forceinline__ void load_chunks(const element_source& from, const ro
 
 /// Any strides and alignment. Lanes are rows, since elements of a token may lie apart and those of its neighbours adjoin.
 template <dtype T>
-__device__ __forceinline__ void load_elements(const element_source& from, const row_space& to, int n, int ld) {
+__device__ __forceinline__ void load_elements(const strand_source& from, const row_space& to, int n, int ld) {
   const bool whole = from.head_dim % 8 == 0;
   for (int c = static_cast<int>(threadIdx.x / 32); c < ld / 8; c += static_cast<int>(blockDim.x / 32))
     for (int r = static_cast<int>(threadIdx.x % 32); r < n; r += 32) {
@@ -180,7 +181,7 @@ __device__ __forceinline__ void load_elements(const element_source& from, const 
 }
 
 template <dtype T>
-__device__ __forceinline__ void load_rows_of(const element_source& from, const row_space& to, int n, int ld,
+__device__ __forceinline__ void load_rows_of(const strand_source& from, const row_space& to, int n, int ld,
                                              bool aligned) {
   if (aligned && from.element_stride == size_of(T) && from.head_dim % 8 == 0)
     load_chunks<T>(from, to, n, ld);
@@ -189,7 +190,7 @@ __device__ __forceinline__ void load_rows_of(const element_source& from, const r
 }
 
 /// Tokens [begin, begin + n) as floats, zeros behind the width. Ends with a barrier.
-__device__ inline void load_rows(const element_source& from, const row_space& to, int begin, int n, int ld) {
+__device__ inline void load_rows(const strand_source& from, const row_space& to, int begin, int n, int ld) {
   std::uintptr_t low = reinterpret_cast<std::uintptr_t>(from.base) | static_cast<std::uintptr_t>(from.head_stride);
   for (int r = static_cast<int>(threadIdx.x); r < n; r += static_cast<int>(blockDim.x)) {
     const std::int64_t place = from.place(begin + r);
@@ -253,7 +254,7 @@ __device__ inline void rotate_rows(const row_space& x, int n, int heads, int hea
 __device__ inline void load_values(const encode_state& d, const encode_strand& s, const row_space& to, int begin,
                                    int n) {
   const group_model& g = group_of(d.image, s.group);
-  const element_source from(d, s, g.plane, g.first_head, g.heads);
+  const strand_source from(d, s, g.plane, g.first_head, g.heads);
   load_rows(from, to, begin, n, g.ld);
   const plane_model& p = plane_of(d.image, g.layer, g.plane);
   const model_head& h = head_of(d.image);
@@ -264,7 +265,7 @@ __device__ inline void load_values(const encode_state& d, const encode_strand& s
 }
 
 /// One head of one token as it stands, by lanes of a warp; `to` may be anywhere.
-__device__ inline void copy_head(const element_source& from, std::int64_t place, int head, std::byte* to, int lane) {
+__device__ inline void copy_head(const strand_source& from, std::int64_t place, int head, std::byte* to, int lane) {
   const std::byte* const p = from.base + place + head * from.head_stride;
   const int bytes = from.head_dim * from.size;
   if (from.element_stride != from.size) {

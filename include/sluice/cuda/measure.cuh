@@ -148,7 +148,7 @@ __device__ inline bool round_rows(measurement& m, const encode_state& d, const e
 
 /// Groups without a matrix: a block a strand, forward_shared_size() bytes of shared memory.
 template <int Threads = forward_threads>
-__global__ void __launch_bounds__(Threads, 2) measured_forward_kernel(encode_state d) {
+__global__ void __launch_bounds__(Threads, 3) measured_forward_kernel(encode_state d) {
   encode_strand& s = d.strands[blockIdx.x];
   if (s.state != status::ok) return;
   const group_model& g = group_of(d.image, s.group);

@@ -117,13 +117,6 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const std::uint32_t 
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// The f16 in the low half of a word.
-__device__ __forceinline__ float widen_f16(std::uint32_t half) {
-  float r;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(static_cast<std::uint16_t>(half)));
-  return r;
-}
-
 /// Two floats to two numbers of a narrower type, rounded to nearest even, the first in the low half.
 __device__ __forceinline__ std::uint32_t pack_f16(float a, float b) {
   std::uint32_t r;

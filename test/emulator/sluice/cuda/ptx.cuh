@@ -117,7 +117,6 @@ inline pair load_global_pair(const void* p) {
   return *static_cast<const pair*>(p);
 }
 
-inline float widen_f16(std::uint32_t half) { return cuda_on_host::widened(static_cast<std::uint16_t>(half)); }
 inline std::uint32_t pack_f16(float a, float b) {
   return cuda_on_host::narrowed(a) | std::uint32_t{cuda_on_host::narrowed(b)} << 16;
 }
