@@ -200,8 +200,9 @@ __device__ __forceinline__ bool code_pass(coder& c, const coded_part& part, code
     ptx::copy_wait<ring_rows - 1>();
     __syncwarp();
     if (c.at < need && !flush(c, room, sink)) return false;
-    std::int16_t* const values = room.ring[row % ring_rows] + lane();
-    const std::uint32_t* const words = room.word[0] + lane();
+    const int me = __popc(c.before);  // not read again in every step, as lane() would be
+    std::int16_t* const values = room.ring[row % ring_rows] + me;
+    const std::uint32_t* const words = room.word[0] + me;
     if (part.clipped)
       for (int i = 0; i < b; ++i)
         if (part.clipped >> i & 1)
@@ -224,8 +225,8 @@ __device__ __forceinline__ bool close_code(coder& c, const coder_room& room, cod
   const std::uint32_t rest = stage_bytes - c.at;
   if (rest > sink.left) return false;
   sink.left -= rest;
-  if (static_cast<std::uint32_t>(lane()) < rest)
-    room.scratch[sink.at + sink.left + static_cast<std::uint32_t>(lane())] = std::byte{c.stage[c.at + lane()]};
+  const auto i = static_cast<std::uint32_t>(lane());
+  if (i < rest) room.scratch[sink.at + sink.left + i] = std::byte{c.stage[c.at + i]};
   __syncwarp();
   c.at = stage_bytes;
   return true;

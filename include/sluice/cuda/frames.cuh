@@ -138,16 +138,25 @@ __global__ void __launch_bounds__(encoding::place_threads) place_tiles_kernel(en
     at += total;
   }
   auto* const index = reinterpret_cast<shape_run*>(r.asked.frame + sizeof(frame_header));
+  // Runs by their first layers, then by how many they have.
   std::uint64_t listed = 0;
   for (int from = 0; from < layers; from += place_threads) {
     const int l = from + me;
     const bool begin = l < layers && begins(l);
     const std::uint64_t number = listed + sum_before(begin, of_warps, total);
     listed += total;
-    if (!begin) continue;
-    shape_run run = run_of(j, v, l);
-    for (int k = l + 1; k < layers && !begins(k); ++k) ++run.layers;
-    index[number - 1] = run;
+    if (begin) {
+      shape_run run = run_of(j, v, l);
+      run.layers = static_cast<std::uint16_t>(l);
+      index[number - 1] = run;
+    }
+  }
+  __syncthreads();
+  for (std::uint64_t from = 0; from < runs; from += place_threads) {
+    const std::uint64_t i = from + static_cast<std::uint64_t>(me);
+    const int begin = i < runs ? index[i].layers : 0, end = i + 1 < runs ? index[i + 1].layers : layers;
+    __syncthreads();
+    if (i < runs) index[i].layers = static_cast<std::uint16_t>(end - begin);
   }
   for (std::uint64_t i = sizeof(frame_header) + runs * sizeof(shape_run) + entries * sizeof(tile_entry) +
                          static_cast<std::uint64_t>(me);
