@@ -27,12 +27,14 @@ static_assert((1 + sluice::detail::rans_max_digits) * sluice::detail::rans_lanes
                   16 <=
               stage_bytes);
 
-/// A lane of a block in a pass: in a refinement where its codes are, else which column they are and how many digits it has.
+/// A lane of a block in a pass: the shared address of its column of codes (of the first symbol; in a refinement of digit 0
+/// under a parent of 0), and in the base pass how many digits it has.
 enum lane_word : std::uint32_t {
-  lane_digits = 7,            // ternary digits below the lane's base symbol
-  lane_column = 255 << 3,     // class, times the size of an encode_code
-  lane_most_digits = 7 << 11  // of all lanes of the block
+  lane_column = (1u << 18) - 1,
+  lane_digits = 18,       // from here on: ternary digits below the lane's base symbol
+  lane_most_digits = 21,  // from here on: the most of any lane of the block
 };
+static_assert(max_shared < lane_column);
 
 /// Shared memory of a warp.
 struct coder_room {
@@ -92,14 +94,15 @@ __device__ __forceinline__ void code_block(coder& c, const coded_part& part, std
     c.push(ptx::load_table_pair(word + static_cast<std::uint32_t>(2048 * digit_row(v))));
   } else {
     const std::uint32_t column = word & lane_column;
-    const int digits = static_cast<int>(word & lane_digits), most = static_cast<int>((word & lane_most_digits) >> 11);
+    const int digits = static_cast<int>(word >> lane_digits & 7), most = static_cast<int>(word >> lane_most_digits);
     for (int k = 0; k < most; ++k) {
       const bool has = digits > k;
-      const std::uint32_t at = has ? 8u * class_of_pass(static_cast<std::uint8_t>(column >> 3), k) : 0u;
-      c.push(ptx::load_table_pair(part.digit + at + static_cast<std::uint32_t>(2048 * digit_row(v))));
+      const auto cls = static_cast<std::uint8_t>((column - part.base) / 8);
+      const std::uint32_t at = part.digit + (has ? 8u * class_of_pass(cls, k) : 0u);
+      c.push(ptx::load_table_pair(at + static_cast<std::uint32_t>(2048 * digit_row(v))));
       if (has) v = round_third(v, encode_third::of(1));
     }
-    c.push(ptx::load_table_pair(part.base + column + 2048u * static_cast<std::uint32_t>((2 * v) ^ (v >> 31))));
+    c.push(ptx::load_table_pair(column + 2048u * static_cast<std::uint32_t>((2 * v) ^ (v >> 31))));
   }
 }
 
@@ -188,7 +191,7 @@ __device__ __forceinline__ bool code_pass(coder& c, const coded_part& part, code
                                           code_sink& sink) {
   const encode_third third = encode_third::of(back);
   std::uint32_t need = 0;  // most bytes of a row
-  for (int b = 0; b < part.blocks; ++b) need += 32u * (Base ? 1u + (room.word[b][0] >> 11 & 7u) : 1u);
+  for (int b = 0; b < part.blocks; ++b) need += 32u * (Base ? 1u + (room.word[b][0] >> lane_most_digits) : 1u);
   const int tail = fresh ? code_tail<Base>(c, part, room, third) : 0;
   const int steps = part.rows * part.blocks - tail;
   int row = steps / part.blocks, b = steps % part.blocks;
@@ -241,16 +244,16 @@ __device__ __forceinline__ void name_lanes(const std::uint8_t* digits_of, coded_
   for (int b = 0; b < part.blocks; ++b) {
     const encode_block& block = room.facts[b];
     const std::uint8_t cls = class_of_pass(block.classes[lane()], passes - 1 - pass);
-    std::uint32_t word = 8u * cls, exceptions = 0;
+    std::uint32_t word = (pass ? part.digit : part.base) + 8u * cls, exceptions = 0;
     for (int p = 0; p < max_passes; ++p) exceptions |= block.exceptions[p];
     if (exceptions) part.clipped |= 1u << b;
     if (pass == 0) {
       const unsigned digits = digits_of[cls];
       unsigned most = 0;
       for (unsigned k = 1; k <= sluice::detail::rans_max_digits; ++k) most += __ballot_sync(everyone, digits >= k) != 0;
-      word |= digits | most << 11;
+      word |= digits << lane_digits | most << lane_most_digits;
     }
-    room.word[b][lane()] = pass ? part.digit + word : word;
+    room.word[b][lane()] = word;
   }
   __syncwarp();
 }

@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 #include <support/captures.hpp>
 #include <support/cuda_encode_checks.hpp>
+#include <support/cuda_encode_pages.hpp>
 
 #include <bit>
 #include <cmath>
