@@ -237,6 +237,7 @@ __device__ inline bool decode_passes(const class_rans_memory& m, part_job& job, 
   }
   return true;
 }
+
 static_assert(sizeof(part_job) <= job_bytes);
 static_assert(class_rans_shape::luts_at(class_rans_warps) + most_slots * sizeof(class_lut) <= max_shared &&
               most_slots < no_slot);
@@ -282,13 +283,20 @@ __global__ void __launch_bounds__(32 * Warps, class_rans_residents)
   if (!sound || (decodes && !decode_passes(m, job, l))) refuse(*job.of, l.lane);
 }
 
+/// Decodes the entropy sections of all strands into the workspace, in blocks of threads of this very shape. Errors:
+/// cuda_error.
+inline status launch_class_rans(const decode_state& d, int max_parts, const class_rans_shape& shape,
+                                cudaStream_t stream) {
+  const std::int64_t warps = std::int64_t{d.num_strands} * max_parts;
+  return launch(&class_rans_kernel<>, (warps + shape.warps - 1) / shape.warps, 32 * shape.warps, shape.shared, stream,
+                d, max_parts, shape.slots);
+}
+
 /// Decodes the entropy sections of all strands into the workspace; max_parts as of the model's widest group. The kernel
 /// was let have shape.shared (allow_class_rans). Errors: cuda_error.
 inline status decode_class_rans(const decode_state& d, int max_parts, const class_rans_shape& shape,
                                 cudaStream_t stream) {
-  const std::int64_t items = std::int64_t{d.num_strands} * max_parts;
-  return launch(&class_rans_kernel<>, (items + shape.warps - 1) / shape.warps, 32 * shape.warps, shape.shared, stream,
-                d, max_parts, shape.slots);
+  return launch_class_rans(d, max_parts, shape_for(shape, std::int64_t{d.num_strands} * max_parts), stream);
 }
 
 /// Once for each device. Errors: cuda_error.
