@@ -85,13 +85,18 @@ struct coded_part {
   std::uint32_t base, digit;  // shared addresses of the codes of symbol 0, and of digit 0 under a parent of 0
 };
 
-/// Codes one block of one row; a step.
-template <bool Base>
+/// What a block of a row is: a digit, a base symbol, or one with digits below.
+enum class step { digit, base, base_and_digits };
+
+/// Codes one block of one row.
+template <step Kind>
 __device__ __forceinline__ void code_block(coder& c, const coded_part& part, std::uint32_t word, int v,
                                            const encode_third& third) {
   v = round_third(v, third);
-  if constexpr (!Base) {
+  if constexpr (Kind == step::digit) {
     c.push(ptx::load_table_pair(word + static_cast<std::uint32_t>(2048 * digit_row(v))));
+  } else if constexpr (Kind == step::base) {
+    c.push(ptx::load_table_pair(word + 2048u * static_cast<std::uint32_t>((2 * v) ^ (v >> 31))));
   } else {
     const std::uint32_t column = word & lane_column;
     const int digits = static_cast<int>(word >> lane_digits & 7), most = static_cast<int>(word >> lane_most_digits);
@@ -168,13 +173,14 @@ template <bool Base>
 __device__ __forceinline__ int code_tail(coder& c, const coded_part& part, const coder_room& room,
                                          const encode_third& third) {
   const std::uint32_t end = c.at;
+  constexpr step kind = Base ? step::base_and_digits : step::digit;
   std::uint32_t fits = c.x = 0;
   int tail = 0, b = part.blocks, row = part.rows - 1;
   for (int n = 1; n <= sluice::detail::rans_max_tail && row >= 0; ++n) {
     --b;
     int v = part.values[std::ptrdiff_t{row} * part.ld + 32 * b + lane()];
     if (part.clipped >> b & 1) v = coded_value(v, room.facts[b].clip[lane()]);
-    code_block<Base>(c, part, room.word[b][lane()], v, third);
+    code_block<kind>(c, part, room.word[b][lane()], v, third);
     if (c.at != end) break;
     if (__all_sync(everyone, c.x < 0xff00u)) fits = c.x, tail = n;
     if (b == 0) b = part.blocks, --row;
@@ -192,6 +198,7 @@ __device__ __forceinline__ bool code_pass(coder& c, const coded_part& part, code
   const encode_third third = encode_third::of(back);
   std::uint32_t need = 0;  // most bytes of a row
   for (int b = 0; b < part.blocks; ++b) need += 32u * (Base ? 1u + (room.word[b][0] >> lane_most_digits) : 1u);
+  const bool digits = need > 32u * static_cast<std::uint32_t>(part.blocks);
   const int tail = fresh ? code_tail<Base>(c, part, room, third) : 0;
   const int steps = part.rows * part.blocks - tail;
   int row = steps / part.blocks, b = steps % part.blocks;
@@ -211,8 +218,11 @@ __device__ __forceinline__ bool code_pass(coder& c, const coded_part& part, code
         if (part.clipped >> i & 1)
           values[32 * i] = static_cast<std::int16_t>(coded_value(values[32 * i], room.facts[i].clip[lane()]));
     const std::uint32_t row_at = ptx::shared_address(values);
-    while (b-- > 0)
-      code_block<Base>(c, part, words[32 * b], ptx::load_short(row_at + 64 * static_cast<std::uint32_t>(b)), third);
+    const auto value = [&] { return ptx::load_short(row_at + 64 * static_cast<std::uint32_t>(b)); };
+    if (Base && digits)
+      while (b-- > 0) code_block<step::base_and_digits>(c, part, words[32 * b], value(), third);
+    else
+      while (b-- > 0) code_block<Base ? step::base : step::digit>(c, part, words[32 * b], value(), third);
   }
   ptx::copy_wait<0>();
   if (!flush(c, room, sink)) return false;
