@@ -18,7 +18,7 @@
 
 namespace sluice::cuda {
 
-namespace encoding {
+namespace detail::encoding {
 
 inline constexpr int ring_rows = 4, ring_row_bytes = 2 * sluice::detail::rans_lanes * sluice::detail::rans_max_blocks;
 inline constexpr std::uint32_t stage_bytes = 1312;
@@ -268,11 +268,13 @@ __device__ __forceinline__ void name_lanes(const std::uint8_t* digits_of, coded_
   __syncwarp();
 }
 
-}  // namespace encoding
+}  // namespace detail::encoding
 
+/// Warps of a block of threads of encode_codes_kernel.
 inline constexpr int encode_codes_warps = 16;
+/// Dynamic shared memory of encode_codes_kernel.
 inline constexpr std::size_t encode_codes_shared =
-    encode_codes_bytes + encode_codes_warps * sizeof(encoding::coder_room);
+    encode_codes_bytes + encode_codes_warps * sizeof(detail::encoding::coder_room);
 static_assert(encode_codes_shared <= max_shared_sm80 && 2 * (encode_codes_shared + 1024) <= max_shared);
 /// Warps that the codes of an encode take.
 constexpr std::int64_t encode_codes_items(int strands, int parts, int passes) noexcept {
@@ -282,7 +284,7 @@ constexpr std::int64_t encode_codes_items(int strands, int parts, int passes) no
 /// A warp for every part of two passes of every strand; encode_codes_warps a block of threads.
 template <class = void>
 __global__ void __launch_bounds__(32 * encode_codes_warps, 2) encode_codes_kernel(encode_job j) {
-  using namespace encoding;
+  using namespace detail::encoding;
   unsigned char* const shared = ptx::dynamic_shared();
   const auto* const tables = reinterpret_cast<const unsigned char*>(&tables_of(j));
   for (std::size_t i = 16 * threadIdx.x; i < encode_codes_bytes; i += std::size_t{16} * blockDim.x)

@@ -16,7 +16,7 @@
 
 namespace sluice::cuda {
 
-namespace encoding {
+namespace detail::encoding {
 
 inline constexpr int place_threads = 256;
 
@@ -66,12 +66,12 @@ __device__ __forceinline__ bool same_run(const shape_run& a, const shape_run& b)
           (a.type[1] ^ b.type[1])) == 0;
 }
 
-}  // namespace encoding
+}  // namespace detail::encoding
 
 /// Chooses levels and places tiles; a block of threads for each request.
 template <class = void>
-__global__ void __launch_bounds__(encoding::place_threads) place_tiles_kernel(encode_job j) {
-  using namespace encoding;
+__global__ void __launch_bounds__(detail::encoding::place_threads) place_tiles_kernel(encode_job j) {
+  using namespace detail::encoding;
   __shared__ std::uint64_t of_warps[place_threads / 32];
   __shared__ int first_bad;
   const int me = static_cast<int>(threadIdx.x);
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(encoding::place_threads) place_tiles_kernel(en
 /// Checksums and the header, when the tiles are there; a warp, which is a block of threads, for each request.
 template <class = void>
 __global__ void __launch_bounds__(32) seal_frames_kernel(encode_job j) {
-  using namespace encoding;
+  using namespace detail::encoding;
   const int request = static_cast<int>(blockIdx.x);
   const open_encode& r = j.in.requests[request];
   const encode_frame& f = j.frames[request];
