@@ -167,8 +167,10 @@ bytes stored(const scene& s, const kv_view& view, const bytes& memory, Launch la
   r.asked.frame = frame.data();
   const device_buffer<cuda::open_request> requests(std::span<const cuda::open_request>(&r, 1));
   const device_buffer<cuda::strand> strands(s.strands);
-  const cuda::decode_state state{on_device.data(),     workspace.data(), requests.data(), strands.data(), 1,
-                                 int(s.strands.size())};
+  cuda::decode_state state{};
+  state.image = on_device.data(), state.workspace = workspace.data();
+  state.requests = requests.data(), state.num_requests = 1;
+  state.strands = strands.data(), state.num_strands = int(s.strands.size());
   const cuda::store_plan plan = cuda::plan_store(cuda::head_of(image.data()).max_width, limit);
   REQUIRE(cuda::allow_store(plan) == status::ok);
   REQUIRE(launch(state, plan) == status::ok);

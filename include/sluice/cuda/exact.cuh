@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/tile_codec.hpp>
 #include <sluice/cuda/launch.cuh>
 #include <sluice/cuda/pages.cuh>
 #include <sluice/cuda/strand.hpp>
@@ -90,8 +89,7 @@ __global__ void __maxnreg__(96) store_exact_rows(const decode_state d) {
   const open_request& r = d.requests[s.request];
   const page_target target = target_of(r, s, g);
   const auto type = static_cast<dtype>(s.type[0]);
-  const bool unrotated = static_cast<value_domain>(head_of(d.image).domain) == value_domain::unrotated;
-  const rope_model* rope = unrotated && r.position != r.came_from ? rope_of(d, g) : nullptr;
+  const rope_model* rope = r.position != r.came_from ? rope_of(d, g) : nullptr;
   const column_plan plan = columns_of(d, g);
   const std::size_t row_bytes = static_cast<std::size_t>(g.width) * static_cast<std::size_t>(size_of(type));
   for (int i = static_cast<int>(threadIdx.x / 32); i < s.exact; i += exact_warps) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/codec/entropy/class_rans/section.hpp>
+#include <sluice/codec/tile_codec.hpp>
 #include <sluice/cuda/basis.hpp>
 #include <sluice/cuda/convert.cuh>
 #include <sluice/cuda/strand.hpp>
@@ -106,9 +107,10 @@ __device__ __forceinline__ int coded_token(const std::byte* frame, const strand&
   return row + low;
 }
 
-/// The rotary embedding of a group; null where it does not turn.
+/// The rotary embedding that values of a group are coded without; null where there is none.
 __device__ __forceinline__ const rope_model* rope_of(const decode_state& d, const group_model& g) {
-  const int rope = plane_of(d.image, g.layer, g.plane).rope;
+  const bool unrotated = static_cast<value_domain>(head_of(d.image).domain) == value_domain::unrotated;
+  const int rope = unrotated ? plane_of(d.image, g.layer, g.plane).rope : -1;
   return rope < 0 ? nullptr : in_image<rope_model>(d.image, head_of(d.image).ropes_at) + rope;
 }
 
