@@ -20,7 +20,8 @@ set(DOXYGEN_QUIET YES)
 # What users may rely on. `detail` namespaces promise nothing, nor do the bodies of kernels and the machine they run on.
 set(DOXYGEN_EXTRACT_ALL NO)
 set(DOXYGEN_EXCLUDE_SYMBOLS sluice::detail *::detail::* sluice::*::detail_* *::detail_*::*)
-set(DOXYGEN_EXCLUDE_PATTERNS */cuda/warp.cuh */cuda/rans.cuh */cuda/dense.cuh */cuda/bitpack.cuh */cuda/lossless.cuh)
+set(DOXYGEN_EXCLUDE_PATTERNS */cuda/open.cuh */cuda/open_frame.cuh */cuda/report.cuh */cuda/integer_stages.cuh
+  */cuda/warp.cuh */cuda/rans.cuh */cuda/dense.cuh */cuda/bitpack.cuh */cuda/lossless.cuh)
 set(DOXYGEN_INPUT_FILTER "\"'${SLUICE_AWK}' -f '${CMAKE_CURRENT_LIST_DIR}/doxygen.awk'\"")
 set(DOXYGEN_VERBATIM_VARS DOXYGEN_INPUT_FILTER)
 set(DOXYGEN_JAVADOC_AUTOBRIEF YES)

@@ -15,3 +15,13 @@ TEST_CASE("cuda decode: the corpus of the frame fuzzer") { cuda_checks::fuzz_cor
 TEST_CASE("cuda decode: changed frames") {
   cuda_checks::mutated_inputs<codec::standard>(20000, cuda_checks::decode_seed);
 }
+
+TEST_CASE("cuda decode: changed frames of the other presets") {
+  cuda_checks::mutated_presets(5000, cuda_checks::decode_seed);
+}
+
+TEST_CASE("cuda decode: frames that end early") { cuda_checks::early_ends(); }
+
+TEST_CASE("cuda decode: many requests in one call") { cuda_checks::many_requests(); }
+
+TEST_CASE("cuda decode: a page table that names pages twice") { cuda_checks::overlapping_pages(); }

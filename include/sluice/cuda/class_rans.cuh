@@ -206,10 +206,17 @@ __device__ inline bool decode_code(const class_rans_memory& m, part_job& job, pa
     single_steps<false>(job, l);
   } else {
     plan_base(m, job, l);
-    if (job.digits != 0)
-      for_blocks(job.blocks, [&]<int Blocks>() { base_rows<Blocks, true>(job, l, m.slot_of, m.luts()); });
+    int symbols = job.blocks;  // of a lane in a row, digits included
+    for (std::uint32_t d = job.digits; d != 0; d >>= 4) symbols += static_cast<int>(d & 15);
+    const auto rows = [&]<row_digits Digits>() {
+      for_blocks(job.blocks, [&]<int Blocks>() { base_rows<Blocks, Digits>(job, l, m.slot_of, m.luts()); });
+    };
+    if (symbols == job.blocks)
+      rows.template operator()<row_digits::none>();
+    else if (32 * symbols <= most_between_looks)
+      rows.template operator()<row_digits::few>();
     else
-      for_blocks(job.blocks, [&]<int Blocks>() { base_rows<Blocks, false>(job, l, m.slot_of, m.luts()); });
+      rows.template operator()<row_digits::many>();
     single_steps<true>(job, l);
   }
   return used_up(job.source, l.in) && (job.tail < 0 || __all_sync(whole_warp, l.x == state_bias));

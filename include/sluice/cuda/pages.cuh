@@ -18,6 +18,15 @@ namespace sluice::cuda {
 
 inline constexpr std::int64_t no_place = INT64_MIN;  ///< offset of a token that the view does not show
 
+/// Says that an address, not null, is one of global memory, where a compiler cannot see it.
+template <class T>
+__device__ __forceinline__ T* in_global(T* p) {
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(p));
+#endif
+  return p;
+}
+
 /// The elements of a strand's group in one layer and plane of a view.
 struct page_target {
   std::byte* base;  ///< of the first head of the group
@@ -110,20 +119,32 @@ __device__ __forceinline__ column_plan columns_of(const decode_state& d, const g
           rope ? static_cast<rope_pairing>(rope->pairing) : rope_pairing::none};
 }
 
+struct alignas(16) four_words {
+  std::uint32_t w[4];
+};
+struct alignas(8) two_words {
+  std::uint32_t w[2];
+};
+struct alignas(16) four_floats {
+  float v[4];
+};
+
 struct alignas(8) rope_entry {
   float cosine, sine;
 };
 
-/// Turns `count` pairs of elements of two runs by what `table` says of each; all eight where it is Full.
-template <bool Full>
-__device__ __forceinline__ void turn_halves(const rope_entry* table, int count, float (&a)[8], float (&b)[8]) {
+__device__ __forceinline__ void turn_pair(float cosine, float sine, float& a, float& b) {
+  const float x = a, y = b;
+  a = x * cosine - y * sine;
+  b = y * cosine + x * sine;
+}
+/// Turns two whole runs whose elements are pairs; `table`, a multiple of 16, says by what.
+__device__ __forceinline__ void turn_whole(const rope_entry* table, float (&a)[8], float (&b)[8]) {
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    if (!Full && i >= count) break;
-    const rope_entry t = table[i];
-    const float x = a[i], y = b[i];
-    a[i] = x * t.cosine - y * t.sine;
-    b[i] = y * t.cosine + x * t.sine;
+  for (int i = 0; i < 8; i += 2) {
+    const four_floats t = reinterpret_cast<const four_floats*>(table)[i / 2];
+    turn_pair(t.v[0], t.v[1], a[i], b[i]);
+    turn_pair(t.v[2], t.v[3], a[i + 1], b[i + 1]);
   }
 }
 /// Turns the pairs within a run.
@@ -133,22 +154,21 @@ __device__ __forceinline__ void turn_adjoining(const rope_entry* table, const co
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if (2 * i >= run.count) break;
-    const rope_entry t = table[i];
-    const float x = v[2 * i], y = v[2 * i + 1];
-    v[2 * i] = x * t.cosine - y * t.sine;
-    v[2 * i + 1] = y * t.cosine + x * t.sine;
+    turn_pair(table[i].cosine, table[i].sine, v[2 * i], v[2 * i + 1]);
   }
 }
 /// Turns two runs of a row; `table` is its rope_row().
 __device__ __forceinline__ void turn(const column_pair& c, const rope_entry* table, float (&a)[8], float (&b)[8]) {
-  const int count = c.run[0].count;
-  if (c.run[0].turn != column_turn::halves) {
+  if (c.run[0].turn == column_turn::halves) {
+    table += c.run[0].pair;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (i >= c.run[0].count) break;
+      turn_pair(table[i].cosine, table[i].sine, a[i], b[i]);
+    }
+  } else {
     turn_adjoining(table, c.run[0], a);
     turn_adjoining(table, c.run[1], b);
-  } else if (count == 8) {
-    turn_halves<true>(table + c.run[0].pair, count, a, b);
-  } else {
-    turn_halves<false>(table + c.run[0].pair, count, a, b);
   }
 }
 
@@ -157,13 +177,6 @@ __device__ __forceinline__ const rope_entry* entries_of(const decode_state& d, c
                                                         const rope_model* rope, int frame_token) {
   return rope ? reinterpret_cast<const rope_entry*>(rope_row(d, r, *rope, frame_token)) : nullptr;
 }
-
-struct alignas(16) four_words {
-  std::uint32_t w[4];
-};
-struct alignas(8) two_words {
-  std::uint32_t w[2];
-};
 
 /// Copies a row of elements as they are, by a whole warp; neither side need be aligned.
 __device__ __forceinline__ void copy_row(const page_target& t, std::byte* to, const std::byte* from, int heads,
@@ -196,44 +209,89 @@ __device__ __forceinline__ void copy_row(const page_target& t, std::byte* to, co
     copy(std::uint8_t{});
 }
 
+/// Writes `count` elements one by one, packed from the lowest byte of the first word on.
+template <class Element, int Words>
+__device__ __forceinline__ void put_elements(std::byte* to, std::int64_t stride, int count, std::uint32_t (&w)[Words]) {
+#pragma unroll 1
+  for (int i = 0; i < count; ++i, to += stride) {
+    const auto x = static_cast<Element>(w[0]);
+    if ((reinterpret_cast<std::uintptr_t>(to) & (sizeof x - 1)) == 0)
+      *reinterpret_cast<Element*>(to) = x;
+    else
+      sluice::detail::store_as(to, x);
+#pragma unroll
+    for (int j = 0; j < Words - 1; ++j) w[j] = __funnelshift_rc(w[j], w[j + 1], 8 * sizeof x);
+    w[Words - 1] >>= 4 * sizeof x, w[Words - 1] >>= 4 * sizeof x;
+  }
+}
+
 /// Writes a run to where its first channel lies in a row.
 __device__ __forceinline__ void put_run(const page_target& t, std::byte* to, int count, const float (&v)[8]) {
-  std::uint32_t w[8];
-  pack_elements(t.type, v, w);
-  if (count == 8 && (static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(to)) & t.unaligned) == 0) {
-    if (t.size == 1) {
-      *reinterpret_cast<two_words*>(to) = {{w[0], w[1]}};
-      return;
-    }
-    *reinterpret_cast<four_words*>(to) = {{w[0], w[1], w[2], w[3]}};
-    if (t.size == 4) *reinterpret_cast<four_words*>(to + 16) = {{w[4], w[5], w[6], w[7]}};
-    return;
-  }
-#pragma unroll 1
-  for (int i = 0; i < count; ++i, to += t.element_stride) {
-    if (t.size == 4)
-      sluice::detail::store_as(to, w[0]);
-    else if (t.size == 2)
-      sluice::detail::store_as(to, static_cast<std::uint16_t>(w[0]));
+  const bool whole =
+      count == 8 && (static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(to)) & t.unaligned) == 0;
+  if (t.size == 2) {
+    std::uint32_t w[4];
+    if (t.type == dtype::bf16)
+      pack_16<dtype::bf16>(v, w);
     else
-      sluice::detail::store_as(to, static_cast<std::uint8_t>(w[0]));
+      pack_16<dtype::f16>(v, w);
+    if (whole)
+      *reinterpret_cast<four_words*>(to) = {{w[0], w[1], w[2], w[3]}};
+    else
+      put_elements<std::uint16_t>(to, t.element_stride, count, w);
+  } else if (t.size == 1) {
+    std::uint32_t w[2];
+    pack_8(t.type, v, w);
+    if (whole)
+      *reinterpret_cast<two_words*>(to) = {{w[0], w[1]}};
+    else
+      put_elements<std::uint8_t>(to, t.element_stride, count, w);
+  } else {
+    std::uint32_t w[8];
 #pragma unroll
-    for (int j = 0; j < 7; ++j) w[j] = __funnelshift_rc(w[j], w[j + 1], 8 * static_cast<unsigned>(t.size));
+    for (int i = 0; i < 8; ++i) w[i] = sluice::detail::float_bits(v[i]);
+    if (whole) {
+      *reinterpret_cast<four_words*>(to) = {{w[0], w[1], w[2], w[3]}};
+      *reinterpret_cast<four_words*>(to + 16) = {{w[4], w[5], w[6], w[7]}};
+    } else {
+      put_elements<std::uint32_t>(to, t.element_stride, count, w);
+    }
   }
+}
+
+/// Where two runs lie in a row.
+struct pair_offsets {
+  std::int64_t run[2];
+};
+__device__ __forceinline__ pair_offsets offsets_of(const page_target& t, const column_pair& c) {
+  return {{t.offset(c.run[0]), t.offset(c.run[1])}};
+}
+
+/// Two whole runs of elements of 16 bits.
+__device__ __forceinline__ void put_whole(dtype type, std::byte* to_a, std::byte* to_b, const float (&a)[8],
+                                          const float (&b)[8]) {
+  four_words x, y;
+  if (type == dtype::bf16)
+    pack_16<dtype::bf16>(a, x.w), pack_16<dtype::bf16>(b, y.w);
+  else
+    pack_16<dtype::f16>(a, x.w), pack_16<dtype::f16>(b, y.w);
+  *reinterpret_cast<four_words*>(to_a) = x;
+  *reinterpret_cast<four_words*>(to_b) = y;
 }
 
 /// Two runs of floats to a row: rotation, conversion, pages. `row` is the row's place, `table` its rope_row(), null
 /// where it does not turn.
-__device__ __forceinline__ void put_pair(const page_target& t, const column_pair& c, std::byte* row,
-                                         const rope_entry* table, float (&a)[8], float (&b)[8]) {
-  if (table) turn(c, table, a, b);
-  if (c.run[0].count) put_run(t, row + t.offset(c.run[0]), c.run[0].count, a);
-  if (c.run[1].count) put_run(t, row + t.offset(c.run[1]), c.run[1].count, b);
+__device__ __forceinline__ void put_pair(const page_target& t, const column_pair& c, const pair_offsets& at,
+                                         std::byte* row, const rope_entry* table, float (&a)[8], float (&b)[8]) {
+  if (table) turn(c, in_global(table), a, b);
+  if (c.run[0].count) put_run(t, row + at.run[0], c.run[0].count, a);
+  if (c.run[1].count) put_run(t, row + at.run[1], c.run[1].count, b);
 }
 
 /// 3^n, up to what levels need.
 __device__ __forceinline__ float power_of_3(int n) {
   float p = 1;
+#pragma unroll 1
   for (; n > 0; --n) p *= 3;
   return p;
 }

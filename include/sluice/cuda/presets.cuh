@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Everything that decode_async() may be asked for: kernels of all presets.
+
+#include <sluice/cuda/cachegen.cuh>
+#include <sluice/cuda/decode.cuh>
+#include <sluice/cuda/fixed_width.cuh>
+#include <sluice/cuda/stored.cuh>
