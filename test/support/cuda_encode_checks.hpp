@@ -454,7 +454,7 @@ comparison any_integers(std::uint64_t seed, int trials, int most_tokens) {
 /// not fit is listed. Memory behind frames is guarded.
 inline void limits(std::uint64_t seed) {
   std::mt19937_64 random(seed);
-  const integers given(random, 4, 400);
+  const integers given(random, 4, 100);
   const kv_view& v = given.memory->view();
   const made_frame whole = on_cpu(given.model, v);
   std::vector<std::vector<std::byte>> levels;  // frames with an index of so many passes

