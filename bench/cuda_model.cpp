@@ -12,7 +12,6 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -35,8 +34,8 @@ struct captured {
   sluice::kv_view cache;
 
   captured() {
-    if (const auto wrong = file.open(test_data() + "/smollm2_sample.safetensors")) give_up(*wrong);
-    auto read = sluice::profile::load((test_data() + "/smollm2.profile").c_str());
+    if (const auto wrong = file.open(SLUICE_TEST_DATA "/smollm2_sample.safetensors")) give_up(*wrong);
+    auto read = sluice::profile::load(SLUICE_TEST_DATA "/smollm2.profile");
     if (!read) give_up(std::string("smollm2.profile: ") + sluice::to_string(read.status()));
     profile = std::move(*read);
     cache = file.views().at(0);
@@ -97,8 +96,6 @@ sluice::rope rope_of(const model_size& size) {
 }
 
 }  // namespace
-
-std::string test_data() { return std::filesystem::exists(SLUICE_TEST_DATA) ? SLUICE_TEST_DATA : "test/data"; }
 
 const grown_model& model_of(const model_size& size) {
   static std::map<const model_size*, std::unique_ptr<grown_model>> made;

@@ -6,7 +6,7 @@
 #include <sluice/tensor/view.hpp>
 
 #include <cstddef>
-#include <string>
+#include <span>
 #include <vector>
 
 namespace cuda_bench {
@@ -52,9 +52,6 @@ class grown_model {
   std::vector<std::byte> bytes_;
   sluice::kv_view cache_;
 };
-
-/// Where test/data lies: where it was at compile time, or in the working directory.
-std::string test_data();
 
 /// The model of a size, made once. Errors are said to stderr and end the program.
 const grown_model& model_of(const model_size& size);

@@ -1,22 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Each cuda/*.cu is one doctest program. It is compiled wherever nvcc is found, and ptxas must not spill in any kernel of
 # it; where no GPU answers it exits 77, which ctest shows as skipped. A file with a main of its own does that itself.
-include(CheckLanguage)
-if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-  set(CMAKE_CUDA_ARCHITECTURES ${SLUICE_CUDA_ARCHITECTURES})
-endif()
-check_language(CUDA)
-if(NOT CMAKE_CUDA_COMPILER)
-  if(SLUICE_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "SLUICE_CUDA is ON and there is no nvcc")
-  endif()
-  message(STATUS "No nvcc: the CUDA tests are left out")
-  return()
-endif()
-enable_language(CUDA)
-find_package(CUDAToolkit REQUIRED)
-include("${PROJECT_SOURCE_DIR}/cmake/cuda20.cmake")
-
 set(ptxas "${PROJECT_SOURCE_DIR}/cmake/ptxas.cmake")
 if(cuda_sources)
   add_library(sluice_cuda_main OBJECT "${CMAKE_CURRENT_LIST_DIR}/main.cpp")
