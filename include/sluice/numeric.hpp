@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/config.hpp>
+
 // The few functions of <algorithm> and <cmath> that the umbrella needs. Those two headers cost every translation unit of
 // every user 14,000 preprocessed lines, as much as all of sluice.
 
 namespace sluice::detail {
 
 template <class T>
-constexpr const T& min(const T& a, const T& b) noexcept {
+SLUICE_HD constexpr const T& min(const T& a, const T& b) noexcept {
   return b < a ? b : a;
 }
 template <class T>
-constexpr const T& max(const T& a, const T& b) noexcept {
+SLUICE_HD constexpr const T& max(const T& a, const T& b) noexcept {
   return a < b ? b : a;
 }
 template <class T>
-constexpr const T& clamp(const T& x, const T& low, const T& high) noexcept {
+SLUICE_HD constexpr const T& clamp(const T& x, const T& low, const T& high) noexcept {
   return x < low ? low : high < x ? high : x;
 }
 template <class In, class Out>
@@ -24,7 +26,7 @@ constexpr Out copy(In first, In last, Out to) {
   return to;
 }
 
-constexpr int power_of_3(int n) noexcept { return n <= 0 ? 1 : 3 * power_of_3(n - 1); }
+SLUICE_HD constexpr int power_of_3(int n) noexcept { return n <= 0 ? 1 : 3 * power_of_3(n - 1); }
 
 /// Puts x[0 .. n) in the order of `before`; equal ones in any. In place, n log n whatever comes (heapsort).
 template <class T, class Before>

@@ -32,6 +32,8 @@ struct model_head {
   std::uint64_t groups_at;        ///< group_model[strands], in the order of planes
   std::uint64_t ropes_at;         ///< rope_model[ropes]
   std::uint64_t class_tables_at;  ///< what class_rans looks up (cuda/class_tables.hpp); 0 = another entropy model
+  std::int64_t columns;           ///< of all groups together, each padded
+  std::uint64_t own_at;           ///< what a codec's own stages look up (image_part in cuda/image.hpp)
 };
 
 /// K or V of a layer.
@@ -60,6 +62,7 @@ struct group_model {
   std::uint64_t basis_at;    ///< the same as the inverse kernel likes it (cuda/basis.hpp); 0 = identity
   std::uint64_t columns_at;  ///< which channel each of its columns is (cuda/basis.hpp)
   std::uint64_t forward_at;  ///< the encoder's matrix as the forward kernel likes it (cuda/forward.hpp); 0 = not packed
+  std::int64_t columns_before;  ///< of the groups before this one, each padded
 };
 
 /// One rotary embedding of K heads of one size.

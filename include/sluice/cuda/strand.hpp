@@ -63,6 +63,12 @@ struct piece {
   std::uint32_t size = 0;  ///< 0 = absent
 };
 
+/// Tokens of a view, a half-open range.
+struct token_range {
+  std::int64_t begin, end;
+  SLUICE_HD constexpr bool empty() const noexcept { return begin >= end; }
+};
+
 /// A request after its frame was opened.
 struct open_request {
   request asked;
@@ -77,7 +83,36 @@ struct open_request {
   std::uint64_t entries_at;   ///< frame: tile_entry of the first of them
   std::uint64_t ropes_at;     ///< workspace: float2 (cos, sin) tables of its tokens, see rope_row()
   std::int32_t first_strand;  ///< of all requests' strands
-  std::int32_t strands;       ///< of this one: token_tiles * head.strands
+  std::int32_t strands;       ///< of this one: token_tiles * head.strands, token tile by token tile
+  std::uint64_t layers_at;    ///< workspace: request_layer [head.layers]
+  std::uint64_t values_at;    ///< workspace: where the values of its strands begin
+  std::int32_t value_size;    ///< bytes of a value there
+
+  /// Tokens of a token tile; the last one may have fewer.
+  SLUICE_HD constexpr std::int32_t tokens_of(std::int32_t tile) const noexcept {
+    const std::int64_t left = std::int64_t{asked.tokens} - std::int64_t{tile} * asked.tile_tokens;
+    return std::int32_t(left < asked.tile_tokens ? left : asked.tile_tokens);
+  }
+  /// What the view shows of the tokens [first, last) of a token tile, as tokens of the view: a half-open range, which may
+  /// be empty.
+  SLUICE_HD constexpr token_range within(std::int32_t tile, std::int32_t first, std::int32_t last) const noexcept {
+    const std::int64_t start = position + std::int64_t{tile} * asked.tile_tokens - asked.cache.position;
+    return {start + first > 0 ? start + first : 0,
+            start + last < asked.cache.tokens ? start + last : asked.cache.tokens};
+  }
+  /// The first token of a token tile that is inside of a sliding window of so many tokens; there may be none.
+  SLUICE_HD constexpr std::int32_t first_needed(std::int32_t window, std::int32_t tile) const noexcept {
+    const std::int64_t last = window > 0 && window - 1 < sequence_end ? window - 1 : sequence_end;
+    const std::int64_t needed = sequence_end - last - position - std::int64_t{tile} * asked.tile_tokens;
+    return needed < 0 ? 0 : needed < tokens_of(tile) ? std::int32_t(needed) : tokens_of(tile);
+  }
+};
+
+/// What a request says of a layer of the model.
+struct request_layer {
+  std::int32_t slot;     ///< layer of the view that shows it; -1 = not to be written
+  std::uint8_t type[2];  ///< dtype of K and V when encoded
+  std::uint8_t unused[2];
 };
 
 /// One of all strands of a decode, in the workspace.
@@ -87,7 +122,7 @@ struct strand {
   std::int32_t request;               ///< number of its open_request
   std::int32_t group;                 ///< number of its group_model
   std::int32_t tile;                  ///< token tile
-  std::int32_t slot;                  ///< layer of the view
+  std::int32_t slot;                  ///< layer of the view; -1 = nobody asked for it
   std::int32_t level;                 ///< finest pass to decode
   std::uint8_t type[2];               ///< dtype when encoded; unused
   std::uint16_t first, count, exact;  ///< tokens covered, counted from the token tile's first; how many are exact

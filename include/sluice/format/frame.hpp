@@ -44,7 +44,7 @@ struct codec_id {
   bool operator==(const codec_id&) const = default;
 
   /// Whether one decoder reads both: they may differ in tile size and bit widths.
-  constexpr bool decodes(const codec_id& other) const noexcept {
+  SLUICE_HD constexpr bool decodes(const codec_id& other) const noexcept {
     return method.id == other.method.id && predictor == other.predictor && transform == other.transform &&
            quantizer == other.quantizer && bit_widths.id == other.bit_widths.id && entropy == other.entropy;
   }
@@ -86,7 +86,7 @@ struct shape_run {
   std::uint8_t type[2];          ///< dtype of K and V when encoded; 0 where absent
   std::uint16_t reserved;        ///< zero
   /// Heads, sizes and types within the limits of a profile, whole heads a group.
-  bool valid() const noexcept {
+  SLUICE_HD constexpr bool valid() const noexcept {
     if (layers == 0 || num_kv_heads > max_kv_heads || reserved) return false;
     if ((num_kv_heads == 0) != (head_dim[0] == 0 && head_dim[1] == 0)) return false;
     for (int p : {0, 1}) {
@@ -97,13 +97,13 @@ struct shape_run {
     return true;
   }
   /// Channels of K (plane 0) or V (plane 1) of a layer: all heads.
-  int width(int plane) const noexcept { return num_kv_heads * head_dim[plane]; }
+  SLUICE_HD constexpr int width(int plane) const noexcept { return num_kv_heads * head_dim[plane]; }
   /// Groups that these channels are coded in; 0 where the plane is absent.
-  int groups(int plane) const noexcept {
+  SLUICE_HD constexpr int groups(int plane) const noexcept {
     return group_width[plane] ? (width(plane) + group_width[plane] - 1) / group_width[plane] : 0;
   }
   /// Channels of one group; the last one of a layer may have fewer.
-  int channels(int plane, int group) const noexcept {
+  SLUICE_HD constexpr int channels(int plane, int group) const noexcept {
     return detail::min(int{group_width[plane]}, width(plane) - group * group_width[plane]);
   }
   bool operator==(const shape_run&) const = default;
@@ -232,7 +232,7 @@ class frame_index {
 };
 
 /// Whether this decoder reads a version of the format; until 1.0 any minor number may change the meaning of bytes.
-constexpr bool reads_version(int major, int minor) noexcept {
+SLUICE_HD constexpr bool reads_version(int major, int minor) noexcept {
   constexpr int own_major = SLUICE_FORMAT_VERSION_MAJOR, own_minor = SLUICE_FORMAT_VERSION_MINOR;
   return major == own_major && (major == 0 ? minor == own_minor : minor <= own_minor);
 }
@@ -241,6 +241,33 @@ constexpr bool reads_version(int major, int minor) noexcept {
 inline std::uint32_t header_checksum(const frame_header& h) noexcept {
   return checksum(&h, offsetof(frame_header, header_checksum), frame_magic);
 }
+
+namespace detail {
+
+// What can be said of a header alone; `sum` = what its checksum should be.
+SLUICE_HD constexpr status check_header(const frame_header& h, std::uint32_t sum) noexcept {
+  if (!reads_version(h.version_major, h.version_minor)) return status::wrong_version;
+  if (h.header_size != sizeof h || h.header_checksum != sum) return status::corrupt_header;
+  for (std::uint8_t r : h.reserved)
+    if (r) return status::corrupt_header;
+  if (h.unused[0] || h.unused[1] || h.passes < 1 || h.passes > max_passes || h.levels_present > h.passes ||
+      h.tile_tokens < 1 || h.tokens < 1 || h.position < 0 || h.position > INT64_MAX - max_frame_tokens)
+    return status::corrupt_header;
+  if (h.tokens > max_frame_tokens || h.tile_tokens > max_tile_tokens || h.layers > max_model_layers)
+    return status::too_large;
+  return status::ok;
+}
+
+// Bytes of an index without its padding, where all its runs are valid and have so many tiles a pass together; 0 where it
+// has another number of layers, no tiles, or another size than they take.
+SLUICE_HD constexpr std::uint64_t used_index(const frame_header& h, std::uint64_t layers,
+                                             std::uint64_t tiles) noexcept {
+  const std::uint64_t used = h.shape_runs * sizeof(shape_run) + tiles * h.passes * sizeof(tile_entry);
+  // No layer keeps anything where there are no tiles.
+  return layers != h.layers || tiles == 0 || used > h.index_size || h.index_size - used >= 16 ? 0 : used;
+}
+
+}  // namespace detail
 
 inline status frame_index::parse(std::span<const std::byte> bytes) {
   if (bytes.size() >= 4) {
@@ -251,15 +278,7 @@ inline status frame_index::parse(std::span<const std::byte> bytes) {
   if (bytes.size() < sizeof(frame_header)) return status::truncated;
   frame_header h;
   std::memcpy(&h, bytes.data(), sizeof h);
-  if (!reads_version(h.version_major, h.version_minor)) return status::wrong_version;
-  if (h.header_size != sizeof h || h.header_checksum != header_checksum(h)) return status::corrupt_header;
-  for (std::uint8_t r : h.reserved)
-    if (r) return status::corrupt_header;
-  if (h.unused[0] || h.unused[1] || h.passes < 1 || h.passes > max_passes || h.levels_present > h.passes ||
-      h.tile_tokens < 1 || h.tokens < 1 || h.position < 0 || h.position > INT64_MAX - max_frame_tokens)
-    return status::corrupt_header;
-  if (h.tokens > max_frame_tokens || h.tile_tokens > max_tile_tokens || h.layers > max_model_layers)
-    return status::too_large;
+  if (const status s = detail::check_header(h, header_checksum(h)); s != status::ok) return s;
   if (bytes.size() - sizeof h < h.index_size) return status::truncated;
   const std::byte* at = bytes.data() + sizeof h;
   if (checksum(at, h.index_size, frame_magic) != h.index_checksum) return status::corrupt_index;
@@ -276,9 +295,8 @@ inline status frame_index::parse(std::span<const std::byte> bytes) {
     tiles += std::size_t{r.layers} * token_tiles * std::size_t(r.groups(0) + r.groups(1));
     if (tiles > h.index_size / sizeof(tile_entry)) return status::corrupt_index;
   }
-  const std::size_t used = h.shape_runs * sizeof(shape_run) + tiles * h.passes * sizeof(tile_entry);
-  if (layers != h.layers || used > h.index_size || h.index_size - used >= 16) return status::corrupt_index;
-  if (tiles == 0) return status::corrupt_index;  // layers that all keep nothing
+  const std::uint64_t used = detail::used_index(h, layers, tiles);
+  if (used == 0) return status::corrupt_index;
   for (std::size_t i = used; i < h.index_size; ++i)
     if (at[i] != std::byte{0}) return status::corrupt_index;
 

@@ -105,29 +105,77 @@ class section_reader {
 
 namespace detail {
 
-// Which sections there are, and how long all but the last one.
-struct section_sizes {
-  unsigned mask = 0;
-  std::uint32_t size[max_sections] = {};
-};
-
-inline bool take_section_sizes(section_reader& r, section_sizes& n) noexcept {
-  n.mask = r.get<std::uint8_t>();
-  for (int s = 0; s < max_sections; ++s)
-    if (n.mask >> s > 1 && n.mask >> s & 1) {
-      n.size[s] = r.get<std::uint32_t>();
-      if (n.size[s] == 0) return false;  // an empty section is not listed
-    }
-  return r.ok();
+SLUICE_HD constexpr std::uint32_t load_u16(const std::uint8_t* p) noexcept { return p[0] | std::uint32_t{p[1]} << 8; }
+SLUICE_HD constexpr std::uint32_t load_u32(const std::uint8_t* p) noexcept {
+  return load_u16(p) | load_u16(p + 2) << 16;
 }
 
-inline bool take_sections(section_reader& r, const section_sizes& n, tile_sections& t) noexcept {
+// Where the parts of one pass of a tile lie in its bytes. What follows is what hosts and devices read them by.
+struct tile_layout {
+  int first = 0, count = 0, exact = 0;
+  std::size_t exact_index = 0, exact_rows = 0;
+  std::size_t at[max_sections] = {}, size[max_sections] = {};  // size 0 = the section is absent
+};
+
+// From the mask on, which lies at `at`; `between` bytes that are no section follow the sizes. An empty section is not
+// listed, and the last one ends where the bytes do.
+SLUICE_HD constexpr bool lay_out_sections(const std::uint8_t* p, std::size_t bytes, std::size_t at, std::size_t between,
+                                          tile_layout& t) noexcept {
+  if (at >= bytes) return false;
+  const unsigned mask = p[at++];
   for (int s = 0; s < max_sections; ++s)
-    if (n.mask >> s & 1) {
-      t.bytes[s] = r.take(n.mask >> s == 1 ? r.left().size() : n.size[s]);
-      if (t.bytes[s].empty()) return false;
+    if (mask >> s > 1 && mask >> s & 1) {
+      if (bytes - at < 4) return false;
+      t.size[s] = load_u32(p + at);
+      if (t.size[s] == 0) return false;
+      at += 4;
     }
-  return r.finished();
+  t.exact_index = at;
+  if (between > bytes - at) return false;
+  at += between;
+  for (int s = 0; s < max_sections; ++s)
+    if (mask >> s & 1) {
+      if (mask >> s == 1) t.size[s] = bytes - at;
+      if (t.size[s] == 0 || t.size[s] > bytes - at) return false;
+      t.at[s] = at;
+      at += t.size[s];
+    }
+  return at == bytes;
+}
+
+// The base pass of a tile; that its exact tokens ascend is left to be checked.
+SLUICE_HD constexpr bool lay_out_tile(const std::uint8_t* p, std::size_t bytes, int tokens, std::size_t row_bytes,
+                                      tile_layout& t) noexcept {
+  if (bytes < 2) return false;
+  const unsigned h = load_u16(p);
+  std::size_t at = 2;
+  if (bytes - at < std::size_t(h & tile_has_first ? 2 : 0) + std::size_t(h & tile_has_exact ? 2 : 0)) return false;
+  t = {};
+  t.count = int(h & tile_count);
+  if (h & tile_has_first) {
+    t.first = int(load_u16(p + at));
+    if (t.first == 0) return false;
+    at += 2;
+  }
+  if (h & tile_has_exact) {
+    t.exact = int(load_u16(p + at));
+    if (t.exact == 0) return false;
+    at += 2;
+  }
+  if (h >> 15 || t.count == 0 || t.first + t.count > tokens || t.exact > t.count) return false;
+  const bool whole = lay_out_sections(p, bytes, at, std::size_t(t.exact) * (2 + row_bytes), t);
+  t.exact_rows = t.exact_index + 2 * std::size_t(t.exact);
+  return whole;
+}
+
+// A refinement; it may have no bytes.
+SLUICE_HD constexpr bool lay_out_refinement(const std::uint8_t* p, std::size_t bytes, tile_layout& t) noexcept {
+  t = {};
+  return bytes == 0 || lay_out_sections(p, bytes, 0, 0, t);
+}
+
+inline void sections_of(std::span<const std::uint8_t> bytes, const tile_layout& l, tile_sections& t) noexcept {
+  for (int s = 0; s < max_sections; ++s) t.bytes[s] = bytes.subspan(l.at[s], l.size[s]);
 }
 
 }  // namespace detail
@@ -136,23 +184,14 @@ inline bool take_sections(section_reader& r, const section_sizes& n, tile_sectio
 /// Errors: corrupt_tile.
 inline status parse_tile(std::span<const std::uint8_t> bytes, int tokens, std::size_t row_bytes,
                          tile_envelope& t) noexcept {
-  section_reader r(bytes);
-  const unsigned h = r.get<std::uint16_t>();
-  const int count = int(h & detail::tile_count);
-  const int first = h & detail::tile_has_first ? r.get<std::uint16_t>() : 0;
-  const int exact = h & detail::tile_has_exact ? r.get<std::uint16_t>() : 0;
-  detail::section_sizes sizes;
-  if (!r.ok() || h >> 15 || count == 0 || first + count > tokens || exact > count ||
-      (h & detail::tile_has_first && first == 0) || (h & detail::tile_has_exact && exact == 0) ||
-      !detail::take_section_sizes(r, sizes))
-    return status::corrupt_tile;
-  t = {};
-  t.first = first;
-  t.count = count;
-  t.exact = exact;
-  t.exact_index = r.take(2 * std::size_t(exact));
-  t.exact_rows = r.take(row_bytes * std::size_t(exact));
-  if (!detail::take_sections(r, sizes, t.base)) return status::corrupt_tile;
+  detail::tile_layout l;
+  if (!detail::lay_out_tile(bytes.data(), bytes.size(), tokens, row_bytes, l)) return status::corrupt_tile;
+  t.first = l.first;
+  t.count = l.count;
+  t.exact = l.exact;
+  t.exact_index = bytes.subspan(l.exact_index, 2 * std::size_t(l.exact));
+  t.exact_rows = bytes.subspan(l.exact_rows, row_bytes * std::size_t(l.exact));
+  detail::sections_of(bytes, l, t.base);
   for (int i = 0; i < t.exact; ++i)
     if (t.exact_token(i) >= t.count || (i && t.exact_token(i) <= t.exact_token(i - 1))) return status::corrupt_tile;
   return status::ok;
@@ -160,11 +199,10 @@ inline status parse_tile(std::span<const std::uint8_t> bytes, int tokens, std::s
 
 /// Reads a refinement of a tile; no bytes mean that nothing is coded in this pass. Errors: corrupt_tile.
 inline status parse_refinement(std::span<const std::uint8_t> bytes, tile_sections& t) noexcept {
-  t = {};
-  if (bytes.empty()) return status::ok;
-  section_reader r(bytes);
-  detail::section_sizes sizes;
-  return detail::take_section_sizes(r, sizes) && detail::take_sections(r, sizes, t) ? status::ok : status::corrupt_tile;
+  detail::tile_layout l;
+  if (!detail::lay_out_refinement(bytes.data(), bytes.size(), l)) return status::corrupt_tile;
+  detail::sections_of(bytes, l, t);
+  return status::ok;
 }
 
 /// Takes what a codec writes of one tile; its memory is reused from tile to tile.

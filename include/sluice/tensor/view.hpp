@@ -170,7 +170,8 @@ inline constexpr std::int32_t max_layers = 1 << 16;
 
 // Adds what `last` steps of `stride` reach to `extent`. False where elements would share an address (the stride is
 // smaller than one element, say because a caller left it out) or the offset leaves 64 bits.
-constexpr bool add_axis(std::int64_t last, std::int64_t stride, int element_size, std::int64_t& extent) noexcept {
+SLUICE_HD constexpr bool add_axis(std::int64_t last, std::int64_t stride, int element_size,
+                                  std::int64_t& extent) noexcept {
   if (last == 0) return true;
   const auto bits = static_cast<std::uint64_t>(stride);
   const std::uint64_t magnitude = stride < 0 ? 0 - bits : bits;
@@ -184,7 +185,7 @@ constexpr bool add_axis(std::int64_t last, std::int64_t stride, int element_size
 
 /// What validate() checks, but for the contents of tables: for a view whose tables lie in device memory.
 /// Errors: invalid_view, page_out_of_range (the run leaves the pool, or `indices` is too short for it).
-constexpr status validate_shape(const kv_view& c) noexcept {
+SLUICE_HD constexpr status validate_shape(const kv_view& c) noexcept {
   if (c.num_layers <= 0 || c.num_layers > detail::max_layers || c.num_kv_heads <= 0 || c.page_size <= 0)
     return status::invalid_view;
   if (c.tokens < 0 || c.first < 0 || c.position < 0 || c.capacity < 0 || c.num_indices < 0) return status::invalid_view;

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/cuda/strand.hpp>
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+// The last kernel of a decode: what became of each strand, to the words of pages and to the counts of requests, as
+// decoder::decode says it.
+
+namespace sluice::cuda {
+
+inline constexpr int report_threads = 128;
+
+/// Makes words worse; in what order threads come does not show.
+__device__ __forceinline__ void worsen(std::uint64_t* word, std::uint64_t by) {
+  atomicMax(reinterpret_cast<unsigned long long*>(word), static_cast<unsigned long long>(by));
+}
+
+/// What one strand has to say.
+struct strand_report {
+  const open_request& r;
+  const strand& s;
+  const plane_model& plane;
+  std::uint64_t order;  // of what happened when it was opened; of what happened after, `layer` is added
+  std::uint64_t layer;
+  bool missing = false, outside = false;
+
+  /// Says something of the tokens [first, last) of its token tile.
+  __device__ void note(status what, int first, int last, bool decoded) const {
+    const std::uint64_t word = status_word(what, order + (decoded ? layer : 0));
+    if (r.asked.out) worsen(&r.asked.out->worst, word);
+    const token_range tokens = r.within(s.tile, first, last);
+    if (!r.asked.pages || tokens.empty()) return;
+    const kv_view& v = r.asked.cache;
+    const std::int64_t unit = v.mode == addressing::pages ? v.page_size : 1, origin = v.first / unit;
+    const std::int64_t end = (v.first + tokens.end - 1) / unit - origin;
+    for (std::int64_t i = (v.first + tokens.begin) / unit - origin;
+         i <= end && static_cast<std::uint64_t>(i) < r.asked.num_pages; ++i)
+      worsen(&r.asked.pages[i], word);
+  }
+
+  /// Tokens [0, first) and [last, tokens) are not in the frame. Which of them the view shows and needs is damage.
+  __device__ void lacks(int first, int last, bool decoded) {
+    const int needed = r.first_needed(plane.window, s.tile), tokens = r.tokens_of(s.tile);
+    for (int side = 0; side < 2; ++side) {
+      const int from = side ? last : 0, to = side ? tokens : first;
+      outside = outside || !r.within(s.tile, from, to < needed ? to : needed).empty();
+      const int begin = from < needed ? needed : from;
+      if (r.within(s.tile, begin, to).empty()) continue;
+      missing = true;
+      note(status::absent, begin, to, decoded);
+    }
+  }
+};
+
+/// A thread a strand.
+template <int = 0>
+__global__ void __launch_bounds__(report_threads) report_strands(const decode_state d) {
+  const auto index = static_cast<std::int64_t>(blockIdx.x) * report_threads + threadIdx.x;
+  if (index >= d.num_strands) return;
+  const strand& s = d.strands[index];
+  if (s.slot < 0) return;
+  const open_request& r = d.requests[s.request];
+  const model_head& head = head_of(d.image);
+  const group_model& g = group_of(d.image, s.group);
+  const plane_model &k = plane_of(d.image, g.layer, 0), &v = plane_of(d.image, g.layer, 1);
+  // A host opens all tiles of a layer and a token tile, then decodes them.
+  const auto groups = static_cast<std::uint64_t>(k.groups + v.groups);
+  const auto before = static_cast<std::uint64_t>(s.tile) * static_cast<std::uint64_t>(head.strands) +
+                      static_cast<std::uint64_t>(k.groups ? k.first_group : v.first_group);
+  const std::uint64_t order = 2 * before + static_cast<std::uint64_t>(s.group) -
+                              static_cast<std::uint64_t>(k.groups ? k.first_group : v.first_group);
+  strand_report out{r, s, g.plane ? v : k, order, groups};
+  const int tokens = r.tokens_of(s.tile);
+  bool damaged = false, degraded = false, coarser = false;
+  if (s.opened == status::absent) {
+    out.lacks(0, 0, false);
+  } else if (s.opened != status::ok && s.opened != status::degraded) {
+    damaged = true;
+    out.note(s.opened, 0, tokens, false);
+  } else if (s.state != status::ok) {
+    damaged = true;
+    out.note(status::corrupt_tile, 0, tokens, true);
+  } else {
+    degraded = s.opened == status::degraded;
+    coarser = !degraded && s.level < r.level;
+    if (degraded) out.note(status::degraded, s.first, s.first + s.count, true);
+    out.lacks(s.first, s.first + s.count, true);
+  }
+  if (!r.asked.out) return;
+  report& counts = *r.asked.out;
+  atomicAdd(&counts.tiles, 1u);
+  if (damaged || out.missing) atomicAdd(&counts.damaged, 1u);
+  if (degraded) atomicAdd(&counts.degraded, 1u);
+  if (out.outside) atomicAdd(&counts.outside, 1u);
+  if (coarser) atomicAdd(&counts.coarser, 1u);
+}
+
+}  // namespace sluice::cuda

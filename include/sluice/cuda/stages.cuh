@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/codec/quantize/embedded.hpp>
+#include <sluice/codec/transform/identity.hpp>
+#include <sluice/codec/transform/profile_basis.hpp>
+#include <sluice/cuda/strand.hpp>
+#include <sluice/cuda/workspace.hpp>
+#include <sluice/format/tile.hpp>
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+// What a decode on a device asks of each stage of a codec: the device's half of the contracts in codec/stages.hpp. A
+// policy takes part once these templates are specialised for it, the library's and a user's alike:
+//   transform_stage<Transform>   open()             whether its section is what it must be
+//   quantizer_stage<Quantizer>   open()             the same, and step, scale and bits of the strand
+//   entropy_stage<EntropyModel>  init(), bytes(), launch()                  sections to values, for all strands at once
+// A codec of another make than basic_codec and stored_codec specialises codec_stages as a whole.
+
+namespace sluice::cuda {
+
+/// One strand as its stages open it. All 32 lanes of a warp see the same.
+struct opened_tile {
+  const model_head* head;
+  const plane_model* plane;
+  const group_model* group;
+  const std::uint8_t* frame;  ///< its first byte; pieces of the strand lie behind it
+  const strand* s;            ///< envelope, sections and level are set
+  unsigned lane;
+};
+
+template <class Transform>
+struct transform_stage;
+template <class Quantizer>
+struct quantizer_stage;
+template <class EntropyModel>
+struct entropy_stage;
+
+/// open(): all lanes call it; false in all of them = corrupt. Section: f16 mean[width] where the profile has none.
+template <>
+struct transform_stage<profile_basis> {
+  static __device__ bool open(const opened_tile& t) {
+    const piece section = t.s->transform;
+    if (t.group->mean_at != 0 || t.s->rows() == 0) return section.size == 0;
+    if (section.size != 2 * static_cast<std::uint32_t>(t.group->width)) return false;
+    bool finite = true;
+    for (int i = static_cast<int>(t.lane); i < t.group->width; i += 32)
+      finite = finite && (detail::load_u16(t.frame + section.at + 2 * i) & 0x7c00u) != 0x7c00u;
+    return __all_sync(0xffffffffu, finite) != 0;
+  }
+};
+
+template <>
+struct transform_stage<identity_transform> {
+  static __device__ bool open(const opened_tile& t) { return t.s->transform.size == 0; }
+};
+
+/// What a quantiser says of a strand besides whether its section is sound.
+struct opened_quantizer {
+  float step = 1, scale = 1;
+  int bits = 0;
+};
+
+/// Section: f32 step where it is not 1.
+template <int Refinements>
+struct quantizer_stage<embedded<Refinements>> {
+  static __device__ bool open(const opened_tile& t, opened_quantizer& out) {
+    const piece section = t.s->quantizer;
+    if (section.size != 0) {
+      if (section.size != 4) return false;
+      const std::uint32_t bits = detail::load_u32(t.frame + section.at);
+      if (bits - 1u >= 0x7f7fffffu) return false;  // positive and finite
+      out.step = __uint_as_float(bits);
+    }
+    out.scale = __fmul_rn(out.step, static_cast<float>(detail::power_of_3(t.head->depth - 1 - t.s->level)));
+    return true;
+  }
+};
+
+/// The stages of a codec together: by default those that its policies name.
+template <class Codec>
+struct codec_stages {
+  using entropy = entropy_stage<typename Codec::entropy>;
+  static constexpr bool stored = Codec::domain == value_domain::stored;
+
+  /// Whether what the codec wrote of a strand is sound, as far as can be said before it is decoded.
+  static __device__ bool open(const opened_tile& t, opened_quantizer& out) {
+    if constexpr (stored) {
+      return true;
+    } else {
+      if (!transform_stage<typename Codec::transform>::open(t)) return false;
+      if (!quantizer_stage<typename Codec::quantizer>::open(t, out)) return false;
+      if (t.s->rows() == 0)  // then no pass has a section
+        for (int pass = 0; pass <= t.s->level; ++pass)
+          if (t.s->entropy[pass].size != 0) return false;
+      return true;
+    }
+  }
+};
+
+}  // namespace sluice::cuda
