@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/cuda/launch.cuh>
 #include <sluice/cuda/rans.cuh>
 
 #include <doctest/doctest.h>
+#include <support/device.hpp>
 #include <support/rans_checks.hpp>
 
 #include <algorithm>
@@ -15,7 +17,7 @@
 #include <type_traits>
 #include <vector>
 
-// The checks of the coder on its kernels: on a GPU, or wherever cuda_on_host.hpp was included first.
+// The checks of the coder on its kernels: on a GPU, or on the emulator's threads.
 namespace rans_checks {
 
 inline void finish() {
@@ -23,20 +25,28 @@ inline void finish() {
   REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
 }
 
-// Memory that both sides see, handed out in pieces that lie apart.
+// Memory of the device, handed out in pieces that lie apart.
 class arena {
  public:
+  arena() = default;
   ~arena() {
-    for (void* p : pieces_) cudaFree(p);
+    for (void* p : pieces_) REQUIRE(cudaFree(p) == cudaSuccess);
   }
+  arena(const arena&) = delete;
+  arena& operator=(const arena&) = delete;
   template <class T>
   T* copy(const T* from, std::int64_t n) {
     T* to = nullptr;
     const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(n, 0)) * sizeof(T);
-    REQUIRE(cudaMallocManaged(&to, bytes > 0 ? bytes : 1) == cudaSuccess);
+    REQUIRE(cudaMalloc(&to, bytes > 0 ? bytes : 1) == cudaSuccess);
     pieces_.push_back(to);
-    if (bytes > 0) std::memcpy(static_cast<void*>(to), from, bytes);
+    if (bytes > 0) REQUIRE(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice) == cudaSuccess);
     return to;
+  }
+  template <class T>
+  void get(T* to, const T* from, std::int64_t n) const {
+    if (n > 0)
+      REQUIRE(cudaMemcpy(to, from, static_cast<std::size_t>(n) * sizeof(T), cudaMemcpyDeviceToHost) == cudaSuccess);
   }
 
  private:
@@ -66,20 +76,18 @@ int encode_rows_of(std::span<const block_of<A>> tables) {
     return sluice::cuda::encode_rows(A, tables);
 }
 
-// A warp a job.
+// A warp a job; `jobs` point to memory of the device.
 template <class Job>
-void launch(void (*kernel)(Job*, int, sluice::cuda::plan_memory), Job* jobs, std::size_t count, unsigned warps,
+void launch(void (*kernel)(Job*, int, sluice::cuda::plan_memory), std::vector<Job>& jobs, unsigned warps,
             sluice::cuda::plan_memory plans) {
   const std::size_t shared = plans.of_block(static_cast<int>(warps));
-  const auto blocks = static_cast<unsigned>((count + warps - 1) / warps);
-  REQUIRE(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)) ==
-          cudaSuccess);
-#if defined(__CUDACC__)
-  kernel<<<blocks, 32 * warps, shared>>>(jobs, static_cast<int>(count), plans);
-#else
-  cuda_on_host::run(blocks, 32 * warps, [&] { kernel(jobs, static_cast<int>(count), plans); });
-#endif
+  const auto blocks = static_cast<std::int64_t>((jobs.size() + warps - 1) / warps);
+  device_buffer<Job> on_device(jobs);
+  REQUIRE(sluice::cuda::allow_shared(kernel, shared) == sluice::status::ok);
+  REQUIRE(sluice::cuda::launch(kernel, blocks, static_cast<int>(32 * warps), shared, nullptr, on_device.data(),
+                               static_cast<int>(jobs.size()), plans) == sluice::status::ok);
   finish();
+  jobs = on_device.download();
 }
 
 // Host memory in, host memory out.
@@ -90,11 +98,11 @@ struct device_coder {
   void decode(std::span<decode_job> jobs) const {
     if (jobs.empty()) return;
     arena memory;
-    decode_job* on_device = memory.copy(jobs.data(), static_cast<std::int64_t>(jobs.size()));
+    std::vector<decode_job> theirs(jobs.begin(), jobs.end());
     int rows = 0;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
       const decode_job& j = jobs[i];
-      decode_job& d = on_device[i];
+      decode_job& d = theirs[i];
       const int blocks = j.blocks > rans_max_blocks ? 0 : std::max(j.blocks, 0);
       const auto* tables = static_cast<const block_of<A>*>(j.tables);
       rows = std::max(rows, decode_rows_of<A>({tables, static_cast<std::size_t>(blocks)}));
@@ -104,17 +112,15 @@ struct device_coder {
       d.symbols = memory.copy(j.symbols, cells(j.rows, blocks, j.stride));
       d.states = memory.copy(j.states, j.states ? rans_state_bytes : 0);
     }
-    const auto plans = sluice::cuda::decode_memory<A>(std::min(rows, 340));
-    launch(&sluice::cuda::decode_kernel<A>, on_device, jobs.size(), 2, plans);
+    launch(&sluice::cuda::decode_kernel<A>, theirs, 2, sluice::cuda::decode_memory<A>(std::min(rows, 340)));
     for (std::size_t i = 0; i < jobs.size(); ++i) {
       decode_job& j = jobs[i];
-      j.ok = on_device[i].ok;
-      if (j.states) std::memcpy(j.states, on_device[i].states, rans_state_bytes);
-      const auto n = static_cast<std::size_t>(cells(j.rows, j.blocks > rans_max_blocks ? 0 : j.blocks, j.stride));
-      if (n > 0) {
-        std::memcpy(j.values, on_device[i].values, 2 * n);
-        std::memcpy(j.symbols, on_device[i].symbols, n);
-      }
+      const decode_job& d = theirs[i];
+      const std::int64_t n = cells(j.rows, j.blocks > rans_max_blocks ? 0 : j.blocks, j.stride);
+      j.ok = d.ok;
+      if (j.states) memory.get(j.states, d.states, rans_state_bytes);
+      memory.get(j.values, d.values, n);
+      memory.get(j.symbols, d.symbols, n);
     }
   }
 
@@ -122,11 +128,11 @@ struct device_coder {
   void encode(std::span<encode_job> jobs) const {
     if (jobs.empty()) return;
     arena memory;
-    encode_job* on_device = memory.copy(jobs.data(), static_cast<std::int64_t>(jobs.size()));
+    std::vector<encode_job> theirs(jobs.begin(), jobs.end());
     int rows = 0;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
       const encode_job& j = jobs[i];
-      encode_job& d = on_device[i];
+      encode_job& d = theirs[i];
       const int blocks = j.blocks > rans_max_blocks ? 0 : std::max(j.blocks, 0);
       const std::int64_t n = cells(j.rows, blocks, j.stride);
       const auto* tables = static_cast<const block_of<A>*>(j.tables);
@@ -138,14 +144,13 @@ struct device_coder {
       d.scratch = memory.copy(j.scratch, static_cast<std::int64_t>(j.capacity));
       d.states = memory.copy(j.states, j.states ? rans_state_bytes : 0);
     }
-    const auto plans = sluice::cuda::encode_memory<A>(std::min(rows, 340));
-    launch(&sluice::cuda::encode_kernel<A>, on_device, jobs.size(), 2, plans);
+    launch(&sluice::cuda::encode_kernel<A>, theirs, 2, sluice::cuda::encode_memory<A>(std::min(rows, 340)));
     for (std::size_t i = 0; i < jobs.size(); ++i) {
       encode_job& j = jobs[i];
-      const encode_job& d = on_device[i];
-      std::memcpy(j.scratch, d.scratch, j.capacity);
+      const encode_job& d = theirs[i];
+      memory.get(j.scratch, d.scratch, static_cast<std::int64_t>(j.capacity));
+      if (j.states) memory.get(j.states, d.states, rans_state_bytes);
       j.ok = d.ok;
-      if (j.states) std::memcpy(j.states, d.states, rans_state_bytes);
       j.size = d.size;
       j.bytes = d.bytes == nullptr ? nullptr : j.scratch + (d.bytes - d.scratch);
     }
@@ -156,32 +161,37 @@ struct device_coder {
 inline void shared_plans(unsigned seed) {
   std::mt19937 random(seed);
   const stream<alphabet::values> s(random, 3, 40), other(random, 3, 7);
-  arena memory;
-  constexpr int count = 11;
-  std::vector<decode_job> jobs(count);
-  decode_job* on_device = memory.copy(jobs.data(), count);
-  const auto* tables = memory.copy(s.tables.data(), 3);
-  const auto* other_tables = memory.copy(other.tables.data(), 3);
-  for (int i = 0; i < count; ++i) {
-    const stream<alphabet::values>& mine = i == 6 ? other : s;
-    decode_job& j = on_device[i];
-    j.tables = i == 6 ? other_tables : tables;
-    j.bytes = memory.copy(mine.bytes.data(), static_cast<std::int64_t>(mine.bytes.size()));
-    j.size = static_cast<std::uint32_t>(mine.bytes.size());
-    j.blocks = 3, j.rows = mine.rows, j.stride = mine.stride;
-    j.values = memory.copy(mine.values.data(), static_cast<std::int64_t>(mine.values.size()));
-    for (std::size_t k = 0; k < mine.values.size(); ++k) j.values[k] = 77;
-  }
   const int rows = sluice::cuda::decode_rows(alphabet::values, s.tables);
   for (bool enough : {true, false}) {
-    const auto plan = sluice::cuda::decode_memory<alphabet::values>(enough ? rows : rows - 1, true);
-    launch(&sluice::cuda::decode_kernel<alphabet::values>, on_device, count, 4, plan);
+    arena memory;
+    constexpr int count = 11;
+    std::vector<decode_job> jobs(count);
+    const auto* tables = memory.copy(s.tables.data(), 3);
+    const auto* other_tables = memory.copy(other.tables.data(), 3);
     for (int i = 0; i < count; ++i) {
-      CHECK(on_device[i].ok == (enough && i != 6));
+      const stream<alphabet::values>& mine = i == 6 ? other : s;
+      decode_job& j = jobs[static_cast<std::size_t>(i)];
+      j.tables = i == 6 ? other_tables : tables;
+      j.bytes = memory.copy(mine.bytes.data(), static_cast<std::int64_t>(mine.bytes.size()));
+      j.size = static_cast<std::uint32_t>(mine.bytes.size());
+      j.blocks = 3, j.rows = mine.rows, j.stride = mine.stride;
+      const std::vector<std::int16_t> none(mine.values.size(), 77);
+      j.values = memory.copy(none.data(), static_cast<std::int64_t>(none.size()));
+    }
+    launch(&sluice::cuda::decode_kernel<alphabet::values>, jobs, 4,
+           sluice::cuda::decode_memory<alphabet::values>(enough ? rows : rows - 1, true));
+    for (int i = 0; i < count; ++i) {
+      const decode_job& j = jobs[static_cast<std::size_t>(i)];
+      CHECK(j.ok == (enough && i != 6));
+      if (i == 6) continue;
+      std::vector<std::int16_t> values(s.values.size());
+      memory.get(values.data(), j.values, static_cast<std::int64_t>(values.size()));
       int wrong = 0;
-      for (int row = 0; row < s.rows && i != 6; ++row)
-        for (int k = 0; k < 96; ++k)
-          wrong += on_device[i].values[row * s.stride + k] != s.values[static_cast<std::size_t>(row * s.stride + k)];
+      for (int row = 0; row < s.rows && enough; ++row)
+        for (int k = 0; k < 96; ++k) {
+          const auto at = static_cast<std::size_t>(row * s.stride + k);
+          wrong += values[at] != s.values[at];
+        }
       CHECK(wrong == 0);
     }
   }

@@ -3,6 +3,7 @@
 
 #include <sluice/codec/quantize/ternary.hpp>
 #include <sluice/codec/transform/product.hpp>
+#include <sluice/cuda/ptx.cuh>
 #include <sluice/tensor/half.hpp>
 #include <sluice/tensor/rotate.hpp>
 #include <sluice/tensor/rows.hpp>
@@ -133,7 +134,7 @@ struct f32_columns {
 /// A template only so that the header may be included anywhere.
 template <int Rows = dense_tile_rows, int Vectors = dense_tile_vectors>
 __global__ void __launch_bounds__(256) inverse_transform_kernel(detail::inverse_job job) {
-  extern __shared__ float left[];
+  auto* const left = reinterpret_cast<float*>(ptx::dynamic_shared());
   const int r0 = static_cast<int>(blockIdx.x) * Rows, rows = job.rows - r0 < Rows ? job.rows - r0 : Rows;
   const int n = job.n, k = job.k, lda = detail::dense_round_up(k);
   for (int r = warp_in_block(); r < Rows; r += warps_in_block())
@@ -162,7 +163,7 @@ __global__ void __launch_bounds__(256) inverse_transform_kernel(detail::inverse_
 /// detail::forward_transform; a block per dense_tile_rows rows, dense_shared_bytes(n) of shared memory.
 template <int Rows = dense_tile_rows, int Vectors = dense_tile_vectors>
 __global__ void __launch_bounds__(256) forward_transform_kernel(detail::forward_job job) {
-  extern __shared__ float left[];
+  auto* const left = reinterpret_cast<float*>(ptx::dynamic_shared());
   const int r0 = static_cast<int>(blockIdx.x) * Rows, rows = job.rows - r0 < Rows ? job.rows - r0 : Rows;
   const int n = job.n, k = job.k, lda = detail::dense_round_up(n);
   for (int r = warp_in_block(); r < Rows; r += warps_in_block())

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/codec/rans/rans.hpp>
+#include <sluice/cuda/ptx.cuh>
 #include <sluice/cuda/warp.cuh>
 
 #include <cstddef>
@@ -100,10 +101,9 @@ __device__ __forceinline__ const Plan* shared_plan(const warp& w, const Job* job
 /// detail::decode_codes, a warp a job; blocks of whole warps, m.of_block(warps) bytes of dynamic shared memory.
 template <alphabet A>
 __global__ void decode_kernel(decode_job* jobs, int count, plan_memory m) {
-  extern __shared__ __align__(16) unsigned char sluice_plans[];
   const warp w = warp::make();
   const int mine = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
-  const auto* plan = shared_plan<rans::decode_plan<A>>(w, jobs, count, mine, m, sluice_plans);
+  const auto* plan = shared_plan<rans::decode_plan<A>>(w, jobs, count, mine, m, ptx::dynamic_shared());
   if (mine >= count) return;
   bool ok = false;
   rans::decode_cursor<A> c;
@@ -119,10 +119,9 @@ __global__ void decode_kernel(decode_job* jobs, int count, plan_memory m) {
 /// detail::encode_codes, a warp a job; memory as for decode_kernel.
 template <alphabet A>
 __global__ void encode_kernel(encode_job* jobs, int count, plan_memory m) {
-  extern __shared__ __align__(16) unsigned char sluice_plans[];
   const warp w = warp::make();
   const int mine = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
-  const auto* plan = shared_plan<rans::encode_plan<A>>(w, jobs, count, mine, m, sluice_plans);
+  const auto* plan = shared_plan<rans::encode_plan<A>>(w, jobs, count, mine, m, ptx::dynamic_shared());
   if (mine >= count) return;
   encode_job job = jobs[mine];
   rans::encode_stream(w, job, plan);

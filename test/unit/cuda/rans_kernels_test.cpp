@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The coder's kernels on an emulated warp: wherever there is no GPU, their logic is tested all the same.
-#include <support/cuda_on_host.hpp>
+// The coder's kernels on the emulator: wherever there is no GPU, their logic is tested all the same.
+#include <cuda_on_host.hpp>
 
 #include <doctest/doctest.h>
 #include <support/rans_kernel_checks.hpp>
