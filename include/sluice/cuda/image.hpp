@@ -73,7 +73,9 @@ class model {
   /// What a host knows of it.
   const model_sizes& sizes() const noexcept { return sizes_; }
   /// The model behind a copy of image().
-  device_model<Codec> at(const std::byte* device_copy) const noexcept { return {device_copy, sizes_}; }
+  device_model<Codec> at(const std::byte* device_copy, const device_limits& limits = {}) const noexcept {
+    return {device_copy, sizes_, limits};
+  }
 
  private:
   static constexpr bool turns = Codec::domain == value_domain::unrotated;
@@ -155,10 +157,10 @@ class model {
         n.heads = q.width_of(g) / dim;
         n.first_head = g * (q.group_width / dim);
         n.width = q.width_of(g);
-        n.ld = detail::padded(n.width);
+        n.ld = sluice::detail::padded(n.width);
         n.columns_before = h.columns;
         h.columns += n.ld;
-        h.max_width = detail::max(h.max_width, n.ld);
+        h.max_width = sluice::detail::max(h.max_width, n.ld);
         if (uses && turns) pack_group(q, g, n, w);
         groups.push_back(n);
       }

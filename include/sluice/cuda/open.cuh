@@ -63,10 +63,10 @@ struct strand_entries {
   const std::uint64_t* offsets;  // [passes * tiles + 1]
   std::uint64_t tiles, ordinal;  // of a pass; of this tile in pass 0
   __device__ __forceinline__ std::uint32_t size(int pass) const {
-    return detail::load_u32(entries + 8 * (static_cast<std::uint64_t>(pass) * tiles + ordinal));
+    return sluice::detail::load_u32(entries + 8 * (static_cast<std::uint64_t>(pass) * tiles + ordinal));
   }
   __device__ __forceinline__ std::uint32_t checksum(int pass) const {
-    return detail::load_u32(entries + 8 * (static_cast<std::uint64_t>(pass) * tiles + ordinal) + 4);
+    return sluice::detail::load_u32(entries + 8 * (static_cast<std::uint64_t>(pass) * tiles + ordinal) + 4);
   }
 };
 
@@ -81,9 +81,9 @@ __device__ inline status open_pass(const open_request& r, const strand_entries& 
   if (warp_checksum(bytes, size, static_cast<std::uint32_t>(ordinal), t.lane) != e.checksum(pass))
     return status::corrupt_tile;
   if (pass == 0 && size == 0) return status::absent;
-  detail::tile_layout l;
-  if (pass == 0 ? !detail::lay_out_tile(bytes, size, tokens, row_bytes, l)
-                : !detail::lay_out_refinement(bytes, size, l))
+  sluice::detail::tile_layout l;
+  if (pass == 0 ? !sluice::detail::lay_out_tile(bytes, size, tokens, row_bytes, l)
+                : !sluice::detail::lay_out_refinement(bytes, size, l))
     return status::corrupt_tile;
   const auto place = [&](section which) -> piece {
     const int i = static_cast<int>(which);
@@ -93,8 +93,8 @@ __device__ inline status open_pass(const open_request& r, const strand_entries& 
     bool ascend = true;
     for (int i = static_cast<int>(t.lane); i < l.exact; i += 32) {
       const std::uint8_t* at = bytes + l.exact_index + 2 * i;
-      const int token = static_cast<int>(detail::load_u16(at));
-      ascend = ascend && token < l.count && (i == 0 || token > static_cast<int>(detail::load_u16(at - 2)));
+      const int token = static_cast<int>(sluice::detail::load_u16(at));
+      ascend = ascend && token < l.count && (i == 0 || token > static_cast<int>(sluice::detail::load_u16(at - 2)));
     }
     if (!__all_sync(0xffffffffu, ascend)) return status::corrupt_tile;
     if (t.lane == 0) {
@@ -208,7 +208,7 @@ __global__ void __launch_bounds__(32 * strands_per_block) fill_ropes(const decod
       auto* row = const_cast<float*>(rope_row(d, r, rope, token));
       for (int pair = static_cast<int>(threadIdx.x % 32u); pair < rope.pairs; pair += 32) {
         double s, c;
-        sincospi(position * (frequency[pair] * (1 / detail::pi)), &s, &c);
+        sincospi(position * (frequency[pair] * (1 / sluice::detail::pi)), &s, &c);
         row[2 * pair] = static_cast<float>(rope.attention_factor * c);
         row[2 * pair + 1] = static_cast<float>(rope.attention_factor * s);
       }

@@ -19,7 +19,7 @@ inline constexpr int open_threads = 256;
 /// checksum() of bytes at any alignment by one warp; all lanes get it. Reads nothing outside of them.
 __device__ inline std::uint32_t warp_checksum(const std::uint8_t* p, std::uint64_t size, std::uint32_t seed,
                                               unsigned lane) {
-  std::uint32_t x = detail::checksum_start(seed, static_cast<int>(lane));
+  std::uint32_t x = sluice::detail::checksum_start(seed, static_cast<int>(lane));
   // Words that lie across two aligned ones are put together of both. The second may reach beyond the bytes of a stripe,
   // so the last whole stripe is left to what follows.
   const unsigned beyond = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(p) & 3u);
@@ -28,17 +28,17 @@ __device__ inline std::uint32_t warp_checksum(const std::uint8_t* p, std::uint64
   std::uint64_t stripe = 0;
 #pragma unroll 4
   for (; stripe < fast; ++stripe)
-    x = detail::checksum_round(x, __funnelshift_r(words[32 * stripe], words[32 * stripe + 1], 8 * beyond));
+    x = sluice::detail::checksum_round(x, __funnelshift_r(words[32 * stripe], words[32 * stripe + 1], 8 * beyond));
   for (std::uint64_t at = 128 * stripe + 4 * lane; 128 * stripe < size; ++stripe, at += 128) {
     std::uint32_t word = 0;
     for (unsigned i = 0; i < 4; ++i)
       if (at + i < size) word |= static_cast<std::uint32_t>(p[at + i]) << 8 * i;
-    x = detail::checksum_round(x, word);
+    x = sluice::detail::checksum_round(x, word);
   }
-  std::uint32_t hash = detail::checksum_begin(seed, size);
+  std::uint32_t hash = sluice::detail::checksum_begin(seed, size);
 #pragma unroll
-  for (int i = 0; i < 32; ++i) hash = detail::checksum_merge(hash, __shfl_sync(0xffffffffu, x, i));
-  return detail::checksum_end(hash);
+  for (int i = 0; i < 32; ++i) hash = sluice::detail::checksum_merge(hash, __shfl_sync(0xffffffffu, x, i));
+  return sluice::detail::checksum_end(hash);
 }
 
 /// What the threads of a block that opens a frame share.
@@ -90,14 +90,14 @@ __device__ inline std::uint32_t block_checksum(const std::uint8_t* p, std::uint6
 
 __device__ inline shape_run load_run(const std::uint8_t* p) {
   shape_run r;
-  r.layers = static_cast<std::uint16_t>(detail::load_u16(p));
-  r.num_kv_heads = static_cast<std::uint16_t>(detail::load_u16(p + 2));
+  r.layers = static_cast<std::uint16_t>(sluice::detail::load_u16(p));
+  r.num_kv_heads = static_cast<std::uint16_t>(sluice::detail::load_u16(p + 2));
   for (int i = 0; i < 2; ++i) {
-    r.head_dim[i] = static_cast<std::uint16_t>(detail::load_u16(p + 4 + 2 * i));
-    r.group_width[i] = static_cast<std::uint16_t>(detail::load_u16(p + 8 + 2 * i));
+    r.head_dim[i] = static_cast<std::uint16_t>(sluice::detail::load_u16(p + 4 + 2 * i));
+    r.group_width[i] = static_cast<std::uint16_t>(sluice::detail::load_u16(p + 8 + 2 * i));
     r.type[i] = p[12 + i];
   }
-  r.reserved = static_cast<std::uint16_t>(detail::load_u16(p + 14));
+  r.reserved = static_cast<std::uint16_t>(sluice::detail::load_u16(p + 14));
   return r;
 }
 
@@ -112,12 +112,12 @@ __device__ inline status parse_frame(const request& asked, const model_head& hea
                                      std::uint64_t* offsets, frame_memory& m, index_facts& facts) {
   const auto* frame = reinterpret_cast<const std::uint8_t*>(asked.frame);
   const std::uint64_t size = frame ? asked.size : 0;
-  if (size >= 4 && detail::load_u32(frame) != frame_magic) return status::not_a_frame;
+  if (size >= 4 && sluice::detail::load_u32(frame) != frame_magic) return status::not_a_frame;
   if (size < sizeof(frame_header)) return status::truncated;
   if (threadIdx.x < sizeof(frame_header)) reinterpret_cast<std::uint8_t*>(&m.header)[threadIdx.x] = frame[threadIdx.x];
   const std::uint32_t sum = block_checksum(frame, offsetof(frame_header, header_checksum), m);
   const frame_header& h = m.header;
-  if (const status s = detail::check_header(h, sum); s != status::ok) return s;
+  if (const status s = sluice::detail::check_header(h, sum); s != status::ok) return s;
   if (size - sizeof h < h.index_size) return status::truncated;
   const std::uint8_t* at = frame + sizeof h;
   if (block_checksum(at, h.index_size, m) != h.index_checksum) return status::corrupt_index;
@@ -137,7 +137,7 @@ __device__ inline status parse_frame(const request& asked, const model_head& hea
   const std::uint64_t token_tiles = (std::uint64_t{h.tokens} + h.tile_tokens - 1) / h.tile_tokens;
   // Neither product overflows: a run has at most 2^13 groups a layer, and where there are more layers it is refused.
   facts.tiles = facts.groups * token_tiles;
-  const std::uint64_t used = detail::used_index(h, all_layers, all_layers == h.layers ? facts.tiles : 0);
+  const std::uint64_t used = sluice::detail::used_index(h, all_layers, all_layers == h.layers ? facts.tiles : 0);
   if (used == 0) return status::corrupt_index;
   const std::uint64_t padding = used + threadIdx.x;
   if (any_thread(padding < h.index_size && at[padding] != 0)) return status::corrupt_index;
@@ -156,12 +156,12 @@ __device__ inline status parse_frame(const request& asked, const model_head& hea
     for (unsigned k = 0; k < each; ++k) {
       const std::uint64_t i = mine + k;
       if (i >= total) continue;
-      const std::uint32_t bytes = detail::load_u32(entries + 8 * i);
+      const std::uint32_t bytes = sluice::detail::load_u32(entries + 8 * i);
       if (bytes != cut_tile) {  // passes are cut from the finest down, the base never is
         sizes[k] = bytes;
-        bad = bad || (i >= facts.tiles && detail::load_u32(entries + 8 * (i - facts.tiles)) == cut_tile);
+        bad = bad || (i >= facts.tiles && sluice::detail::load_u32(entries + 8 * (i - facts.tiles)) == cut_tile);
       } else {
-        bad = bad || i < facts.tiles || detail::load_u32(entries + 8 * i + 4) != 0;
+        bad = bad || i < facts.tiles || sluice::detail::load_u32(entries + 8 * i + 4) != 0;
       }
       sum_of_mine += sizes[k];
     }
@@ -196,7 +196,7 @@ __device__ inline bool same_layers(const std::uint8_t* runs, const std::byte* im
       for (int p = 0; p < 2; ++p) {
         const plane_model& q = plane_of(image, l, p);
         const plane_model& other = plane_of(image, l, 1 - p);
-        same = same && r.num_kv_heads == detail::max(q.heads, other.heads) && r.head_dim[p] == q.head_dim &&
+        same = same && r.num_kv_heads == sluice::detail::max(q.heads, other.heads) && r.head_dim[p] == q.head_dim &&
                r.group_width[p] == q.group_width;
       }
       layers[l] = {-1, {r.type[0], r.type[1]}, {0, 0}};
@@ -231,7 +231,7 @@ __device__ inline status map_view(const kv_view& v, const std::byte* image, requ
       continue;
     }
     const plane_model &k = plane_of(image, l, 0), &w = plane_of(image, l, 1);
-    bad = bad || detail::max(k.heads, w.heads) != v.num_kv_heads;
+    bad = bad || sluice::detail::max(k.heads, w.heads) != v.num_kv_heads;
     bad = bad || (v.k.present() ? v.k.head_dim : 0) != k.head_dim;
     bad = bad || (v.v.present() ? v.v.head_dim : 0) != w.head_dim;
   }
@@ -287,7 +287,7 @@ __device__ inline status open_frame(const decode_state& d, open_request& r, fram
   for (int l = static_cast<int>(threadIdx.x); l < head.layers; l += open_threads)
     if (l < asked.layer_begin || l >= asked.layer_end) layers[l].slot = -1;
   if (threadIdx.x == 0) {
-    r.level = detail::min(asked.level, h.levels_present - 1);
+    r.level = sluice::detail::min(asked.level, h.levels_present - 1);
     r.passes = h.passes;
     r.token_tiles = static_cast<std::int32_t>(token_tiles);
     r.position = position;
@@ -300,7 +300,7 @@ __device__ inline status open_frame(const decode_state& d, open_request& r, fram
 
 /// A block a request: opens it, and says of every page what is known by then.
 template <int = 0>
-__global__ void __launch_bounds__(open_threads) open_frames(const decode_state d) {
+__global__ void __launch_bounds__(open_threads, 2) open_frames(const decode_state d) {
   __shared__ frame_memory m;
   open_request& r = d.requests[blockIdx.x];
   const status s = open_frame(d, r, m);

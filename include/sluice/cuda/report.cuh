@@ -13,6 +13,9 @@
 namespace sluice::cuda {
 
 inline constexpr int report_threads = 128;
+constexpr std::int64_t report_blocks(std::int64_t strands) noexcept {
+  return (strands + report_threads - 1) / report_threads;
+}
 
 /// Makes words worse; in what order threads come does not show.
 __device__ __forceinline__ void worsen(std::uint64_t* word, std::uint64_t by) {

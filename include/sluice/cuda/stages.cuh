@@ -16,7 +16,8 @@
 // policy takes part once these templates are specialised for it, the library's and a user's alike:
 //   transform_stage<Transform>   open()             whether its section is what it must be
 //   quantizer_stage<Quantizer>   open()             the same, and step, scale and bits of the strand
-//   entropy_stage<EntropyModel>  init(), bytes(), launch()                  sections to values, for all strands at once
+//   entropy_stage<EntropyModel>  init(), launch(), bytes()        sections to values in the workspace, for all strands
+// and store_stage<Codec> init() and launch() that put values into pages, by default as cuda/store.cuh does.
 // A codec of another make than basic_codec and stored_codec specialises codec_stages as a whole.
 
 namespace sluice::cuda {
@@ -37,6 +38,8 @@ template <class Quantizer>
 struct quantizer_stage;
 template <class EntropyModel>
 struct entropy_stage;
+template <class Codec>
+struct store_stage;
 
 /// open(): all lanes call it; false in all of them = corrupt. Section: f16 mean[width] where the profile has none.
 template <>
@@ -47,7 +50,7 @@ struct transform_stage<profile_basis> {
     if (section.size != 2 * static_cast<std::uint32_t>(t.group->width)) return false;
     bool finite = true;
     for (int i = static_cast<int>(t.lane); i < t.group->width; i += 32)
-      finite = finite && (detail::load_u16(t.frame + section.at + 2 * i) & 0x7c00u) != 0x7c00u;
+      finite = finite && (sluice::detail::load_u16(t.frame + section.at + 2 * i) & 0x7c00u) != 0x7c00u;
     return __all_sync(0xffffffffu, finite) != 0;
   }
 };
@@ -70,11 +73,11 @@ struct quantizer_stage<embedded<Refinements>> {
     const piece section = t.s->quantizer;
     if (section.size != 0) {
       if (section.size != 4) return false;
-      const std::uint32_t bits = detail::load_u32(t.frame + section.at);
+      const std::uint32_t bits = sluice::detail::load_u32(t.frame + section.at);
       if (bits - 1u >= 0x7f7fffffu) return false;  // positive and finite
       out.step = __uint_as_float(bits);
     }
-    out.scale = __fmul_rn(out.step, static_cast<float>(detail::power_of_3(t.head->depth - 1 - t.s->level)));
+    out.scale = __fmul_rn(out.step, static_cast<float>(sluice::detail::power_of_3(t.head->depth - 1 - t.s->level)));
     return true;
   }
 };
@@ -83,7 +86,26 @@ struct quantizer_stage<embedded<Refinements>> {
 template <class Codec>
 struct codec_stages {
   using entropy = entropy_stage<typename Codec::entropy>;
+  using store = store_stage<Codec>;
   static constexpr bool stored = Codec::domain == value_domain::stored;
+
+  /// Once for each device, outside of a capture. Errors: cuda_error.
+  static status init(const model_sizes& m, const device_limits& limits) {
+    const status s = entropy::init(m, limits);
+    return s == status::ok ? store::init(m, limits) : s;
+  }
+  /// Bytes of the workspace at decode_state::stages_at, which entropy stages may take.
+  static constexpr std::uint64_t bytes(const model_sizes& m, std::int32_t strands) noexcept {
+    if constexpr (requires { entropy::bytes(m, strands); })
+      return entropy::bytes(m, strands);
+    else
+      return 0;
+  }
+  /// From opened strands to values in pages. Errors: cuda_error.
+  static status decode(const decode_state& d, const model_sizes& m, const device_limits& limits, cudaStream_t stream) {
+    const status s = entropy::launch(d, m, limits, stream);
+    return s == status::ok ? store::launch(d, m, limits, stream) : s;
+  }
 
   /// Whether what the codec wrote of a strand is sound, as far as can be said before it is decoded.
   static __device__ bool open(const opened_tile& t, opened_quantizer& out) {

@@ -112,6 +112,7 @@ struct decode_state {
   open_request* requests;  ///< [num_requests], in the workspace
   strand* strands;         ///< [num_strands], in the workspace
   std::int32_t num_requests, num_strands;
+  std::uint64_t stages_at;  ///< workspace: what the codec's own stages asked for
 };
 
 /// cos and sin of a token of a request (counted from the frame's first) for each pair of a rope, attention factor

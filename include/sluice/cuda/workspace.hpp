@@ -26,11 +26,18 @@ struct model_sizes {
   value_domain domain = value_domain::unrotated;
 };
 
+/// What kernels adapt to; see limits_of_device() in cuda/decode.cuh. As it stands, what an A100 has and all after it.
+struct device_limits {
+  std::size_t block_shared = 166912;           ///< most dynamic shared memory of a block, bytes
+  std::size_t multiprocessor_shared = 167936;  ///< shared memory of a multiprocessor, bytes
+};
+
 /// A model's image on a device, for frames of a codec. A plain structure: it owns nothing.
 template <class Codec>
 struct device_model {
   const std::byte* image = nullptr;  ///< a copy of model<Codec>::image() in device memory, at a multiple of 16
   model_sizes sizes{};               ///< as the host's model says them
+  device_limits limits{};            ///< of the device
 };
 
 /// A request, and where its parts lie in the workspace.
@@ -55,13 +62,15 @@ SLUICE_HD constexpr std::int64_t strand_blocks(std::int64_t strands) noexcept {
 /// wider plane of the view, which no frame that it takes exceeds.
 constexpr std::int32_t value_size_of(value_domain domain, const kv_view& v) noexcept {
   if (domain != value_domain::stored) return 2;
-  return detail::max(v.k.present() ? size_of(v.k.type) : 1, v.v.present() ? size_of(v.v.type) : 1);
+  return sluice::detail::max(v.k.present() ? size_of(v.k.type) : 1, v.v.present() ? size_of(v.v.type) : 1);
 }
 
 /// Gives one request after the other its place. `bytes` and `strands` say what was given so far.
 class workspace_cursor {
  public:
-  explicit constexpr workspace_cursor(const model_sizes& m) noexcept : model_(m) {}
+  /// Places things from byte `first` on.
+  explicit constexpr workspace_cursor(const model_sizes& m, std::uint64_t first = 0) noexcept
+      : model_(m), bytes_(first) {}
 
   /// Room for `n` things of `size` bytes, at a multiple of 128.
   constexpr std::uint64_t take(std::uint64_t n, std::uint64_t size) noexcept {
