@@ -172,7 +172,8 @@ void grown_model::fill() {
   });
 }
 
-std::vector<std::byte> grown_model::frame(const sluice::codec_id& codec) const {
+const std::vector<std::byte>& grown_model::frame(const sluice::codec_id& codec) const {
+  if (!frame_.empty() && coded_with_ == codec) return frame_;
   const auto encoder = sluice::make_encoder(codec, profile_);
   auto all_cores = [](int n, const auto& task) { for_each(n, task); };
   const int cores = std::max(1, int(std::thread::hardware_concurrency()));
@@ -180,7 +181,8 @@ std::vector<std::byte> grown_model::frame(const sluice::codec_id& codec) const {
   const auto n = encoder->encode(cache_, out, {.parallel = sluice::parallel_for::of(cores, all_cores)});
   if (!n) give_up(std::string("the CPU's encoder: ") + sluice::to_string(n.status()));
   out.resize(*n);
-  return out;
+  coded_with_ = codec;
+  return frame_ = std::move(out);
 }
 
 std::vector<std::byte> grown_model::decoded(std::span<const std::byte> frame, int level) const {

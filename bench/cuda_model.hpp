@@ -39,8 +39,8 @@ class grown_model {
   /// All captured tokens, on the host: [layers][tokens][heads][head_dim] of K, then of V. They do not begin the sequence.
   const sluice::kv_view& cache() const noexcept { return cache_; }
   const std::vector<std::byte>& bytes() const noexcept { return bytes_; }
-  /// A frame of all of it, made by the CPU.
-  std::vector<std::byte> frame(const sluice::codec_id& codec) const;
+  /// A frame of all of it, made by the CPU; kept for the last codec asked for.
+  const std::vector<std::byte>& frame(const sluice::codec_id& codec) const;
   /// What the CPU decodes of it, in the order of bytes().
   std::vector<std::byte> decoded(std::span<const std::byte> frame, int level) const;
 
@@ -51,6 +51,8 @@ class grown_model {
   sluice::profile profile_;
   std::vector<std::byte> bytes_;
   sluice::kv_view cache_;
+  mutable sluice::codec_id coded_with_{};
+  mutable std::vector<std::byte> frame_;
 };
 
 /// The model of a size, made once. Errors are said to stderr and end the program.

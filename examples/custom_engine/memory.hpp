@@ -30,7 +30,7 @@ inline void check(cudaError_t e) {
 /// Work that is done in order.
 class stream {
  public:
-  stream() { check(cudaStreamCreateWithFlags(&s_, cudaStreamNonBlocking)); }
+  stream() { check(cudaStreamCreate(&s_)); }
   ~stream() { cudaStreamDestroy(s_); }
   stream(const stream&) = delete;
   operator cudaStream_t() const noexcept { return s_; }
