@@ -41,6 +41,13 @@ __device__ __forceinline__ void store_half(std::uint32_t a, std::uint32_t v) {
   asm volatile("st.shared.u16 [%0], %1;" ::"r"(a), "h"(static_cast<std::uint16_t>(v)) : "memory");
 }
 
+/// Bytes of (b, a) by the four lowest nibbles of s, each below 8. __byte_perm() takes an instruction more to make sure.
+__device__ __forceinline__ std::uint32_t permute(std::uint32_t a, std::uint32_t b, std::uint32_t s) {
+  std::uint32_t r;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(s));
+  return r;
+}
+
 /// Lanes before this one, read once: without `volatile` the compiler reads the special register again in every step.
 __device__ __forceinline__ std::uint32_t lanes_before() {
   std::uint32_t r;
