@@ -43,9 +43,11 @@ __device__ inline std::uint32_t warp_checksum(const std::uint8_t* p, std::uint64
 
 /// What the threads of a block that opens a frame share.
 struct frame_memory {
-  frame_header header;
+  alignas(frame_header) std::uint8_t header_bytes[sizeof(frame_header)];  // shared memory has no constructors
   std::uint32_t sum;
   std::uint64_t partial[open_threads / 32];
+
+  __device__ const frame_header& header() const { return *reinterpret_cast<const frame_header*>(header_bytes); }
 };
 
 __device__ __forceinline__ std::uint64_t shuffle_up(std::uint64_t v, unsigned by, unsigned lane) {
@@ -106,7 +108,7 @@ struct index_facts {
   std::uint64_t groups = 0, tiles = 0;  ///< of all layers; of a pass
 };
 
-/// frame_index::parse(). Fills m.header; `offsets` of all passes' tiles are written where the frame is as large as the
+/// frame_index::parse(). Fills m.header(); `offsets` of all passes' tiles are written where the frame is as large as the
 /// request says. Errors: those of parse().
 __device__ inline status parse_frame(const request& asked, const model_head& head, std::int32_t strands,
                                      std::uint64_t* offsets, frame_memory& m, index_facts& facts) {
@@ -114,9 +116,9 @@ __device__ inline status parse_frame(const request& asked, const model_head& hea
   const std::uint64_t size = frame ? asked.size : 0;
   if (size >= 4 && sluice::detail::load_u32(frame) != frame_magic) return status::not_a_frame;
   if (size < sizeof(frame_header)) return status::truncated;
-  if (threadIdx.x < sizeof(frame_header)) reinterpret_cast<std::uint8_t*>(&m.header)[threadIdx.x] = frame[threadIdx.x];
+  if (threadIdx.x < sizeof(frame_header)) m.header_bytes[threadIdx.x] = frame[threadIdx.x];
   const std::uint32_t sum = block_checksum(frame, offsetof(frame_header, header_checksum), m);
-  const frame_header& h = m.header;
+  const frame_header& h = m.header();
   if (const status s = sluice::detail::check_header(h, sum); s != status::ok) return s;
   if (size - sizeof h < h.index_size) return status::truncated;
   const std::uint8_t* at = frame + sizeof h;
@@ -181,7 +183,7 @@ __device__ inline status parse_frame(const request& asked, const model_head& hea
 /// Whether the frame's layers are the model's; fills the request's table of them.
 __device__ inline bool same_layers(const std::uint8_t* runs, const std::byte* image, frame_memory& m,
                                    request_layer* layers) {
-  const frame_header& h = m.header;
+  const frame_header& h = m.header();
   const model_head& head = head_of(image);
   if (h.layers != head.layers) return false;
   bool same = true;
@@ -251,7 +253,7 @@ __device__ inline status open_frame(const decode_state& d, open_request& r, fram
   auto* const layers = reinterpret_cast<request_layer*>(d.workspace + r.layers_at);
   index_facts facts;
   if (const status s = parse_frame(asked, head, r.strands, offsets, m, facts); s != status::ok) return s;
-  const frame_header& h = m.header;
+  const frame_header& h = m.header();
   if (!head.codec.decodes(h.codec)) return status::wrong_codec;
   if (h.fingerprint != head.fingerprint) return status::wrong_profile;
   if (h.tokens != asked.tokens || h.tile_tokens != asked.tile_tokens || r.strands == 0) return status::wrong_shape;
