@@ -240,4 +240,9 @@ inline float atomicAdd(float* p, float v) {
   }
   return __uint_as_float(old);
 }
+inline void sincospi(double x, double* s, double* c) {
+  const double half_turns = x - 2 * __builtin_rint(x / 2);
+  *s = __builtin_sin(3.14159265358979323846 * half_turns);
+  *c = __builtin_cos(3.14159265358979323846 * half_turns);
+}
 // NOLINTEND(bugprone-reserved-identifier)

@@ -53,15 +53,14 @@ __device__ inline bool open_part(const decode_state& d, std::int64_t item, int m
   if (!parse_section(base, job.frame + s.entropy[0].at, s.entropy[0].size, 0, job.width)) return false;
   const bool described = s.quantizer.size == 0 && group.classes_at != 0;
   if (base.classes != nullptr ? base.deltas != nullptr : !described) return false;
-  const tile_classes classes{
-      base.classes != nullptr ? base.classes : in_image<std::uint8_t>(d.image, group.classes_at), base.deltas,
-      base.delta_blocks, job.width};
+  const tile_classes classes{base.classes != nullptr ? base.classes : in_image<std::uint8_t>(d.image, group.classes_at),
+                             base.deltas, base.delta_blocks, job.width};
   job.live = count_live(classes, facts, job.depth, job.level, l.lane);
   for (int b = 0; b < detail::rans_max_blocks; ++b) {
     const std::uint32_t cls = 32 * (job.first + b) < job.width ? classes.of(job.first + b, l.lane) : 0;
     (b < 4 ? l.low : l.high) |= cls << 8 * (b % 4);
   }
-  if (job.first != 0 && job.blocks(job.level) == 0) job.of = nullptr;
+  if (job.first != 0 && job.blocks_of(job.level) == 0) job.of = nullptr;
   return true;
 }
 
@@ -114,7 +113,7 @@ __device__ inline void load_facts(const class_rans_memory& m, const class_tables
 
 /// Notes the classes that a part looks up in its base pass; all that are dead look up the same.
 __device__ inline void note_classes(const class_rans_memory& m, const part_job& job, const part_lane& l) {
-  for (int b = 0; b < job.blocks(0); ++b) {
+  for (int b = 0; b < job.blocks_of(0); ++b) {
     const std::uint8_t cls = l.cls(b, job.depth - 1), same = m.facts[cls] & class_alive ? cls : std::uint8_t{0};
     atomicOr(&m.used->word[same / 32], 1u << same % 32);
   }
@@ -142,60 +141,77 @@ __device__ inline void load_classes(const class_rans_memory& m, const class_tabl
   __syncthreads();
 }
 
-/// One pass of a part, all its rows. False where its code is corrupt.
-__device__ inline bool decode_part(const class_rans_memory& m, part_job& job, part_lane& l,
-                                   const section_parts& section, int pass, bool continues) {
-  const int back = job.depth - 1 - pass, blocks = job.blocks(pass);
+/// Finds the code of a part in a pass and gets its states, unless it `continues`. False where it is corrupt; job.blocks is 0
+/// where there is none.
+__device__ inline bool open_code_of(part_job& job, part_lane& l, const section_parts& section, int pass,
+                                    bool continues) {
   const std::uint8_t* bytes;
   std::uint32_t size;
   if (!find_part(section, job.live.of(pass), job.first / detail::rans_max_blocks, bytes, size)) return false;
-  if (blocks == 0) return true;
-  if (!continues) {
-    const std::uint32_t packed = load_states(bytes, size, l.x, l.lane, l.before);
-    if (packed == 0) return false;
-    bytes += packed;
-    size -= packed;
-  }
-  const int steps = job.rows * blocks;
+  const int blocks = job.blocks_of(pass), steps = job.rows * blocks;
   int tail = -1;
-  if (!section.goes_on) {
-    if (size == 0) return false;
-    tail = bytes[0];
-    if (tail > steps) return false;
-    ++bytes;
-    --size;
-  }
-  if (size > most_code_bytes(job.rows, blocks)) return false;
-  l.in = open_code(job.source, bytes, size, l.ring, l.lane);
-
-  int whole = (tail < 0 ? steps : steps - tail) / blocks;
-  if (pass != 0) {
-    for_blocks(blocks, [&]<int Blocks>() { ternary_rows<Blocks>(job, l, whole, back); });
-    single_steps<false>(job, l, blocks, whole * blocks, tail, back, 0);
-  } else {
-    std::uint32_t digits = 0;
-    bool slots = true;
-    for (int b = 0; b < blocks; ++b) {
-      const std::uint8_t cls = l.cls(b, back);
-      std::uint32_t most = 0;
-      for (std::uint32_t n = 1; n <= detail::rans_max_digits; ++n)
-        if (__any_sync(whole_warp, (m.facts[cls] & class_digits) >= n)) most = n;
-      digits |= most << 4 * b;
-      slots = slots && m.slot_of[cls] != no_slot;
+  if (blocks != 0) {
+    if (!continues) {
+      const std::uint32_t packed = load_states(bytes, size, l.x, l.lane, l.before);
+      if (packed == 0) return false;
+      bytes += packed;
+      size -= packed;
     }
-    if (!__all_sync(whole_warp, slots))
-      whole = 0;
-    else if (digits != 0)
-      for_blocks(blocks, [&]<int Blocks>() {
-        base_rows<Blocks, true>(job, l, whole, back, m.slot_of, m.luts(), digits);
-      });
-    else
-      for_blocks(blocks, [&]<int Blocks>() {
-        base_rows<Blocks, false>(job, l, whole, back, m.slot_of, m.luts(), 0);
-      });
-    single_steps<true>(job, l, blocks, whole * blocks, tail, back, digits);
+    if (!section.goes_on) {
+      if (size == 0) return false;
+      tail = bytes[0];
+      if (tail > steps) return false;
+      ++bytes;
+      --size;
+    }
+    if (size > most_code_bytes(job.rows, blocks)) return false;
   }
-  return used_up(job.source, l.in) && (tail < 0 || __all_sync(whole_warp, l.x == state_bias));
+  __syncwarp();
+  if (l.lane == 0) {
+    job.pass = pass;
+    job.blocks = blocks;
+    job.tail = tail;
+    job.whole = blocks == 0 ? 0 : (tail < 0 ? steps : steps - tail) / blocks;
+  }
+  __syncwarp();
+  if (blocks != 0) l.in = open_code(job.source, bytes, size, l.ring, l.lane);
+  return true;
+}
+
+/// What the steps of a base pass need besides: digits of its blocks, and whether all classes have slots.
+__device__ inline void plan_base(const class_rans_memory& m, part_job& job, const part_lane& l) {
+  std::uint32_t digits = 0;
+  bool slots = true;
+  for (int b = 0; b < job.blocks; ++b) {
+    const std::uint8_t cls = l.cls(b, job.back());
+    std::uint32_t most = 0;
+    for (std::uint32_t n = 1; n <= detail::rans_max_digits; ++n)
+      if (__any_sync(whole_warp, (m.facts[cls] & class_digits) >= n)) most = n;
+    digits |= most << 4 * b;
+    slots = slots && m.slot_of[cls] != no_slot;
+  }
+  slots = __all_sync(whole_warp, slots) != 0;
+  if (l.lane == 0) {
+    job.digits = digits;
+    if (!slots) job.whole = 0;
+  }
+  __syncwarp();
+}
+
+/// All rows of a pass. False where its code does not end as it must.
+__device__ inline bool decode_code(const class_rans_memory& m, part_job& job, part_lane& l) {
+  if (job.pass != 0) {
+    for_blocks(job.blocks, [&]<int Blocks>() { ternary_rows<Blocks>(job, l); });
+    single_steps<false>(job, l);
+  } else {
+    plan_base(m, job, l);
+    if (job.digits != 0)
+      for_blocks(job.blocks, [&]<int Blocks>() { base_rows<Blocks, true>(job, l, m.slot_of, m.luts()); });
+    else
+      for_blocks(job.blocks, [&]<int Blocks>() { base_rows<Blocks, false>(job, l, m.slot_of, m.luts()); });
+    single_steps<true>(job, l);
+  }
+  return used_up(job.source, l.in) && (job.tail < 0 || __all_sync(whole_warp, l.x == state_bias));
 }
 
 /// All passes of a part; false where the strand is corrupt. The warp of the first part says what else there is to say.
@@ -211,13 +227,12 @@ __device__ inline bool decode_passes(const class_rans_memory& m, part_job& job, 
         s.exceptions[pass] = {static_cast<std::uint64_t>(section.exceptions - job.frame),
                               static_cast<std::uint32_t>(sizeof(exception)) * section.num_exceptions};
     }
-    if (!decode_part(m, job, l, section, pass, goes_on)) return false;
-    const int blocks = job.blocks(pass);
-    goes_on = section.goes_on && blocks != 0;
+    if (!open_code_of(job, l, section, pass, goes_on)) return false;
+    goes_on = section.goes_on && job.blocks != 0;
+    if (job.blocks != 0 && !decode_code(m, job, l)) return false;
     // Blocks that begin in the next pass begin with zeros.
-    if (pass < job.level)
-      for (int b = blocks; b < job.blocks(pass + 1); ++b)
-        for (int r = 0; r < job.rows; ++r) l.values(job, r)[32 * b] = 0;
+    for (int b = job.blocks; pass < job.level && b < job.blocks_of(pass + 1); ++b)
+      for (int r = 0; r < job.rows; ++r) l.values(job, r)[32 * b] = 0;
   }
   return true;
 }
@@ -269,11 +284,13 @@ __global__ void __launch_bounds__(32 * Warps, class_rans_residents)
 inline status decode_class_rans(const decode_state& d, int max_parts, const class_rans_shape& shape,
                                 cudaStream_t stream) {
   const std::int64_t items = std::int64_t{d.num_strands} * max_parts;
-  return launch(&class_rans_kernel<>, (items + shape.warps - 1) / shape.warps, 32 * shape.warps, shape.shared, stream, d,
-                max_parts, shape.slots);
+  return launch(&class_rans_kernel<>, (items + shape.warps - 1) / shape.warps, 32 * shape.warps, shape.shared, stream,
+                d, max_parts, shape.slots);
 }
 
 /// Once for each device. Errors: cuda_error.
-inline status allow_class_rans(const class_rans_shape& shape) { return allow_shared(&class_rans_kernel<>, shape.shared); }
+inline status allow_class_rans(const class_rans_shape& shape) {
+  return allow_shared(&class_rans_kernel<>, shape.shared);
+}
 
 }  // namespace sluice::cuda

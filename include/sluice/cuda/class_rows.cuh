@@ -13,22 +13,29 @@
 
 namespace sluice::cuda {
 
-/// What a warp decodes: a part of a strand. In shared memory, for registers are few.
+/// What a warp decodes: a part of a strand, and the pass that it is at. In shared memory, for registers are few; whatever
+/// has to outlast the steps is read from here again.
 struct part_job {
-  code_source source;     ///< of the pass that is decoded
-  strand* of;             ///< null = nothing
+  code_source source;
+  strand* of;  ///< null = nothing
   const std::uint8_t* frame;
   const class_lut* luts;  ///< of all classes, in the image
   std::uint64_t out;      ///< workspace: its first value
   live_counts live;       ///< of the strand
   std::int32_t ld, rows, width, depth, level;
-  std::int32_t first;     ///< block of the strand
+  std::int32_t first;  ///< block of the strand
+  std::int32_t pass;
+  std::int32_t blocks;   ///< in this pass
+  std::int32_t tail;     ///< steps of settled states, the last ones; negative where the code goes on
+  std::int32_t whole;    ///< rows that are decoded as such
+  std::uint32_t digits;  ///< in the base pass: most digits of a lane in each block, 4 bits each
 
   /// Its blocks in a pass.
-  __device__ int blocks(int pass) const {
-    const int n = live.of(pass) - first;
+  __device__ int blocks_of(int p) const {
+    const int n = live.of(p) - first;
     return n < 0 ? 0 : n < detail::rans_max_blocks ? n : detail::rans_max_blocks;
   }
+  __device__ int back() const { return depth - 1 - pass; }
 };
 
 /// What a lane knows of a part.
@@ -54,20 +61,18 @@ struct part_lane {
   }
 };
 
-/// Whole rows of a base pass; `luts` is the shared address of the classes' slots, `digits` the most digits of a lane in
-/// each block, 4 bits each.
+/// Whole rows of a base pass; `luts` is the shared address of the classes' slots.
 template <int Blocks, bool Digits>
-__device__ void base_rows(const part_job& job, part_lane& me, int rows, int back, const std::uint8_t* slot_of,
-                          std::uint32_t luts, std::uint32_t digits) {
+__device__ void base_rows(const part_job& job, part_lane& me, const std::uint8_t* slot_of, std::uint32_t luts) {
   part_lane l = me;
   std::uint32_t lut[Blocks];
 #pragma unroll
   for (int b = 0; b < Blocks; ++b)
-    lut[b] = luts + slot_of[l.cls(b, back)] * static_cast<std::uint32_t>(sizeof(class_lut));
+    lut[b] = luts + slot_of[l.cls(b, job.back())] * static_cast<std::uint32_t>(sizeof(class_lut));
   const int ld = job.ld;
   std::int16_t* out = l.values(job);
 #pragma unroll 1
-  for (int r = rows; r > 0; --r) {
+  for (int r = job.whole; r > 0; --r) {
     l.look(job);
 #pragma unroll
     for (int b = 0; b < Blocks; ++b) {
@@ -76,7 +81,7 @@ __device__ void base_rows(const part_job& job, part_lane& me, int rows, int back
       int v = static_cast<int>(entry) >> 16;
       if constexpr (Digits) {
 #pragma unroll 1
-        for (std::uint32_t k = digits >> 4 * b & 15; k-- > 0;) {
+        for (std::uint32_t k = job.digits >> 4 * b & 15; k-- > 0;) {
           l.look(job);
           const ptx::pair digit = ptx::load_table_pair(lut[b] + 1024 + 8 * k);
           const ternary_hit h = find_digit(l.x, row_under(v, l.tables + digit.x));
@@ -94,7 +99,7 @@ __device__ void base_rows(const part_job& job, part_lane& me, int rows, int back
 
 /// Whole rows of a refinement.
 template <int Blocks>
-__device__ void ternary_rows(const part_job& job, part_lane& me, int rows, int back) {
+__device__ void ternary_rows(const part_job& job, part_lane& me) {
   part_lane l = me;
   std::uint32_t row[Blocks];
   int parent[Blocks];
@@ -102,11 +107,11 @@ __device__ void ternary_rows(const part_job& job, part_lane& me, int rows, int b
   std::int16_t* out = l.values(job);
 #pragma unroll
   for (int b = 0; b < Blocks; ++b) {
-    row[b] = l.tables + l.cls(b, back) * static_cast<std::uint32_t>(sizeof(ternary_row));
-    parent[b] = rows > 0 ? out[32 * b] : 0;
+    row[b] = l.tables + l.cls(b, job.back()) * static_cast<std::uint32_t>(sizeof(ternary_row));
+    parent[b] = job.whole > 0 ? out[32 * b] : 0;
   }
 #pragma unroll 1
-  for (int r = rows; r > 0; --r) {
+  for (int r = job.whole; r > 0; --r) {
     l.look(job);
     const std::int16_t* const next = out + (r > 1 ? ld : 0);
 #pragma unroll
@@ -123,21 +128,20 @@ __device__ void ternary_rows(const part_job& job, part_lane& me, int rows, int b
 }
 
 /// Steps one by one: those of a row that is not whole, those of settled states, and those of a base pass whose classes got
-/// no slots. From step `first` on; lanes take bytes in all but the last `tail`, which is negative where a code goes on.
+/// no slots.
 template <bool Base>
-__device__ void single_steps(const part_job& job, part_lane& l, int blocks, int first, int tail, int back,
-                             std::uint32_t digits) {
-  const int steps = job.rows * blocks, settled = tail < 0 ? -1 : steps - tail;
-  int block = first % blocks;
-  std::int16_t* out = l.values(job, first / blocks);
+__device__ void single_steps(const part_job& job, part_lane& l) {
+  const int blocks = job.blocks, steps = job.rows * blocks, settled = job.tail < 0 ? -1 : steps - job.tail;
+  int block = 0;
+  std::int16_t* out = l.values(job, job.whole);
   std::uint32_t floor = state_floor;
-  for (int step = first;; ++step) {
+  for (int step = job.whole * blocks;; ++step) {
     if (step == settled) {
       l.x -= 256;
       floor = settled_floor;
     }
     if (step == steps) return;
-    const std::uint8_t cls = l.cls(block, back);
+    const std::uint8_t cls = l.cls(block, job.back());
     int v;
     l.look(job);
     if constexpr (Base) {
@@ -145,7 +149,7 @@ __device__ void single_steps(const part_job& job, part_lane& l, int blocks, int 
       const std::uint32_t entry = lut.word[l.x & 255];
       advance(l.x, entry, l.in.at, l.before, floor);
       v = static_cast<int>(entry) >> 16;
-      for (std::uint32_t k = digits >> 4 * block & 15; k-- > 0;) {
+      for (std::uint32_t k = job.digits >> 4 * block & 15; k-- > 0;) {
         l.look(job);
         const digit_row digit = lut.digit[k];
         const ternary_hit h = find_digit(l.x, row_under(v, l.tables + digit.row));

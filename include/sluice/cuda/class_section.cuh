@@ -28,7 +28,8 @@ __device__ inline bool parse_section(section_parts& s, const std::uint8_t* bytes
   s = {nullptr, nullptr, bytes, bytes, 0, 0, 0, false};
   if (size == 0) return true;
   const unsigned with = bytes[0];
-  if (with > 15 || (pass != 0 && (with & (class_section::with_deltas | class_section::with_classes)) != 0)) return false;
+  if (with > 15 || (pass != 0 && (with & (class_section::with_deltas | class_section::with_classes)) != 0))
+    return false;
   std::uint32_t at = 1;  // far below 2^32: no part is larger than 2^20
   if (with & class_section::with_deltas) {
     const int blocks = (width + 31) / 32;
@@ -115,8 +116,8 @@ __device__ inline std::uint32_t load_states(const std::uint8_t* bytes, std::uint
                                             unsigned lane, std::uint32_t before) {
   constexpr auto head = static_cast<std::uint32_t>(detail::state_lengths_bytes);
   if (size < head) return 0;
-  const std::uint32_t word = bytes[3 * lane / 8] | static_cast<std::uint32_t>(3 * lane % 8 > 5 ? bytes[3 * lane / 8 + 1] : 0)
-                                                       << 8;
+  const std::uint32_t word =
+      bytes[3 * lane / 8] | static_cast<std::uint32_t>(3 * lane % 8 > 5 ? bytes[3 * lane / 8 + 1] : 0) << 8;
   const std::uint32_t more = word >> 3 * lane % 8 & 7;  // bits beyond eight
   std::uint32_t at = 8 * lane, bits = 8 * 32;
 #pragma unroll

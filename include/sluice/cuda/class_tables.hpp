@@ -16,20 +16,22 @@ namespace sluice::cuda {
 
 /// Digits of a refinement, of one class under one kind of parent (zero or not); all dead: cc = 0, f = 255.
 struct ternary_row {
-  std::uint32_t cc;  ///< 256 - T in halves, T the first slot of symbols 1 and 2: slot + 256 - T has bit 8 where T is reached
-  std::uint32_t f;   ///< bytes: frequencies of symbols 0, 1, 2, each less one; the last is 0
+  std::uint32_t
+      cc;  ///< 256 - T in halves, T the first slot of symbols 1 and 2: slot + 256 - T has bit 8 where T is reached
+  std::uint32_t f;  ///< bytes: frequencies of symbols 0, 1, 2, each less one; the last is 0
 };
 
 /// A digit below the base symbol of a class.
 struct digit_row {
-  std::uint32_t row;     ///< byte offset of its ternary_row among those of zero parents; 0 = the class has no such digit
+  std::uint32_t row;  ///< byte offset of its ternary_row among those of zero parents; 0 = the class has no such digit
   std::uint32_t factor;  ///< what the value so far is worth under it: 3, or 1 where there is no digit
 };
 
 /// Base symbols of one class by slot, and what comes below them.
 struct class_lut {
-  std::uint32_t word[256];  ///< byte 0: frequency less one, byte 1: slot less the symbol's first, the high half: the value
-  digit_row digit[4];       ///< [k]: from steps of 3^(k + 1) to steps of 3^k
+  std::uint32_t
+      word[256];       ///< byte 0: frequency less one, byte 1: slot less the symbol's first, the high half: the value
+  digit_row digit[4];  ///< [k]: from steps of 3^(k + 1) to steps of 3^k
 };
 
 /// What class_rans looks up, in an image and in the front of shared memory.
@@ -76,8 +78,9 @@ constexpr class_lut class_lut_of(int cls) noexcept {
     l.word[slot] = std::uint32_t(end - begin - 1) | std::uint32_t(slot - begin) << 8 | std::uint32_t(value) << 16;
   }
   for (int k = 0; k < 4; ++k)
-    l.digit[k] = k < t.digits ? digit_row{std::uint32_t(sizeof(ternary_row)) * detail::class_at(std::uint8_t(cls), k), 3}
-                              : digit_row{0, 1};
+    l.digit[k] = k < t.digits
+                     ? digit_row{std::uint32_t(sizeof(ternary_row)) * detail::class_at(std::uint8_t(cls), k), 3}
+                     : digit_row{0, 1};
   return l;
 }
 
@@ -133,7 +136,7 @@ SLUICE_HD constexpr std::uint32_t most_code_bytes(int rows, int blocks) noexcept
 inline constexpr std::uint8_t no_slot = 255;
 
 /// Room for what a warp decodes (part_job).
-inline constexpr int job_bytes = 96;
+inline constexpr int job_bytes = 112;
 
 /// How the kernel of class_rans is launched.
 struct class_rans_shape {
@@ -142,15 +145,16 @@ struct class_rans_shape {
   std::size_t shared = 0;  ///< bytes of a block of threads
 
   // Offsets in shared memory.
-  static constexpr int slot_of_at = int(class_facts_bytes);         // u8[256]
-  static constexpr int used_at = slot_of_at + 256;                  // class_set
+  static constexpr int slot_of_at = int(class_facts_bytes);          // u8[256]
+  static constexpr int used_at = slot_of_at + 256;                   // class_set
   static constexpr int rings_at = used_at + int(sizeof(class_set));  // of each warp a ring and its job
   SLUICE_HD static constexpr int luts_at(int warps) noexcept { return rings_at + warps * (ring_bytes + job_bytes); }
 };
 static_assert(class_rans_shape::rings_at % 16 == 0 && ring_bytes % 16 == 0 && sizeof(class_lut) % 16 == 0);
 
-inline constexpr int class_rans_warps = 16;      ///< of a block of threads
-inline constexpr int class_rans_residents = 2;   ///< blocks of threads on a multiprocessor, for whose registers there is room
+inline constexpr int class_rans_warps = 16;  ///< of a block of threads
+inline constexpr int class_rans_residents =
+    2;  ///< blocks of threads on a multiprocessor, for whose registers there is room
 inline constexpr std::size_t reserved_shared = 1024;  ///< that the system takes of each block of threads
 
 /// The shape for a multiprocessor with so much shared memory: H100 233472, A100 167936, others as cudaDeviceProp says.

@@ -48,6 +48,13 @@ __device__ __forceinline__ std::uint32_t permute(std::uint32_t a, std::uint32_t 
   return r;
 }
 
+/// The smaller one; written as C++ a comparison with zero becomes two instructions and a predicate.
+__device__ __forceinline__ std::uint32_t smaller(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t r;
+  asm("min.u32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+
 /// Lanes before this one, read once: without `volatile` the compiler reads the special register again in every step.
 __device__ __forceinline__ std::uint32_t lanes_before() {
   std::uint32_t r;

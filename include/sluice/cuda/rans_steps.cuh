@@ -83,7 +83,7 @@ __device__ __forceinline__ void advance(std::uint32_t& x, std::uint32_t entry, s
   const std::uint32_t takers = __ballot_sync(whole_warp, low);
   const std::uint32_t byte = ptx::load_byte(at + static_cast<std::uint32_t>(__popc(takers & before)));
   at += static_cast<std::uint32_t>(__popc(takers));
-  x = ptx::permute(y, byte, low ? 0x2304u : 0x2310u);
+  x = low ? y * 256 + byte : y + (state_bias - 0x10000u);
 }
 
 /// A ternary digit on its way: the entry of its symbol, and whether it is symbol 1 or 2 (bit 8) or 2 (bit 24).
@@ -92,10 +92,10 @@ struct ternary_hit {
 };
 __device__ __forceinline__ ternary_hit find_digit(std::uint32_t x, ptx::pair row) {
   const std::uint32_t slot = x & 255u;
-  const std::uint32_t d = slot * 0x10001u + row.x;        // flags in bits 8 and 24, slot - first in bytes 0 and 2
-  const std::uint32_t f = slot * 0x1000000u + row.y;      // three frequencies less one, and the slot
-  const std::uint32_t shift = __dp4a(d, 0x08000800u, 0u);  // 8 * symbol
-  return {ptx::permute(f, d, 0x624130u >> shift), d};      // pairs of nibbles, symbol 0 last: frequency, slot - first
+  const std::uint32_t d = slot * 0x10001u + row.x;    // flags in bits 8 and 24, slot - first in bytes 0 and 2
+  const std::uint32_t f = slot * 0x1000000u + row.y;  // three frequencies less one, and the slot
+  // Which bytes are frequency and slot - first: 0x30, 0x41 and 0x62 for symbols 0, 1 and 2.
+  return {ptx::permute(f, d, __dp4a(d, 0x21001100u, 0x30u)), d};
 }
 
 /// factor * parent + digit, the digit's sign turned where the parent is negative; 16 bits of it count.
@@ -106,7 +106,8 @@ __device__ __forceinline__ int refined(int parent, int factor, ternary_hit h) {
 
 /// The row of a lane's class under its parent: `rows` is the address of its row under zero.
 __device__ __forceinline__ ptx::pair row_under(int parent, std::uint32_t rows) {
-  return ptx::load_table_pair(rows + (parent != 0 ? static_cast<std::uint32_t>(256 * sizeof(ternary_row)) : 0u));
+  constexpr std::uint32_t nonzero = 256 * sizeof(ternary_row);
+  return ptx::load_table_pair(rows + nonzero * ptx::smaller(static_cast<std::uint32_t>(parent), 1u));
 }
 
 }  // namespace sluice::cuda

@@ -31,6 +31,9 @@ inline void store_half(std::uint32_t a, std::uint32_t v) {
   shared_at<std::uint16_t>(a) = static_cast<std::uint16_t>(v);
 }
 
+inline std::uint32_t permute(std::uint32_t a, std::uint32_t b, std::uint32_t s) { return __byte_perm(a, b, s); }
+inline std::uint32_t smaller(std::uint32_t a, std::uint32_t b) { return a < b ? a : b; }
+
 inline std::uint32_t lanes_before() { return (1u << the_machine.lane()) - 1; }
 
 inline void copy_async(std::uint32_t to, const void* from, std::uint32_t bytes = 16) {
