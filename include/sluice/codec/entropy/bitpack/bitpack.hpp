@@ -81,7 +81,7 @@ SLUICE_HD constexpr bool group_scale(float low, float high, int levels, f16& ste
 namespace sluice {
 
 /// Bytes of `rows` x `blocks` blocks of codes of `width` bits; 0 where an argument is out of range.
-constexpr std::size_t packed_size(int width, std::int64_t rows, std::int64_t blocks) noexcept {
+SLUICE_HD constexpr std::size_t packed_size(int width, std::int64_t rows, std::int64_t blocks) noexcept {
   if (width < 1 || width > 8 || rows < 0 || blocks < 0) return 0;
   std::int64_t planes = rows / 8 * width;
   for (int part = 1; part <= 8; part *= 2)
