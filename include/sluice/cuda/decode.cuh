@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/cuda/image.hpp>
+#include <sluice/cuda/integer_stages.cuh>
 #include <sluice/cuda/launch.cuh>
 #include <sluice/cuda/open.cuh>
 #include <sluice/cuda/report.cuh>

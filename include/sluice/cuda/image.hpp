@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/codec/entropy/class_rans.hpp>
 #include <sluice/codec/tile_codec.hpp>
+#include <sluice/cuda/basis.hpp>
+#include <sluice/cuda/class_tables.hpp>
 #include <sluice/cuda/model.hpp>
 #include <sluice/cuda/workspace.hpp>
 #include <sluice/model/profile.hpp>
@@ -11,6 +14,8 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace sluice::cuda {
@@ -36,11 +41,8 @@ class image_writer {
     bytes_.resize((at + size + 15) / 16 * 16);
     return at;
   }
-  /// Fills what was reserved.
-  template <class T>
-  void fill(std::uint64_t at, std::span<const T> values) noexcept {
-    if (!values.empty()) std::memcpy(bytes_.data() + at, values.data(), values.size_bytes());
-  }
+  /// Where what was reserved is to be written; until the next put().
+  std::byte* at(std::uint64_t offset) noexcept { return bytes_.data() + offset; }
   std::vector<std::byte> take() && { return std::move(bytes_); }
 
  private:
@@ -79,6 +81,13 @@ class model {
 
  private:
   static constexpr bool turns = Codec::domain == value_domain::unrotated;
+
+  static constexpr bool codes_classes = [] {
+    if constexpr (requires { typename Codec::entropy; })
+      return std::is_same_v<typename Codec::entropy, class_rans>;
+    else
+      return false;
+  }();
 
   // How many passes the finest step is split into.
   static int depth_of(const profile& p) noexcept {
@@ -161,13 +170,17 @@ class model {
         n.columns_before = h.columns;
         h.columns += n.ld;
         h.max_width = sluice::detail::max(h.max_width, n.ld);
-        if (uses && turns) pack_group(q, g, n, w);
+        if (uses && turns) pack_group(q, g, m.rope < 0 ? nullptr : &ropes.all[std::size_t(m.rope)], n, w);
         groups.push_back(n);
       }
     }
     h.strands = std::int32_t(groups.size());
     h.planes_at = w.put(planes);
     h.groups_at = w.put(groups);
+    if constexpr (codes_classes) {
+      h.class_tables_at = w.reserve(class_tables_bytes);
+      pack_class_tables(w.at(h.class_tables_at));
+    }
     state_ = image_part<Codec>::put(p, w, h);
     if (state_ != status::ok) return;
     image_ = std::move(w).take();
@@ -176,7 +189,7 @@ class model {
     sizes_ = {h.layers, h.passes, h.strands, h.rope_pairs, h.max_width, h.columns, Codec::domain};
   }
 
-  static void pack_group(const plane_profile& q, int g, group_model& n, image_writer& w) {
+  static void pack_group(const plane_profile& q, int g, const rope_model* rope, group_model& n, image_writer& w) {
     const std::size_t first = std::size_t(g) * std::size_t(q.group_width), width = std::size_t(n.width);
     if (!q.mean.empty()) {
       std::vector<float> mean(std::size_t(n.ld), 0.f);
@@ -188,7 +201,15 @@ class model {
       for (std::size_t i = 0; i < width; ++i) classes[i] = q.classes[first + i];
       n.classes_at = w.put(classes);
     }
-    if (const std::uint16_t* m = q.matrix_of(g)) n.matrix_at = w.put(std::span(m, width * width));
+    const std::uint16_t* const m = q.matrix_of(g);
+    if (!m) return;
+    n.matrix_at = w.put(std::span(m, width * width));
+    const column_plan plan{n.heads, n.width / n.heads, rope ? rope->pairs : 0,
+                           rope ? rope_pairing(rope->pairing) : rope_pairing::none};
+    n.basis_at = w.reserve(basis_size(plan, n.ld));
+    pack_basis(plan, m, &q.mean[first], n.ld, w.at(n.basis_at));
+    n.columns_at = w.reserve(columns_size(plan));
+    pack_columns(plan, w.at(n.columns_at));
   }
 
   status state_;

@@ -12,6 +12,11 @@
 // to the device by whoever owns memory there. Plain structures; every `_at` is an offset from the image's first byte, a
 // multiple of 16; 0 = absent.
 
+// Names of sluice::detail are to be found in kernels that have details of their own.
+namespace sluice::cuda::detail {
+using namespace sluice::detail;
+}
+
 namespace sluice::cuda {
 
 /// First bytes of an image.
