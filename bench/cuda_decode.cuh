@@ -4,8 +4,8 @@
 #include "cuda_model.hpp"
 #include "cuda_timing.cuh"
 
-#include <sluice/cuda/decode.cuh>
 #include <sluice/cuda/image.hpp>
+#include <sluice/cuda/presets.cuh>
 #include <sluice/format/frame.hpp>
 #include <sluice/tensor/layouts.hpp>
 

@@ -2,8 +2,6 @@
 // The same for lossless frames (exact), whose rivals are nvCOMP's coders.
 #include "cuda_decode.cuh"
 
-#include <sluice/cuda/stored.cuh>
-
 namespace cuda_bench {
 namespace {
 

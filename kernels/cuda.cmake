@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # sluice::cuda_kernels: decoding on a GPU for programs without nvcc, or of C++17 (sluice/cuda/kernels.hpp). Each preset is one
-# source. Built and installed where SLUICE_CUDA_KERNELS says so, else only for those who link it inside of this build.
+# source. With SLUICE_CUDA_KERNELS it is built and installed; else it has one preset, for whoever links it in this build.
 option(SLUICE_CUDA_KERNELS "build and install sluice::cuda_kernels, which takes nvcc some minutes" OFF)
-set(SLUICE_CUDA_PRESETS "standard;exact;raw;fixed4;plain8;plain4;int4;kivi4;kivi2;cachegen_paper" CACHE STRING
+set(SLUICE_CUDA_PRESETS "standard;exact;raw;fixed4;plain8;plain4;int4;kivi4;kivi2" CACHE STRING
   "presets that sluice::cuda_kernels has kernels of")
 set(SLUICE_CUDA_KERNELS_ARCHITECTURES "80-real;90-real;100" CACHE STRING "architectures of sluice::cuda_kernels")
 if(NOT SLUICE_HAS_CUDA)
   return()
+endif()
+set(presets ${SLUICE_CUDA_PRESETS})
+set(architectures ${SLUICE_CUDA_KERNELS_ARCHITECTURES})
+if(NOT SLUICE_CUDA_KERNELS)
+  set(presets standard)
+  set(architectures ${CMAKE_CUDA_ARCHITECTURES})
 endif()
 
 set(cuda_sources "${CMAKE_CURRENT_SOURCE_DIR}/cuda_kernels.cpp")
@@ -15,7 +21,7 @@ foreach(row IN LISTS rows)  # of codec/presets.hpp
   string(REGEX REPLACE "row\\(([^,]+), \"(.*)\"" "\\1;\\2" row "${row}")
   list(GET row 0 codec)
   list(GET row 1 name)
-  if(name IN_LIST SLUICE_CUDA_PRESETS)
+  if(name IN_LIST presets)
     set(source "${CMAKE_CURRENT_BINARY_DIR}/cuda_${name}.cu")
     file(CONFIGURE OUTPUT "${source}" CONTENT "#include <sluice/cuda/kernels.cuh>
 #include <sluice/cuda/presets.cuh>
@@ -31,7 +37,7 @@ file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/cuda_presets.inc" CONTENT "#d
 add_library(sluice_cuda_kernels STATIC ${cuda_sources})
 add_library(sluice::cuda_kernels ALIAS sluice_cuda_kernels)
 set_target_properties(sluice_cuda_kernels PROPERTIES EXPORT_NAME cuda_kernels POSITION_INDEPENDENT_CODE ON
-  CUDA_ARCHITECTURES "${SLUICE_CUDA_KERNELS_ARCHITECTURES}")
+  CUDA_ARCHITECTURES "${architectures}")
 # Who links it needs no C++20: of the library's other targets it gets what there is to link.
 target_include_directories(sluice_cuda_kernels PRIVATE "${CMAKE_CURRENT_BINARY_DIR}")
 target_link_libraries(sluice_cuda_kernels PRIVATE sluice_kernels CUDA::cudart_static)

@@ -5,6 +5,7 @@
 #include <sluice/format/frame.hpp>
 #include <sluice/model/profile.hpp>
 
+#include <cstdint>
 #include <cstring>
 
 namespace sluice::cuda {
@@ -23,11 +24,12 @@ result<std::unique_ptr<any_model>> make_model(const char* preset, const void* by
 }
 
 status read_sizes(const void* frame, std::size_t size, request& r) noexcept {
-  frame_header h;
-  if (size >= sizeof h.magic) {
-    std::memcpy(&h, frame, sizeof h.magic);
-    if (h.magic != frame_magic) return status::not_a_frame;
+  std::uint32_t magic = 0;
+  if (size >= sizeof magic) {
+    std::memcpy(&magic, frame, sizeof magic);
+    if (magic != frame_magic) return status::not_a_frame;
   }
+  frame_header h;
   if (size < sizeof h) return status::truncated;
   std::memcpy(&h, frame, sizeof h);
   if (const status s = sluice::detail::check_header(h, header_checksum(h)); s != status::ok) return s;

@@ -21,6 +21,14 @@ foreach(source IN LISTS cuda_sources)
   set_tests_properties(cuda.${name}.ptxas cuda.${name} PROPERTIES LABELS cuda SKIP_RETURN_CODE 77)
 endforeach()
 
+# An engine of C++17 that links compiled kernels.
+add_executable(cuda_cpp17 "${CMAKE_CURRENT_LIST_DIR}/cpp17.cpp")
+target_link_libraries(cuda_cpp17 PRIVATE sluice_cuda_kernels sluice_dev CUDA::cudart_static)
+target_compile_definitions(cuda_cpp17 PRIVATE "SLUICE_SOURCE_DIR=\"${SLUICE_DATA_ROOT}\"")
+set_target_properties(cuda_cpp17 PROPERTIES CXX_STANDARD 17 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF)
+add_test(NAME cuda.cpp17 COMMAND cuda_cpp17)
+set_tests_properties(cuda.cpp17 PROPERTIES LABELS cuda SKIP_RETURN_CODE 77)
+
 # All headers in the hands of nvcc: plain, and with the flags of PyTorch extensions and of FlashInfer's builds.
 string(REGEX REPLACE "#include <[^>]*calibrat[^>]*>\n" "" all_cuda "${all}")  # Eigen is not for device code
 foreach(header IN LISTS cuda_headers)
