@@ -25,6 +25,7 @@
 #define __forceinline__ inline
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
+#define __maxnreg__(...)
 
 #include <cuda_runtime.h>
 #include <arithmetic.hpp>

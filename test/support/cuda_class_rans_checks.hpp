@@ -15,8 +15,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <random>
 #include <span>
+#include <string>
+#include <tuple>
 #include <vector>
 
 /// The entropy stage of class_rans on a GPU, or on the emulator, against the decoder of the CPU: the same integers, the
@@ -287,6 +291,30 @@ inline int check(const tiles& all, const setting& how = {}) {
   return refused;
 }
 
+inline bytes read(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  REQUIRE_MESSAGE(in.good(), path);
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  const auto* p = reinterpret_cast<const std::byte*>(text.data());
+  return {p, p + text.size()};
+}
+
+/// The frames of released versions that class_rans codes.
+inline void golden_frames(const std::string& folder) {
+  constexpr const char* frames[][2] = {{"standard", "small"},       {"standard_cut", "small"},
+                                       {"standard_later", "small"}, {"standard_truncated", "small"},
+                                       {"uncalibrated", "plain"},   {"smollm2", "smollm2"},
+                                       {"hybrid", "hybrid"}};
+  for (const auto& [frame, model] : frames) {
+    CAPTURE(std::string(frame));
+    const result<profile> p = profile::parse(read(folder + model + ".profile"));
+    REQUIRE(p.has_value());
+    const tiles all = tiles_of(*p, read(folder + frame + ".slc"), true);
+    CHECK(!all.items.empty());
+    CHECK(check(all) == 0);
+  }
+}
+
 /// A made-up model of one layer: K of one width in one group, V of another in groups of its own.
 inline profile made_up(std::mt19937& random, int passes, int width_k, int width_v, bool calibrated) {
   profile p = profile::uncalibrated(model_shape{{{1, width_k, width_v}}, {}}, passes, 0);
@@ -366,6 +394,17 @@ inline void round_trips(unsigned seed, int rounds, const setting& how) {
     CHECK(refused == 0);
   }
   CHECK(tiles_made > 4 * rounds);
+}
+
+/// The longest tile and the widest head that there can be.
+inline void extremes(unsigned seed, const setting& how) {
+  std::mt19937 random(seed);
+  for (const auto& [rows, width] : {std::pair{4096, 32}, {2, 16384}, {3, 1024}}) {
+    const profile p = made_up(random, 3, width, 20, true);
+    tiles all{&p};
+    CHECK(add(all, random, numbers(random, p, plane::key, rows, 3, true)));
+    CHECK(check(all, how) == 0);
+  }
 }
 
 /// Sections that somebody has changed: refused where a host refuses, else the same integers.

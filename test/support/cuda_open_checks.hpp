@@ -215,7 +215,7 @@ inline void sound_frames() {
     j.sequence_end = end;
   }
   for (std::size_t i = 0; i < jobs.size(); ++i) jobs[i].shift = i % 16;
-  const auto outcomes = check(device, host, jobs, false);
+  const auto outcomes = check(device, host, jobs, values::none);
   CHECK(outcomes[0].all.worst == status::ok);
   page_status all;
   for (const outcome& o : outcomes)
@@ -338,7 +338,7 @@ inline void refusals() {
     j.shift = i % 5;
     read_sizes(j);
     if (i >= other_tokens) continue;
-    check(device, host, {j}, false);
+    check(device, host, {j}, values::none);
   }
   std::vector<device_cache> there;
   for (const job& j : jobs) there.emplace_back(j.view);
@@ -397,7 +397,7 @@ inline void damaged_frames(int rounds) {
       j.shift = random() % 16;
       jobs.push_back(j);
     }
-    for (const outcome& o : check(device, host, jobs, false)) (o.all.worst == status::ok ? ok : bad) += 1;
+    for (const outcome& o : check(device, host, jobs, values::none)) (o.all.worst == status::ok ? ok : bad) += 1;
   }
   CHECK(ok > 0);
   CHECK(bad > rounds);

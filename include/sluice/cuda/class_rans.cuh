@@ -237,6 +237,8 @@ __device__ inline bool decode_passes(const class_rans_memory& m, part_job& job, 
   return true;
 }
 static_assert(sizeof(part_job) <= job_bytes);
+static_assert(class_rans_shape::luts_at(class_rans_warps) + most_slots * sizeof(class_lut) <= max_shared &&
+              most_slots < no_slot);
 
 /// The entropy stage: a warp for each of max_parts parts of every strand. Sets values, exceptions and live of the strands
 /// that are ok, and their state where a host would. A template only so that the header may be included anywhere.

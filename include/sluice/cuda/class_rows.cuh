@@ -70,6 +70,8 @@ __device__ void base_rows(const part_job& job, part_lane& me, const std::uint8_t
   for (int b = 0; b < Blocks; ++b)
     lut[b] = luts + slot_of[l.cls(b, job.back())] * static_cast<std::uint32_t>(sizeof(class_lut));
   const int ld = job.ld;
+  const std::uint32_t digits =
+      Digits ? __reduce_or_sync(whole_warp, job.digits) : 0;  // the compiler sees that it is uniform
   std::int16_t* out = l.values(job);
 #pragma unroll 1
   for (int r = job.whole; r > 0; --r) {
@@ -81,7 +83,7 @@ __device__ void base_rows(const part_job& job, part_lane& me, const std::uint8_t
       int v = static_cast<int>(entry) >> 16;
       if constexpr (Digits) {
 #pragma unroll 1
-        for (std::uint32_t k = job.digits >> 4 * b & 15; k-- > 0;) {
+        for (std::uint32_t k = digits >> 4 * b & 15; k-- > 0;) {
           l.look(job);
           const ptx::pair digit = ptx::load_table_pair(lut[b] + 1024 + 8 * k);
           const ternary_hit h = find_digit(l.x, row_under(v, l.tables + digit.x));

@@ -134,6 +134,8 @@ SLUICE_HD constexpr std::uint32_t most_code_bytes(int rows, int blocks) noexcept
 
 /// Class without a slot.
 inline constexpr std::uint8_t no_slot = 255;
+/// More than the streams of real models have classes, and as many as a block of threads may have memory for.
+inline constexpr int most_slots = 190;
 
 /// Room for what a warp decodes (part_job).
 inline constexpr int job_bytes = 112;
@@ -164,7 +166,7 @@ constexpr class_rans_shape shape_class_rans(std::size_t of_multiprocessor) noexc
   const std::size_t room = of_multiprocessor / class_rans_residents - reserved_shared;
   const auto fixed = std::size_t(class_rans_shape::luts_at(s.warps));
   if (room > fixed) s.slots = int((room - fixed) / sizeof(class_lut));
-  if (s.slots > 254) s.slots = 254;
+  if (s.slots > most_slots) s.slots = most_slots;
   s.shared = fixed + std::size_t(s.slots) * sizeof(class_lut);
   return s;
 }

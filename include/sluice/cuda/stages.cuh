@@ -82,10 +82,24 @@ struct quantizer_stage<embedded<Refinements>> {
   }
 };
 
+namespace detail {
+
+template <class Codec>
+struct entropy_of {
+  using type = void;
+};
+template <class Codec>
+requires requires { typename Codec::entropy; }
+struct entropy_of<Codec> {
+  using type = typename Codec::entropy;
+};
+
+}  // namespace detail
+
 /// The stages of a codec together: by default those that its policies name.
 template <class Codec>
 struct codec_stages {
-  using entropy = entropy_stage<typename Codec::entropy>;
+  using entropy = entropy_stage<typename detail::entropy_of<Codec>::type>;
   using store = store_stage<Codec>;
   static constexpr bool stored = Codec::domain == value_domain::stored;
 

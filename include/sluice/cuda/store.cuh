@@ -76,32 +76,35 @@ struct slab {
   unsigned char* shared;  ///< [16][halves]
   int halves;             ///< from row to row there
 
-  /// Puts columns [first, first + n), n a multiple of 16, into shared memory; integers beyond 2^11 without what they are
-  /// modulo 32. Returns whether any lane has seen such.
+  /// Puts columns [first, first + n), n a multiple of 16, into shared memory. Where some integer is beyond 2^11, all are
+  /// without what they are modulo 32, and the answer is true.
   __device__ __forceinline__ bool load(int first, int n) const {
     const int row = static_cast<int>(threadIdx.x % 16), column = static_cast<int>(threadIdx.x % 32 / 16) * 8;
-    const std::int16_t* from = values + row * ld + first + column;
-    unsigned char* to = shared + 2 * (row * halves + column);
-    bool wide = false;
     __syncwarp();  // until no lane reads what was there before
-    for (int i = 0; i < n; i += 16, from += 16, to += 32) {
-      four_words v{};
-      if (row < rows) v = *reinterpret_cast<const four_words*>(from);
-      std::uint32_t spread = 0;
+    for (std::uint32_t keep = ~0u;; keep = 0xffe0ffe0u) {
+      const std::int16_t* from = values + row * ld + first + column;
+      unsigned char* to = shared + 2 * (row * halves + column);
+      std::uint32_t all = 0;
+      for (int i = 0; i < n; i += 16, from += 16, to += 32) {
+        four_words v{};
+        if (row < rows) v = *reinterpret_cast<const four_words*>(from);
+        std::uint32_t spread = 0;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) spread |= spread_of(v.w[j]);
-      if ((spread & not_small) == 0) {
+        for (int j = 0; j < 4; ++j) spread |= spread_of(v.w[j]);
+        all |= spread;
+        if ((spread & not_small) == 0) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) v.w[j] = small_halves_of(v.w[j]);
-      } else {
-        const std::uint32_t keep = spread & not_half ? 0xffe0ffe0u : ~0u;
-        wide |= keep != ~0u;
+          for (int j = 0; j < 4; ++j) v.w[j] = small_halves_of(v.w[j] & keep);
+        } else {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) v.w[j] = halves_of(v.w[j] & keep);
+          for (int j = 0; j < 4; ++j) v.w[j] = halves_of(v.w[j] & keep);
+        }
+        *reinterpret_cast<four_words*>(to) = v;
       }
-      *reinterpret_cast<four_words*>(to) = v;
+      __syncwarp();
+      if (keep != ~0u) return true;
+      if (!__any_sync(~0u, (all & not_half) != 0)) return false;
     }
-    return __any_sync(~0u, wide);  // which is a barrier too
   }
 };
 
@@ -203,7 +206,7 @@ __device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product
 /// Groups with a basis; a block a strand. `columns`: see store_plan. A template only so that the header may be included
 /// anywhere.
 template <int = 0>
-__global__ void __launch_bounds__(32 * store_warps, 3) store_products(const decode_state d, const int columns) {
+__global__ void __maxnreg__(96) store_products(const decode_state d, const int columns) {
   const strand& s = d.strands[blockIdx.x];
   if (!is_shown(s)) return;
   const group_model& g = group_of(d.image, s.group);
@@ -240,6 +243,7 @@ __global__ void __launch_bounds__(32 * store_warps, 3) store_products(const deco
     slab.rows = first >= rows ? 0 : rows - first < slab_rows ? rows - first : slab_rows;
     bool exceptions = false, wide = false;
     if (slab.rows) {
+      __syncwarp();  // until no lane reads where the rows before went
       if (lane < slab_rows) {
         detail::row_target row{};
         if (lane < slab.rows) {

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole decodes on the emulator against the decoder of a CPU: real captures, golden frames, hostile ones.
+#include <cuda_on_host.hpp>
+
+#include <doctest/doctest.h>
+#include <support/cuda_decode_cases.hpp>
+
+using namespace sluice;
+
+TEST_CASE("cuda decode, emulated: golden frames at every level") { cuda_checks::golden_frames(); }
+
+TEST_CASE("cuda decode, emulated: a real capture") { cuda_checks::real_capture({1, 3}); }
+
+TEST_CASE("cuda decode, emulated: frames at other positions") { cuda_checks::moved_frames(); }
+
+TEST_CASE("cuda decode, emulated: the corpus of the frame fuzzer") { cuda_checks::fuzz_corpus(); }
+
+TEST_CASE("cuda decode, emulated: changed frames") {
+  cuda_checks::mutated_inputs<codec::standard>(1200, cuda_checks::decode_seed);
+}
