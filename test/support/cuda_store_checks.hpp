@@ -167,8 +167,8 @@ bytes stored(const scene& s, const kv_view& view, const bytes& memory, Launch la
   r.asked.frame = frame.data();
   const device_buffer<cuda::open_request> requests(std::span<const cuda::open_request>(&r, 1));
   const device_buffer<cuda::strand> strands(s.strands);
-  const cuda::decode_state state{on_device.data(), workspace.data(),        requests.data(),
-                                 strands.data(),   1, int(s.strands.size())};
+  const cuda::decode_state state{on_device.data(),     workspace.data(), requests.data(), strands.data(), 1,
+                                 int(s.strands.size())};
   const cuda::store_plan plan = cuda::plan_store(cuda::head_of(image.data()).max_width, limit);
   REQUIRE(cuda::allow_store(plan) == status::ok);
   REQUIRE(launch(state, plan) == status::ok);
@@ -375,9 +375,9 @@ struct noise {
   int heads = 1, dim_k = 64, dim_v = 64, group_heads = 0;
   rope embedding{};
   int tokens = 40, sinks = 2, level = 3;
-  int largest = 200;      ///< coefficient
-  int exceptions = 0;     ///< a pass
-  int live = INT32_MAX;   ///< coefficients that are not zero
+  int largest = 200;     ///< coefficient
+  int exceptions = 0;    ///< a pass
+  int live = INT32_MAX;  ///< coefficients that are not zero
   bool calibrated = true;
 };
 
@@ -507,14 +507,14 @@ inline void store_on_host(const scene& s, const kv_view& view, isa on = isa::por
       const std::int64_t token = s.request.position + t.first + i - view.position;
       const bool inside = token >= 0 && token < view.tokens;
       const std::int64_t offset = inside ? view.token_offset(p, token) : 0;
-      sluice::detail::row_layout at{&offset, p.head_stride, p.element_stride, g.first_head, g.heads, p.head_dim, p.type,
-                                    true};
+      sluice::detail::row_layout at{&offset, p.head_stride, p.element_stride, g.first_head,
+                                    g.heads, p.head_dim,    p.type,           true};
       std::byte* base = view.layer_base(p, t.slot);
       if (exact == i) {
         std::vector<float> stored(std::size_t(g.width));
         for (int c = 0; c < g.width; ++c)
-          stored[std::size_t(c)] = load_element(
-              s.frame.data() + t.exact_rows.at + 2 * std::size_t(e * g.width + c), dtype::f16);
+          stored[std::size_t(c)] =
+              load_element(s.frame.data() + t.exact_rows.at + 2 * std::size_t(e * g.width + c), dtype::f16);
         if (inside) sluice::detail::store_rows(on, stored.data(), g.width, 1, base, at);
         ++e;
         continue;
@@ -559,13 +559,13 @@ inline void head_sizes(unsigned seed) {
   struct {
     int heads, dim, rotary;
     rope_pairing pairing;
-  } const cases[] = {{3, 64, 0, rope_pairing::half},          {1, 80, 0, rope_pairing::half},
-                     {2, 96, 64, rope_pairing::half},         {1, 128, 0, rope_pairing::half},
-                     {1, 192, 0, rope_pairing::interleaved},  {1, 256, 64, rope_pairing::interleaved},
-                     {4, 32, 24, rope_pairing::interleaved},  {1, 576, 64, rope_pairing::half},
-                     {2, 72, 0, rope_pairing::half},          {5, 10, 6, rope_pairing::half},
-                     {3, 18, 10, rope_pairing::interleaved},  {2, 64, 0, rope_pairing::none},
-                     {1, 32, 0, rope_pairing::half},          {7, 24, 0, rope_pairing::interleaved}};
+  } const cases[] = {{3, 64, 0, rope_pairing::half},         {1, 80, 0, rope_pairing::half},
+                     {2, 96, 64, rope_pairing::half},        {1, 128, 0, rope_pairing::half},
+                     {1, 192, 0, rope_pairing::interleaved}, {1, 256, 64, rope_pairing::interleaved},
+                     {4, 32, 24, rope_pairing::interleaved}, {1, 576, 64, rope_pairing::half},
+                     {2, 72, 0, rope_pairing::half},         {5, 10, 6, rope_pairing::half},
+                     {3, 18, 10, rope_pairing::interleaved}, {2, 64, 0, rope_pairing::none},
+                     {1, 32, 0, rope_pairing::half},         {7, 24, 0, rope_pairing::interleaved}};
   int turn = 0;
   for (const auto& c : cases) {
     noise n;
@@ -611,8 +611,8 @@ inline void widths(unsigned seed) {
   struct {
     int heads, dim;
     std::size_t limit;
-  } const cases[] = {{1, 32, cuda::max_shared},       {1, 48, cuda::max_shared},        {3, 112, cuda::max_shared},
-                     {4, 128, cuda::max_shared_sm80}, {4, 128, cuda::max_shared},       {1, 576, cuda::max_shared_sm80},
+  } const cases[] = {{1, 32, cuda::max_shared},       {1, 48, cuda::max_shared},      {3, 112, cuda::max_shared},
+                     {4, 128, cuda::max_shared_sm80}, {4, 128, cuda::max_shared},     {1, 576, cuda::max_shared_sm80},
                      {6, 123, cuda::max_shared},      {8, 128, cuda::max_shared_sm80}};
   for (const auto& c : cases) {
     noise n;
@@ -765,8 +765,7 @@ inline void transforms(unsigned seed) {
     stored(made.s, c.view(), c.bytes(), [&](const cuda::decode_state& d, const cuda::store_plan&) {
       return cuda::launch(open_transforms<>, 6, 32, 0, nullptr, d, sound.data());
     });
-    CHECK(sound.download() ==
-          (calibrated ? std::vector<int>{0, 0, 1, 0, 0, 1} : std::vector<int>{1, 0, 0, 0, 0, 1}));
+    CHECK(sound.download() == (calibrated ? std::vector<int>{0, 0, 1, 0, 0, 1} : std::vector<int>{1, 0, 0, 0, 0, 1}));
   }
 }
 
@@ -797,7 +796,8 @@ inline void columns() {
               for (int e = 0; e < r.count; ++e) {
                 ++seen[std::size_t(r.head * dim + r.dim + e)];
                 wrong += r.dim + e >= dim;
-                wrong += (r.dim + e < (pairing == rope_pairing::none ? 0 : 2 * pairs)) != (r.turn != cuda::column_turn::none);
+                wrong += (r.dim + e < (pairing == rope_pairing::none ? 0 : 2 * pairs)) !=
+                         (r.turn != cuda::column_turn::none);
                 if (r.turn == cuda::column_turn::adjoining) wrong += (r.dim + e) / 2 != r.pair + e / 2;
               }
             if (p.run[0].turn == cuda::column_turn::halves)

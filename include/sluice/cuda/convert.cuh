@@ -6,7 +6,6 @@
 #include <sluice/tensor/shape.hpp>
 
 #include <cstdint>
-#include <type_traits>
 
 // Numbers on their way into tensor cores and into pages, several at a time. What is beyond a type's largest number
 // becomes that number. The machine has words for most of it; a host, and a device without, does the same in integers.
@@ -70,17 +69,35 @@ __device__ __forceinline__ std::uint32_t pack_finite_bf16(float a, float b) {
   return of(a) | of(b) << 16;
 #endif
 }
-template <class T>
-__device__ __forceinline__ std::uint32_t pack_fp8(float a, float b) {
+/// Four floats, e5m2 where it is `wide`, else e4m3.
+__device__ __forceinline__ std::uint32_t pack_fp8(bool wide, const float* v) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-  std::uint16_t r;
-  if constexpr (std::is_same_v<T, e4m3>)
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(b), "f"(a));
-  else
-    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(r) : "f"(b), "f"(a));
-  return r;
+  std::uint16_t low, high;
+  if (wide) {
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(low) : "f"(v[1]), "f"(v[0]));
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(high) : "f"(v[3]), "f"(v[2]));
+  } else {
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(low) : "f"(v[1]), "f"(v[0]));
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(high) : "f"(v[3]), "f"(v[2]));
+  }
+  return low | std::uint32_t{high} << 16;
 #else
-  return std::uint32_t{from_float<T>(a).bits} | std::uint32_t{from_float<T>(b).bits} << 8;
+  const std::uint32_t most = wide ? 0x47600000u : 0x43e00000u;  // 57344, 448
+  const std::uint32_t bias = wide ? 15 : 7, mantissa = wide ? 2 : 3, shift = 23 - mantissa;
+  const std::uint32_t magic = (151 - bias - mantissa) << 23;  // its last place is that of the smallest numbers
+  std::uint32_t all = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const std::uint32_t bits = sluice::detail::float_bits(v[i]), size = bits & 0x7fffffffu;
+    const std::uint32_t m = size < most ? size : most;
+    const std::uint32_t small =
+        sluice::detail::float_bits(sluice::detail::bits_float(m) + sluice::detail::bits_float(magic)) - magic;
+    const std::uint32_t normal = (m - ((127 - bias) << 23) + (1u << (shift - 1)) - 1 + (m >> shift & 1)) >> shift;
+    std::uint32_t r = m >> 23 < 128 - bias ? small : normal;
+    if (size > sluice::detail::float_infinity) r = 0x7f;
+    all |= (r | (bits >> 24 & 0x80u)) << 8 * i;
+  }
+  return all;
 #endif
 }
 
@@ -99,12 +116,7 @@ __device__ __forceinline__ void pack_elements(dtype type, const float (&v)[8], s
     for (int i = 0; i < 8; ++i) to[i] = sluice::detail::float_bits(v[i]);
   } else {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (type == dtype::e4m3)
-        to[i] = detail::pack_fp8<e4m3>(v[4 * i], v[4 * i + 1]) | detail::pack_fp8<e4m3>(v[4 * i + 2], v[4 * i + 3]) << 16;
-      else
-        to[i] = detail::pack_fp8<e5m2>(v[4 * i], v[4 * i + 1]) | detail::pack_fp8<e5m2>(v[4 * i + 2], v[4 * i + 3]) << 16;
-    }
+    for (int i = 0; i < 2; ++i) to[i] = detail::pack_fp8(type == dtype::e5m2, v + 4 * i);
   }
 }
 

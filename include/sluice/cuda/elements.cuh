@@ -23,7 +23,7 @@ enum class element_source {
 
 /// Coded rows of strands whose elements are at hand; a block a strand, a warp a row.
 template <element_source Source>
-__global__ void __launch_bounds__(32 * element_warps) store_element_rows(const decode_state d) {
+__global__ void __maxnreg__(64) store_element_rows(const decode_state d) {
   const strand& s = d.strands[blockIdx.x];
   if (!is_shown(s)) return;
   const group_model& g = group_of(d.image, s.group);
@@ -45,8 +45,7 @@ __global__ void __launch_bounds__(32 * element_warps) store_element_rows(const d
 /// Errors: cuda_error.
 template <element_source Source>
 status store_elements(const decode_state& d, cudaStream_t stream) {
-  if (const status s =
-          launch(store_element_rows<Source>, d.num_strands, 32 * element_warps, 0, stream, d);
+  if (const status s = launch(store_element_rows<Source>, d.num_strands, 32 * element_warps, 0, stream, d);
       s != status::ok)
     return s;
   return store_exact(d, stream);

@@ -20,50 +20,62 @@ inline constexpr int exact_warps = 4;
 
 namespace detail {
 
-/// What undoes a rotation to a position, from doubles: few tokens are exact, and none need a table.
-struct inverse_rotation {
-  const double* frequency;
-  double position;
-  double factor;
+// Neither needs a call on a device, where that costs registers.
+__device__ __forceinline__ rope_entry turned(double angle, double gain) {
+#if defined(__CUDA_ARCH__)
+  const double turns = angle * 0.31830988618379067;  // 1 / pi
+  return {static_cast<float>(gain * cospi(turns)), static_cast<float>(gain * sinpi(turns))};
+#else
+  return {static_cast<float>(gain * std::cos(angle)), static_cast<float>(gain * std::sin(angle))};
+#endif
+}
+__device__ __forceinline__ double inverse(double x) {
+  const double near = __fdividef(1.f, static_cast<float>(x));
+  return near * (2 - x * near);
+}
 
-  __device__ __forceinline__ rope_entry operator()(int pair) const {
-    const double angle = position * frequency[pair];
-    return {static_cast<float>(cos(angle) / factor), static_cast<float>(-sin(angle) / factor)};
+/// Where a row of elements stands, and where it goes.
+struct exact_row {
+  const std::byte* from;
+  std::byte* to;
+  dtype type;  ///< of what stands there
+  float most;  ///< magnitude that elements are cut to; 0 = as they are
+
+  __device__ __forceinline__ float load(int channel) const {
+    return load_element(from + channel * size_of(type), type);
+  }
+  __device__ __forceinline__ void store(const page_target& t, int head, int dim, float x) const {
+    if (most > 0) x = x > most ? most : x > -most ? x : -most;
+    store_element(to + head * t.head_stride + dim * t.element_stride, t.type, x);
   }
 };
 
-/// One token by a whole warp. `back` undoes the rotation that it has, `table` turns it on; both only where it turns.
-__device__ __forceinline__ void convert_row(const page_target& t, std::byte* to, const std::byte* from, dtype type,
-                                            const column_plan& plan, const inverse_rotation& back,
+/// A token whose type or position is another, by a whole warp. `rope`: what turns it from one position to the one that
+/// `table` is of, null = nothing does.
+__device__ __forceinline__ void convert_row(const page_target& t, exact_row row, const column_plan& plan,
+                                            const rope_model* rope, const double* frequency, double came_from,
                                             const rope_entry* table) {
-  const int lane = static_cast<int>(threadIdx.x % 32), size = size_of(type);
+  const int lane = static_cast<int>(threadIdx.x % 32);
   bool finite = true;
   for (int i = lane; i < plan.width(); i += 32)
-    finite &= (sluice::detail::float_bits(load_element(from + i * size, type)) & 0x7f800000u) != 0x7f800000u;
-  const float most = __all_sync(~0u, finite) && t.type == dtype::f16 ? 65504.f : 0.f;
-  for (int i = lane; i < plan.size(); i += 32) {
-    const column_pair c = plan[i];
-    float v[2][8];
-#pragma unroll
-    for (int part = 0; part < 2; ++part) {
-      const column_run& run = c.run[part];
-#pragma unroll
-      for (int e = 0; e < 8; ++e)
-        v[part][e] = e < run.count ? load_element(from + (run.head * plan.head_dim + run.dim + e) * size, type) : 0;
+    finite &= (sluice::detail::float_bits(row.load(i)) & 0x7f800000u) != 0x7f800000u;
+  row.most = __all_sync(~0u, finite) && t.type == dtype::f16 ? 65504.f : 0.f;
+  const int pairs = rope ? plan.pairs : 0, of_head = plan.head_dim - pairs;  // pairs, then elements that do not turn
+  for (int i = lane; i < plan.heads * of_head; i += 32) {
+    const int head = i / of_head, n = i % of_head, channel = head * plan.head_dim;
+    if (n >= pairs) {
+      row.store(t, head, n + pairs, row.load(channel + n + pairs));
+      continue;
     }
-    if (table) {
-      turn(c, v[0], v[1], back);
-      turn(c, v[0], v[1], [table](int pair) { return table[pair]; });
-    }
-#pragma unroll
-    for (int part = 0; part < 2; ++part)
-#pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        if (e >= c.run[part].count) break;
-        float x = v[part][e];
-        if (most > 0) x = x > most ? most : x > -most ? x : -most;
-        store_element(to + t.offset(c.run[part]) + e * t.element_stride, t.type, x);
-      }
+    const bool halves = plan.pairing == rope_pairing::half;
+    const int first = halves ? n : 2 * n, second = halves ? n + pairs : 2 * n + 1;
+    // Few tokens are exact: what undoes their rotation needs no table.
+    const rope_entry back = turned(came_from * frequency[n], inverse(rope->attention_factor));
+    const float c = back.cosine, s = back.sine;
+    const float a = row.load(channel + first), b = row.load(channel + second);
+    const float x = a * c + b * s, y = b * c - a * s;
+    row.store(t, head, first, x * table[n].cosine - y * table[n].sine);
+    row.store(t, head, second, y * table[n].cosine + x * table[n].sine);
   }
 }
 
@@ -71,7 +83,7 @@ __device__ __forceinline__ void convert_row(const page_target& t, std::byte* to,
 
 /// Exact tokens; a block a strand, a warp a token. A template only so that the header may be included anywhere.
 template <int = 0>
-__global__ void __launch_bounds__(32 * exact_warps) store_exact_rows(const decode_state d) {
+__global__ void __maxnreg__(96) store_exact_rows(const decode_state d) {
   const strand& s = d.strands[blockIdx.x];
   if (!is_shown(s) || s.exact == 0) return;
   const group_model& g = group_of(d.image, s.group);
@@ -91,11 +103,9 @@ __global__ void __launch_bounds__(32 * exact_warps) store_exact_rows(const decod
       copy_row(target, target.base + place, from, plan.heads, plan.head_dim);
       continue;
     }
-    detail::inverse_rotation back{};
-    if (rope)
-      back = {in_image<double>(d.image, rope->frequency_at), static_cast<double>(r.came_from + token),
-              rope->attention_factor};
-    detail::convert_row(target, target.base + place, from, type, plan, back, entries_of(d, r, rope, token));
+    detail::convert_row(target, {from, target.base + place, type, 0}, plan, rope,
+                        rope ? in_image<double>(d.image, rope->frequency_at) : nullptr,
+                        static_cast<double>(r.came_from + token), entries_of(d, r, rope, token));
   }
 }
 

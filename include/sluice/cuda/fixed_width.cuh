@@ -72,8 +72,7 @@ class group_source {
   __device__ __forceinline__ group_source(const decode_state& d, const open_request& r, const strand& s,
                                           const group_model& g, float* scratch)
       : codes_{reinterpret_cast<const std::uint8_t*>(r.asked.frame + s.entropy[0].at), s.bits, s.rows(), g.ld / 32},
-        groups_(rules::of(g.plane), g.heads, plane_of(d.image, g.layer, g.plane).head_dim,
-                s.rows()),
+        groups_(rules::of(g.plane), g.heads, plane_of(d.image, g.layer, g.plane).head_dim, s.rows()),
         scales_(r.asked.frame + s.quantizer.at + 1) {
     if constexpr (centred) {
       scale_ = plane_of(d.image, g.layer, g.plane).scale;
@@ -95,7 +94,8 @@ class group_source {
       const std::uint32_t first = static_cast<std::uint32_t>(row / groups_.length * groups_.of_row + channel);
 #pragma unroll
       for (int i = 0; i < 8; ++i)
-        if (i < count) put(i, kept_ ? pair(__float_as_uint(kept_[channel + i])) : load(first + static_cast<unsigned>(i)));
+        if (i < count)
+          put(i, kept_ ? pair(__float_as_uint(kept_[channel + i])) : load(first + static_cast<unsigned>(i)));
       return;
     }
     const int head = static_cast<int>(__umulhi(static_cast<unsigned>(channel), groups_.per_head));
@@ -122,7 +122,8 @@ class group_source {
     if constexpr (centred) {
 #pragma unroll
       for (int i = 0; i < 8; ++i)
-        if (i < count) v[i] = __fmaf_rn(v[i], scale_, mean_ ? float_of_half(load_step(mean_ + 2 * (channel + i))) : 0.f);
+        if (i < count)
+          v[i] = __fmaf_rn(v[i], scale_, mean_ ? float_of_half(load_step(mean_ + 2 * (channel + i))) : 0.f);
     }
   }
   __device__ __forceinline__ float scale() const { return 1; }

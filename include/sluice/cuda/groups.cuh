@@ -40,7 +40,9 @@ struct group_rules<absmax<Channels>> {
 
 /// A quantiser with scales for groups.
 template <class Quantizer>
-concept group_quantizer = requires { group_rules<Quantizer>::zeros; };
+concept group_quantizer = requires {
+  group_rules<Quantizer>::zeros;
+};
 
 /// The groups of one tile, numbered as scale_groups numbers them.
 struct tile_groups {
@@ -59,7 +61,9 @@ struct tile_groups {
     per_head = static_cast<std::uint32_t>(((std::uint64_t{1} << 32) + static_cast<unsigned>(dim) - 1) /
                                           static_cast<unsigned>(dim));
   }
-  SLUICE_HD constexpr std::uint64_t count() const noexcept { return std::uint64_t{runs} * static_cast<unsigned>(of_row); }
+  SLUICE_HD constexpr std::uint64_t count() const noexcept {
+    return std::uint64_t{runs} * static_cast<unsigned>(of_row);
+  }
 };
 
 /// Bits of a step (the low half) and a zero that lie anywhere in a frame; the bytes around them, to whole words, must be
@@ -93,8 +97,7 @@ struct quantizer_stage<Quantizer> {
     using rules = group_rules<Quantizer>;
     const piece section = t.s->quantizer;
     if (t.s->rows() == 0) return section.size == 0;
-    const tile_groups groups(rules::of(t.group->plane), t.group->heads, t.plane->head_dim,
-                             t.s->rows());
+    const tile_groups groups(rules::of(t.group->plane), t.group->heads, t.plane->head_dim, t.s->rows());
     const std::uint64_t halves = groups.count() * (rules::zeros ? 2 : 1);
     if (section.size != 1 + 2 * halves) return false;
     const std::uint8_t* const at = t.frame + section.at;

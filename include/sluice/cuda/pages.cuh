@@ -24,7 +24,8 @@ struct page_target {
   std::int64_t head_stride;
   std::int64_t element_stride;
   dtype type;
-  bool adjoining;  ///< elements of a head follow one another
+  std::int32_t size;        ///< of an element
+  std::uint32_t unaligned;  ///< bits of an address that runs of eight may not have to be written at once; all = never
 
   __device__ __forceinline__ std::int64_t offset(const column_run& c) const {
     return c.head * head_stride + c.dim * element_stride;
@@ -37,8 +38,15 @@ __device__ __forceinline__ const plane_view& plane_of(const open_request& r, con
 
 __device__ __forceinline__ page_target target_of(const open_request& r, const strand& s, const group_model& g) {
   const plane_view& p = plane_of(r, g);
-  return {r.asked.cache.layer_base(p, s.slot) + g.first_head * p.head_stride, p.head_stride, p.element_stride, p.type,
-          p.element_stride == size_of(p.type)};
+  const int size = size_of(p.type);
+  return {r.asked.cache.layer_base(p, s.slot) + g.first_head * p.head_stride,
+          p.head_stride,
+          p.element_stride,
+          p.type,
+          size,
+          p.element_stride != size ? ~0u
+          : size == 1              ? 7u
+                                   : 15u};
 }
 
 /// Whether a strand has something that this launch is to store.
@@ -54,10 +62,21 @@ __device__ __forceinline__ std::int64_t place_of(const open_request& r, const pl
   const kv_view& v = r.asked.cache;
   const std::int64_t token = r.position + frame_token - v.position;
   if (token < 0 || token >= v.tokens) return no_place;
-  if (v.mode != addressing::pages || (v.first + token) >> 31 || v.page_size >> 31) return v.token_offset(p, token);
-  const auto t = static_cast<std::uint32_t>(v.first + token), size = static_cast<std::uint32_t>(v.page_size);
-  const std::uint32_t page = t / size;  // a division of 64 bits costs as much as all other arithmetic of a row
-  return std::int64_t{v.indices[page]} * p.page_stride + (t - page * size) * p.token_stride;
+  if (v.mode != addressing::pages) return v.token_offset(p, token);
+  const auto t = static_cast<std::uint64_t>(v.first + token), size = static_cast<std::uint64_t>(v.page_size);
+  std::uint64_t page = 0, rest = t;
+  if ((t | size) >> 32 == 0) {  // a division of 64 bits costs as much as all other arithmetic of a row
+    page = static_cast<std::uint32_t>(t) / static_cast<std::uint32_t>(size);
+    rest = t - page * size;
+  } else if (t >= size) {  // by hand, since no view is that long: the machine's own would be a call
+    rest = 0;
+    for (int bit = 63; bit >= 0; --bit) {
+      rest = rest << 1 | (t >> bit & 1u);
+      page <<= 1;
+      if (rest >= size) rest -= size, ++page;
+    }
+  }
+  return std::int64_t{v.indices[page]} * p.page_stride + static_cast<std::int64_t>(rest) * p.token_stride;
 }
 
 /// Token `i` of a strand's exact ones, counted from its first.
@@ -95,33 +114,42 @@ struct alignas(8) rope_entry {
   float cosine, sine;
 };
 
-/// Turns two runs of a row by what `of(pair)` says of each rotary pair.
-template <class Entry>
-__device__ __forceinline__ void turn(const column_pair& c, float (&a)[8], float (&b)[8], Entry of) {
-  if (c.run[0].turn == column_turn::halves) {
+/// Turns `count` pairs of elements of two runs by what `table` says of each; all eight where it is Full.
+template <bool Full>
+__device__ __forceinline__ void turn_halves(const rope_entry* table, int count, float (&a)[8], float (&b)[8]) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if (i >= c.run[0].count) break;
-      const rope_entry t = of(c.run[0].pair + i);
-      const float x = a[i], y = b[i];
-      a[i] = x * t.cosine - y * t.sine;
-      b[i] = y * t.cosine + x * t.sine;
-    }
-    return;
+  for (int i = 0; i < 8; ++i) {
+    if (!Full && i >= count) break;
+    const rope_entry t = table[i];
+    const float x = a[i], y = b[i];
+    a[i] = x * t.cosine - y * t.sine;
+    b[i] = y * t.cosine + x * t.sine;
   }
-  const auto adjoining = [&of](const column_run& run, float(&v)[8]) {
-    if (run.turn != column_turn::adjoining) return;
+}
+/// Turns the pairs within a run.
+__device__ __forceinline__ void turn_adjoining(const rope_entry* table, const column_run& run, float (&v)[8]) {
+  if (run.turn != column_turn::adjoining) return;
+  table += run.pair;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (2 * i >= run.count) break;
-      const rope_entry t = of(run.pair + i);
-      const float x = v[2 * i], y = v[2 * i + 1];
-      v[2 * i] = x * t.cosine - y * t.sine;
-      v[2 * i + 1] = y * t.cosine + x * t.sine;
-    }
-  };
-  adjoining(c.run[0], a);
-  adjoining(c.run[1], b);
+  for (int i = 0; i < 4; ++i) {
+    if (2 * i >= run.count) break;
+    const rope_entry t = table[i];
+    const float x = v[2 * i], y = v[2 * i + 1];
+    v[2 * i] = x * t.cosine - y * t.sine;
+    v[2 * i + 1] = y * t.cosine + x * t.sine;
+  }
+}
+/// Turns two runs of a row; `table` is its rope_row().
+__device__ __forceinline__ void turn(const column_pair& c, const rope_entry* table, float (&a)[8], float (&b)[8]) {
+  const int count = c.run[0].count;
+  if (c.run[0].turn != column_turn::halves) {
+    turn_adjoining(table, c.run[0], a);
+    turn_adjoining(table, c.run[1], b);
+  } else if (count == 8) {
+    turn_halves<true>(table + c.run[0].pair, count, a, b);
+  } else {
+    turn_halves<false>(table + c.run[0].pair, count, a, b);
+  }
 }
 
 /// The rope_row() of a token of the frame, or null where nothing turns.
@@ -140,9 +168,9 @@ struct alignas(8) two_words {
 /// Copies a row of elements as they are, by a whole warp; neither side need be aligned.
 __device__ __forceinline__ void copy_row(const page_target& t, std::byte* to, const std::byte* from, int heads,
                                          int head_dim) {
-  const int lane = static_cast<int>(threadIdx.x % 32), size = size_of(t.type);
+  const int lane = static_cast<int>(threadIdx.x % 32), size = t.size;
   const std::int64_t head = std::int64_t{head_dim} * size;
-  if (!t.adjoining) {
+  if (t.element_stride != size) {
     for (int h = 0; h < heads; ++h, to += t.head_stride, from += head)
       for (int i = lane; i < head_dim; i += 32)
         for (int b = 0; b < size; ++b) to[i * t.element_stride + b] = from[i * size + b];
@@ -172,26 +200,25 @@ __device__ __forceinline__ void copy_row(const page_target& t, std::byte* to, co
 __device__ __forceinline__ void put_run(const page_target& t, std::byte* to, int count, const float (&v)[8]) {
   std::uint32_t w[8];
   pack_elements(t.type, v, w);
-  const int size = size_of(t.type);
-  if (t.adjoining && count == 8 && (reinterpret_cast<std::uintptr_t>(to) & (size == 1 ? 7u : 15u)) == 0) {
-    if (size == 1) {
+  if (count == 8 && (static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(to)) & t.unaligned) == 0) {
+    if (t.size == 1) {
       *reinterpret_cast<two_words*>(to) = {{w[0], w[1]}};
-    } else {
-      *reinterpret_cast<four_words*>(to) = {{w[0], w[1], w[2], w[3]}};
-      if (size == 4) *reinterpret_cast<four_words*>(to + 16) = {{w[4], w[5], w[6], w[7]}};
+      return;
     }
+    *reinterpret_cast<four_words*>(to) = {{w[0], w[1], w[2], w[3]}};
+    if (t.size == 4) *reinterpret_cast<four_words*>(to + 16) = {{w[4], w[5], w[6], w[7]}};
     return;
   }
 #pragma unroll 1
   for (int i = 0; i < count; ++i, to += t.element_stride) {
-    if (size == 4)
+    if (t.size == 4)
       sluice::detail::store_as(to, w[0]);
-    else if (size == 2)
+    else if (t.size == 2)
       sluice::detail::store_as(to, static_cast<std::uint16_t>(w[0]));
     else
       sluice::detail::store_as(to, static_cast<std::uint8_t>(w[0]));
 #pragma unroll
-    for (int j = 0; j < 7; ++j) w[j] = __funnelshift_rc(w[j], w[j + 1], 8 * static_cast<unsigned>(size));
+    for (int j = 0; j < 7; ++j) w[j] = __funnelshift_rc(w[j], w[j + 1], 8 * static_cast<unsigned>(t.size));
   }
 }
 
@@ -199,7 +226,7 @@ __device__ __forceinline__ void put_run(const page_target& t, std::byte* to, int
 /// where it does not turn.
 __device__ __forceinline__ void put_pair(const page_target& t, const column_pair& c, std::byte* row,
                                          const rope_entry* table, float (&a)[8], float (&b)[8]) {
-  if (table) turn(c, a, b, [table](int pair) { return table[pair]; });
+  if (table) turn(c, table, a, b);
   if (c.run[0].count) put_run(t, row + t.offset(c.run[0]), c.run[0].count, a);
   if (c.run[1].count) put_run(t, row + t.offset(c.run[1]), c.run[1].count, b);
 }

@@ -14,7 +14,7 @@
 
 namespace sluice::cuda {
 
-inline constexpr int float_threads = 256;   ///< of a block, and rows of a round
+inline constexpr int float_threads = 256;    ///< of a block, and rows of a round
 inline constexpr int scratch_floats = 1024;  ///< what a source may keep in shared memory
 
 /// Checks the section of profile_basis of a strand, before anything of it is written: the means that a profile does not
@@ -107,7 +107,7 @@ __device__ __forceinline__ void correct(const strand& s, const std::byte* frame,
 /// Strands whose groups have no basis; a block a strand. A Source is made as coefficient_source is, says what it says,
 /// and is told of nothing but rows and channels of the group.
 template <class Source>
-__global__ void __launch_bounds__(float_threads) store_float_rows(const decode_state d) {
+__global__ void __maxnreg__(96) store_float_rows(const decode_state d) {
   const strand& s = d.strands[blockIdx.x];
   if (!is_shown(s)) return;
   const group_model& g = group_of(d.image, s.group);

@@ -20,26 +20,12 @@ struct nibble {
 
 /// A code on its way: 32 states, and how far code, fields and escapes are taken.
 struct strip_cursor {
-  std::uint32_t x;       // this lane's state + 2^24
+  std::uint32_t x;       // this lane's state + state_bias
   std::uint32_t before;  // lanes before this one
   std::uint32_t code_at, code_asked = 0, field_at, field_asked = 0;
   std::uint32_t escapes = 0;
   std::byte* to;  // the row at hand, from the strip's first column on
 };
-
-/// The step of 32 states: `word` is a slot_word. Lanes whose state falls below `floor` - 2^16 take a byte in order; `next` is
-/// the shared address of the first of these.
-__device__ __forceinline__ void strip_step(std::uint32_t& x, std::uint32_t& next, std::uint32_t word,
-                                           std::uint32_t floor, std::uint32_t before) {
-  const std::uint32_t high = x >> 8;                    // x / 256 + 2^16
-  const std::uint32_t y = __dp2a_lo(high, word, high);  // frequency * (x / 256) + slot - start + 2^16
-  const bool low = y < floor;
-  const std::uint32_t takers = __ballot_sync(whole_warp, low);
-  const std::uint32_t byte = ptx::load_byte(next + static_cast<std::uint32_t>(__popc(takers & before)));
-  next += static_cast<std::uint32_t>(__popc(takers));
-  x = __byte_perm(y, byte, low ? 0x2304u : 0x2310u);
-}
-inline constexpr std::uint32_t running_floor = 0x10100, settled_floor = 0;
 
 /// What all columns of a strip have in common, for joining.
 struct strip_join {
@@ -116,7 +102,7 @@ __device__ __forceinline__ void decode_rows(strip_memory& m, strip_cursor& c, in
       // Byte 0 is the slot, byte 1 the table; byte 2 of a state is zero.
       const std::uint32_t at = __byte_perm(c.x, table[b / 4], 0x2200u | (4u + b % 4) << 4);
       const std::uint32_t word = ptx::load_table(tables + 4 * at);
-      strip_step(c.x, next, word, running_floor, c.before);
+      advance(c.x, word, next, c.before);
       const std::uint32_t value = join(base[b], cell[b], first[b], word, row_bit);
       seen = __funnelshift_l(word, seen, 1);
       if constexpr (halves) {
@@ -159,9 +145,9 @@ __device__ inline void decode_last_rows(strip_memory& m, strip_cursor& c, int fr
   const auto size = static_cast<std::uint32_t>(size_of(m.source.type));
   const strip_join join(s);
   int left = (s.rows - from) * s.blocks;
-  std::uint32_t floor = running_floor;
+  std::uint32_t floor = state_floor;
   const auto settle = [&] {
-    c.x = ((c.x - 256) & 0xffff) | 1u << 24;
+    c.x = ((c.x - 256) & 0xffff) | state_bias;
     floor = settled_floor;
   };
 #pragma unroll 1
@@ -175,7 +161,7 @@ __device__ inline void decode_last_rows(strip_memory& m, strip_cursor& c, int fr
       if (left == tail) settle();
       const strip_column at = m.columns[column];
       const std::uint32_t word = find_symbol(s, at.table & 255, c.x & 255);
-      strip_step(c.x, next, word, floor, c.before);
+      advance(c.x, word, next, c.before, floor);
       std::uint32_t value = join(at.base, at.cell, at.first, word, row_bit);
       take_escape(s, c, word >> 31 != 0 && at.table >> 8 != 0, size, value);
       const std::uint32_t other = __shfl_down_sync(whole_warp, value, 1);
@@ -207,7 +193,7 @@ __device__ inline bool decode_coded_strip(strip_memory& m, unsigned lane) {
   if (__any_sync(whole_warp, state < 256) || tail > steps) return false;
 
   strip_cursor c{};
-  c.x = state | 1u << 24;
+  c.x = state | state_bias;
   c.before = ptx::lanes_before();
   c.to = m.source.to;
   const std::uint8_t *const fields = m.strip.fields, *const end = code + m.strip.code_size;
@@ -237,7 +223,7 @@ __device__ inline bool decode_coded_strip(strip_memory& m, unsigned lane) {
   }
   decode_last_rows(m, c, fast, m.strip.code[sluice::detail::rans_state_bytes], lane);
   ptx::copy_wait<0>();
-  return c.code_at == m.from_code.end && c.escapes == m.strip.escapes && !__any_sync(whole_warp, c.x != 1u << 24);
+  return c.code_at == m.from_code.end && c.escapes == m.strip.escapes && !__any_sync(whole_warp, c.x != state_bias);
 }
 
 /// Copies rows that lie behind one another to rows `stride` bytes apart.

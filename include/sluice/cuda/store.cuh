@@ -48,7 +48,8 @@ SLUICE_HD constexpr int slab_ld(int columns) noexcept { return columns + 8; }
 
 /// Shared memory of a block whose slabs have so many columns.
 constexpr std::size_t store_shared(int columns) noexcept {
-  return 2 * stage_bytes + sizeof(detail::product_block) + std::size_t{2} * store_warps * slab_rows * static_cast<std::size_t>(slab_ld(columns));
+  return 2 * stage_bytes + sizeof(detail::product_block) +
+         std::size_t{2} * store_warps * slab_rows * static_cast<std::size_t>(slab_ld(columns));
 }
 
 /// How a decode of groups of at most `max_width` channels is stored on a device.
@@ -112,8 +113,8 @@ struct slab {
 __device__ __forceinline__ void fetch(const product_block& block, int chunk, int part, int live, std::uint32_t stage) {
   const int row = static_cast<int>(threadIdx.x / 8), piece = static_cast<int>(threadIdx.x % 8) * 16;
   const int first = part * stage_rows;
-  const std::byte* from = block.basis + static_cast<std::size_t>(chunk) * chunk_bytes(block.ld) +
-                          2 * chunk_columns * (first + row) + piece;
+  const std::byte* from =
+      block.basis + static_cast<std::size_t>(chunk) * chunk_bytes(block.ld) + 2 * chunk_columns * (first + row) + piece;
   std::uint32_t to = stage + static_cast<std::uint32_t>(2 * stage_ld * row + piece);
 #pragma unroll
   for (int i = 0; i < stage_rows; i += 4 * store_warps) {
@@ -166,8 +167,8 @@ __device__ __forceinline__ void multiply_rest(float (&sum)[8][4], const slab& s,
 }
 
 /// Adds what the symbols of a slab could not say to its sums; `row` is coefficient 0 of the chunk of the basis.
-__device__ __forceinline__ void correct(float (&sum)[8][4], const strand& s, const std::byte* frame, int first, int rows,
-                                        const std::byte* row) {
+__device__ __forceinline__ void correct(float (&sum)[8][4], const strand& s, const std::byte* frame, int first,
+                                        int rows, const std::byte* row) {
   const int own = static_cast<int>(threadIdx.x % 32 / 4);
   const std::byte* column = row + 4 * (threadIdx.x % 4);
   for_exceptions(s, frame, first, rows, [&](int at, int k, float value) {
@@ -232,8 +233,8 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
   slab.ld = ld;
   slab.halves = slab_ld(columns);
   slab.shared = shared + 2 * stage_bytes + sizeof block + 2 * warp * slab_rows * slab.halves;
-  const std::uint32_t a = ptx::shared_address(slab.shared) +
-                          2 * static_cast<std::uint32_t>(lane % 16 * slab.halves + lane / 16 * 8);
+  const std::uint32_t a =
+      ptx::shared_address(slab.shared) + 2 * static_cast<std::uint32_t>(lane % 16 * slab.halves + lane / 16 * 8);
   const std::uint32_t b = 2 * static_cast<std::uint32_t>(lane % 16 * stage_ld + lane / 16 * 8);
 
   detail::fetch(block, 0, 0, live, stages);
@@ -268,7 +269,8 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
         const int k = part * stage_rows, n = live - k < stage_rows ? live - k : stage_rows;
         const bool resident = ld <= columns;
         if (!resident || chunk + part == 0) wide = slab.load(k, resident ? live : n);
-        const std::uint32_t stage = stages + static_cast<std::uint32_t>(stage_bytes) * static_cast<unsigned>(buffer) + b;
+        const std::uint32_t stage =
+            stages + static_cast<std::uint32_t>(stage_bytes) * static_cast<unsigned>(buffer) + b;
         detail::multiply(sum, a + (resident ? 2 * static_cast<std::uint32_t>(k) : 0), stage, n / 16);
         if (wide) detail::multiply_rest(sum, slab, k, stage, n / 16);
       }

@@ -3,6 +3,7 @@
 
 #include <sluice/codec/entropy/split_exponent/format.hpp>
 #include <sluice/cuda/byte_ring.cuh>
+#include <sluice/cuda/rans_steps.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -11,8 +12,6 @@
 // bytes, into shared memory.
 
 namespace sluice::cuda {
-
-inline constexpr unsigned whole_warp = 0xffffffffu;
 
 /// A column as a lane sees it. With `fields` the 32 bits of the row from bit first - 32 on, an element is
 ///   base + symbol * cell + (fields & ~cell, from bit `dropped` on) + its sign, moved up,

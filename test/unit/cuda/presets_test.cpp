@@ -4,8 +4,38 @@
 
 #include <support/cuda_presets_checks.hpp>
 
+using namespace sluice;
+
 TEST_CASE("presets on the device: lossless tiles of every type") { presets_checks::lossless_of_every_type(20261129); }
 TEST_CASE("presets on the device: lossless tiles with many tables") {
   presets_checks::lossless_with_many_tables(20261130);
 }
 TEST_CASE("presets on the device: damaged lossless tiles") { presets_checks::damaged_lossless(20261131, 60); }
+
+TEST_CASE("presets on the device: exact") {
+  presets_checks::preset_is_the_same<codec::exact, 32>("exact", 75, 20261201, 4);
+}
+TEST_CASE("presets on the device: raw") {
+  presets_checks::preset_is_the_same<codec::uncompressed, 32>("raw", 75, 20261202, 4);
+}
+TEST_CASE("presets on the device: plain8") {
+  presets_checks::preset_is_the_same<codec::plain<8>, 32>("plain8", 75, 20261203, 4);
+}
+TEST_CASE("presets on the device: plain4") {
+  presets_checks::preset_is_the_same<codec::plain<4>, 32>("plain4", 75, 20261204, 4);
+}
+TEST_CASE("presets on the device: int4") {
+  presets_checks::preset_is_the_same<codec::int4, 32>("int4", 75, 20261205, 4);
+}
+TEST_CASE("presets on the device: kivi4") {
+  presets_checks::preset_is_the_same<codec::kivi<4>, 80>("kivi4", 230, 20261206, 3);
+}
+TEST_CASE("presets on the device: kivi2") {
+  presets_checks::preset_is_the_same<codec::kivi<2>, 80>("kivi2", 230, 20261207, 3);
+}
+TEST_CASE("presets on the device: fixed4 in a basis") {
+  presets_checks::preset_is_the_same<codec::fixed<4>, 32>("fixed4", 75, 20261209, 4, presets_checks::calibrate);
+}
+TEST_CASE("presets on the device: fixed4 without calibration") {
+  presets_checks::preset_is_the_same<codec::fixed<4>, 32>("fixed4", 75, 20261208, 4);
+}
