@@ -22,6 +22,7 @@ failed=0
 
 programs() {  # every CUDA test, then what else is carried
   for source in test/cuda/*.cu; do echo "cuda_$(basename "$source" .cu)"; done
+  echo cuda_cpp17
   echo sluice-cuda-bench
   echo custom_engine_cuda
 }

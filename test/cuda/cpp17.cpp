@@ -63,7 +63,7 @@ int main() {
 
   cuda::request r;
   EXPECT(cuda::read_sizes(frame.data(), 3, r) == status::truncated);
-  EXPECT(cuda::read_sizes(frame.data(), 95, r) == status::truncated);
+  EXPECT(cuda::read_sizes(frame.data(), 87, r) == status::truncated);
   EXPECT(cuda::read_sizes(profile.data(), profile.size(), r) == status::not_a_frame);
   std::vector<char> damaged = frame;
   damaged[40] = static_cast<char>(damaged[40] ^ 1);

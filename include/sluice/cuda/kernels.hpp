@@ -42,7 +42,7 @@ class any_model {
 /// codec says of the profile.
 result<std::unique_ptr<any_model>> make_model(const char* preset, const void* profile, std::size_t size);
 
-/// Fills in what a request says of its frame's sizes from the frame's first 96 bytes, in host memory.
+/// Fills in what a request says of its frame's sizes from the frame's first 88 bytes, in host memory.
 /// Errors: not_a_frame, truncated, wrong_version, corrupt_header, too_large.
 status read_sizes(const void* frame, std::size_t size, request& r) noexcept;
 
