@@ -4,6 +4,7 @@
 #include "cuda_model.hpp"
 #include "cuda_timing.cuh"
 
+#include <sluice/codec/presets.hpp>
 #include <sluice/cuda/image.hpp>
 #include <sluice/cuda/presets.cuh>
 #include <sluice/format/frame.hpp>
