@@ -3,6 +3,7 @@
 
 #include <sluice/codec/entropy/split_exponent/lossless.hpp>
 #include <sluice/codec/presets.hpp>
+#include <sluice/cuda/cachegen.cuh>
 #include <sluice/cuda/decode.cuh>
 #include <sluice/cuda/fixed_width.cuh>
 #include <sluice/cuda/launch.cuh>
@@ -11,6 +12,7 @@
 #include <sluice/tensor/half.hpp>
 
 #include <doctest/doctest.h>
+#include <support/cachegen_model.hpp>
 #include <support/caches.hpp>
 #include <support/cuda_decode_checks.hpp>
 #include <support/device.hpp>
@@ -272,6 +274,11 @@ inline const model_shape shapes[] = {model_shape::uniform(2, 2, 32),
 inline void calibrate(profile& p, const caches::mixed_cache& c) {
   if (p.shape.layers[0].head_dim_k == 24) return;
   p = caches::make_profile(p.shape, c.views(), 0, 4, 2, 20);
+}
+
+/// A profile with CacheGen's tables for all settings, of windows from one symbol to a hundred.
+inline void give_tables(profile& p, const caches::mixed_cache&) {
+  p.set_section(cachegen::peaked_tables(p, {0, 50, 100, 200}));
 }
 
 /// Frames of a preset, made by the host, of every type that it takes: what the device makes of them, whole and damaged, is

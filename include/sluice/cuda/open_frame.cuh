@@ -43,11 +43,11 @@ __device__ inline std::uint32_t warp_checksum(const std::uint8_t* p, std::uint64
 
 /// What the threads of a block that opens a frame share.
 struct frame_memory {
-  alignas(frame_header) std::uint8_t header_bytes[sizeof(frame_header)];  // shared memory has no constructors
+  alignas(8) std::uint8_t bytes[sizeof(frame_header)];  // of which no constructor is called
   std::uint32_t sum;
   std::uint64_t partial[open_threads / 32];
 
-  __device__ const frame_header& header() const { return *reinterpret_cast<const frame_header*>(header_bytes); }
+  __device__ const frame_header& header() const { return *reinterpret_cast<const frame_header*>(bytes); }
 };
 
 __device__ __forceinline__ std::uint64_t shuffle_up(std::uint64_t v, unsigned by, unsigned lane) {
@@ -116,7 +116,7 @@ __device__ inline status parse_frame(const request& asked, const model_head& hea
   const std::uint64_t size = frame ? asked.size : 0;
   if (size >= 4 && sluice::detail::load_u32(frame) != frame_magic) return status::not_a_frame;
   if (size < sizeof(frame_header)) return status::truncated;
-  if (threadIdx.x < sizeof(frame_header)) m.header_bytes[threadIdx.x] = frame[threadIdx.x];
+  if (threadIdx.x < sizeof(frame_header)) m.bytes[threadIdx.x] = frame[threadIdx.x];
   const std::uint32_t sum = block_checksum(frame, offsetof(frame_header, header_checksum), m);
   const frame_header& h = m.header();
   if (const status s = sluice::detail::check_header(h, sum); s != status::ok) return s;

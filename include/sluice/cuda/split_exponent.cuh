@@ -275,7 +275,8 @@ inline constexpr int strip_warps = 4;  ///< of a block
 
 /// Blocks for strands whose groups have at most `max_width` columns, whatever their type.
 SLUICE_HD constexpr std::int64_t strip_blocks(int max_width, std::int32_t strands) noexcept {
-  const int most = (max_width + sluice::detail::strip_columns(dtype::bytes) - 1) / sluice::detail::strip_columns(dtype::bytes);
+  const int most =
+      (max_width + sluice::detail::strip_columns(dtype::bytes) - 1) / sluice::detail::strip_columns(dtype::bytes);
   return (std::int64_t{most} * strands + strip_warps - 1) / strip_warps;
 }
 /// Shared memory of a block.

@@ -18,3 +18,13 @@ TEST_CASE("cuda decode, emulated: the corpus of the frame fuzzer") { cuda_checks
 TEST_CASE("cuda decode, emulated: changed frames") {
   cuda_checks::mutated_inputs<codec::standard>(1200, cuda_checks::decode_seed);
 }
+
+TEST_CASE("cuda decode, emulated: changed frames of the other presets") {
+  cuda_checks::mutated_presets(240, cuda_checks::decode_seed);
+}
+
+TEST_CASE("cuda decode, emulated: frames that end early") { cuda_checks::early_ends(); }
+
+TEST_CASE("cuda decode, emulated: many requests in one call") { cuda_checks::many_requests(); }
+
+TEST_CASE("cuda decode, emulated: a page table that names pages twice") { cuda_checks::overlapping_pages(); }

@@ -39,3 +39,17 @@ TEST_CASE("presets on the device: fixed4 in a basis") {
 TEST_CASE("presets on the device: fixed4 without calibration") {
   presets_checks::preset_is_the_same<codec::fixed<4>, 32>("fixed4", 75, 20261208, 4);
 }
+TEST_CASE("presets on the device: cachegen_paper") {
+  using presets_checks::give_tables;
+  presets_checks::preset_is_the_same<codec::cachegen_paper<>, 32>("cachegen_paper", 75, 20261210, 4, give_tables);
+}
+TEST_CASE("presets on the device: cachegen_paper_fine") {
+  using presets_checks::give_tables;
+  presets_checks::preset_is_the_same<codec::cachegen_paper<50>, 80>("cachegen_paper_fine", 75, 20261211, 2,
+                                                                    give_tables);
+}
+TEST_CASE("presets on the device: cachegen_paper_coarse") {
+  using presets_checks::give_tables;
+  presets_checks::preset_is_the_same<codec::cachegen_paper<200>, 48>("cachegen_paper_coarse", 75, 20261212, 2,
+                                                                     give_tables);
+}
