@@ -31,17 +31,22 @@ struct byte_ring {
     return skip;
   }
 
-  /// Asks for as much as there is room for behind `position`, from which on bytes are still needed; positions below
-  /// `asked`, at first 0, have been asked for. The caller closes the group of copies. Afterwards all but the last
-  /// piece - 1 of the Size bytes behind `position` are here or on their way.
-  __device__ __forceinline__ void ask(std::uint32_t& asked, std::uint32_t position, std::uint32_t lane) const {
-    for (; asked + piece <= (position & ~15u) + Size; asked += piece) {
+  /// Asks for as much as there is room for behind `position`, from which on bytes are still needed. Positions below `asked`
+  /// have been asked for: none, or asked_at() of the position before. The caller closes the group of copies. Afterwards
+  /// all but the last piece - 1 of the Size bytes behind `position` are here or on their way.
+  __device__ __forceinline__ void ask(std::uint32_t asked, std::uint32_t position, std::uint32_t lane) const {
+#pragma unroll 1
+    for (; asked < asked_at(position); asked += piece) {
       const std::uint32_t at = asked + 16 * lane, left = at < end ? end - at : 0, to = at & (Size - 1);
       const std::byte* const source = from + (left == 0 ? 0 : at);
       const std::uint32_t n = left < 16 ? left : 16;
       ptx::copy_async(memory + to, source, n);
       if (to < Mirror) ptx::copy_async(memory + Size + to, source, n);
     }
+  }
+  /// Positions below it are asked for once bytes from `position` on are.
+  static __device__ __forceinline__ std::uint32_t asked_at(std::uint32_t position) {
+    return ((position & ~15u) + Size) & ~(piece - 1);
   }
 
   /// Shared address of a position; the Mirror bytes from there on lie in a row.

@@ -115,7 +115,7 @@ inline constexpr int cachegen_warps = 4;  ///< of a block
 /// Integers of all strands into the workspace; a warp a strand. A template only so that the header may be included
 /// anywhere.
 template <int = 0>
-__global__ void __launch_bounds__(32 * cachegen_warps) cachegen_kernel(const decode_state d) {
+__global__ void __launch_bounds__(32 * cachegen_warps, 8) cachegen_kernel(const decode_state d) {
   const int index = static_cast<int>(blockIdx.x * cachegen_warps + threadIdx.x / 32);
   if (index >= d.num_strands) return;
   strand& s = d.strands[index];
@@ -181,6 +181,7 @@ __global__ void __launch_bounds__(32 * cachegen_warps) cachegen_kernel(const dec
       if (lane < here) to[first + lane] = static_cast<std::int16_t>(value);
     }
   }
+  __syncwarp();
   if (!code.finished() && lane == 0) s.state = status::corrupt_tile;
 }
 

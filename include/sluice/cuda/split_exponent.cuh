@@ -18,12 +18,11 @@ struct nibble {
   std::uint8_t bits;
 };
 
-/// A code on its way: 32 states, and how far code, fields and escapes are taken.
+/// A code on its way: 32 states, and how far code and fields are taken.
 struct strip_cursor {
   std::uint32_t x;       // this lane's state + state_bias
   std::uint32_t before;  // lanes before this one
-  std::uint32_t code_at, code_asked = 0, field_at, field_asked = 0;
-  std::uint32_t escapes = 0;
+  std::uint32_t code_at, field_at;
   std::byte* to;  // the row at hand, from the strip's first column on
 };
 
@@ -46,22 +45,30 @@ struct strip_join {
 };
 
 /// The next listed element for every lane that has an escape, `size` bytes; whether this lane got one.
-__device__ inline bool take_escape(const coded_strip& s, strip_cursor& c, bool yes, std::uint32_t size,
+__device__ inline bool take_escape(strip_memory& m, std::uint32_t before, bool yes, std::uint32_t size,
                                    std::uint32_t& value) {
   const std::uint32_t all = __ballot_sync(whole_warp, yes);
-  const std::uint32_t mine = c.escapes + static_cast<std::uint32_t>(__popc(all & c.before));
-  c.escapes += static_cast<std::uint32_t>(__popc(all));
-  if (!yes || mine >= s.escapes) return false;
+  const std::uint32_t mine = m.escapes + static_cast<std::uint32_t>(__popc(all & before));
+  __syncwarp();
+  if (before == 0) m.escapes += static_cast<std::uint32_t>(__popc(all));
+  __syncwarp();
+  if (!yes || mine >= m.strip.escapes) return false;
   value = 0;
-  for (std::uint32_t i = 0; i < size; ++i) value |= std::uint32_t{s.escaped[std::size_t{size} * mine + i]} << 8 * i;
+  for (std::uint32_t i = 0; i < size; ++i)
+    value |= std::uint32_t{m.strip.escaped[std::size_t{size} * mine + i]} << 8 * i;
   return true;
 }
 
-/// Has what a row takes in shared memory, and what the next one takes on its way.
-__device__ __forceinline__ void fetch_row(const strip_memory& m, strip_cursor& c, unsigned lane) {
+/// Ends a row that took so much of the code: has what the next one takes in shared memory, and what the one behind it takes
+/// on its way.
+__device__ __forceinline__ void next_row(strip_memory& m, strip_cursor& c, std::uint32_t taken, unsigned lane) {
+  const std::uint32_t code_asked = m.from_code.asked_at(c.code_at), field_asked = m.from_fields.asked_at(c.field_at);
+  c.code_at += taken;
+  c.field_at += m.strip.row_bytes;
+  c.to += m.source.stride;
   __syncwarp();
-  m.from_code.ask(c.code_asked, c.code_at, lane);
-  m.from_fields.ask(c.field_asked, c.field_at, lane);
+  m.from_code.ask(code_asked, c.code_at, lane);
+  m.from_fields.ask(field_asked, c.field_at, lane);
   ptx::copy_commit();
   ptx::copy_wait<1>();
   __syncwarp();
@@ -86,19 +93,17 @@ __device__ __forceinline__ void decode_rows(strip_memory& m, strip_cursor& c, in
   fill_tables(m.strip, lane, m.tables);
   const strip_join join(m.strip);
   const std::uint32_t tables = ptx::shared_address(m.tables);
-  const int blocks = m.strip.blocks, live = m.strip.columns - static_cast<int>(lane);
+  const int live = m.strip.columns - static_cast<int>(lane);
   c.to += halves ? lane / 2 : lane * sizeof(T);
 #pragma unroll 1
-  for (int r = 0; r < rows; ++r) {
-    fetch_row(m, c, lane);
+  for (; rows > 0; --rows) {
     const std::uint32_t begin = m.from_code.address(c.code_at);
     const std::uint32_t row_bit = 8 * m.from_fields.address(c.field_at) - 32;
     std::uint32_t next = begin;
     std::uint32_t seen = 0;  // bit 31 of each block's word, the last one in bit 0
-    int done = 0;
 #pragma unroll
     for (int b = 0; b < blocks_most; ++b) {
-      if ((b == 4 || b == 6) && b >= blocks) break;  // those between have no symbols
+      if ((b == 4 || b == 6) && b >= m.strip.blocks) break;  // those between have no symbols
       // Byte 0 is the slot, byte 1 the table; byte 2 of a state is zero.
       const std::uint32_t at = __byte_perm(c.x, table[b / 4], 0x2200u | (4u + b % 4) << 4);
       const std::uint32_t word = ptx::load_table(tables + 4 * at);
@@ -111,13 +116,13 @@ __device__ __forceinline__ void decode_rows(strip_memory& m, strip_cursor& c, in
       } else {
         if (32 * b < live) *reinterpret_cast<T*>(c.to + static_cast<int>(sizeof(T)) * 32 * b) = static_cast<T>(value);
       }
-      done = b + 1;
     }
-    if (__any_sync(whole_warp, seen != 0))
+    if (__any_sync(whole_warp, seen != 0)) {
+      const int done = m.strip.blocks > 6 ? 8 : m.strip.blocks > 4 ? 6 : 4;
 #pragma unroll 1
       for (int b = 0; b < done; ++b) {
         std::uint32_t value;
-        const bool mine = take_escape(m.strip, c, (seen >> (done - 1 - b) & 1) && (escapes >> b & 1), sizeof(T), value);
+        const bool mine = take_escape(m, c.before, (seen >> (done - 1 - b) & 1) && (escapes >> b & 1), sizeof(T), value);
         if constexpr (halves) {  // the even lane writes for both
           const std::uint32_t other = __shfl_down_sync(whole_warp, mine ? value | 256 : 0, 1);
           if (lane % 2 == 0 && (mine || other)) {
@@ -130,9 +135,8 @@ __device__ __forceinline__ void decode_rows(strip_memory& m, strip_cursor& c, in
           *reinterpret_cast<T*>(c.to + static_cast<int>(sizeof(T)) * 32 * b) = static_cast<T>(value);
         }
       }
-    c.code_at += next - begin;
-    c.field_at += m.strip.row_bytes;
-    c.to += m.source.stride;
+    }
+    next_row(m, c, next - begin, lane);
   }
   c.to -= halves ? lane / 2 : lane * sizeof(T);
 }
@@ -152,7 +156,6 @@ __device__ inline void decode_last_rows(strip_memory& m, strip_cursor& c, int fr
   };
 #pragma unroll 1
   for (int r = from; r < s.rows; ++r) {
-    fetch_row(m, c, lane);
     const std::uint32_t begin = m.from_code.address(c.code_at);
     const std::uint32_t row_bit = 8 * m.from_fields.address(c.field_at) - 32;
     std::uint32_t next = begin;
@@ -163,7 +166,7 @@ __device__ inline void decode_last_rows(strip_memory& m, strip_cursor& c, int fr
       const std::uint32_t word = find_symbol(s, at.table & 255, c.x & 255);
       advance(c.x, word, next, c.before, floor);
       std::uint32_t value = join(at.base, at.cell, at.first, word, row_bit);
-      take_escape(s, c, word >> 31 != 0 && at.table >> 8 != 0, size, value);
+      take_escape(m, c.before, word >> 31 != 0 && at.table >> 8 != 0, size, value);
       const std::uint32_t other = __shfl_down_sync(whole_warp, value, 1);
       if (column >= s.columns || (halves && lane % 2 != 0)) continue;
       if (halves)
@@ -175,9 +178,7 @@ __device__ inline void decode_last_rows(strip_memory& m, strip_cursor& c, int fr
       else
         reinterpret_cast<std::uint32_t*>(c.to)[column] = value;
     }
-    c.code_at += next - begin;
-    c.field_at += s.row_bytes;
-    c.to += m.source.stride;
+    next_row(m, c, next - begin, lane);
   }
   if (tail == 0) settle();
 }
@@ -201,10 +202,15 @@ __device__ inline bool decode_coded_strip(strip_memory& m, unsigned lane) {
   strip_memory::field_ring from_fields;
   c.code_at = from_code.open(ptx::shared_address(m.codes), code + head, static_cast<std::uint32_t>(end - code - head));
   c.field_at = from_fields.open(ptx::shared_address(m.fields), fields, static_cast<std::uint32_t>(end - fields));
-  from_code.ask(c.code_asked, c.code_at, lane);
-  from_fields.ask(c.field_asked, c.field_at, lane);
+  from_code.ask(0, c.code_at, lane);
+  from_fields.ask(0, c.field_at, lane);
   ptx::copy_commit();
-  if (lane == 0) m.from_code = from_code, m.from_fields = from_fields;
+  ptx::copy_wait<0>();
+  if (lane == 0) {
+    m.from_code = from_code;
+    m.from_fields = from_fields;
+    m.escapes = 0;
+  }
   __syncwarp();
 
   const int fast = m.strip.tables > strip_memory::most_tables ? 0 : (steps - tail) / m.strip.blocks;
@@ -223,7 +229,7 @@ __device__ inline bool decode_coded_strip(strip_memory& m, unsigned lane) {
   }
   decode_last_rows(m, c, fast, m.strip.code[sluice::detail::rans_state_bytes], lane);
   ptx::copy_wait<0>();
-  return c.code_at == m.from_code.end && c.escapes == m.strip.escapes && !__any_sync(whole_warp, c.x != state_bias);
+  return c.code_at == m.from_code.end && m.escapes == m.strip.escapes && !__any_sync(whole_warp, c.x != state_bias);
 }
 
 /// Copies rows that lie behind one another to rows `stride` bytes apart.
@@ -236,7 +242,7 @@ __device__ inline void copy_rows(const std::uint8_t* from, int rows, std::uint32
 /// Finds strip `index` of a tile of rows x width elements and decodes it where it is stored; 1 = it is to be decoded, 0 =
 /// done, -1 = the tile's bytes are not a tile up to its end.
 __device__ inline int find_strip(const std::uint8_t* p, std::uint32_t size, dtype type, int rows, int width, int index,
-                                 std::byte* elements, status* state, unsigned lane, strip_memory& m) {
+                                 std::byte* elements, unsigned lane, strip_memory& m) {
   using namespace sluice::detail;
   const int most = strip_columns(type), element = size_of(type);
   int columns = 0;
@@ -266,7 +272,7 @@ __device__ inline int find_strip(const std::uint8_t* p, std::uint32_t size, dtyp
   }
   const bool halves = kind == strip_kind::nibbles;
   if (halves ? type != dtype::bytes : kind != strip_kind::coded) return -1;
-  if (lane == 0) m.source = {p, to, used, stride, rows, halves ? 2 * columns : columns, type, kind, state};
+  if (lane == 0) m.source = {p, to, used, stride, rows, halves ? 2 * columns : columns, type, kind};
   __syncwarp();
   return 1;
 }
@@ -290,7 +296,8 @@ __global__ void __launch_bounds__(32 * strip_warps, 8) split_exponent_kernel(dec
   const std::int64_t item = std::int64_t{blockIdx.x} * strip_warps + warp;
   const int index = static_cast<int>(item / d.num_strands);
   strand& t = d.strands[item % d.num_strands];
-  if (t.state != status::ok || t.rows() == 0) return;
+  // Another strip may say meanwhile that the tile is corrupt: all lanes must read the same.
+  if (!__all_sync(whole_warp, t.state == status::ok) || t.rows() == 0) return;
   const group_model& g = group_of(d.image, t.group);
   const auto type = static_cast<dtype>(t.type[0]);
   if (index * sluice::detail::strip_columns(type) >= g.width) return;
@@ -298,9 +305,10 @@ __global__ void __launch_bounds__(32 * strip_warps, 8) split_exponent_kernel(dec
   const auto* p = reinterpret_cast<const std::uint8_t*>(d.requests[t.request].asked.frame + code.at);
   strip_memory& m = reinterpret_cast<strip_memory*>(ptx::dynamic_shared())[warp];
   const int found =
-      find_strip(p, code.size, type, t.rows(), g.width, index, d.workspace + t.values_at, &t.state, lane, m);
-  if (found < 0 && lane == 0) t.state = status::corrupt_tile;
-  if (found > 0 && !decode_coded_strip(m, lane) && lane == 0) *m.source.state = status::corrupt_tile;
+      find_strip(p, code.size, type, t.rows(), g.width, index, d.workspace + t.values_at, lane, m);
+  const bool sound = found == 0 || (found > 0 && decode_coded_strip(m, lane));
+  __syncwarp();
+  if (!sound && lane == 0) d.strands[item % d.num_strands].state = status::corrupt_tile;
 }
 
 }  // namespace sluice::cuda

@@ -30,7 +30,6 @@ struct strip_source {
   int rows, columns;
   dtype type;
   sluice::detail::strip_kind kind;
-  status* state;  ///< of its tile, to be set where it is not a strip
 
   __device__ bool halves() const { return kind == sluice::detail::strip_kind::nibbles; }
 };
@@ -59,6 +58,7 @@ struct alignas(16) strip_memory {
   unsigned char fields[field_ring::bytes];
   strip_source source;
   coded_strip strip;
+  std::uint32_t escapes;  // taken so far
   code_ring from_code;
   field_ring from_fields;
 };
