@@ -29,6 +29,15 @@ set_target_properties(cuda_cpp17 PROPERTIES CXX_STANDARD 17 CXX_STANDARD_REQUIRE
 add_test(NAME cuda.cpp17 COMMAND cuda_cpp17)
 set_tests_properties(cuda.cpp17 PROPERTIES LABELS cuda SKIP_RETURN_CODE 77)
 
+# Issue slots of the inner loops, where there is a cuobjdump.
+find_package(Python3 COMPONENTS Interpreter)
+if(cuda_sources AND Python3_FOUND)
+  set(objects ${cuda_sources})
+  list(TRANSFORM objects REPLACE "^.*/([^/]*)[.]cu$" "$<TARGET_OBJECTS:cuda_\\1>")
+  add_test(NAME cuda.sass COMMAND "${Python3_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/kernels/sass.py" ${objects} COMMAND_EXPAND_LISTS)
+  set_tests_properties(cuda.sass PROPERTIES LABELS cuda SKIP_RETURN_CODE 77)
+endif()
+
 # All headers in the hands of nvcc: plain, and with the flags of PyTorch extensions and of FlashInfer's builds.
 string(REGEX REPLACE "#include <[^>]*calibrat[^>]*>\n" "" all_cuda "${all}")  # Eigen is not for device code
 foreach(header IN LISTS cuda_headers)

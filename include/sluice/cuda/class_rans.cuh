@@ -31,7 +31,8 @@ __device__ inline bool open_part(const decode_state& d, std::int64_t item, int m
                                  part_job& job, part_lane& l) {
   job = {};
   if (item >= std::int64_t{d.num_strands} * max_parts) return true;
-  strand& s = d.strands[item / max_parts];
+  strand& s =
+      d.strands[strand_in_turn(static_cast<std::int32_t>(item / max_parts), d.num_strands, head_of(d.image).strands)];
   const group_model& group = group_of(d.image, s.group);
   job.first = static_cast<int>(item % max_parts) * detail::rans_max_blocks;
   if (s.state != status::ok || 32 * job.first >= group.width) return true;

@@ -53,7 +53,7 @@ struct part_lane {
     return reinterpret_cast<std::int16_t*>(workspace + job.out) + static_cast<std::ptrdiff_t>(row) * job.ld + lane;
   }
   __device__ std::uint8_t cls(int block, int back) const {
-    return detail::class_at(static_cast<std::uint8_t>((block < 4 ? low : high) >> 8 * (block % 4)), back);
+    return class_in_pass(static_cast<std::uint8_t>((block < 4 ? low : high) >> 8 * (block % 4)), back);
   }
   /// To be called at least once for every most_between_looks bytes.
   __device__ __forceinline__ void look(const part_job& job) {

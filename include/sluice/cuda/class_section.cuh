@@ -15,6 +15,17 @@ namespace sluice::cuda {
 __device__ inline std::uint32_t load_u16(const std::uint8_t* p) { return p[0] | static_cast<std::uint32_t>(p[1]) << 8; }
 __device__ inline std::uint32_t load_u32(const std::uint8_t* p) { return load_u16(p) | load_u16(p + 2) << 16; }
 
+/// detail::class_at(), without a table that would lie in local memory.
+__device__ inline std::uint8_t class_in_pass(std::uint8_t cls, int back) {
+  constexpr std::uint64_t shifts = [] {
+    std::uint64_t packed = 0;
+    for (int i = 0; i < max_passes; ++i) packed |= std::uint64_t(detail::class_shift[i]) << 6 * i;
+    return packed;
+  }();
+  const int w = cls % detail::class_widths, shift = static_cast<int>(shifts >> 6 * back & 63);
+  return static_cast<std::uint8_t>(cls - (w < shift ? w : shift));
+}
+
 /// One pass of class_rans in a tile; see class_section.
 struct section_parts {
   const std::uint8_t *deltas, *classes, *exceptions, *code;  ///< deltas and classes are null where there are none
@@ -99,7 +110,7 @@ __device__ inline live_counts count_live(const tile_classes& classes, const std:
     const std::uint8_t cls = classes.of(block, lane);
 #pragma unroll
     for (int p = 0; p < max_passes; ++p)
-      if (p <= level && __any_sync(whole_warp, facts[detail::class_at(cls, depth - 1 - p)] & class_alive))
+      if (p <= level && __any_sync(whole_warp, facts[class_in_pass(cls, depth - 1 - p)] & class_alive))
         last[p] = block + 1;
   }
   live_counts n{0};

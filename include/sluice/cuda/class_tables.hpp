@@ -171,6 +171,15 @@ constexpr class_rans_shape shape_class_rans(std::size_t of_multiprocessor) noexc
   return s;
 }
 
+/// The strand that warps take as their `n`th of `strands`, of which each token tile has `groups`, one after the other: one
+/// group of all token tiles after the other, so that the classes of a block of threads are few. Any other order of them
+/// will do, too, and where they are not so many they are taken as they stand.
+SLUICE_HD constexpr std::int32_t strand_in_turn(std::int32_t n, std::int32_t strands, std::int32_t groups) noexcept {
+  if (groups <= 0 || strands % groups != 0) return n;
+  const std::int32_t tiles = strands / groups;
+  return n % tiles * groups + n / tiles;
+}
+
 /// Warps that a strand of so many channels takes.
 constexpr int class_rans_parts(int width) noexcept {
   return (width + 32 * detail::rans_max_blocks - 1) / (32 * detail::rans_max_blocks);

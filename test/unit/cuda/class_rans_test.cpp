@@ -115,6 +115,22 @@ TEST_CASE("class_rans kernel: two blocks of threads fit a multiprocessor") {
   CHECK(cuda::class_rans_parts(16384) == 64);
 }
 
+TEST_CASE("class_rans kernel: every strand has its turn, those of a group together") {
+  for (int groups : {1, 2, 7, 60})
+    for (int strands : {1, 2, 14, 60, 420, 421}) {
+      std::vector<int> turns(std::size_t(strands), 0);
+      int changes = 0;
+      for (int n = 0; n < strands; ++n) {
+        const int s = cuda::strand_in_turn(n, strands, groups);
+        REQUIRE((s >= 0 && s < strands));
+        ++turns[std::size_t(s)];
+        changes += n > 0 && s % groups != cuda::strand_in_turn(n - 1, strands, groups) % groups;
+      }
+      CHECK(std::count(turns.begin(), turns.end(), 1) == strands);
+      if (strands % groups == 0) CHECK(changes == groups - 1);
+    }
+}
+
 TEST_CASE("class_rans kernel: golden frames at every level") {
   checks::golden_frames(SLUICE_SOURCE_DIR "/test/golden/");
 }
