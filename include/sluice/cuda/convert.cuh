@@ -103,21 +103,18 @@ __device__ __forceinline__ std::uint32_t pack_fp8(bool wide, const float* v) {
 
 }  // namespace detail
 
-/// Eight floats as elements, packed from the lowest byte of the first word on; leaves words behind them alone.
-__device__ __forceinline__ void pack_elements(dtype type, const float (&v)[8], std::uint32_t (&to)[8]) {
-  if (type == dtype::bf16) {
+/// Eight floats as elements of 16 bits, f16 or bf16.
+template <dtype Type>
+__device__ __forceinline__ void pack_16(const float (&v)[8], std::uint32_t (&to)[4]) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) to[i] = detail::pack_finite_bf16(v[2 * i], v[2 * i + 1]);
-  } else if (type == dtype::f16) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) to[i] = detail::pack_finite_f16(v[2 * i], v[2 * i + 1]);
-  } else if (type == dtype::f32) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) to[i] = sluice::detail::float_bits(v[i]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) to[i] = detail::pack_fp8(type == dtype::e5m2, v + 4 * i);
-  }
+  for (int i = 0; i < 4; ++i)
+    to[i] = Type == dtype::bf16 ? detail::pack_finite_bf16(v[2 * i], v[2 * i + 1])
+                                : detail::pack_finite_f16(v[2 * i], v[2 * i + 1]);
+}
+/// Eight floats as elements of 8 bits, e4m3 or e5m2.
+__device__ __forceinline__ void pack_8(dtype type, const float (&v)[8], std::uint32_t (&to)[2]) {
+  to[0] = detail::pack_fp8(type == dtype::e5m2, v);
+  to[1] = detail::pack_fp8(type == dtype::e5m2, v + 4);
 }
 
 }  // namespace sluice::cuda

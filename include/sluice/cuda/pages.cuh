@@ -141,14 +141,11 @@ __device__ __forceinline__ void turn_adjoining(const rope_entry* table, const co
 }
 /// Turns two runs of a row; `table` is its rope_row().
 __device__ __forceinline__ void turn(const column_pair& c, const rope_entry* table, float (&a)[8], float (&b)[8]) {
-  const int count = c.run[0].count;
-  if (c.run[0].turn != column_turn::halves) {
+  if (c.run[0].turn == column_turn::halves) {
+    turn_halves<false>(table + c.run[0].pair, c.run[0].count, a, b);
+  } else {
     turn_adjoining(table, c.run[0], a);
     turn_adjoining(table, c.run[1], b);
-  } else if (count == 8) {
-    turn_halves<true>(table + c.run[0].pair, count, a, b);
-  } else {
-    turn_halves<false>(table + c.run[0].pair, count, a, b);
   }
 }
 
@@ -163,6 +160,9 @@ struct alignas(16) four_words {
 };
 struct alignas(8) two_words {
   std::uint32_t w[2];
+};
+struct alignas(16) four_floats {
+  float v[4];
 };
 
 /// Copies a row of elements as they are, by a whole warp; neither side need be aligned.
@@ -196,44 +196,110 @@ __device__ __forceinline__ void copy_row(const page_target& t, std::byte* to, co
     copy(std::uint8_t{});
 }
 
+/// Writes `count` elements one by one, packed from the lowest byte of the first word on.
+template <class Element, int Words>
+__device__ __forceinline__ void put_elements(std::byte* to, std::int64_t stride, int count, std::uint32_t (&w)[Words]) {
+#pragma unroll 1
+  for (int i = 0; i < count; ++i, to += stride) {
+    const auto x = static_cast<Element>(w[0]);
+    if ((reinterpret_cast<std::uintptr_t>(to) & (sizeof x - 1)) == 0)
+      *reinterpret_cast<Element*>(to) = x;
+    else
+      sluice::detail::store_as(to, x);
+#pragma unroll
+    for (int j = 0; j < Words - 1; ++j) w[j] = __funnelshift_rc(w[j], w[j + 1], 8 * sizeof x);
+    w[Words - 1] >>= 4 * sizeof x, w[Words - 1] >>= 4 * sizeof x;
+  }
+}
+
 /// Writes a run to where its first channel lies in a row.
 __device__ __forceinline__ void put_run(const page_target& t, std::byte* to, int count, const float (&v)[8]) {
-  std::uint32_t w[8];
-  pack_elements(t.type, v, w);
-  if (count == 8 && (static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(to)) & t.unaligned) == 0) {
-    if (t.size == 1) {
-      *reinterpret_cast<two_words*>(to) = {{w[0], w[1]}};
-      return;
-    }
-    *reinterpret_cast<four_words*>(to) = {{w[0], w[1], w[2], w[3]}};
-    if (t.size == 4) *reinterpret_cast<four_words*>(to + 16) = {{w[4], w[5], w[6], w[7]}};
-    return;
-  }
-#pragma unroll 1
-  for (int i = 0; i < count; ++i, to += t.element_stride) {
-    if (t.size == 4)
-      sluice::detail::store_as(to, w[0]);
-    else if (t.size == 2)
-      sluice::detail::store_as(to, static_cast<std::uint16_t>(w[0]));
+  const bool whole =
+      count == 8 && (static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(to)) & t.unaligned) == 0;
+  if (t.size == 2) {
+    std::uint32_t w[4];
+    if (t.type == dtype::bf16)
+      pack_16<dtype::bf16>(v, w);
     else
-      sluice::detail::store_as(to, static_cast<std::uint8_t>(w[0]));
+      pack_16<dtype::f16>(v, w);
+    if (whole)
+      *reinterpret_cast<four_words*>(to) = {{w[0], w[1], w[2], w[3]}};
+    else
+      put_elements<std::uint16_t>(to, t.element_stride, count, w);
+  } else if (t.size == 1) {
+    std::uint32_t w[2];
+    pack_8(t.type, v, w);
+    if (whole)
+      *reinterpret_cast<two_words*>(to) = {{w[0], w[1]}};
+    else
+      put_elements<std::uint8_t>(to, t.element_stride, count, w);
+  } else {
+    std::uint32_t w[8];
 #pragma unroll
-    for (int j = 0; j < 7; ++j) w[j] = __funnelshift_rc(w[j], w[j + 1], 8 * static_cast<unsigned>(t.size));
+    for (int i = 0; i < 8; ++i) w[i] = sluice::detail::float_bits(v[i]);
+    if (whole) {
+      *reinterpret_cast<four_words*>(to) = {{w[0], w[1], w[2], w[3]}};
+      *reinterpret_cast<four_words*>(to + 16) = {{w[4], w[5], w[6], w[7]}};
+    } else {
+      put_elements<std::uint32_t>(to, t.element_stride, count, w);
+    }
   }
+}
+
+/// Where two runs lie in a row.
+struct pair_offsets {
+  std::int64_t run[2];
+};
+__device__ __forceinline__ pair_offsets offsets_of(const page_target& t, const column_pair& c) {
+  return {{t.offset(c.run[0]), t.offset(c.run[1])}};
+}
+
+/// Two whole runs of elements of 16 bits.
+__device__ __forceinline__ void put_whole(dtype type, std::byte* to_a, std::byte* to_b, const float (&a)[8],
+                                          const float (&b)[8]) {
+  four_words x, y;
+  if (type == dtype::bf16)
+    pack_16<dtype::bf16>(a, x.w), pack_16<dtype::bf16>(b, y.w);
+  else
+    pack_16<dtype::f16>(a, x.w), pack_16<dtype::f16>(b, y.w);
+  *reinterpret_cast<four_words*>(to_a) = x;
+  *reinterpret_cast<four_words*>(to_b) = y;
 }
 
 /// Two runs of floats to a row: rotation, conversion, pages. `row` is the row's place, `table` its rope_row(), null
 /// where it does not turn.
-__device__ __forceinline__ void put_pair(const page_target& t, const column_pair& c, std::byte* row,
-                                         const rope_entry* table, float (&a)[8], float (&b)[8]) {
-  if (table) turn(c, table, a, b);
-  if (c.run[0].count) put_run(t, row + t.offset(c.run[0]), c.run[0].count, a);
-  if (c.run[1].count) put_run(t, row + t.offset(c.run[1]), c.run[1].count, b);
+__device__ __forceinline__ void put_pair(const page_target& t, const column_pair& c, const pair_offsets& at,
+                                         std::byte* row, const rope_entry* table, float (&a)[8], float (&b)[8]) {
+  std::byte *to_a = row + at.run[0], *to_b = row + at.run[1];
+  const auto low =
+      static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(to_a) | reinterpret_cast<std::uintptr_t>(to_b));
+  const bool whole = c.run[0].count == 8 && c.run[1].count == 8 && (low & t.unaligned) == 0 && t.size == 2;
+  // What most keys and values are stands alone: one branch for all, and no register is two things.
+  if (whole && c.run[0].turn == column_turn::halves) {
+    turn_halves<true>(table + c.run[0].pair, 8, a, b);
+    put_whole(t.type, to_a, to_b, a, b);
+  } else if (whole && !table) {
+    put_whole(t.type, to_a, to_b, a, b);
+  } else {
+    if (table) turn(c, table, a, b);
+    if (c.run[0].count) put_run(t, to_a, c.run[0].count, a);
+    if (c.run[1].count) put_run(t, to_b, c.run[1].count, b);
+  }
+}
+
+/// Says that an address is one of global memory, where a compiler cannot see it.
+template <class T>
+__device__ __forceinline__ T* in_global(T* p) {
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(p));
+#endif
+  return p;
 }
 
 /// 3^n, up to what levels need.
 __device__ __forceinline__ float power_of_3(int n) {
   float p = 1;
+#pragma unroll 1
   for (; n > 0; --n) p *= 3;
   return p;
 }

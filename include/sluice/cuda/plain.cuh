@@ -78,7 +78,8 @@ class coefficient_source {
 namespace detail {
 
 /// Where the rows of a round go.
-struct row_places {
+struct alignas(16) row_places {
+  page_target target;
   std::byte* to[float_threads];
   const rope_entry* table[float_threads];
   unsigned corrected[float_threads / 32];  // bit of a row: it has exceptions
@@ -116,9 +117,9 @@ __global__ void __maxnreg__(96) store_float_rows(const decode_state d) {
   const open_request& r = d.requests[s.request];
   const std::byte* frame = r.asked.frame;
   const rope_model* rope = rope_of(d, g);
-  const page_target target = target_of(r, s, g);
   const column_plan plan = columns_of(d, g);
   auto& places = *reinterpret_cast<detail::row_places*>(ptx::dynamic_shared());
+  if (threadIdx.x == 0) places.target = target_of(r, s, g);
   const Source source(d, r, s, g, places.scratch);
   const int thread = static_cast<int>(threadIdx.x), pairs = plan.size();
   for (int first = 0; first < rows; first += float_threads) {
@@ -128,7 +129,7 @@ __global__ void __maxnreg__(96) store_float_rows(const decode_state d) {
     if (thread < here) {
       const int token = first_token(r, s) + coded_token(frame, s, first + thread);
       const std::int64_t place = place_of(r, plane_of(r, g), token);
-      places.to[thread] = place == no_place ? nullptr : target.base + place;
+      places.to[thread] = place == no_place ? nullptr : places.target.base + place;
       places.table[thread] = entries_of(d, r, rope, token);
     }
     __syncthreads();
@@ -151,7 +152,8 @@ __global__ void __maxnreg__(96) store_float_rows(const decode_state d) {
         if (places.corrected[row / 32] >> row % 32 & 1)
           detail::correct(s, frame, source.scale(), first + row, channel, count, v[part]);
       }
-      put_pair(target, c, places.to[row], places.table[row], v[0], v[1]);
+      put_pair(places.target, c, offsets_of(places.target, c), in_global(places.to[row]), in_global(places.table[row]),
+               v[0], v[1]);
     }
   }
 }

@@ -33,12 +33,21 @@ struct row_target {
 
 /// What all warps of a block know of their strand; in shared memory, since registers are for sums.
 struct alignas(16) product_block {
+  const cuda::strand* strand;
+  const open_request* request;
+  const group_model* group;
   page_target target;
   const std::byte* basis;
   const column_pair* runs;
-  std::int32_t ld;
+  const std::int16_t* values;
+  std::int32_t rows;
+  std::int32_t ld;      ///< of values and basis
+  std::uint32_t chunk;  ///< bytes of one of the basis
+  std::int32_t live;    ///< coefficients that are not all zero, whole steps of 16
+  std::int32_t parts;   ///< stages of a chunk
+  std::int32_t chunks;
   float scale;
-  row_target rows[store_warps][slab_rows];
+  row_target places[store_warps][slab_rows];
 };
 
 }  // namespace detail
@@ -69,64 +78,77 @@ static_assert(plan_store(1024).shared <= max_shared && plan_store(1024, max_shar
 
 namespace detail {
 
-/// The rows of a warp as the tensor cores take them.
-struct slab {
-  const std::int16_t* values;  ///< of its first row
-  std::ptrdiff_t ld;
-  int rows;               ///< that exist, of 16; none = the warp has nothing to do
-  unsigned char* shared;  ///< [16][halves]
-  int halves;             ///< from row to row there
-
-  /// Puts columns [first, first + n), n a multiple of 16, into shared memory. Where some integer is beyond 2^11, all are
-  /// without what they are modulo 32, and the answer is true.
-  __device__ __forceinline__ bool load(int first, int n) const {
-    const int row = static_cast<int>(threadIdx.x % 16), column = static_cast<int>(threadIdx.x % 32 / 16) * 8;
-    __syncwarp();  // until no lane reads what was there before
-    for (std::uint32_t keep = ~0u;; keep = 0xffe0ffe0u) {
-      const std::int16_t* from = values + row * ld + first + column;
-      unsigned char* to = shared + 2 * (row * halves + column);
-      std::uint32_t all = 0;
-      for (int i = 0; i < n; i += 16, from += 16, to += 32) {
-        four_words v{};
-        if (row < rows) v = *reinterpret_cast<const four_words*>(from);
-        std::uint32_t spread = 0;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) spread |= spread_of(v.w[j]);
-        all |= spread;
-        if ((spread & not_small) == 0) {
-#pragma unroll
-          for (int j = 0; j < 4; ++j) v.w[j] = small_halves_of(v.w[j] & keep);
-        } else {
-#pragma unroll
-          for (int j = 0; j < 4; ++j) v.w[j] = halves_of(v.w[j] & keep);
-        }
-        *reinterpret_cast<four_words*>(to) = v;
-      }
-      __syncwarp();
-      if (keep != ~0u) return true;
-      if (!__any_sync(~0u, (all & not_half) != 0)) return false;
+/// Finds the places of rows [first, first + rows), at most 16; whether some have exceptions. By a whole warp.
+__device__ __forceinline__ bool find_rows(const decode_state& d, const product_block& block, int first, int rows,
+                                          row_target* places) {
+  const cuda::strand& s = *in_global(block.strand);
+  const open_request& r = *in_global(block.request);
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  __syncwarp();  // until no lane reads where the rows before went
+  if (lane < slab_rows) {
+    row_target place{};
+    if (lane < rows) {
+      const int token = first_token(r, s) + coded_token(r.asked.frame, s, first + lane);
+      const std::int64_t at = place_of(r, plane_of(r, *block.group), token);
+      if (at != no_place) place = {block.target.base + at, entries_of(d, r, rope_of(d, *block.group), token)};
     }
+    places[lane] = place;
   }
-};
+  return has_exceptions(s, r.asked.frame, first, rows);
+}
 
-/// Begins to copy rows [128 * part, live) of a chunk, at most 128, to a stage. By all threads of a block.
-__device__ __forceinline__ void fetch(const product_block& block, int chunk, int part, int live, std::uint32_t stage) {
-  const int row = static_cast<int>(threadIdx.x / 8), piece = static_cast<int>(threadIdx.x % 8) * 16;
-  const int first = part * stage_rows;
-  const std::byte* from =
-      block.basis + static_cast<std::size_t>(chunk) * chunk_bytes(block.ld) + 2 * chunk_columns * (first + row) + piece;
-  std::uint32_t to = stage + static_cast<std::uint32_t>(2 * stage_ld * row + piece);
+/// Puts `n` columns, a multiple of 16, of `rows` rows, at most 16, into a slab. Where some integer is
+/// beyond 2^11, all are without what they are modulo 32, and the answer is true. By a whole warp.
+__device__ __forceinline__ bool load_slab(const std::int16_t* values, int ld, int rows, int n, unsigned char* slab,
+                                          int halves) {
+  const int row = static_cast<int>(threadIdx.x % 16), column = static_cast<int>(threadIdx.x % 32 / 16) * 8;
+  values += std::ptrdiff_t{row} * ld + column;
+  slab += 2 * (row * halves + column);
+  __syncwarp();  // until no lane reads what was there before
+  for (std::uint32_t keep = ~0u;; keep = 0xffe0ffe0u) {
+    const std::int16_t* from = values;
+    std::uint32_t all = 0;
+    for (int i = 0; i < n; i += 16, from += 16) {
+      four_words v{};
+      if (row < rows) v = *reinterpret_cast<const four_words*>(from);
+      std::uint32_t spread = 0;
 #pragma unroll
-  for (int i = 0; i < stage_rows; i += 4 * store_warps) {
-    if (first + row + i < live) ptx::copy_async(to + 2 * stage_ld * static_cast<unsigned>(i), from);
-    from += 2 * chunk_columns * 4 * store_warps;
+      for (int j = 0; j < 4; ++j) spread |= spread_of(v.w[j]);
+      all |= spread;
+      if ((spread & not_small) == 0) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) v.w[j] = small_halves_of(v.w[j] & keep);
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) v.w[j] = halves_of(v.w[j] & keep);
+      }
+      *reinterpret_cast<four_words*>(slab + 2 * i) = v;
+    }
+    __syncwarp();
+    if (keep != ~0u) return true;
+    if (!__any_sync(~0u, (all & not_half) != 0)) return false;
   }
+}
+
+/// Begins to copy rows of the basis from 128 * part on, at most 128, to a stage. By all threads of a block.
+__device__ __forceinline__ void fetch(const product_block& block, int chunk, int part, std::uint32_t stage) {
+  constexpr unsigned rows_at_once = 4 * store_warps, row_bytes = 2 * chunk_columns, step = rows_at_once * row_bytes;
+  const unsigned row = threadIdx.x / 8, piece = threadIdx.x % 8 * 16;
+  const int left = block.live - part * stage_rows - static_cast<int>(row);
+  // 32 bits are enough for the basis of the widest head.
+  const std::byte* from = in_global(block.basis) + static_cast<unsigned>(chunk) * block.chunk +
+                          (static_cast<unsigned>(part) * stage_rows + row) * row_bytes + piece;
+  const std::uint32_t to = stage + 2 * stage_ld * row + piece;
+#pragma unroll
+  for (unsigned i = 0; i < stage_rows / rows_at_once; ++i)
+    if (left > static_cast<int>(i * rows_at_once))
+      ptx::copy_async(to + 2 * stage_ld * rows_at_once * i, from + step * i);
   ptx::copy_commit();
 }
 
 /// Adds 16 rows times a stage of the basis, `steps` times 16 coefficients.
 __device__ __forceinline__ void multiply(float (&sum)[8][4], std::uint32_t rows, std::uint32_t basis, int steps) {
-#pragma unroll 2
+#pragma unroll 4
   for (int k = 0; k < steps; ++k, rows += 32, basis += 32 * stage_ld) {
     std::uint32_t a[4];
     ptx::load_matrices(a, rows);
@@ -140,20 +162,19 @@ __device__ __forceinline__ void multiply(float (&sum)[8][4], std::uint32_t rows,
   }
 }
 
-/// The same for what slab::load() has left out of coefficients from `first` on; few rows are that wide, so these go
-/// without shared memory.
-__device__ __forceinline__ void multiply_rest(float (&sum)[8][4], const slab& s, int first, std::uint32_t basis,
-                                              int steps) {
+/// The same for what load_slab() has left out of `rows` rows; few are that wide, so these go without shared memory.
+__device__ __forceinline__ void multiply_rest(float (&sum)[8][4], const std::int16_t* values, int ld, int rows,
+                                              std::uint32_t basis, int steps) {
   const int row = static_cast<int>(threadIdx.x % 32 / 4);
-  const std::int16_t* from = s.values + row * s.ld + first + 2 * static_cast<int>(threadIdx.x % 4);
+  const std::int16_t* from = values + std::ptrdiff_t{row} * ld + 2 * static_cast<int>(threadIdx.x % 4);
 #pragma unroll 1
   for (int k = 0; k < steps; ++k, from += 16, basis += 32 * stage_ld) {
     std::uint32_t a[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       a[i] = 0;
-      if (row + i % 2 * 8 >= s.rows) continue;
-      const auto two = *reinterpret_cast<const std::uint32_t*>(from + i % 2 * 8 * s.ld + i / 2 * 8);
+      if (row + i % 2 * 8 >= rows) continue;
+      const auto two = *reinterpret_cast<const std::uint32_t*>(from + i % 2 * 8 * ld + i / 2 * 8);
       a[i] = halves_of(two & 0x001f001fu);
     }
 #pragma unroll
@@ -166,12 +187,17 @@ __device__ __forceinline__ void multiply_rest(float (&sum)[8][4], const slab& s,
   }
 }
 
-/// Adds what the symbols of a slab could not say to its sums; `row` is coefficient 0 of the chunk of the basis.
-__device__ __forceinline__ void correct(float (&sum)[8][4], const strand& s, const std::byte* frame, int first,
-                                        int rows, const std::byte* row) {
+/// Coefficient 0 of a chunk of the basis.
+__device__ __forceinline__ const std::byte* chunk_of(const product_block& block, int chunk) {
+  return in_global(block.basis) + static_cast<unsigned>(chunk) * block.chunk;
+}
+
+/// Adds what the symbols of rows from `first` on could not say to their sums in a chunk.
+__device__ __forceinline__ void correct(float (&sum)[8][4], const product_block& block, int first, int rows,
+                                        int chunk) {
   const int own = static_cast<int>(threadIdx.x % 32 / 4);
-  const std::byte* column = row + 4 * (threadIdx.x % 4);
-  for_exceptions(s, frame, first, rows, [&](int at, int k, float value) {
+  const std::byte* column = chunk_of(block, chunk) + 4 * (threadIdx.x % 4);
+  for_exceptions(*block.strand, block.request->asked.frame, first, rows, [&](int at, int k, float value) {
     if (at % 8 != own) return;
     const auto* m = reinterpret_cast<const std::uint32_t*>(column + 2 * chunk_columns * k);
 #pragma unroll
@@ -185,20 +211,27 @@ __device__ __forceinline__ void correct(float (&sum)[8][4], const strand& s, con
   });
 }
 
-/// Two rows of sums to pages. `chunk`: coefficient 0 of the chunk of the basis, behind which the means stand.
-__device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product_block& block, const std::byte* chunk,
-                                         const column_pair& c, const row_target* rows) {
-  const float scale = block.scale;
-  const page_target target = block.target;
-  const auto* mean = reinterpret_cast<const float*>(chunk + 2 * chunk_columns * block.ld) + 16 * (threadIdx.x % 4);
+/// Two rows of sums to pages.
+__device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product_block& block, int chunk) {
+  const unsigned lane = threadIdx.x % 32;
+  const auto* runs = reinterpret_cast<const four_words*>(in_global(block.runs));  // in one load
+  const auto c = __builtin_bit_cast(column_pair, runs[static_cast<unsigned>(chunk * chunk_pairs) + lane % 4]);
+  const pair_offsets at = offsets_of(block.target, c);
+  const std::byte* means = chunk_of(block, chunk) + (block.chunk - sizeof(float) * chunk_columns);
+  const auto* mean = reinterpret_cast<const four_floats*>(means) + 4 * (lane % 4);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const row_target row = rows[threadIdx.x % 32 / 4 + 8 * static_cast<unsigned>(h)];
-    if (!row.to) continue;
+    const row_target place = block.places[threadIdx.x / 32][lane / 4 + 8 * static_cast<unsigned>(h)];
+    if (!place.to) continue;
     float v[2][8];
 #pragma unroll
-    for (int i = 0; i < 16; ++i) v[i / 8][i % 8] = __fmaf_rn(sum[i / 2][2 * h + i % 2], scale, mean[i]);
-    put_pair(target, c, row.to, row.table, v[0], v[1]);
+    for (int i = 0; i < 4; ++i) {
+      const four_floats m = mean[i];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        v[i / 2][i % 2 * 4 + j] = __fmaf_rn(sum[2 * i + j / 2][2 * h + j % 2], block.scale, m.v[j]);
+    }
+    put_pair(block.target, c, at, in_global(place.to), in_global(place.table), v[0], v[1]);
   }
 }
 
@@ -211,73 +244,66 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
   const strand& s = d.strands[blockIdx.x];
   if (!is_shown(s)) return;
   const group_model& g = group_of(d.image, s.group);
-  const int rows = s.rows(), ld = g.ld;
-  if (g.basis_at == 0 || rows == 0) return;
+  if (g.basis_at == 0 || s.rows() == 0) return;
   const open_request& r = d.requests[s.request];
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   unsigned char* shared = ptx::dynamic_shared();
   auto& block = *reinterpret_cast<detail::product_block*>(shared + 2 * stage_bytes);
-  if (thread == 0) {
+  if (threadIdx.x == 0) {
+    block.strand = &s, block.request = &r, block.group = &g;
     block.target = target_of(r, s, g);
     block.basis = d.image + g.basis_at;
     block.runs = in_image<column_pair>(d.image, g.columns_at);
-    block.ld = ld;
+    block.values = reinterpret_cast<const std::int16_t*>(d.workspace + s.values_at);
+    block.rows = s.rows();
+    block.ld = g.ld;
+    block.chunk = static_cast<std::uint32_t>(chunk_bytes(g.ld));
+    block.live = ((s.live < g.width ? s.live : g.width) + 15) / 16 * 16;
+    block.parts = block.live > stage_rows ? (block.live + stage_rows - 1) / stage_rows : 1;
+    block.chunks = columns_of(d, g).chunks();
     block.scale = plane_of(d.image, g.layer, g.plane).scale * s.scale;
   }
   __syncthreads();
-
-  const int live = ((s.live < g.width ? s.live : g.width) + 15) / 16 * 16;  // coefficients that are not all zero
-  const int parts = live > stage_rows ? (live + stage_rows - 1) / stage_rows : 1, chunks = columns_of(d, g).chunks();
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  const int halves = slab_ld(columns);
+  unsigned char* slab = shared + 2 * stage_bytes + sizeof block + 2 * warp * slab_rows * halves;
   const std::uint32_t stages = ptx::shared_address(shared);
-  detail::slab slab;
-  slab.ld = ld;
-  slab.halves = slab_ld(columns);
-  slab.shared = shared + 2 * stage_bytes + sizeof block + 2 * warp * slab_rows * slab.halves;
-  const std::uint32_t a =
-      ptx::shared_address(slab.shared) + 2 * static_cast<std::uint32_t>(lane % 16 * slab.halves + lane / 16 * 8);
-  const std::uint32_t b = 2 * static_cast<std::uint32_t>(lane % 16 * stage_ld + lane / 16 * 8);
-
-  detail::fetch(block, 0, 0, live, stages);
-  int buffer = 0;
-  for (int first = warp * slab_rows; first - warp * slab_rows < rows; first += store_warps * slab_rows) {
-    slab.values = reinterpret_cast<const std::int16_t*>(d.workspace + s.values_at) + std::ptrdiff_t{first} * ld;
-    slab.rows = first >= rows ? 0 : rows - first < slab_rows ? rows - first : slab_rows;
+  detail::fetch(block, 0, 0, stages);
+  std::uint32_t stage = 0;  // bytes from the first
+  for (int round = 0; round < block.rows; round += store_warps * slab_rows) {
+    const int first = round + warp * slab_rows;
+    const int rows = max(0, min(slab_rows, block.rows - first));
     bool exceptions = false, wide = false;
-    if (slab.rows) {
-      __syncwarp();  // until no lane reads where the rows before went
-      if (lane < slab_rows) {
-        detail::row_target row{};
-        if (lane < slab.rows) {
-          const int token = first_token(r, s) + coded_token(r.asked.frame, s, first + lane);
-          const std::int64_t place = place_of(r, plane_of(r, g), token);
-          if (place != no_place) row = {block.target.base + place, entries_of(d, r, rope_of(d, g), token)};
-        }
-        block.rows[warp][lane] = row;
-      }
-      exceptions = has_exceptions(s, r.asked.frame, first, slab.rows);
-    }
-    for (int chunk = 0; chunk < chunks; ++chunk) {
+    if (rows) exceptions = detail::find_rows(d, block, first, rows, block.places[warp]);
+    for (int chunk = 0; chunk < block.chunks; ++chunk) {
       float sum[8][4] = {};
-      for (int part = 0; part < parts; ++part, buffer ^= 1) {
+      for (int part = 0; part < block.parts; ++part, stage ^= static_cast<std::uint32_t>(stage_bytes)) {
         ptx::copy_wait<0>();
         __syncthreads();  // the stage is here, and nobody reads the one before
-        const std::uint32_t next = stages + static_cast<std::uint32_t>(stage_bytes) * static_cast<unsigned>(buffer ^ 1);
-        const bool last_part = part + 1 == parts, last = last_part && chunk + 1 == chunks;
-        if (!last || first - warp * slab_rows + store_warps * slab_rows < rows)
-          detail::fetch(block, last ? 0 : chunk + last_part, last_part ? 0 : part + 1, live, next);
-        if (slab.rows == 0) continue;
-        const int k = part * stage_rows, n = live - k < stage_rows ? live - k : stage_rows;
-        const bool resident = ld <= columns;
-        if (!resident || chunk + part == 0) wide = slab.load(k, resident ? live : n);
-        const std::uint32_t stage =
-            stages + static_cast<std::uint32_t>(stage_bytes) * static_cast<unsigned>(buffer) + b;
-        detail::multiply(sum, a + (resident ? 2 * static_cast<std::uint32_t>(k) : 0), stage, n / 16);
-        if (wide) detail::multiply_rest(sum, slab, k, stage, n / 16);
+        const bool last_part = part + 1 == block.parts, last = last_part && chunk + 1 == block.chunks;
+        if (!last || round + store_warps * slab_rows < block.rows)
+          detail::fetch(block, last ? 0 : chunk + last_part, last_part ? 0 : part + 1,
+                        stages + (stage ^ static_cast<std::uint32_t>(stage_bytes)));
+        if (rows == 0) continue;
+        const int k = part * stage_rows, n = block.live - k < stage_rows ? block.live - k : stage_rows;
+        const bool resident = block.ld <= columns;
+        const std::int16_t* values = in_global(block.values) + std::ptrdiff_t{first} * block.ld;
+        if (!resident || chunk + part == 0)
+          wide =
+              detail::load_slab(values + (resident ? 0 : k), block.ld, rows, resident ? block.live : n, slab, halves);
+        const std::uint32_t basis =
+            stages + stage + 2 * static_cast<std::uint32_t>(lane % 16 * stage_ld + lane / 16 * 8);
+        detail::multiply(sum,
+                         ptx::shared_address(slab) +
+                             2 * static_cast<std::uint32_t>(lane % 16 * halves + lane / 16 * 8 + (resident ? k : 0)),
+                         basis, n / 16);
+        if (wide) detail::multiply_rest(sum, values + k, block.ld, rows, basis, n / 16);
       }
-      if (slab.rows == 0) continue;
-      const std::byte* rows_of_chunk = block.basis + static_cast<std::size_t>(chunk) * chunk_bytes(block.ld);
-      if (exceptions) detail::correct(sum, s, r.asked.frame, first, slab.rows, rows_of_chunk);
-      detail::put_sums(sum, block, rows_of_chunk, block.runs[chunk * chunk_pairs + lane % 4], block.rows[warp]);
+      if (rows == 0) continue;
+      if (exceptions) {
+        detail::correct(sum, block, first, rows, chunk);
+        __syncwarp();
+      }
+      detail::put_sums(sum, block, chunk);
     }
   }
 }
