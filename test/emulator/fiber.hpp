@@ -23,6 +23,12 @@
 #if defined(__SANITIZE_ADDRESS__)
 #define CUDA_ON_HOST_ASAN 1
 #endif
+#if !defined(CUDA_ON_HOST_TSAN)
+#define CUDA_ON_HOST_TSAN 0
+#endif
+#if !defined(CUDA_ON_HOST_ASAN)
+#define CUDA_ON_HOST_ASAN 0
+#endif
 
 #if CUDA_ON_HOST_TSAN
 #include <sanitizer/tsan_interface.h>
@@ -47,6 +53,9 @@ class stacks {
  public:
   static constexpr std::size_t bytes = 256 * 1024, guard = 4096, most = 1024;
 
+  /// Where a thread's begins, from above. Tops at the same place of their pages would share a few lines of a cache.
+  static char* top(unsigned thread) { return of(thread) + bytes - thread % 32 * 512 - thread / 32 % 8 * 64; }
+  /// Its lowest byte.
   static char* of(unsigned thread) {
     static char* const all = map();
     return all + thread * (bytes + guard) + guard;
@@ -81,8 +90,8 @@ __attribute__((naked, noinline)) inline void switch_stack(void** /*save*/, void*
 struct context {
   void* at = nullptr;
 
-  void prepare(char* stack, void (*enter)()) {
-    auto** top = reinterpret_cast<void**>(stack + stacks::bytes) - 2;
+  void prepare(unsigned thread, void (*enter)()) {
+    auto** top = reinterpret_cast<void**>(stacks::top(thread)) - 2;
     *--top = nullptr;  // where enter() would return to
     *--top = reinterpret_cast<void*>(enter);
     for (int i = 0; i < 6; ++i) *--top = nullptr;
@@ -99,10 +108,10 @@ struct context {
 struct context {
   ucontext_t at;
 
-  void prepare(char* stack, void (*enter)()) {
+  void prepare(unsigned thread, void (*enter)()) {
     getcontext(&at);
-    at.uc_stack.ss_sp = stack;
-    at.uc_stack.ss_size = stacks::bytes;
+    at.uc_stack.ss_sp = stacks::of(thread);
+    at.uc_stack.ss_size = static_cast<std::size_t>(stacks::top(thread) - stacks::of(thread));
     at.uc_link = nullptr;
     makecontext(&at, enter, 0);
   }

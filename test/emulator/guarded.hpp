@@ -60,8 +60,16 @@ class guarded {
     return true;
   }
 
+  /// Makes the thread sanitizer forget who used it.
+  void forget() {
+#if CUDA_ON_HOST_TSAN
+    mmap(first_, room_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+#endif
+  }
+
   unsigned char* data() const { return data_; }
   std::size_t size() const { return size_; }
+  std::ptrdiff_t offset(const void* address) const { return static_cast<const unsigned char*>(address) - data_; }
   /// Whether an address is in the piece's guards.
   bool guards(const void* address) const {
     const auto* const p = static_cast<const unsigned char*>(address);

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <faults.hpp>
 #include <guarded.hpp>
+#include <late_copies.hpp>
+#include <warp_state.hpp>
 
 #include <algorithm>
 #include <bit>
@@ -13,7 +16,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
-#include <vector>
 
 // A block of threads on one core: who runs, who waits for whom, and what they have in common. Threads give way only where
 // they wait for each other. Wrong use ends the program with a message that says who did what where.
@@ -21,91 +23,6 @@
 extern "C" char __executable_start, _end;  // of the program, where static shared memory lies too
 
 namespace cuda_on_host {
-
-#if CUDA_ON_HOST_TSAN
-extern "C" {
-void AnnotateIgnoreReadsBegin(const char*, int);
-void AnnotateIgnoreReadsEnd(const char*, int);
-void AnnotateIgnoreWritesBegin(const char*, int);
-void AnnotateIgnoreWritesEnd(const char*, int);
-}
-/// While it lives the thread's accesses are the machine's own.
-struct quiet {
-  quiet() { AnnotateIgnoreReadsBegin("", 0), AnnotateIgnoreWritesBegin("", 0); }
-  ~quiet() { AnnotateIgnoreReadsEnd("", 0), AnnotateIgnoreWritesEnd("", 0); }
-  quiet(const quiet&) = delete;
-  quiet& operator=(const quiet&) = delete;
-};
-inline void happens_before(void* what) { __tsan_release(what); }
-inline void happens_after(void* what) { __tsan_acquire(what); }
-#else
-struct quiet {
-  quiet() {}
-  ~quiet() {}
-};
-inline void happens_before(void*) {}
-inline void happens_after(void*) {}
-#endif
-
-/// A special register.
-struct special {
-  unsigned value = 0;
-  CUDA_ON_HOST_UNSEEN operator unsigned() const { return value; }
-};
-struct special3 {
-  special x, y, z;
-};
-inline special3 threadIdx, blockIdx, blockDim, gridDim;
-
-enum class operation : std::uint8_t {
-  syncwarp,
-  ballot,
-  all,
-  any,
-  shfl,
-  match_any,
-  reduce,
-  ldmatrix,
-  mma,
-  syncthreads,
-  syncthreads_and,
-  syncthreads_or,
-  syncthreads_count,
-};
-inline const char* name_of(operation o) {
-  constexpr const char* names[] = {
-      "__syncwarp",        "__ballot_sync",    "__all_sync",         "__any_sync", "__shfl_sync",
-      "__match_any_sync",  "__reduce_sync",    "ldmatrix",           "mma",        "__syncthreads",
-      "__syncthreads_and", "__syncthreads_or", "__syncthreads_count"};
-  return names[static_cast<int>(o)];
-}
-
-/// A place in a kernel: default arguments of CUDA's names make it that of the call.
-struct site {
-  const char* file;
-  int line;
-};
-
-/// In which order threads of a block are taken.
-enum class order : std::uint8_t { up, down, random };
-
-/// A warp's registers as far as lanes show them to each other, and where they wait.
-struct warp_state {
-  std::uint32_t alive = 0;  // lanes that have not ended
-  std::uint32_t ready = 0;  // of these, those that wait for nobody
-  std::uint32_t here = 0;   // of these, those that wait in a warp operation
-  std::uint32_t mask[32];   // who is to come
-  operation what[32];
-  site where[32];
-  void (*combine[32])(warp_state&, std::uint32_t);
-  std::uint32_t in[12][32], out[4][32];
-  std::uint8_t meeting[32];  // of __syncwarp: which of the addresses of `met`
-  std::uint8_t meetings = 0;
-  char met[64];
-};
-
-/// What becomes of what the lanes show: `in` to `out` for all of them.
-using combination = void(warp_state& w, std::uint32_t lanes);
 
 class machine {
  public:
@@ -115,6 +32,9 @@ class machine {
 
   order how = order::up;
   std::uint32_t seed = 1;
+  /// For the thread sanitizer: blocks of a launch run at the same time, as far as they are ordered by nothing else. Not
+  /// where kernels have __shared__ variables: these would be the same for all of them.
+  bool blocks_race = false;
   std::uint64_t switches = 0, launches = 0;
   std::map<const void*, std::size_t> allowed;  ///< dynamic shared memory of kernels that may have more than others
 
@@ -129,6 +49,7 @@ class machine {
     if (running_) fail("a kernel that launches a kernel");
     call_ = [](void* f) { (*static_cast<F*>(f))(); };
     body_ = &body;
+    const fault_watch watch(&machine::fault);
     start(blocks, threads);
     for (unsigned i = 0; i < blocks; ++i) {
       blockIdx.x.value = i;
@@ -194,7 +115,6 @@ class machine {
   // --- shared memory ---
 
   unsigned char* shared() { return memory_.data(); }
-  std::size_t shared_bytes() const { return memory_.size(); }
   /// The 32-bit address of something in dynamic or in static shared memory.
   CUDA_ON_HOST_UNSEEN std::uint32_t shared_address(const void* p) {
     const auto at = static_cast<std::size_t>(static_cast<const unsigned char*>(p) - memory_.data());
@@ -214,25 +134,18 @@ class machine {
 
   // --- copies that arrive when they are waited for ---
 
-  struct copy {
-    unsigned char* to;
-    const void* from;
-    std::uint32_t bytes;
-    std::uint32_t group;
-  };
   void copy_later(unsigned char* to, const void* from, std::uint32_t bytes) {
     std::memset(to, unwritten, 16);  // nobody may still read what was there
     const quiet q;
-    pending& p = copies_[me_];
-    p.list.push_back({to, from, bytes, p.group});
+    copies_[me_].add(to, from, bytes);
   }
   void copies_commit() {
     const quiet q;
-    ++copies_[me_].group;
+    copies_[me_].commit();
   }
   /// All but the last `groups` groups arrive.
   void copies_wait(std::uint32_t groups) {
-    for (copy c; next_copy(groups, c);) {
+    for (late_copies::copy c; next_copy(groups, c);) {
       std::memcpy(c.to, c.from, c.bytes);
       std::memset(c.to + c.bytes, 0, 16 - c.bytes);
     }
@@ -250,7 +163,8 @@ class machine {
   }
 
   [[noreturn]] __attribute__((format(printf, 2, 3))) void fail(const char* why, ...) {
-    std::fprintf(stderr, "cuda_on_host: block %u thread %u: ", blockIdx.x.value, me_);
+    std::fprintf(stderr, "cuda_on_host: ");
+    if (running_) std::fprintf(stderr, "block %u thread %u: ", blockIdx.x.value, me_);
     va_list list;
     va_start(list, why);
     std::vfprintf(stderr, why, list);
@@ -260,15 +174,8 @@ class machine {
     std::abort();
   }
 
-  CUDA_ON_HOST_UNSEEN bool running() const { return running_; }
-
  private:
   static constexpr std::uint32_t static_base = 0x80000000u;
-
-  struct pending {
-    std::vector<copy> list;
-    std::uint32_t group = 0;
-  };
 
   CUDA_ON_HOST_UNSEEN warp_state& my_warp() { return warps_[me_ / 32]; }
 
@@ -280,7 +187,7 @@ class machine {
       if (w.mask[std::countr_zero(left)] != mask) return false;
     w.combine[std::countr_zero(lanes)](w, lanes);
     w.here &= ~lanes;
-    wake(static_cast<unsigned>(&w - warps_.data()), lanes);
+    wake(static_cast<unsigned>(&w - warps_), lanes);
     return true;
   }
   CUDA_ON_HOST_UNSEEN void wake(unsigned warp, std::uint32_t lanes) {
@@ -346,7 +253,7 @@ class machine {
       wraps = later == 0;
       return static_cast<unsigned>(std::countr_zero(wraps ? some : later));
     }
-    const std::uint32_t later = some & ((1u << from) - 1);
+    const std::uint32_t later = some & (from >= 32 ? ~0u : (1u << from) - 1);
     wraps = later == 0;
     return 31 - static_cast<unsigned>(std::countl_zero(wraps ? some : later));
   }
@@ -403,8 +310,7 @@ class machine {
     const std::uint32_t bit = 1u << lane();
     w.alive &= ~bit, w.ready &= ~bit;
     ++ended_;
-    copies_[me_].list.clear();
-    copies_[me_].group = 0;
+    copies_[me_].forget();
     // It may be the one that others still waited for.
     for (std::uint32_t others = w.here; others != 0; others &= others - 1)
       if (complete(w, w.mask[std::countr_zero(others)])) break;
@@ -419,14 +325,21 @@ class machine {
     blockDim = {{threads}, {1}, {1}}, gridDim = {{blocks}, {1}, {1}}, blockIdx = {};
     random_ = seed == 0 ? 1 : seed;
 #if CUDA_ON_HOST_TSAN
+    happens_before(&begin_met_);
     main_.tsan = __tsan_get_current_fiber();
     for (unsigned i = 0; i < threads; ++i)
       if (fibers_[i].tsan == nullptr) fibers_[i].tsan = __tsan_create_fiber(0);
 #endif
   }
-  CUDA_ON_HOST_UNSEEN void stop() { running_ = false; }
+  CUDA_ON_HOST_UNSEEN void stop() {
+    happens_after(&end_met_);
+    running_ = false;
+  }
+  static void fault(int, siginfo_t* info, void*);
 
   CUDA_ON_HOST_UNSEEN void run_block(std::size_t shared) {
+    const quiet q;
+    if (blocks_race) memory_.forget();
     memory_.use(shared);
     ended_ = at_barrier_ = 0;
     ready_warps_ = 0;
@@ -439,24 +352,20 @@ class machine {
     }
     for (unsigned i = 0; i < threads_; ++i) {
       fibers_[i].stack = stacks::of(i);
-      fibers_[i].where.prepare(stacks::of(i), &enter);
+      fibers_[i].where.prepare(i, &enter);
     }
     from_main_ = true;
-    happens_before(&begin_met_);
+    if (!blocks_race) happens_before(&begin_met_);
     me_ = how == order::down ? threads_ - 1 : 0;
     threadIdx.x.value = me_;
     fiber::change(main_, fibers_[me_], false);
-    happens_after(&end_met_);
+    if (!blocks_race) happens_after(&end_met_);
     if (!memory_.intact()) fail("a thread of this block wrote beside its %zu bytes of shared memory", memory_.size());
   }
 
-  bool next_copy(std::uint32_t groups, copy& c) {
+  bool next_copy(std::uint32_t groups, late_copies::copy& c) {
     const quiet q;
-    pending& p = copies_[me_];
-    if (p.list.empty() || p.list.front().group + groups >= p.group) return false;
-    c = p.list.front();
-    p.list.erase(p.list.begin());
-    return true;
+    return copies_[me_].take(groups, c);
   }
   CUDA_ON_HOST_UNSEEN std::uint32_t static_address(const void* p) {
     const auto* const at = static_cast<const char*>(p);
@@ -464,9 +373,9 @@ class machine {
     return static_base + static_cast<std::uint32_t>(at - &__executable_start);
   }
 
-  std::vector<warp_state> warps_ = std::vector<warp_state>(32);
-  std::vector<fiber> fibers_ = std::vector<fiber>(most_threads);
-  std::vector<pending> copies_ = std::vector<pending>(most_threads);
+  warp_state warps_[most_threads / 32];
+  fiber fibers_[most_threads];
+  late_copies copies_[most_threads];
   fiber main_;
   guarded memory_{most_shared};
   bool running_ = false, from_main_ = false;
@@ -482,6 +391,17 @@ class machine {
 
 /// The machine; never destroyed, since nothing that lives longer may look at it.
 inline machine& the_machine = *new machine;
+
+inline void machine::fault(int, siginfo_t* info, void*) {
+  machine& m = the_machine;
+  const void* const at = info->si_addr;
+  if (stacks::overflown(at)) m.fail("its stack of %zu bytes is full", stacks::bytes);
+  if (m.memory_.guards(at))
+    m.fail("an access at offset %td of the %zu bytes of shared memory", m.memory_.offset(at), m.memory_.size());
+  for (const auto& [p, piece] : device_memory())
+    if (piece->guards(at)) m.fail("an access at offset %td of a piece of %zu bytes", piece->offset(at), piece->size());
+  m.fail("an access at %p, where there is nothing", at);
+}
 
 inline void machine::enter() {
   machine& m = the_machine;

@@ -67,6 +67,24 @@ __device__ __forceinline__ std::uint32_t lanes_before() {
   return r;
 }
 
+struct quad {
+  std::uint32_t x, y, z, w;
+};
+/// 16 bytes of global memory that nothing changes while a kernel runs; the address is a multiple of 16.
+__device__ __forceinline__ quad load_global(const void* p) {
+  quad r;
+  asm("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];"
+      : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
+      : "l"(__cvta_generic_to_global(p)));
+  return r;
+}
+/// The same of 8 bytes.
+__device__ __forceinline__ pair load_global_pair(const void* p) {
+  pair r;
+  asm("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(r.x), "=r"(r.y) : "l"(__cvta_generic_to_global(p)));
+  return r;
+}
+
 /// 16 bytes from global to shared memory without a register in between; of these `bytes` (0 to 16) are read and the rest
 /// is zero. Both addresses are multiples of 16. The data is there after copy_wait() and a barrier.
 __device__ __forceinline__ void copy_async(std::uint32_t to, const void* from, std::uint32_t bytes = 16) {

@@ -106,6 +106,18 @@ inline void multiply_add(float (&d)[4], const std::uint32_t (&a)[4], std::uint32
   for (int i = 0; i < 4; ++i) d[i] = std::bit_cast<float>(the_machine.out(i));
 }
 
+struct quad {
+  std::uint32_t x, y, z, w;
+};
+inline quad load_global(const void* p) {
+  if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) the_machine.fail("16 bytes from %p: not aligned", p);
+  return *static_cast<const quad*>(p);
+}
+inline pair load_global_pair(const void* p) {
+  if (reinterpret_cast<std::uintptr_t>(p) % 8 != 0) the_machine.fail("8 bytes from %p: not aligned", p);
+  return *static_cast<const pair*>(p);
+}
+
 inline std::uint32_t pack_f16(float a, float b) {
   return cuda_on_host::narrowed(a) | std::uint32_t{cuda_on_host::narrowed(b)} << 16;
 }
