@@ -196,10 +196,10 @@ inline encode_state place_encode(const model_head& head, std::span<const encode_
   return d;
 }
 
-/// Puts requests and their strands into the workspace, on the device. Errors: cuda_error; what is wrong with a request is
-/// said in its open_encode.
+/// Puts requests and their strands into the workspace, on the device. The first `sinks` tokens of a sequence are kept exact,
+/// whatever a request says. Errors: cuda_error; what is wrong with a request is said in its open_encode.
 inline status open_encodes(const encode_state& d, const model_head& head, std::span<const encode_request> requests,
-                           bool elements, cudaStream_t stream) {
+                           bool elements, cudaStream_t stream, std::int64_t sinks = 0) {
   encode_batch batch{};
   std::int64_t tokens = 0, strands = 0, most = 0;
   for (std::size_t i = 0; i < requests.size(); ++i) {
@@ -208,6 +208,7 @@ inline status open_encodes(const encode_state& d, const model_head& head, std::s
     const std::int64_t n = strands_of(r, head, d.tile_tokens);
     o = {};
     o.asked = r;
+    if (o.asked.exact_before < sinks) o.asked.exact_before = sinks;
     o.asked.position = r.begin();
     o.asked.tokens = n > 0 ? r.size() : 0;
     o.state = check_request(r, elements);

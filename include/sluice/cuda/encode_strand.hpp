@@ -36,6 +36,9 @@ struct encode_request {
   std::int64_t exact_before = 0;        ///< tokens at positions below are kept exact: attention sinks
   std::int64_t exact_from = INT64_MAX;  ///< so are those from here on: a window of recent tokens
   std::int32_t levels = max_passes;     ///< passes to make; more than the codec has means all
+  /// The frame is never larger: where all levels are, the finest ones are left out, and where not even the base fits it
+  /// is output_too_small. UINT64_MAX = no limit but `capacity`, which leaves nothing out.
+  std::uint64_t max_bytes = UINT64_MAX;
 
   /// Position of the frame's first token.
   SLUICE_HD constexpr std::int64_t begin() const noexcept { return position < 0 ? cache.position : position; }

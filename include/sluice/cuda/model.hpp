@@ -39,6 +39,7 @@ struct model_head {
   std::uint64_t class_tables_at;  ///< what class_rans looks up (cuda/class_tables.hpp); 0 = another entropy model
   std::int64_t columns;           ///< of all groups together, each padded
   std::uint64_t own_at;           ///< what a codec's own stages look up (image_part in cuda/image.hpp)
+  std::uint64_t encode_tables_at;  ///< what class_rans's encoder looks up (cuda/encode_tables.hpp); 0 = not packed
 };
 
 /// K or V of a layer.
