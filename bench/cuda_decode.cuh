@@ -76,6 +76,8 @@ class device_context {
   }
 
   std::size_t bytes() const { return pages_.size(); }
+  /// The pages of each frame, on the device.
+  const std::vector<sluice::cuda::request>& requests() const { return requests_; }
   double bits_per_value() const { return bits_; }
 
   bool decode(cudaStream_t stream) {
