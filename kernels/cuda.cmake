@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# sluice::cuda_kernels: decoding on a GPU for programs without nvcc, or of C++17 (sluice/cuda/kernels.hpp). Each preset is one
-# source. With SLUICE_CUDA_KERNELS it is built and installed; else it has one preset, for whoever links it in this build.
+# sluice::cuda_kernels: decoding and encoding on a GPU for programs without nvcc, or of C++17 (sluice/cuda/kernels.hpp). Each preset is two
+# sources. With SLUICE_CUDA_KERNELS it is built and installed; else it has one preset, for whoever links it in this build.
 option(SLUICE_CUDA_KERNELS "build and install sluice::cuda_kernels, which takes nvcc some minutes" OFF)
-set(SLUICE_CUDA_PRESETS "standard;exact;raw;fixed4;plain8;plain4;int4;kivi4;kivi2" CACHE STRING
+set(SLUICE_CUDA_PRESETS "standard;exact;raw;fixed4;plain8;plain4;int4;kivi4;kivi2;cachegen_paper;cachegen_paper_fine;cachegen_paper_coarse" CACHE STRING
   "presets that sluice::cuda_kernels has kernels of")
 set(SLUICE_CUDA_KERNELS_ARCHITECTURES "80-real;90-real;100" CACHE STRING "architectures of sluice::cuda_kernels")
 if(NOT SLUICE_HAS_CUDA)
@@ -22,14 +22,26 @@ foreach(row IN LISTS rows)  # of codec/presets.hpp
   list(GET row 0 codec)
   list(GET row 1 name)
   if(name IN_LIST presets)
-    set(source "${CMAKE_CURRENT_BINARY_DIR}/cuda_${name}.cu")
-    file(CONFIGURE OUTPUT "${source}" CONTENT "#include <sluice/cuda/kernels.cuh>
+    set(head "#include <sluice/codec/presets.hpp>
+#include <sluice/cuda/kernels.cuh>
 #include <sluice/cuda/presets.cuh>
-#include <sluice/codec/presets.hpp>
 namespace sluice::cuda {
+")
+    set(source "${CMAKE_CURRENT_BINARY_DIR}/cuda_${name}")
+    file(CONFIGURE OUTPUT "${source}.cu" CONTENT "${head}
 result<std::unique_ptr<any_model>> make_${name}(const profile& p) { return compiled_model<codec::${codec}>::make(p); }
 }\n" @ONLY)
-    list(APPEND cuda_sources "${source}")
+    file(CONFIGURE OUTPUT "${source}_encoder.cu" CONTENT "${head}
+template <class Codec>
+result<std::unique_ptr<any_encoder_model>> encoder_of(const profile& p) {
+  if constexpr (encodes_on_device<Codec>)
+    return compiled_encoder<Codec>::make(p);
+  else
+    return status::not_found;
+}
+result<std::unique_ptr<any_encoder_model>> make_${name}_encoder(const profile& p) { return encoder_of<codec::${codec}>(p); }
+}\n" @ONLY)
+    list(APPEND cuda_sources "${source}.cu" "${source}_encoder.cu")
     string(APPEND table " row(${name})")
   endif()
 endforeach()

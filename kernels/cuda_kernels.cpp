@@ -10,7 +10,9 @@
 
 namespace sluice::cuda {
 
-#define SLUICE_DECLARE(name) result<std::unique_ptr<any_model>> make_##name(const profile& p);
+#define SLUICE_DECLARE(name)                                        \
+  result<std::unique_ptr<any_model>> make_##name(const profile& p); \
+  result<std::unique_ptr<any_encoder_model>> make_##name##_encoder(const profile& p);
 SLUICE_CUDA_PRESETS(SLUICE_DECLARE)
 #undef SLUICE_DECLARE
 
@@ -18,6 +20,16 @@ result<std::unique_ptr<any_model>> make_model(const char* preset, const void* by
   const auto p = profile::parse({static_cast<const std::byte*>(bytes), size});
 #define SLUICE_CASE(name) \
   if (std::strcmp(preset, #name) == 0) return p ? make_##name(*p) : result<std::unique_ptr<any_model>>(p.status());
+  SLUICE_CUDA_PRESETS(SLUICE_CASE)
+#undef SLUICE_CASE
+  return status::not_found;
+}
+
+result<std::unique_ptr<any_encoder_model>> make_encoder_model(const char* preset, const void* bytes, std::size_t size) {
+  const auto p = profile::parse({static_cast<const std::byte*>(bytes), size});
+#define SLUICE_CASE(name)              \
+  if (std::strcmp(preset, #name) == 0) \
+    return p ? make_##name##_encoder(*p) : result<std::unique_ptr<any_encoder_model>>(p.status());
   SLUICE_CUDA_PRESETS(SLUICE_CASE)
 #undef SLUICE_CASE
   return status::not_found;
