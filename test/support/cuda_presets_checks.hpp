@@ -3,12 +3,8 @@
 
 #include <sluice/codec/entropy/split_exponent/lossless.hpp>
 #include <sluice/codec/presets.hpp>
-#include <sluice/cuda/cachegen.cuh>
-#include <sluice/cuda/decode.cuh>
-#include <sluice/cuda/fixed_width.cuh>
 #include <sluice/cuda/launch.cuh>
-#include <sluice/cuda/split_exponent.cuh>
-#include <sluice/cuda/stored.cuh>
+#include <sluice/cuda/presets.cuh>
 #include <sluice/tensor/half.hpp>
 
 #include <doctest/doctest.h>
@@ -17,6 +13,7 @@
 #include <support/cuda_decode_checks.hpp>
 #include <support/device.hpp>
 #include <support/frames.hpp>
+#include <support/real_cache.hpp>
 
 #include <cmath>
 #include <cstddef>
@@ -335,6 +332,24 @@ void preset_is_the_same(const char* name, std::int64_t tokens, unsigned seed, in
       CHECK(std::count(elements.begin(), elements.end(), caches::cache::untouched) < std::ssize(elements) / 4);
       same_values(device, host, std::move(jobs));
     }
+}
+
+/// The first tokens of a real cache, to pages of an engine.
+template <class Codec>
+void captured_is_the_same(int tokens, dtype type = dtype::f16, bool tables = false) {
+  const real_cache real;
+  profile p = real.model;
+  if (tables) p.set_section(cachegen::peaked_tables(p, {0, 100}));
+  const kv_view some = real.view.slice(0, tokens);
+  encoder<Codec> encoder(p);
+  std::vector<std::byte> frame(encoder.max_size(some));
+  frame.resize(*encoder.encode(some, frame));
+  cuda_checks::device_codec<Codec> device(p);
+  decoder<Codec> host(p);
+  const caches::cache to = caches::make_cache(p.shape, tokens, type, caches::engine::vllm_nhd);
+  const cuda_checks::job j{.frame = frame, .view = to.view()};
+  REQUIRE(cuda_checks::decode_on_host(host, j).all.worst == status::ok);
+  same_values(device, host, {j});
 }
 
 }  // namespace presets_checks

@@ -53,3 +53,13 @@ TEST_CASE("presets on the device: cachegen_paper_coarse") {
   presets_checks::preset_is_the_same<codec::cachegen_paper<200>, 48>("cachegen_paper_coarse", 75, 20261212, 2,
                                                                      give_tables);
 }
+TEST_CASE("presets on the device: a real cache") {
+  using namespace presets_checks;
+  captured_is_the_same<codec::exact>(256);
+  captured_is_the_same<codec::uncompressed>(70);
+  captured_is_the_same<codec::fixed<4>>(128, dtype::bf16);
+  captured_is_the_same<codec::plain<8>>(128);
+  captured_is_the_same<codec::int4>(70, dtype::e4m3);
+  captured_is_the_same<codec::kivi<2>>(256, dtype::bf16);
+  captured_is_the_same<codec::cachegen_paper<>>(24, dtype::f32, true);
+}
