@@ -270,21 +270,9 @@ __device__ __forceinline__ void put_whole(dtype type, std::byte* to_a, std::byte
 /// where it does not turn.
 __device__ __forceinline__ void put_pair(const page_target& t, const column_pair& c, const pair_offsets& at,
                                          std::byte* row, const rope_entry* table, float (&a)[8], float (&b)[8]) {
-  std::byte *to_a = row + at.run[0], *to_b = row + at.run[1];
-  const auto low =
-      static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(to_a) | reinterpret_cast<std::uintptr_t>(to_b));
-  const bool whole = c.run[0].count == 8 && c.run[1].count == 8 && (low & t.unaligned) == 0 && t.size == 2;
-  // What most keys and values are stands alone: one branch for all, and no register is two things.
-  if (whole && c.run[0].turn == column_turn::halves) {
-    turn_halves<true>(table + c.run[0].pair, 8, a, b);
-    put_whole(t.type, to_a, to_b, a, b);
-  } else if (whole && !table) {
-    put_whole(t.type, to_a, to_b, a, b);
-  } else {
-    if (table) turn(c, table, a, b);
-    if (c.run[0].count) put_run(t, to_a, c.run[0].count, a);
-    if (c.run[1].count) put_run(t, to_b, c.run[1].count, b);
-  }
+  if (table) turn(c, table, a, b);
+  if (c.run[0].count) put_run(t, row + at.run[0], c.run[0].count, a);
+  if (c.run[1].count) put_run(t, row + at.run[1], c.run[1].count, b);
 }
 
 /// Says that an address is one of global memory, where a compiler cannot see it.

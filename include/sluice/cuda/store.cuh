@@ -43,6 +43,7 @@ struct alignas(16) product_block {
   std::int32_t rows;
   std::int32_t ld;      ///< of values and basis
   std::uint32_t chunk;  ///< bytes of one of the basis
+  std::uint32_t skip;   ///< from the last stage of a chunk to the first of the next
   std::int32_t live;    ///< coefficients that are not all zero, whole steps of 16
   std::int32_t parts;   ///< stages of a chunk
   std::int32_t chunks;
@@ -130,19 +131,18 @@ __device__ __forceinline__ bool load_slab(const std::int16_t* values, int ld, in
   }
 }
 
+/// A thread's share of the rows of a stage: where it begins, in the first stage of a basis.
+__device__ __forceinline__ const std::byte* first_stage(const product_block& block) {
+  return in_global(block.basis) + 2 * chunk_columns * (threadIdx.x / 8) + 16 * (threadIdx.x % 8);
+}
 /// Begins to copy rows of the basis from 128 * part on, at most 128, to a stage. By all threads of a block.
-__device__ __forceinline__ void fetch(const product_block& block, int chunk, int part, std::uint32_t stage) {
-  constexpr unsigned rows_at_once = 4 * store_warps, row_bytes = 2 * chunk_columns, step = rows_at_once * row_bytes;
-  const unsigned row = threadIdx.x / 8, piece = threadIdx.x % 8 * 16;
-  const int left = block.live - part * stage_rows - static_cast<int>(row);
-  // 32 bits are enough for the basis of the widest head.
-  const std::byte* from = in_global(block.basis) + static_cast<unsigned>(chunk) * block.chunk +
-                          (static_cast<unsigned>(part) * stage_rows + row) * row_bytes + piece;
-  const std::uint32_t to = stage + 2 * stage_ld * row + piece;
+__device__ __forceinline__ void fetch(const std::byte* from, int live, int part, std::uint32_t stage) {
+  constexpr int rows_at_once = 4 * store_warps;
+  const int row = static_cast<int>(threadIdx.x / 8), left = live - part * stage_rows - row;
+  const std::uint32_t to = stage + 2 * stage_ld * static_cast<unsigned>(row) + 16 * (threadIdx.x % 8);
 #pragma unroll
-  for (unsigned i = 0; i < stage_rows / rows_at_once; ++i)
-    if (left > static_cast<int>(i * rows_at_once))
-      ptx::copy_async(to + 2 * stage_ld * rows_at_once * i, from + step * i);
+  for (int i = 0; i < stage_rows; i += rows_at_once)
+    if (left > i) ptx::copy_async(to + 2 * stage_ld * static_cast<unsigned>(i), from + 2 * chunk_columns * i);
   ptx::copy_commit();
 }
 
@@ -211,6 +211,11 @@ __device__ __forceinline__ void correct(float (&sum)[8][4], const product_block&
   });
 }
 
+/// What a run is but for its place: channels and turn.
+__device__ __forceinline__ unsigned kind_of(const column_run& r) {
+  return r.count | static_cast<unsigned>(r.turn) << 8;
+}
+
 /// Two rows of sums to pages.
 __device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product_block& block, int chunk) {
   const unsigned lane = threadIdx.x % 32;
@@ -219,20 +224,43 @@ __device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product
   const pair_offsets at = offsets_of(block.target, c);
   const std::byte* means = chunk_of(block, chunk) + (block.chunk - sizeof(float) * chunk_columns);
   const auto* mean = reinterpret_cast<const four_floats*>(means) + 4 * (lane % 4);
+  const row_target* places = block.places[threadIdx.x / 32] + lane / 4;
+
+  // Calls put(v, place, table) for both rows, or those of them that have a place.
+  const auto rows = [&](auto put) {
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const row_target place = block.places[threadIdx.x / 32][lane / 4 + 8 * static_cast<unsigned>(h)];
-    if (!place.to) continue;
-    float v[2][8];
+    for (int h = 0; h < 2; ++h) {
+      const row_target place = places[8 * h];
+      if (!place.to) continue;
+      float v[2][8];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const four_floats m = mean[i];
+      for (int i = 0; i < 4; ++i) {
+        const four_floats m = mean[i];
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        v[i / 2][i % 2 * 4 + j] = __fmaf_rn(sum[2 * i + j / 2][2 * h + j % 2], block.scale, m.v[j]);
+        for (int j = 0; j < 4; ++j)
+          v[i / 2][i % 2 * 4 + j] = __fmaf_rn(sum[2 * i + j / 2][2 * h + j % 2], block.scale, m.v[j]);
+      }
+      put(v, in_global(place.to), in_global(place.table));
     }
-    put_pair(block.target, c, at, in_global(place.to), in_global(place.table), v[0], v[1]);
-  }
+  };
+  const auto bits = [](auto x) { return static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(x)); };
+  const auto low = static_cast<std::uint32_t>(at.run[0] | at.run[1]) | bits(places[0].to) | bits(places[8].to);
+  const bool whole = (low & block.target.unaligned) == 0 && block.target.size == 2;
+  constexpr unsigned plain = 8, halves = 8 | static_cast<unsigned>(column_turn::halves) << 8;
+  const unsigned kind = kind_of(c.run[0]);
+  // What most keys and most values are stands alone: no register is two things, nothing is asked twice.
+  if (whole && kind == halves && kind_of(c.run[1]) == halves)
+    rows([&](auto& v, std::byte* to, const rope_entry* table) {
+      turn_halves<true>(table + c.run[0].pair, 8, v[0], v[1]);
+      put_whole(block.target.type, to + at.run[0], to + at.run[1], v[0], v[1]);
+    });
+  else if (whole && kind == plain && kind_of(c.run[1]) == plain)
+    rows([&](auto& v, std::byte* to, const rope_entry*) {
+      put_whole(block.target.type, to + at.run[0], to + at.run[1], v[0], v[1]);
+    });
+  else
+    rows(
+        [&](auto& v, std::byte* to, const rope_entry* table) { put_pair(block.target, c, at, to, table, v[0], v[1]); });
 }
 
 }  // namespace detail
@@ -259,6 +287,7 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
     block.chunk = static_cast<std::uint32_t>(chunk_bytes(g.ld));
     block.live = ((s.live < g.width ? s.live : g.width) + 15) / 16 * 16;
     block.parts = block.live > stage_rows ? (block.live + stage_rows - 1) / stage_rows : 1;
+    block.skip = block.chunk - static_cast<std::uint32_t>((block.parts - 1) * 2 * chunk_columns * stage_rows);
     block.chunks = columns_of(d, g).chunks();
     block.scale = plane_of(d.image, g.layer, g.plane).scale * s.scale;
   }
@@ -267,7 +296,8 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
   const int halves = slab_ld(columns);
   unsigned char* slab = shared + 2 * stage_bytes + sizeof block + 2 * warp * slab_rows * halves;
   const std::uint32_t stages = ptx::shared_address(shared);
-  detail::fetch(block, 0, 0, stages);
+  const std::byte* from = detail::first_stage(block);
+  detail::fetch(from, block.live, 0, stages);
   std::uint32_t stage = 0;  // bytes from the first
   for (int round = 0; round < block.rows; round += store_warps * slab_rows) {
     const int first = round + warp * slab_rows;
@@ -279,9 +309,11 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
       for (int part = 0; part < block.parts; ++part, stage ^= static_cast<std::uint32_t>(stage_bytes)) {
         ptx::copy_wait<0>();
         __syncthreads();  // the stage is here, and nobody reads the one before
-        const bool last_part = part + 1 == block.parts, last = last_part && chunk + 1 == block.chunks;
-        if (!last || round + store_warps * slab_rows < block.rows)
-          detail::fetch(block, last ? 0 : chunk + last_part, last_part ? 0 : part + 1,
+        const bool last_part = part + 1 == block.parts;
+        from += last_part ? block.skip : 2 * chunk_columns * stage_rows;
+        if (last_part && chunk + 1 == block.chunks) from = detail::first_stage(block);
+        if (!last_part || chunk + 1 < block.chunks || round + store_warps * slab_rows < block.rows)
+          detail::fetch(from, block.live, last_part ? 0 : part + 1,
                         stages + (stage ^ static_cast<std::uint32_t>(stage_bytes)));
         if (rows == 0) continue;
         const int k = part * stage_rows, n = block.live - k < stage_rows ? block.live - k : stage_rows;
