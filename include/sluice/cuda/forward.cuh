@@ -141,55 +141,62 @@ __global__ void __launch_bounds__(Threads, 4) find_not_finite_kernel(encode_stat
 
 /// x and y as halves: hi, and what is left of them.
 __device__ __forceinline__ void split_pair(float x, float y, std::uint32_t& hi, std::uint32_t& lo) {
-  // Rounded to the 11 bits of an f16 by hand, where the remainder is had without a conversion back; exact but for what is
-  // below 2^-39 of the row's largest.
-  const float a = __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
-  const float b = __uint_as_float((__float_as_uint(y) + 0x1000u) & 0xffffe000u);
-  hi = ptx::pack_f16(a, b);
-  lo = ptx::pack_f16(__fsub_rn(x, a), __fsub_rn(y, b));
+  hi = ptx::pack_f16(x, y);
+  lo = ptx::pack_f16(__fsub_rn(x, float_of_half(hi & 0xffffu)), __fsub_rn(y, float_of_half(hi >> 16)));
 }
 
-/// Rows that are floats become halves where they lie: of eight channels the hi, then the lo. A warp a row; rows behind
-/// the last become zero up to whole 32.
+__device__ __forceinline__ floats4 centred(const floats4& x, const float* mean) {
+  const ptx::quad m = ptx::load_global(mean);
+  return {__fsub_rn(x.x, __uint_as_float(m.x)), __fsub_rn(x.y, __uint_as_float(m.y)),
+          __fsub_rn(x.z, __uint_as_float(m.z)), __fsub_rn(x.w, __uint_as_float(m.w))};
+}
+/// The larger of `most` and four magnitudes, as bits: what is no number is larger than any number.
+__device__ __forceinline__ std::uint32_t magnitude(std::uint32_t most, const floats4& v) {
+  most = max(max(most, __float_as_uint(v.x) & 0x7fffffffu), __float_as_uint(v.y) & 0x7fffffffu);
+  return max(max(most, __float_as_uint(v.z) & 0x7fffffffu), __float_as_uint(v.w) & 0x7fffffffu);
+}
+/// Eight floats become as many hi, then as many lo, times a power of two.
+__device__ __forceinline__ void split_chunk(float* to, const floats4& a, const floats4& b, float up) {
+  std::uint32_t hi[4], lo[4];
+  split_pair(__fmul_rn(a.x, up), __fmul_rn(a.y, up), hi[0], lo[0]);
+  split_pair(__fmul_rn(a.z, up), __fmul_rn(a.w, up), hi[1], lo[1]);
+  split_pair(__fmul_rn(b.x, up), __fmul_rn(b.y, up), hi[2], lo[2]);
+  split_pair(__fmul_rn(b.z, up), __fmul_rn(b.w, up), hi[3], lo[3]);
+  reinterpret_cast<ptx::quad*>(to)[0] = {hi[0], hi[1], hi[2], hi[3]};
+  reinterpret_cast<ptx::quad*>(to)[1] = {lo[0], lo[1], lo[2], lo[3]};
+}
+
+/// Rows that are floats become halves where they lie. As many lanes a row as it has chunks of eight channels, of a power
+/// of two; rows behind the last become zero up to whole 32, as do those without numbers, which are flagged.
 __device__ inline void split_rows(const row_space& space, int begin, int n, int ld, const float* mean) {
-  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  for (int r = warp; r < (n + 31) / 32 * 32; r += forward_threads / 32) {
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32), chunks = ld / 8;
+  const int lanes = chunks > 16 ? 32 : chunks > 8 ? 16 : chunks > 4 ? 8 : 4, at_once = 32 / lanes;
+  const bool whole = chunks <= 32;  // a lane keeps its chunk in registers
+  for (int base = warp * at_once; base < (n + 31) / 32 * 32; base += forward_threads / 32 * at_once) {
+    const int r = base + lane / lanes, own = lane % lanes;
     float* const row = space.row(r);
+    floats4 a{}, b{};
     std::uint32_t most = 0;
-    for (int c = lane; r < n && c < ld / 8; c += 32) {
+    for (int c = own; r < n && c < chunks; c += lanes) {
       floats4* const x = reinterpret_cast<floats4*>(row + 8 * c);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const ptx::quad m = ptx::load_global(mean + 8 * c + 4 * i);
-        floats4 v = x[i];
-        v.x = __fsub_rn(v.x, __uint_as_float(m.x)), v.y = __fsub_rn(v.y, __uint_as_float(m.y));
-        v.z = __fsub_rn(v.z, __uint_as_float(m.z)), v.w = __fsub_rn(v.w, __uint_as_float(m.w));
-        x[i] = v;
-        most = max(max(most, __float_as_uint(v.x) & 0x7fffffffu), __float_as_uint(v.y) & 0x7fffffffu);
-        most = max(max(most, __float_as_uint(v.z) & 0x7fffffffu), __float_as_uint(v.w) & 0x7fffffffu);
-      }
+      a = centred(x[0], mean + 8 * c), b = centred(x[1], mean + 8 * c + 4);
+      most = magnitude(magnitude(most, a), b);
+      if (!whole) x[0] = a, x[1] = b;
     }
-    most = __reduce_max_sync(~0u, most);
+    for (int apart = lanes / 2; apart > 0; apart /= 2) most = max(most, __shfl_xor_sync(~0u, most, apart));
     const bool live = r < n && most < 0x7f800000u;
-    // To [2^14, 2^15), by a power of two that has an inverse; rows without numbers become zero.
+    // To [2^14, 2^15), by a power of two that has an inverse.
     const std::uint32_t exponent = most >> 23 < 41 ? 227 : 268 - (most >> 23);
-    const float up = live ? __uint_as_float(exponent << 23) : 0.0f;
-    if (lane == 0) {
+    const float up = __uint_as_float(exponent << 23);
+    if (own == 0) {
       space.scales()[r] = __uint_as_float((254 - exponent) << 23);
       if (r < n && !live) space.flag(begin + r);
     }
-    for (int c = lane; c < ld / 8; c += 32) {
+    for (int c = own; c < chunks; c += lanes) {
       floats4* const x = reinterpret_cast<floats4*>(row + 8 * c);
-      std::uint32_t hi[4] = {}, lo[4] = {};
-#pragma unroll
-      for (int i = 0; i < 2 && live; ++i) {
-        const floats4 v = x[i];
-        split_pair(__fmul_rn(v.x, up), __fmul_rn(v.y, up), hi[2 * i], lo[2 * i]);
-        split_pair(__fmul_rn(v.z, up), __fmul_rn(v.w, up), hi[2 * i + 1], lo[2 * i + 1]);
-      }
-      ptx::quad* const to = reinterpret_cast<ptx::quad*>(x);
-      to[0] = {hi[0], hi[1], hi[2], hi[3]};
-      to[1] = {lo[0], lo[1], lo[2], lo[3]};
+      if (!whole) a = x[0], b = x[1];
+      if (!live) a = {}, b = {};
+      split_chunk(row + 8 * c, a, b, up);
     }
   }
 }
@@ -245,10 +252,10 @@ __device__ __forceinline__ void multiply_panel(const row_space& space, int first
   }
 }
 
-__device__ __forceinline__ std::uint32_t round_pair(float a, float b) {
-  const int x = __float2int_rn(fminf(fmaxf(a, -32767.0f), 32767.0f));
-  const int y = __float2int_rn(fminf(fmaxf(b, -32767.0f), 32767.0f));
-  return (static_cast<std::uint32_t>(x) & 0xffffu) | static_cast<std::uint32_t>(y) << 16;
+/// The low halves of two floats to which 3 * 2^22 was added: the nearest integers to what they were.
+inline constexpr float round_to_integer = 12582912.0f;
+__device__ __forceinline__ std::uint32_t rounded_pair(float a, float b) {
+  return __byte_perm(__float_as_uint(a), __float_as_uint(b), 0x5410);
 }
 
 /// Sums to integers, a thread's eight columns at once; flags tokens that leave the range.
@@ -259,20 +266,22 @@ __device__ __forceinline__ void round_panel(const row_space& space, int first, i
   const ptx::quad u = ptx::load_global(column_scales + column), v = ptx::load_global(column_scales + column + 4);
   const float scale[8] = {__uint_as_float(u.x), __uint_as_float(u.y), __uint_as_float(u.z), __uint_as_float(u.w),
                           __uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w)};
+  std::int16_t* to = values + (begin + first + lane / 4) * ld + column;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 4; ++i, to += 8 * ld) {
     const int r = first + 8 * i + lane / 4;
-    if (r >= n) continue;
+    if (r >= n) break;
     const float back = space.scales()[r];
     float y[8], most = 0;
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      y[k] = __fmul_rn(__fmul_rn(sum[i / 2][k / 2][i % 2 * 2 + k % 2], scale[k]), back);
-      most = fmaxf(most, fabsf(y[k]));
+      const float t = __fmul_rn(sum[i / 2][k / 2][i % 2 * 2 + k % 2], scale[k]);
+      most = fmaxf(most, fabsf(t));
+      y[k] = __fmaf_rn(t, back, round_to_integer);
     }
-    if (most > 32000.0f) space.flag(begin + r);
-    *reinterpret_cast<ptx::quad*>(values + (std::ptrdiff_t{begin} + r) * ld + column) = {
-        round_pair(y[0], y[1]), round_pair(y[2], y[3]), round_pair(y[4], y[5]), round_pair(y[6], y[7])};
+    if (__fmul_rn(most, back) > 32000.0f) space.flag(begin + r);  // and what it is rounded to is nobody's
+    *reinterpret_cast<ptx::quad*>(to) = {rounded_pair(y[0], y[1]), rounded_pair(y[2], y[3]), rounded_pair(y[4], y[5]),
+                                         rounded_pair(y[6], y[7])};
   }
 }
 
@@ -299,12 +308,17 @@ __global__ void __launch_bounds__(Threads, 3) forward_kernel(encode_state d) {
     split_rows(space, begin, n, ld, in_image<float>(d.image, g.mean_at));
     __syncthreads();
     // Warps of one panel are neighbours: they read the same part of the matrix at about the same time.
-    const int groups = (n + 31) / 32;
-    for (int item = static_cast<int>(threadIdx.x / 32); item < groups * (ld / 32); item += Threads / 32) {
-      const int panel = item / groups, first = item % groups * 32;
+    constexpr int warps = Threads / 32;
+    const int warp = static_cast<int>(threadIdx.x / 32), groups = (n + 31) / 32;
+    int panel = warp / groups, group = warp % groups;
+#pragma unroll 1
+    while (panel < ld / 32) {
       panel_sums sum = {};
-      multiply_panel(space, first, ld, matrix, panel, sum);
-      round_panel(space, first, begin, n, ld, reinterpret_cast<const float*>(matrix), panel, sum, values);
+      multiply_panel(space, 32 * group, ld, matrix, panel, sum);
+      round_panel(space, 32 * group, begin, n, ld, reinterpret_cast<const float*>(matrix), panel, sum, values);
+      panel += warps / groups;
+      group += warps % groups;
+      if (group >= groups) group -= groups, ++panel;
     }
     __syncthreads();
   }

@@ -67,7 +67,7 @@ __device__ __forceinline__ std::uint32_t lanes_before() {
   return r;
 }
 
-struct quad {
+struct alignas(16) quad {
   std::uint32_t x, y, z, w;
 };
 /// 16 bytes of global memory that nothing changes while a kernel runs; the address is a multiple of 16.

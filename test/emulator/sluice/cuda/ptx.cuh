@@ -106,7 +106,7 @@ inline void multiply_add(float (&d)[4], const std::uint32_t (&a)[4], std::uint32
   for (int i = 0; i < 4; ++i) d[i] = std::bit_cast<float>(the_machine.out(i));
 }
 
-struct quad {
+struct alignas(16) quad {
   std::uint32_t x, y, z, w;
 };
 inline quad load_global(const void* p) {
