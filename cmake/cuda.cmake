@@ -2,7 +2,7 @@
 # Whether this build compiles CUDA sources (SLUICE_HAS_CUDA): tests, benchmarks and the instances of kernels do where nvcc
 # is found, or SLUICE_CUDA is ON. A parent that only wants the headers is left alone.
 set(SLUICE_HAS_CUDA FALSE)
-if(SLUICE_CUDA STREQUAL "OFF" OR NOT (SLUICE_CUDA STREQUAL "ON" OR SLUICE_BUILD_TESTS OR SLUICE_BUILD_BENCH))
+if(SLUICE_CUDA STREQUAL "OFF" OR NOT (SLUICE_CUDA STREQUAL "ON" OR SLUICE_CUDA_KERNELS OR SLUICE_BUILD_TESTS OR SLUICE_BUILD_BENCH))
   return()
 endif()
 include(CheckLanguage)

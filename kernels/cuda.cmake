@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-# sluice::cuda_kernels: decoding and encoding on a GPU for programs without nvcc, or of C++17 (sluice/cuda/kernels.hpp). Each preset is two
-# sources. With SLUICE_CUDA_KERNELS it is built and installed; else it has one preset, for whoever links it in this build.
+# sluice::cuda_kernels: decoding and encoding on a GPU for programs without nvcc, or of C++17 (sluice/cuda/kernels.hpp). Each
+# preset is one source, and another where it encodes. With SLUICE_CUDA_KERNELS the library is built and installed; else it has
+# one preset, for who links it inside of this build.
 option(SLUICE_CUDA_KERNELS "build and install sluice::cuda_kernels, which takes nvcc some minutes" OFF)
-set(SLUICE_CUDA_PRESETS "standard;exact;raw;fixed4;plain8;plain4;int4;kivi4;kivi2;cachegen_paper;cachegen_paper_fine;cachegen_paper_coarse" CACHE STRING
-  "presets that sluice::cuda_kernels has kernels of")
+set(SLUICE_CUDA_PRESETS all CACHE STRING "presets that sluice::cuda_kernels has kernels of; all = those of codec/presets.hpp")
 set(SLUICE_CUDA_KERNELS_ARCHITECTURES "80-real;90-real;100" CACHE STRING "architectures of sluice::cuda_kernels")
 if(NOT SLUICE_HAS_CUDA)
   return()
@@ -17,11 +17,13 @@ endif()
 
 set(cuda_sources "${CMAKE_CURRENT_SOURCE_DIR}/cuda_kernels.cpp")
 set(table "")
+set(encoders "")
+set(encoding standard)  # encodes_on_device (cuda/encode.cuh)
 foreach(row IN LISTS rows)  # of codec/presets.hpp
   string(REGEX REPLACE "row\\(([^,]+), \"(.*)\"" "\\1;\\2" row "${row}")
   list(GET row 0 codec)
   list(GET row 1 name)
-  if(name IN_LIST presets)
+  if(presets STREQUAL "all" OR name IN_LIST presets)
     set(head "#include <sluice/codec/presets.hpp>
 #include <sluice/cuda/kernels.cuh>
 #include <sluice/cuda/presets.cuh>
@@ -31,21 +33,21 @@ namespace sluice::cuda {
     file(CONFIGURE OUTPUT "${source}.cu" CONTENT "${head}
 result<std::unique_ptr<any_model>> make_${name}(const profile& p) { return compiled_model<codec::${codec}>::make(p); }
 }\n" @ONLY)
-    file(CONFIGURE OUTPUT "${source}_encoder.cu" CONTENT "${head}
-template <class Codec>
-result<std::unique_ptr<any_encoder_model>> encoder_of(const profile& p) {
-  if constexpr (encodes_on_device<Codec>)
-    return compiled_encoder<Codec>::make(p);
-  else
-    return status::not_found;
+    list(APPEND cuda_sources "${source}.cu")
+    if(name IN_LIST encoding)
+      file(CONFIGURE OUTPUT "${source}_encoder.cu" CONTENT "${head}
+result<std::unique_ptr<any_encoder_model>> make_${name}_encoder(const profile& p) {
+  return compiled_encoder<codec::${codec}>::make(p);
 }
-result<std::unique_ptr<any_encoder_model>> make_${name}_encoder(const profile& p) { return encoder_of<codec::${codec}>(p); }
 }\n" @ONLY)
-    list(APPEND cuda_sources "${source}.cu" "${source}_encoder.cu")
+      list(APPEND cuda_sources "${source}_encoder.cu")
+      string(APPEND encoders " row(${name})")
+    endif()
     string(APPEND table " row(${name})")
   endif()
 endforeach()
-file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/cuda_presets.inc" CONTENT "#define SLUICE_CUDA_PRESETS(row)${table}\n" @ONLY)
+file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/cuda_presets.inc" CONTENT "#define SLUICE_CUDA_PRESETS(row)${table}
+#define SLUICE_CUDA_ENCODERS(row)${encoders}\n" @ONLY)
 add_library(sluice_cuda_kernels STATIC ${cuda_sources})
 add_library(sluice::cuda_kernels ALIAS sluice_cuda_kernels)
 set_target_properties(sluice_cuda_kernels PROPERTIES EXPORT_NAME cuda_kernels POSITION_INDEPENDENT_CODE ON

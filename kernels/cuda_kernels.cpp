@@ -10,10 +10,11 @@
 
 namespace sluice::cuda {
 
-#define SLUICE_DECLARE(name)                                        \
-  result<std::unique_ptr<any_model>> make_##name(const profile& p); \
-  result<std::unique_ptr<any_encoder_model>> make_##name##_encoder(const profile& p);
+#define SLUICE_DECLARE(name) result<std::unique_ptr<any_model>> make_##name(const profile& p);
 SLUICE_CUDA_PRESETS(SLUICE_DECLARE)
+#undef SLUICE_DECLARE
+#define SLUICE_DECLARE(name) result<std::unique_ptr<any_encoder_model>> make_##name##_encoder(const profile& p);
+SLUICE_CUDA_ENCODERS(SLUICE_DECLARE)
 #undef SLUICE_DECLARE
 
 result<std::unique_ptr<any_model>> make_model(const char* preset, const void* bytes, std::size_t size) {
@@ -30,7 +31,7 @@ result<std::unique_ptr<any_encoder_model>> make_encoder_model(const char* preset
 #define SLUICE_CASE(name)              \
   if (std::strcmp(preset, #name) == 0) \
     return p ? make_##name##_encoder(*p) : result<std::unique_ptr<any_encoder_model>>(p.status());
-  SLUICE_CUDA_PRESETS(SLUICE_CASE)
+  SLUICE_CUDA_ENCODERS(SLUICE_CASE)
 #undef SLUICE_CASE
   return status::not_found;
 }

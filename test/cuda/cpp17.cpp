@@ -87,6 +87,18 @@ int main() {
   EXPECT(model.decode_async(nullptr, &r, 1, nullptr, 0, nullptr) == status::invalid_argument);
   EXPECT(model.decode_async(nullptr, &r, 0, nullptr, 0, nullptr) == status::ok);
 
+  EXPECT(cuda::make_encoder_model("exact", profile.data(), profile.size()).status() == status::not_found);
+  auto made_encoder = cuda::make_encoder_model("standard", profile.data(), profile.size());
+  EXPECT(made_encoder.has_value());
+  if (!made_encoder) return 1;
+  cuda::any_encoder_model& encoder = **made_encoder;
+  cuda::encode_request e;
+  e.cache = r.cache;
+  EXPECT(encoder.image_size() > model.image_size());
+  EXPECT(encoder.max_frame_size(e) > 2 * plane);
+  EXPECT(encoder.encode_workspace_bytes(&e, 1).has_value() && *encoder.encode_workspace_bytes(&e, 1) > 2 * plane);
+  EXPECT(encoder.encode_async(nullptr, &e, 1, nullptr, 0, nullptr) == status::invalid_argument);
+
   if (cudaFree(nullptr) != cudaSuccess) {
     std::printf("skipped: no GPU answers; %d failures on the host\n", failures);
     return failures ? 1 : 77;
@@ -112,6 +124,20 @@ int main() {
     if (got[i] != expected[i])  // a NaN among the exact tokens has its bits
       EXPECT(std::abs(value_of(got[i]) - value_of(expected[i])) <=
              2e-3f * std::fmax(1.f, std::abs(value_of(expected[i]))));
+
+  // And back into a frame, which is about as large.
+  EXPECT(encoder.init() == status::ok);
+  const std::size_t most = encoder.max_frame_size(e), room = *encoder.encode_workspace_bytes(&e, 1);
+  const on_device encoder_image(encoder.image_size(), encoder.image()), again(most), scratch(room);
+  const on_device answer(sizeof(cuda::encoded));
+  e.cache = r.cache;
+  e.frame = again.bytes();
+  e.capacity = most;
+  e.out = static_cast<cuda::encoded*>(answer.p);
+  EXPECT(encoder.encode_async(encoder_image.bytes(), &e, 1, scratch.bytes(), room, nullptr) == status::ok);
+  cuda::encoded coded{};
+  EXPECT(cudaMemcpy(&coded, answer.p, sizeof coded, cudaMemcpyDeviceToHost) == cudaSuccess);
+  EXPECT(coded.state == status::ok && coded.size > frame.size() / 2 && coded.size < frame.size() * 3 / 2);
   std::printf("%d failures\n", failures);
   return failures ? 1 : 0;
 }
