@@ -31,6 +31,7 @@ class image_writer {
     std::memcpy(bytes_.data() + at, values.data(), values.size_bytes());
     return at;
   }
+  /// The same for a vector.
   template <class T>
   std::uint64_t put(const std::vector<T>& values) {
     return put(std::span<const T>(values));
@@ -43,6 +44,7 @@ class image_writer {
   }
   /// Where what was reserved is to be written; until the next put().
   std::byte* at(std::uint64_t offset) noexcept { return bytes_.data() + offset; }
+  /// All that was put.
   std::vector<std::byte> take() && { return std::move(bytes_); }
 
  private:
@@ -53,6 +55,7 @@ class image_writer {
 /// specialise it and appends to the image what its kernels want to find at model_head::own_at. Errors: the codec's.
 template <class Codec>
 struct image_part {
+  /// Appends what the stages want and says where; nothing by default.
   static status put(const profile&, image_writer&, model_head&) { return status::ok; }
 };
 
@@ -63,6 +66,7 @@ class model {
   static_assert(Codec::span == 0, "sluice::cuda: a predictor that looks at lower layers has no kernel");
 
  public:
+  /// Packs a profile, which is not needed afterwards.
   explicit model(const profile& p) : state_(validate(p)) {
     if (state_ == status::ok) state_ = typename Codec::decoder(p, isa::best).state();
     if (state_ == status::ok) pack(p);
