@@ -69,9 +69,11 @@ call_bench() {
 
 call_profile() {
   $dry || command -v ncu >/dev/null || { echo "no ncu here"; return; }
-  launch "$out/profile.csv" ncu --clock-control none --csv --page raw --launch-count 60 \
+  launch "$out/profile.csv" ncu --clock-control none --csv --page raw --launch-count 120 \
+    --kernel-name 'regex:open_|ropes|class_rans|store_|report_|split_exponent|forward|find_not|classes|codes|tiles|frames' \
     --section SpeedOfLight --section Occupancy --section LaunchStats --section WarpStateStats --section InstructionStats \
-    "$bin/sluice-cuda-bench" --benchmark_filter='(decode|encode)/.*/8B/.*all_SMs' --benchmark_min_time=0.001
+    "$bin/sluice-cuda-bench" --benchmark_min_time=0.001 \
+    --benchmark_filter='^(decode/standard/8B/basis_128/level_1|decode/exact/8B|encode/standard/8B/basis_128/levels_4)/all_SMs'
 }
 
 prepare() {
