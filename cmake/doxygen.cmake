@@ -22,7 +22,8 @@ set(DOXYGEN_EXTRACT_ALL NO)
 set(DOXYGEN_EXCLUDE_SYMBOLS sluice::detail *::detail::* sluice::*::detail_* *::detail_*::*)
 set(DOXYGEN_EXCLUDE_PATTERNS "")
 file(GLOB kernels RELATIVE "${PROJECT_SOURCE_DIR}/include/sluice/cuda" "${PROJECT_SOURCE_DIR}/include/sluice/cuda/*")
-foreach(header decode.cuh encode.cuh encode_image.hpp encode_request.hpp image.hpp kernels.hpp presets.cuh request.hpp)
+foreach(header decode.cuh encode.cuh encode_image.hpp encode_request.hpp image.hpp kernels.hpp model.hpp presets.cuh
+    request.hpp stages.cuh strand.hpp workspace.hpp)
   list(REMOVE_ITEM kernels ${header})
 endforeach()
 foreach(header IN LISTS kernels)  # what those are made of

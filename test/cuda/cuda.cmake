@@ -18,7 +18,10 @@ foreach(source IN LISTS cuda_sources)
   set_target_properties(cuda_${name} PROPERTIES CUDA_COMPILER_LAUNCHER "${CMAKE_COMMAND};-P;${ptxas};--")
   add_test(NAME cuda.${name}.ptxas COMMAND "${CMAKE_COMMAND}" "-DREPORT=$<TARGET_OBJECTS:cuda_${name}>" -P "${ptxas}")
   add_test(NAME cuda.${name} COMMAND cuda_${name})
-  set_tests_properties(cuda.${name}.ptxas cuda.${name} PROPERTIES LABELS cuda SKIP_RETURN_CODE 77)
+  add_test(NAME cuda.${name}.exact COMMAND "${CMAKE_COMMAND}" "-DCOMPILER=${CMAKE_CUDA_COMPILER}" "-DSOURCE=${source}"
+    "-DROOT=${PROJECT_SOURCE_DIR}" "-DPTX=${CMAKE_CURRENT_BINARY_DIR}/exact/${name}.ptx"
+    -P "${CMAKE_CURRENT_LIST_DIR}/exact.cmake")
+  set_tests_properties(cuda.${name}.ptxas cuda.${name}.exact cuda.${name} PROPERTIES LABELS cuda SKIP_RETURN_CODE 77)
 endforeach()
 
 # An engine of C++17 that links compiled kernels.

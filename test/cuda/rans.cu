@@ -11,7 +11,7 @@ TEST_CASE("rans kernels: everything that holds for the coder on a CPU") {
   rans_checks::everything(rans_checks::device_coder{}, seed, 10);
 }
 
-TEST_CASE("rans kernels: one plan for the streams of a block, unless their tables differ") {
+TEST_CASE("rans kernels: codes of a block have plans of their own") {
   MESSAGE("seed ", seed);
-  rans_checks::shared_plans(seed);
+  rans_checks::plans_of_a_block(seed);
 }

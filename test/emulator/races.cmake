@@ -3,6 +3,7 @@
 # Compiles a program of the emulator with -fsanitize=thread, under which every thread of a kernel is one to the
 # sanitizer, and runs it: nothing may be reported. With PLANTED the same of `program 0`, and something must be reported
 # of each of `program 1` to `program N`.
+cmake_minimum_required(VERSION 3.25)
 file(MAKE_DIRECTORY "${WORK}")
 cmake_path(GET SOURCE STEM name)
 set(program "${WORK}/${name}")

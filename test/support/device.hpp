@@ -43,6 +43,7 @@ class device_buffer {
     if (first > n_ || from.size() > n_ - first) stop("upload beyond a buffer");
     if (!from.empty()) must(cudaMemcpy(p_ + first, from.data(), from.size_bytes(), cudaMemcpyHostToDevice));
   }
+  /// Bytes, all alike.
   void fill(int byte) {
     if (n_ > 0) must(cudaMemset(p_, byte, n_ * sizeof(T)));
   }

@@ -157,21 +157,21 @@ struct device_coder {
   }
 };
 
-// One plan serves the codes of a block, but none with other tables.
-inline void shared_plans(unsigned seed) {
+// Codes of a block have tables of their own, and room for them or none.
+inline void plans_of_a_block(unsigned seed) {
   std::mt19937 random(seed);
   const stream<alphabet::values> s(random, 3, 40), other(random, 3, 7);
-  const int rows = sluice::cuda::decode_rows(alphabet::values, s.tables);
-  for (bool enough : {true, false}) {
+  const int rows = sluice::cuda::decode_rows(alphabet::values, s.tables),
+            other_rows = sluice::cuda::decode_rows(alphabet::values, other.tables);
+  REQUIRE(other_rows != rows);
+  for (const int room : {std::max(rows, other_rows), std::max(rows, other_rows) - 1}) {
     arena memory;
     constexpr int count = 11;
     std::vector<decode_job> jobs(count);
-    const auto* tables = memory.copy(s.tables.data(), 3);
-    const auto* other_tables = memory.copy(other.tables.data(), 3);
     for (int i = 0; i < count; ++i) {
       const stream<alphabet::values>& mine = i == 6 ? other : s;
       decode_job& j = jobs[static_cast<std::size_t>(i)];
-      j.tables = i == 6 ? other_tables : tables;
+      j.tables = memory.copy(mine.tables.data(), 3);
       j.bytes = memory.copy(mine.bytes.data(), static_cast<std::int64_t>(mine.bytes.size()));
       j.size = static_cast<std::uint32_t>(mine.bytes.size());
       j.blocks = 3, j.rows = mine.rows, j.stride = mine.stride;
@@ -179,18 +179,18 @@ inline void shared_plans(unsigned seed) {
       j.values = memory.copy(none.data(), static_cast<std::int64_t>(none.size()));
     }
     launch(&sluice::cuda::decode_kernel<alphabet::values>, jobs, 4,
-           sluice::cuda::decode_memory<alphabet::values>(enough ? rows : rows - 1, true));
+           sluice::cuda::decode_memory<alphabet::values>(room));
     for (int i = 0; i < count; ++i) {
+      const stream<alphabet::values>& mine = i == 6 ? other : s;
       const decode_job& j = jobs[static_cast<std::size_t>(i)];
-      CHECK(j.ok == (enough && i != 6));
-      if (i == 6) continue;
-      std::vector<std::int16_t> values(s.values.size());
+      CHECK(j.ok == ((i == 6 ? other_rows : rows) <= room));
+      std::vector<std::int16_t> values(mine.values.size());
       memory.get(values.data(), j.values, static_cast<std::int64_t>(values.size()));
       int wrong = 0;
-      for (int row = 0; row < s.rows && enough; ++row)
+      for (int row = 0; row < mine.rows; ++row)
         for (int k = 0; k < 96; ++k) {
-          const auto at = static_cast<std::size_t>(row * s.stride + k);
-          wrong += values[at] != s.values[at];
+          const auto at = static_cast<std::size_t>(row * mine.stride + k);
+          wrong += values[at] != (j.ok ? mine.values[at] : 77);
         }
       CHECK(wrong == 0);
     }

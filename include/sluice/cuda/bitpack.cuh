@@ -29,7 +29,7 @@ using detail::group_scale;
 namespace sluice::cuda {
 
 /// Warps that a bitpack kernel wants.
-constexpr std::int64_t bitpack_items(const detail::bitpack_job& job) noexcept {
+SLUICE_HD constexpr std::int64_t bitpack_items(const detail::bitpack_job& job) noexcept {
   return (std::int64_t{job.rows} + 7) / 8 * job.blocks;
 }
 
@@ -38,8 +38,9 @@ enum class bitpack_task : std::uint8_t { pack, unpack, quantize, dequantize };
 /// What pack_bits, unpack_bits, quantize_groups (its codes) and dequantize_groups do; a warp per item.
 template <bitpack_task Task, int Width>
 __global__ void __launch_bounds__(256) bitpack_kernel(detail::bitpack_job job) {
-  const int item = warp_in_grid(), row = item / job.blocks * 8, block = item % job.blocks;
-  if (row >= job.rows) return;
+  const int item = warp_in_grid();
+  if (item >= bitpack_items(job)) return;
+  const int row = item / job.blocks * 8, block = item % job.blocks;
   if constexpr (Task == bitpack_task::pack) packing::pack_codes<Width>(job, job.values, row, block);
   if constexpr (Task == bitpack_task::unpack) packing::unpack_codes<Width>(job, job.values, row, block);
   if constexpr (Task == bitpack_task::quantize) packing::quantize_codes<Width>(job, row, block);
@@ -51,9 +52,10 @@ __global__ void __launch_bounds__(256) bitpack_kernel(detail::bitpack_job job) {
 template <int = 0>
 __global__ void __launch_bounds__(256) measure_groups_kernel(detail::bitpack_job job, int levels, int* refused) {
   const int item = warp_in_grid();
+  if (job.blocks <= 0) return;
   const std::int64_t row = std::int64_t{item / job.blocks} * job.group_rows;
   if (row >= job.rows) return;
-  if (!packing::measure_group(job, levels, static_cast<int>(row), item % job.blocks)) *refused = 1;
+  if (!packing::measure_group(job, levels, static_cast<int>(row), item % job.blocks)) atomicOr(refused, 1);
 }
 
 }  // namespace sluice::cuda

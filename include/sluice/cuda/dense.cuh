@@ -3,6 +3,7 @@
 
 #include <sluice/codec/quantize/ternary.hpp>
 #include <sluice/codec/transform/product.hpp>
+#include <sluice/cuda/launch.cuh>
 #include <sluice/cuda/ptx.cuh>
 #include <sluice/tensor/half.hpp>
 #include <sluice/tensor/rotate.hpp>
@@ -71,7 +72,20 @@ __global__ void load_rows_kernel(const std::byte* base, detail::row_layout at, i
       bad |= floats::any(apart);
     }
   }
-  if (bad && not_finite_rows) not_finite_rows[r] = 1;
+  if (bad && not_finite_rows) raise(not_finite_rows + r);
+}
+
+template <dtype T, bool Finite>
+__device__ __forceinline__ void store_heads(const float* from, std::byte* row, const detail::row_layout& at) {
+  for (int h = 0; h < at.num_heads; ++h) {
+    std::byte* head = row + h * at.head_stride;
+    const float* in = from + std::ptrdiff_t{h} * at.head_dim;
+    if (at.element_stride == size_of(T))
+      store_run<T, Finite>(in, at.head_dim, head);
+    else
+      for (int d = floats::lane(); d < at.head_dim; d += floats::width)
+        store_element(head + d * at.element_stride, T, within_f16<Finite>(in[d]));
+  }
 }
 
 /// detail::store_rows; a warp per row.
@@ -81,15 +95,10 @@ __global__ void store_rows_kernel(const float* from, std::ptrdiff_t ld, int rows
   const int r = warp_in_grid();
   if (r >= rows) return;
   std::byte* row = base + at.offsets[r] + at.first_head * at.head_stride;
-  for (int h = 0; h < at.num_heads; ++h) {
-    std::byte* head = row + h * at.head_stride;
-    const float* in = from + r * ld + std::ptrdiff_t{h} * at.head_dim;
-    if (at.element_stride == size_of(T))
-      store_run<T>(in, at.head_dim, head);
-    else
-      for (int d = floats::lane(); d < at.head_dim; d += floats::width)
-        store_element(head + d * at.element_stride, T, in[d]);
-  }
+  if (T == dtype::f16 && at.finite)
+    store_heads<T, true>(from + r * ld, row, at);
+  else
+    store_heads<T, false>(from + r * ld, row, at);
 }
 
 /// detail::rotate_rows; a warp per row.
@@ -109,6 +118,9 @@ inline constexpr int dense_tile_rows = 8, dense_tile_vectors = 2;
 constexpr std::size_t dense_shared_bytes(int inner) noexcept {
   return sizeof(float) * dense_tile_rows * static_cast<std::size_t>(detail::dense_round_up(inner));
 }
+/// Largest `inner` of a kernel that has not been given more shared memory by allow_shared(), and of one that has.
+inline constexpr int dense_most_inner = 49152 / (sizeof(float) * dense_tile_rows);
+inline constexpr int dense_most_inner_allowed = max_shared_sm80 / (sizeof(float) * dense_tile_rows);
 
 struct f16_columns {  // of a row-major matrix, from its first column on
   const std::uint16_t* m;
@@ -130,7 +142,8 @@ struct f32_columns {
   }
 };
 
-/// detail::inverse_transform; a block per dense_tile_rows rows, dense_shared_bytes(k) of shared memory.
+/// detail::inverse_transform; a block per dense_tile_rows rows, dense_shared_bytes(k) of shared memory. Corrections are
+/// added in their order, whatever order threads come in.
 /// A template only so that the header may be included anywhere.
 template <int Rows = dense_tile_rows, int Vectors = dense_tile_vectors>
 __global__ void __launch_bounds__(256) inverse_transform_kernel(detail::inverse_job job) {
@@ -139,11 +152,12 @@ __global__ void __launch_bounds__(256) inverse_transform_kernel(detail::inverse_
   const int n = job.n, k = job.k, lda = detail::dense_round_up(k);
   for (int r = warp_in_block(); r < Rows; r += warps_in_block())
     widen_row(job.c + (r0 + r) * job.ldc, r < rows ? k : 0, left + r * lda);
-  __syncthreads();
-  for (std::size_t i = threadIdx.x; i < job.num_corrections; i += blockDim.x) {
+  __syncwarp();
+  for (std::size_t i = 0; i < job.num_corrections; ++i) {  // each row belongs to one warp, each column to one lane
     const detail::coefficient_correction e = job.corrections[i];
-    if (e.row >= r0 && e.row < r0 + rows && e.coefficient >= 0 && e.coefficient < k)
-      atomicAdd(left + (e.row - r0) * lda + e.coefficient, e.value);
+    if (e.row >= r0 && e.row < r0 + rows && (e.row - r0) % warps_in_block() == warp_in_block() && e.coefficient >= 0 &&
+        e.coefficient < k && e.coefficient % floats::width == floats::lane())
+      left[(e.row - r0) * lda + e.coefficient] += e.value;
   }
   __syncthreads();
   constexpr int panel = Vectors * floats::width;
@@ -152,7 +166,7 @@ __global__ void __launch_bounds__(256) inverse_transform_kernel(detail::inverse_
                                  reconstruct_sink{job.x + r0 * job.ldx + c0, job.ldx,
                                                   job.mean ? job.mean + c0 : nullptr, job.scale, rows, n - c0});
   __syncthreads();
-  for (std::size_t i = 0; i < job.num_corrections; ++i) {  // each row belongs to one warp: no two add to it at once
+  for (std::size_t i = 0; i < job.num_corrections; ++i) {
     const detail::coefficient_correction e = job.corrections[i];
     if (e.row >= r0 && e.row < r0 + rows && (e.row - r0) % warps_in_block() == warp_in_block() && e.coefficient >= k &&
         e.coefficient < job.matrix_rows)
@@ -190,7 +204,7 @@ __global__ void quantize_rows_kernel(const float* x, std::ptrdiff_t ldx, int row
                                      float inverse_step, int n, std::int16_t* c, std::ptrdiff_t ldc,
                                      std::uint8_t* beyond) {
   const int r = warp_in_grid();
-  if (r < rows && quantize_row(x + r * ldx, mean, inverse_step, n, c + r * ldc) && beyond) beyond[r] = 1;
+  if (r < rows && quantize_row(x + r * ldx, mean, inverse_step, n, c + r * ldc) && beyond) raise(beyond + r);
 }
 
 /// detail::split3; a warp per 1,024 values.

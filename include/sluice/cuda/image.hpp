@@ -31,7 +31,7 @@ class image_writer {
     std::memcpy(bytes_.data() + at, values.data(), values.size_bytes());
     return at;
   }
-  /// The same for a vector.
+  /// The same.
   template <class T>
   std::uint64_t put(const std::vector<T>& values) {
     return put(std::span<const T>(values));
@@ -44,7 +44,7 @@ class image_writer {
   }
   /// Where what was reserved is to be written; until the next put().
   std::byte* at(std::uint64_t offset) noexcept { return bytes_.data() + offset; }
-  /// All that was put.
+  /// All of it.
   std::vector<std::byte> take() && { return std::move(bytes_); }
 
  private:
@@ -55,7 +55,7 @@ class image_writer {
 /// specialise it and appends to the image what its kernels want to find at model_head::own_at. Errors: the codec's.
 template <class Codec>
 struct image_part {
-  /// Appends what the stages want and says where; nothing by default.
+  /// Appends, and says where in the head.
   static status put(const profile&, image_writer&, model_head&) { return status::ok; }
 };
 
@@ -66,7 +66,7 @@ class model {
   static_assert(Codec::span == 0, "sluice::cuda: a predictor that looks at lower layers has no kernel");
 
  public:
-  /// Packs a profile, which is not needed afterwards.
+  /// Packs; what is wrong with the profile is said by state().
   explicit model(const profile& p) : state_(validate(p)) {
     if (state_ == status::ok) state_ = typename Codec::decoder(p, isa::best).state();
     if (state_ == status::ok) pack(p);

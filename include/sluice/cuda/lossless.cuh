@@ -43,7 +43,7 @@ template <lossless_task Task, class T>
 __global__ void __launch_bounds__(32) strip_kernel(detail::strip_job job, void* result, int* failed) {
   if constexpr (Task == lossless_task::facts) lossless::column_facts<T>(job, *static_cast<column_fact_table*>(result));
   if constexpr (Task == lossless_task::cut)
-    if (!lossless::cut_symbols<T>(job, static_cast<std::uint32_t*>(result))) *failed = 1;
+    if (!lossless::cut_symbols<T>(job, static_cast<std::uint32_t*>(result)) && floats::lane() == 0) *failed = 1;
   if constexpr (Task == lossless_task::count) lossless::count_symbols(job, static_cast<symbol_counts*>(result));
   if constexpr (Task == lossless_task::pack) lossless::pack_fields<T>(job);
 }
@@ -118,6 +118,7 @@ __global__ void __launch_bounds__(32) open_strips_kernel(lossless_tile tile) {
                                s.tables.lanes);
     }
     ok = __shfl_sync(0xffffffffu, ok, 0);
+    __syncwarp();  // the view is there: a shuffle is no barrier of memory
     if (ok)
       for (int c = lane; c < view.blocks * rans_lanes; c += 32)
         detail::strip_thresholds(view, c, s.tables.blocks[c / rans_lanes]);
@@ -162,6 +163,7 @@ __global__ void __launch_bounds__(32) join_strips_kernel(lossless_tile tile) {
         to[r * tile.stride + c] = static_cast<std::byte>((pair[0] & 15) | pair[1] << 4);
       }
   }
+  __syncwarp();  // others may still read the state
   if (lane == 0 && !ok) s.state = status::corrupt_tile;
 }
 

@@ -56,10 +56,10 @@ struct plane_model {
 
 /// A group of heads that share a basis.
 struct group_model {
-  std::int32_t layer;
-  std::int32_t plane;
-  std::int32_t first_head;
-  std::int32_t heads;
+  std::int32_t layer;        ///< of the model
+  std::int32_t plane;        ///< 0 = K, 1 = V
+  std::int32_t first_head;   ///< of the layer, where the group begins
+  std::int32_t heads;        ///< of the group
   std::int32_t width;        ///< channels
   std::int32_t ld;           ///< the same, padded to whole blocks of 32
   std::uint64_t mean_at;     ///< float[ld], zeros behind the width; 0 = carried in the tiles
@@ -86,10 +86,13 @@ template <class T>
 SLUICE_HD inline const T* in_image(const std::byte* image, std::uint64_t at) noexcept {
   return reinterpret_cast<const T*>(image + at);
 }
+/// Its first bytes.
 SLUICE_HD inline const model_head& head_of(const std::byte* image) noexcept { return *in_image<model_head>(image, 0); }
+/// K (plane 0) or V of a layer.
 SLUICE_HD inline const plane_model& plane_of(const std::byte* image, int layer, int plane) noexcept {
   return in_image<plane_model>(image, head_of(image).planes_at)[2 * layer + plane];
 }
+/// A group by its number in the model, which is that of its strand within a token tile.
 SLUICE_HD inline const group_model& group_of(const std::byte* image, int strand) noexcept {
   return in_image<group_model>(image, head_of(image).groups_at)[strand];
 }

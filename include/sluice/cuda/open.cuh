@@ -87,7 +87,7 @@ __device__ inline status open_pass(const open_request& r, const strand_entries& 
     return status::corrupt_tile;
   const auto place = [&](section which) -> piece {
     const int i = static_cast<int>(which);
-    return {begin + l.at[i], static_cast<std::uint32_t>(l.size[i])};
+    return {begin + l.at[i], l.size[i]};
   };
   if (pass == 0) {
     bool ascend = true;
@@ -113,7 +113,7 @@ __device__ inline status open_pass(const open_request& r, const strand_entries& 
 
 /// A warp a strand.
 template <class Codec>
-__global__ void __launch_bounds__(32 * strands_per_block) open_strands(const decode_state d) {
+__global__ void __launch_bounds__(32 * strands_per_block, 3) open_strands(const decode_state d) {
   const int index = static_cast<int>(blockIdx.x) * strands_per_block + static_cast<int>(threadIdx.x / 32u);
   if (index >= d.num_strands) return;
   const unsigned lane = threadIdx.x % 32u;

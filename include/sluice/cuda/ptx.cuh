@@ -84,6 +84,10 @@ __device__ __forceinline__ pair load_global_pair(const void* p) {
   asm("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(r.x), "=r"(r.y) : "l"(__cvta_generic_to_global(p)));
   return r;
 }
+/// A store that may meet others of the same byte.
+__device__ __forceinline__ void store_relaxed(std::uint8_t* p, std::uint32_t v) {
+  asm volatile("st.relaxed.gpu.u8 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
 
 /// 16 bytes from global to shared memory without a register in between; of these `bytes` (0 to 16) are read and the rest
 /// is zero. Both addresses are multiples of 16. The data is there after copy_wait() and a barrier.

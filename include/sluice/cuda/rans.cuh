@@ -36,10 +36,9 @@ namespace sluice::cuda {
 struct plan_memory {
   std::uint32_t bytes = 0;  ///< of one plan, a multiple of 16
   std::uint32_t rows = 0;
-  bool one_per_block = false;  ///< all codes of a block have the same tables: those of the first one
 
   constexpr std::size_t of_block(int warps) const noexcept {
-    return std::size_t{bytes} * static_cast<std::size_t>(one_per_block ? 1 : warps);
+    return std::size_t{bytes} * static_cast<std::size_t>(warps);
   }
 };
 
@@ -68,34 +67,27 @@ constexpr int encode_rows(std::span<const ternary_block> tables) noexcept {
 }
 
 template <class Plan>
-constexpr plan_memory plan_of(int rows, bool one_per_block) noexcept {
+constexpr plan_memory plan_of(int rows) noexcept {
   constexpr std::size_t row = sizeof(Plan{}.rows[0]), fixed = sizeof(Plan) - sizeof(Plan{}.rows);
   const std::size_t bytes = fixed + static_cast<std::size_t>(rows) * row;
-  return {static_cast<std::uint32_t>((bytes + 15) / 16 * 16), static_cast<std::uint32_t>(rows), one_per_block};
+  return {static_cast<std::uint32_t>((bytes + 15) / 16 * 16), static_cast<std::uint32_t>(rows)};
 }
 /// Shared memory that decode_kernel<A> needs for tables of so many rows.
 template <alphabet A>
-constexpr plan_memory decode_memory(int rows, bool one_per_block = false) noexcept {
-  return plan_of<rans::decode_plan<A>>(rows, one_per_block);
+constexpr plan_memory decode_memory(int rows) noexcept {
+  return plan_of<rans::decode_plan<A>>(rows);
 }
 /// Shared memory that encode_kernel<A> needs for tables of so many rows.
 template <alphabet A>
-constexpr plan_memory encode_memory(int rows, bool one_per_block = false) noexcept {
-  return plan_of<rans::encode_plan<A>>(rows, one_per_block);
+constexpr plan_memory encode_memory(int rows) noexcept {
+  return plan_of<rans::encode_plan<A>>(rows);
 }
 
-/// Which code a warp works on, and the plan it works by; null where there is none for it.
+/// The plan that a warp works by, in its part of the block's memory; null where its tables make none.
 template <class Plan, class Job>
-__device__ __forceinline__ const Plan* shared_plan(const warp& w, const Job* jobs, int count, int mine,
-                                                   const plan_memory& m, unsigned char* memory) {
-  const int in_block = static_cast<int>(threadIdx.x / 32), first = mine - in_block;
-  const bool planner = mine < count && (in_block == 0 || !m.one_per_block);
-  auto* const plan = reinterpret_cast<Plan*>(memory + (m.one_per_block ? 0 : in_block * static_cast<int>(m.bytes)));
-  bool made = planner && rans::make_plan(w, *plan, Job(jobs[mine]), static_cast<int>(m.rows));
-  if (m.one_per_block)
-    made = __syncthreads_and(made || !planner) != 0 && mine < count && jobs[mine].tables == jobs[first].tables &&
-           jobs[mine].blocks == jobs[first].blocks;
-  return made ? plan : nullptr;
+__device__ __forceinline__ const Plan* make_shared_plan(const warp& w, const Job& job, const plan_memory& m) {
+  auto* const plan = reinterpret_cast<Plan*>(ptx::dynamic_shared() + threadIdx.x / 32 * m.bytes);
+  return rans::make_plan(w, *plan, job, static_cast<int>(m.rows)) ? plan : nullptr;
 }
 
 /// detail::decode_codes, a warp a job; blocks of whole warps, m.of_block(warps) bytes of dynamic shared memory.
@@ -103,17 +95,19 @@ template <alphabet A>
 __global__ void decode_kernel(decode_job* jobs, int count, plan_memory m) {
   const warp w = warp::make();
   const int mine = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
-  const auto* plan = shared_plan<rans::decode_plan<A>>(w, jobs, count, mine, m, ptx::dynamic_shared());
   if (mine >= count) return;
+  const decode_job job = jobs[mine];
+  const auto* plan = make_shared_plan<rans::decode_plan<A>>(w, job, m);
   bool ok = false;
   rans::decode_cursor<A> c;
-  if (plan != nullptr && rans::decode_begin(w, c, decode_job(jobs[mine]), *plan, nullptr)) {
+  if (plan != nullptr && rans::decode_begin(w, c, job, *plan, nullptr)) {
     do
       for (; c.steps > 0; --c.steps) rans::decode_step(w, c);
     while (rans::decode_more(w, c));
-    ok = rans::decode_end(w, c, decode_job(jobs[mine]));
+    ok = rans::decode_end(w, c, job);
   }
-  if (w.lane == 0) jobs[mine].ok = ok;
+  w.sync();  // others may still read the job
+  if (w.leads()) jobs[mine].ok = ok;
 }
 
 /// detail::encode_codes, a warp a job; memory as for decode_kernel.
@@ -121,11 +115,11 @@ template <alphabet A>
 __global__ void encode_kernel(encode_job* jobs, int count, plan_memory m) {
   const warp w = warp::make();
   const int mine = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
-  const auto* plan = shared_plan<rans::encode_plan<A>>(w, jobs, count, mine, m, ptx::dynamic_shared());
   if (mine >= count) return;
   encode_job job = jobs[mine];
-  rans::encode_stream(w, job, plan);
-  if (w.lane == 0) {
+  rans::encode_stream(w, job, make_shared_plan<rans::encode_plan<A>>(w, job, m));
+  w.sync();
+  if (w.leads()) {
     jobs[mine].bytes = job.bytes;
     jobs[mine].size = job.size;
     jobs[mine].ok = job.ok;

@@ -15,32 +15,32 @@ namespace sluice::cuda {
 
 /// One frame into one view. All memory is the device's: the frame, the pages, the tables of the view, the status words.
 struct request {
-  const std::byte* frame = nullptr;  ///< its first byte
+  const std::byte* frame = nullptr;  ///< at any alignment
   std::uint64_t size = 0;            ///< bytes that are here; fewer than the frame has are legal
   std::uint32_t tokens = 0;          ///< of the frame, as its header says
   std::uint32_t tile_tokens = 256;   ///< of its token tiles, as its header says
   kv_view cache{};                   ///< shows some layers, or all
   int level = max_passes - 1;        ///< finest level to decode, see decode_options
   int layer_begin = 0;               ///< half-open range of model layers to write
-  int layer_end = INT32_MAX;         ///< behind the last one
+  int layer_end = INT32_MAX;         ///< behind the last one; what the model does not have is ignored
   std::int64_t position = -1;        ///< where the frame's first token goes; -1 = where it came from
   std::int64_t sequence_end = -1;    ///< see decode_options
   /// Out: a word for each page of the view (each token where it has none), from the one that holds its first token on;
   /// null = not asked for. See status_of().
   std::uint64_t* pages = nullptr;
-  std::uint64_t num_pages = 0;   ///< words there
+  std::uint64_t num_pages = 0;   ///< words at pages; what the view does not have is absent
   struct report* out = nullptr;  ///< what became of the whole request; null = not asked for
 };
 
-/// What page_status is on a host.
+/// What page_status is on a host. `worst` is a word as of pages.
 struct report {
-  std::uint64_t worst;     ///< a word as of request::pages
-  std::uint32_t tiles;     ///< as in page_status
-  std::uint32_t damaged;   ///< as in page_status
-  std::uint32_t degraded;  ///< as in page_status
-  std::uint32_t outside;   ///< as in page_status
-  std::uint32_t coarser;   ///< as in page_status
-  std::uint32_t unused;    ///< 0
+  std::uint64_t worst;     ///< status_of() says it
+  std::uint32_t tiles;     ///< see page_status, as the others
+  std::uint32_t damaged;   ///< not written, or absent
+  std::uint32_t degraded;  ///< written below the level asked for, for want of sound bytes
+  std::uint32_t outside;   ///< without tokens outside of the layer's window
+  std::uint32_t coarser;   ///< written below the level asked for since the frame was cut
+  std::uint32_t unused;    ///< zero
 };
 
 /// The status in a word, which holds the worst of several: a damaged page outranks an absent one, that a degraded one;

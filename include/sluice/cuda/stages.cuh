@@ -24,12 +24,12 @@ namespace sluice::cuda {
 
 /// One strand as its stages open it. All 32 lanes of a warp see the same.
 struct opened_tile {
-  const model_head* head;
-  const plane_model* plane;
-  const group_model* group;
+  const model_head* head;     ///< of the model
+  const plane_model* plane;   ///< of the group
+  const group_model* group;   ///< of the strand
   const std::uint8_t* frame;  ///< its first byte; pieces of the strand lie behind it
   const strand* s;            ///< envelope, sections and level are set
-  unsigned lane;
+  unsigned lane;              ///< of the thread
 };
 
 template <class Transform>
@@ -44,6 +44,7 @@ struct store_stage;
 /// open(): all lanes call it; false in all of them = corrupt. Section: f16 mean[width] where the profile has none.
 template <>
 struct transform_stage<profile_basis> {
+  /// All 32 lanes call it.
   static __device__ bool open(const opened_tile& t) {
     const piece section = t.s->transform;
     if (t.group->mean_at != 0 || t.s->rows() == 0) return section.size == 0;
@@ -55,20 +56,24 @@ struct transform_stage<profile_basis> {
   }
 };
 
+/// open(): the same; there is no section.
 template <>
 struct transform_stage<identity_transform> {
+  /// All 32 lanes call it.
   static __device__ bool open(const opened_tile& t) { return t.s->transform.size == 0; }
 };
 
 /// What a quantiser says of a strand besides whether its section is sound.
 struct opened_quantizer {
-  float step = 1, scale = 1;
-  int bits = 0;
+  float step = 1;   ///< of the finest level
+  float scale = 1;  ///< the same at the strand's level
+  int bits = 0;     ///< of codes of a fixed width
 };
 
 /// Section: f32 step where it is not 1.
 template <int Refinements>
 struct quantizer_stage<embedded<Refinements>> {
+  /// All 32 lanes call it.
   static __device__ bool open(const opened_tile& t, opened_quantizer& out) {
     const piece section = t.s->quantizer;
     if (section.size != 0) {
@@ -99,8 +104,11 @@ struct entropy_of<Codec> {
 /// The stages of a codec together: by default those that its policies name.
 template <class Codec>
 struct codec_stages {
+  /// Of the entropy model.
   using entropy = entropy_stage<typename detail::entropy_of<Codec>::type>;
+  /// Values to pages.
   using store = store_stage<Codec>;
+  /// Whether values are elements as they were.
   static constexpr bool stored = Codec::domain == value_domain::stored;
 
   /// Once for each device, outside of a capture. Errors: cuda_error.

@@ -29,20 +29,22 @@ struct piece {
 
 /// Tokens of a view, a half-open range.
 struct token_range {
-  std::int64_t begin, end;
+  std::int64_t begin;  ///< of the first token
+  std::int64_t end;    ///< behind the last one
+  /// Whether there are none.
   SLUICE_HD constexpr bool empty() const noexcept { return begin >= end; }
 };
 
 /// A request after its frame was opened.
 struct open_request {
-  request asked;
-  status state;         ///< ok, or why nothing of it is decoded
-  std::int32_t level;   ///< finest that is here and asked for
-  std::int32_t passes;  ///< that the index lists
-  std::int32_t token_tiles;
-  std::int64_t position;   ///< where its first token goes
-  std::int64_t came_from;  ///< where it was encoded
-  std::int64_t sequence_end;
+  request asked;              ///< as it came
+  status state;               ///< ok, or why nothing of it is decoded
+  std::int32_t level;         ///< finest that is here and asked for
+  std::int32_t passes;        ///< that the index lists
+  std::int32_t token_tiles;   ///< of the frame
+  std::int64_t position;      ///< where its first token goes
+  std::int64_t came_from;     ///< where it was encoded
+  std::int64_t sequence_end;  ///< of the sequence that the view serves
   std::uint64_t offsets_at;   ///< workspace: u64 [passes * strands * token_tiles + 1], where tiles begin
   std::uint64_t entries_at;   ///< frame: tile_entry of the first of them
   std::uint64_t ropes_at;     ///< workspace: float2 (cos, sin) tables of its tokens, see rope_row()
@@ -74,45 +76,50 @@ struct open_request {
 
 /// What a request says of a layer of the model.
 struct request_layer {
-  std::int32_t slot;     ///< layer of the view that shows it; -1 = not to be written
-  std::uint8_t type[2];  ///< dtype of K and V when encoded
-  std::uint8_t unused[2];
+  std::int32_t slot;       ///< layer of the view that shows it; -1 = not to be written
+  std::uint8_t type[2];    ///< dtype of K and V when encoded
+  std::uint8_t unused[2];  ///< zero
 };
 
 /// One of all strands of a decode, in the workspace.
 struct strand {
-  status state;                       ///< ok = to be decoded
-  status opened;                      ///< what open said: ok, degraded, absent, corrupt_tile, truncated
-  std::int32_t request;               ///< number of its open_request
-  std::int32_t group;                 ///< number of its group_model
-  std::int32_t tile;                  ///< token tile
-  std::int32_t slot;                  ///< layer of the view; -1 = nobody asked for it
-  std::int32_t level;                 ///< finest pass to decode
-  std::uint8_t type[2];               ///< dtype when encoded; unused
-  std::uint16_t first, count, exact;  ///< tokens covered, counted from the token tile's first; how many are exact
-  piece exact_index;                  ///< u16[exact]
-  piece exact_rows;                   ///< elements as stored
-  piece transform, quantizer;         ///< sections of the base pass
-  piece entropy[max_passes];          ///< sections of each pass
-  piece exceptions[max_passes];       ///< set by the entropy stage: exception[size / 8], checked against rows and width
-  std::int32_t live;                  ///< set by the entropy stage: columns from here on are zero
-  std::int32_t bits;                  ///< set by the quantiser's open: width of codes, where fixed
-  float step;                         ///< set by the quantiser's open: of the finest level, in units of the transform
-  float scale;                        ///< the same at `level`
-  std::uint64_t values_at;  ///< workspace: int16 [rows][ld], written by the entropy stage; for a codec of elements
-                            ///< their bytes, [rows][row_bytes]
+  status state;                  ///< ok = to be decoded
+  status opened;                 ///< what open said: ok, degraded, absent, corrupt_tile, truncated
+  std::int32_t request;          ///< number of its open_request
+  std::int32_t group;            ///< number of its group_model
+  std::int32_t tile;             ///< token tile
+  std::int32_t slot;             ///< layer of the view; -1 = nobody asked for it
+  std::int32_t level;            ///< finest pass to decode
+  std::uint8_t type[2];          ///< dtype when encoded; unused
+  std::uint16_t first;           ///< token covered, counted from the token tile's first
+  std::uint16_t count;           ///< tokens covered
+  std::uint16_t exact;           ///< of these, how many are exact
+  piece exact_index;             ///< u16[exact]
+  piece exact_rows;              ///< elements as stored
+  piece transform;               ///< section of the base pass
+  piece quantizer;               ///< section of the base pass
+  piece entropy[max_passes];     ///< sections of each pass
+  piece exceptions[max_passes];  ///< set by the entropy stage: exception[size / 8], checked against rows and width
+  std::int32_t live;             ///< set by the entropy stage: columns from here on are zero
+  std::int32_t bits;             ///< set by the quantiser's open: width of codes, where fixed
+  float step;                    ///< set by the quantiser's open: of the finest level, in units of the transform
+  float scale;                   ///< the same at `level`
+  std::uint64_t values_at;       ///< workspace: int16 [rows][ld], written by the entropy stage; for a codec of elements
+                                 ///< their bytes, [rows][row_bytes]
 
+  /// Coded tokens.
   SLUICE_HD constexpr int rows() const noexcept { return count - exact; }
 };
 
 /// What every kernel of a decode is given.
 struct decode_state {
-  const std::byte* image;  ///< of the model, on the device
-  std::byte* workspace;
-  open_request* requests;  ///< [num_requests], in the workspace
-  strand* strands;         ///< [num_strands], in the workspace
-  std::int32_t num_requests, num_strands;
-  std::uint64_t stages_at;  ///< workspace: what the codec's own stages asked for
+  const std::byte* image;     ///< of the model, on the device
+  std::byte* workspace;       ///< whose parts `_at` counts from
+  open_request* requests;     ///< [num_requests], in the workspace
+  strand* strands;            ///< [num_strands], in the workspace
+  std::int32_t num_requests;  ///< of the call
+  std::int32_t num_strands;   ///< of all of them
+  std::uint64_t stages_at;    ///< workspace: what the codec's own stages asked for
 };
 
 /// cos and sin of a token of a request (counted from the frame's first) for each pair of a rope, attention factor

@@ -34,6 +34,7 @@ struct warp {
     return {lane, (1u << lane) - 1u};
   }
   static __device__ __forceinline__ void sync() { __syncwarp(); }
+  __device__ __forceinline__ bool leads() const { return lane == 0; }
 
   struct words {
     int v;

@@ -17,13 +17,13 @@ namespace sluice::cuda {
 
 /// What a host knows of a model's image.
 struct model_sizes {
-  std::int32_t layers = 0;      ///< of the model
-  std::int32_t passes = 0;      ///< that frames may have
-  std::int32_t strands = 0;     ///< of one token tile
-  std::int32_t rope_pairs = 0;  ///< of all ropes together
-  std::int32_t max_width = 0;   ///< of any group, padded
-  std::int64_t columns = 0;     ///< of all groups together, each padded
-  value_domain domain = value_domain::unrotated;
+  std::int32_t layers = 0;                        ///< of the model
+  std::int32_t passes = 0;                        ///< that frames may have
+  std::int32_t strands = 0;                       ///< of one token tile
+  std::int32_t rope_pairs = 0;                    ///< of all ropes together
+  std::int32_t max_width = 0;                     ///< of any group, padded
+  std::int64_t columns = 0;                       ///< of all groups together, each padded
+  value_domain domain = value_domain::unrotated;  ///< of the codec
 };
 
 /// What kernels adapt to; see limits_of_device() in cuda/decode.cuh. As it stands, what an A100 has and all after it.
@@ -42,9 +42,14 @@ struct device_model {
 
 /// A request, and where its parts lie in the workspace.
 struct placed_request {
-  request asked;
-  std::uint64_t offsets_at = 0, layers_at = 0, ropes_at = 0, values_at = 0;
-  std::int32_t first_strand = 0, strands = 0, value_size = 0;
+  request asked;                  ///< as it came
+  std::uint64_t offsets_at = 0;   ///< see open_request, as the others
+  std::uint64_t layers_at = 0;    ///< table of layers
+  std::uint64_t ropes_at = 0;     ///< cos and sin
+  std::uint64_t values_at = 0;    ///< values of all strands
+  std::int32_t first_strand = 0;  ///< of all requests' strands
+  std::int32_t strands = 0;       ///< of this one; 0 where no frame has the sizes that it says
+  std::int32_t value_size = 0;    ///< bytes of a value
 };
 
 /// Requests that one launch takes in its parameters, which may have 4096 bytes on every device.
@@ -125,8 +130,8 @@ struct workspace_layout {
   std::uint64_t stages_at = 0;    ///< what a codec's own stages take
   std::uint64_t parts_at = 0;     ///< the parts of requests: where a cursor begins that places them
   std::uint64_t bytes = 0;        ///< of all
-  std::int32_t strands = 0;
-  bool too_large = false;
+  std::int32_t strands = 0;       ///< of all requests
+  bool too_large = false;         ///< whether numbers do not hold it: nothing else counts then
 };
 
 /// Lays a workspace out; `stage_bytes` = f(strands) that a codec's own stages take.

@@ -110,17 +110,18 @@ SLUICE_HD constexpr std::uint32_t load_u32(const std::uint8_t* p) noexcept {
   return load_u16(p) | load_u16(p + 2) << 16;
 }
 
-// Where the parts of one pass of a tile lie in its bytes. What follows is what hosts and devices read them by.
+// Where the parts of one pass of a tile lie in its bytes. What follows is what hosts and devices read them by; a tile has
+// less than 2^32 bytes.
 struct tile_layout {
   int first = 0, count = 0, exact = 0;
-  std::size_t exact_index = 0, exact_rows = 0;
-  std::size_t at[max_sections] = {}, size[max_sections] = {};  // size 0 = the section is absent
+  std::uint32_t exact_index = 0, exact_rows = 0;
+  std::uint32_t at[max_sections] = {}, size[max_sections] = {};  // size 0 = the section is absent
 };
 
 // From the mask on, which lies at `at`; `between` bytes that are no section follow the sizes. An empty section is not
 // listed, and the last one ends where the bytes do.
-SLUICE_HD constexpr bool lay_out_sections(const std::uint8_t* p, std::size_t bytes, std::size_t at, std::size_t between,
-                                          tile_layout& t) noexcept {
+SLUICE_HD constexpr bool lay_out_sections(const std::uint8_t* p, std::uint32_t bytes, std::uint32_t at,
+                                          std::uint64_t between, tile_layout& t) noexcept {
   if (at >= bytes) return false;
   const unsigned mask = p[at++];
   for (int s = 0; s < max_sections; ++s)
@@ -132,7 +133,7 @@ SLUICE_HD constexpr bool lay_out_sections(const std::uint8_t* p, std::size_t byt
     }
   t.exact_index = at;
   if (between > bytes - at) return false;
-  at += between;
+  at += static_cast<std::uint32_t>(between);
   for (int s = 0; s < max_sections; ++s)
     if (mask >> s & 1) {
       if (mask >> s == 1) t.size[s] = bytes - at;
@@ -144,12 +145,13 @@ SLUICE_HD constexpr bool lay_out_sections(const std::uint8_t* p, std::size_t byt
 }
 
 // The base pass of a tile; that its exact tokens ascend is left to be checked.
-SLUICE_HD constexpr bool lay_out_tile(const std::uint8_t* p, std::size_t bytes, int tokens, std::size_t row_bytes,
+SLUICE_HD constexpr bool lay_out_tile(const std::uint8_t* p, std::size_t size, int tokens, std::size_t row_bytes,
                                       tile_layout& t) noexcept {
-  if (bytes < 2) return false;
+  if (size < 2 || size > UINT32_MAX) return false;
+  const auto bytes = static_cast<std::uint32_t>(size);
   const unsigned h = load_u16(p);
-  std::size_t at = 2;
-  if (bytes - at < std::size_t(h & tile_has_first ? 2 : 0) + std::size_t(h & tile_has_exact ? 2 : 0)) return false;
+  std::uint32_t at = 2;
+  if (bytes - at < (h & tile_has_first ? 2u : 0u) + (h & tile_has_exact ? 2u : 0u)) return false;
   t = {};
   t.count = int(h & tile_count);
   if (h & tile_has_first) {
@@ -163,15 +165,15 @@ SLUICE_HD constexpr bool lay_out_tile(const std::uint8_t* p, std::size_t bytes, 
     at += 2;
   }
   if (h >> 15 || t.count == 0 || t.first + t.count > tokens || t.exact > t.count) return false;
-  const bool whole = lay_out_sections(p, bytes, at, std::size_t(t.exact) * (2 + row_bytes), t);
-  t.exact_rows = t.exact_index + 2 * std::size_t(t.exact);
+  const bool whole = lay_out_sections(p, bytes, at, std::uint64_t(t.exact) * (2 + row_bytes), t);
+  t.exact_rows = t.exact_index + 2 * std::uint32_t(t.exact);
   return whole;
 }
 
 // A refinement; it may have no bytes.
-SLUICE_HD constexpr bool lay_out_refinement(const std::uint8_t* p, std::size_t bytes, tile_layout& t) noexcept {
+SLUICE_HD constexpr bool lay_out_refinement(const std::uint8_t* p, std::size_t size, tile_layout& t) noexcept {
   t = {};
-  return bytes == 0 || lay_out_sections(p, bytes, 0, 0, t);
+  return size == 0 || (size <= UINT32_MAX && lay_out_sections(p, static_cast<std::uint32_t>(size), 0, 0, t));
 }
 
 inline void sections_of(std::span<const std::uint8_t> bytes, const tile_layout& l, tile_sections& t) noexcept {

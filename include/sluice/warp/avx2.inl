@@ -14,6 +14,7 @@ struct warp {
     return {byte, top};
   }
   static SLUICE_BODY_INLINE void sync() {}
+  static SLUICE_BODY_INLINE constexpr bool leads() { return true; }
 
   struct words {
     __m256i a, b;  // int16 of lanes 0..15 and 16..31

@@ -14,6 +14,7 @@ struct warp {
     return {byte};
   }
   static SLUICE_BODY_INLINE void sync() {}
+  static SLUICE_BODY_INLINE constexpr bool leads() { return true; }
 
   struct state {
     __m512i x;      // 32 u16

@@ -3,6 +3,7 @@
 // vectors only and never learns how many registers or threads they fill.
 //
 //   make(), sync()                        a machine with its constants; what one lane stored, others may read
+//   leads()                               whether what is one and the same for all lanes is to be stored here
 //   words                                 32 int16: load, store, load_bytes, load_signed_bytes, zero, select, third,
 //                                         minus_triple, symbol_of
 //   lane_set                              all, none, at_least, either, any

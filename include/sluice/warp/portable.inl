@@ -8,6 +8,7 @@ struct warp {
 
   static SLUICE_BODY_INLINE warp make() { return {}; }
   static SLUICE_BODY_INLINE void sync() {}
+  static SLUICE_BODY_INLINE constexpr bool leads() { return true; }
 
   typedef std::uint8_t bytes16 __attribute__((vector_size(16)));
   typedef std::uint16_t words8 __attribute__((vector_size(16)));

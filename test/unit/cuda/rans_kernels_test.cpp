@@ -11,10 +11,14 @@ constexpr unsigned seed = 20250712;
 
 TEST_CASE("rans kernels, emulated: everything that holds for the coder on a CPU") {
   MESSAGE("seed ", seed);
-  rans_checks::everything(rans_checks::device_coder{}, seed, 1);
+  for (const auto how : {cuda_on_host::order::up, cuda_on_host::order::down, cuda_on_host::order::random}) {
+    cuda_on_host::the_machine.how = how;
+    rans_checks::everything(rans_checks::device_coder{}, seed, 1);
+  }
+  cuda_on_host::the_machine.how = cuda_on_host::order::up;
 }
 
-TEST_CASE("rans kernels, emulated: one plan for the streams of a block, unless their tables differ") {
+TEST_CASE("rans kernels, emulated: codes of a block have plans of their own") {
   MESSAGE("seed ", seed);
-  rans_checks::shared_plans(seed);
+  rans_checks::plans_of_a_block(seed);
 }

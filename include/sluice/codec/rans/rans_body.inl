@@ -72,10 +72,10 @@ SLUICE_BODY_FN bool make_plan(const warp& w, decode_plan<A>& plan, const decode_
         const warp::lane_set live = w.at_least(b.lane_digits, k + 1);
         w.make_rows(plan.rows + row, b.digit[k].zero, 2, live);
         w.make_rows(plan.rows + row + digit_rows, b.digit[k].nonzero, 2, live);
-        plan.refined[i * rans_max_digits + k] = live;
+        if (w.leads()) plan.refined[i * rans_max_digits + k] = live;
       }
     }
-    plan.block[i] = p;
+    if (w.leads()) plan.block[i] = p;
   }
   w.sync();
   return true;
@@ -106,10 +106,10 @@ SLUICE_BODY_FN bool make_plan(const warp& w, encode_plan<A>& plan, const encode_
         const warp::lane_set live = w.at_least(b.lane_digits, k + 1);
         w.make_codes(plan.rows + row, b.digit[k].zero, 2, live);
         w.make_codes(plan.rows + row + 3, b.digit[k].nonzero, 2, live);
-        plan.refined[i * rans_max_digits + k] = live;
+        if (w.leads()) plan.refined[i * rans_max_digits + k] = live;
       }
     }
-    plan.block[i] = p;
+    if (w.leads()) plan.block[i] = p;
   }
   w.sync();
   return true;
@@ -298,7 +298,10 @@ SLUICE_BODY_FN void encode_stream(const warp& w, encode_job& job, const encode_p
     std::int64_t row = job.blocks > 0 ? steps / job.blocks : 0;
     for (int block = job.blocks > 0 ? static_cast<int>(steps % job.blocks) : 0; row >= 0; --row, block = job.blocks)
       while (block-- > 0) encode_step(w, e, *plan, job, block, row * job.stride + std::int64_t{block} * rans_lanes);
-    if (!job.goes_on) *--e.p = static_cast<std::uint8_t>(tail);
+    if (!job.goes_on) {
+      --e.p;
+      if (w.leads()) *e.p = static_cast<std::uint8_t>(tail);
+    }
     if (!job.continues) e.p -= rans_state_bytes;
     w.store_state(job.continues ? job.states : e.p, e.x);
     bytes = w.any(e.impossible) ? nullptr : e.p;

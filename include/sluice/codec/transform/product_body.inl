@@ -55,6 +55,15 @@ SLUICE_BODY_FN floats::mask beyond_range(floats::vec v) {  // |v| > 32000 or NaN
   return f::greater(f::bit_and(f::bits(v), f::set(0x7fffffff)), f::set(0x46fa0000));
 }
 
+// Sets what others may set to the same at the same time: warps that share a row.
+SLUICE_BODY_FN void raise(std::uint8_t* flag) {
+#if SLUICE_TARGET_CUDA
+  if (floats::lane() == 0) ptx::store_relaxed(flag, 1);
+#else
+  *flag = 1;
+#endif
+}
+
 // Where the tiles' results go: f = the sum rounded.
 struct quantize_sink {
   std::int16_t* q;
@@ -75,7 +84,7 @@ struct quantize_sink {
       bad = f::either(bad, beyond_range(sum[j]));
       f::store_u16(q + r * ldq + at, f::round(f::clamp(sum[j], 32767.0f)), m);
     }
-    if (f::any(bad) && beyond) beyond[r] = 1;
+    if (f::any(bad) && beyond) raise(beyond + r);
   }
 };
 

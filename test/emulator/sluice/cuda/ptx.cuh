@@ -37,6 +37,10 @@ inline std::uint32_t smaller(std::uint32_t a, std::uint32_t b) { return a < b ? 
 
 inline std::uint32_t lanes_before() { return (1u << the_machine.lane()) - 1; }
 
+inline void store_relaxed(std::uint8_t* p, std::uint32_t v) {
+  __atomic_store_n(p, static_cast<std::uint8_t>(v), __ATOMIC_RELAXED);
+}
+
 inline void copy_async(std::uint32_t to, const void* from, std::uint32_t bytes = 16) {
   if (bytes > 16) the_machine.fail("cp.async of %u bytes", bytes);
   if (reinterpret_cast<std::uintptr_t>(from) % 16 != 0) the_machine.fail("cp.async from %p: not aligned", from);

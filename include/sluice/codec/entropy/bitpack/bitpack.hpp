@@ -53,12 +53,14 @@ SLUICE_HD constexpr f16 next_above(f16 x) noexcept {
 }
 
 /// Step and zero of a group with values in [low, high], so that the codes 0..levels reach both ends: zero is rounded
-/// down and step up. A constant that f16 holds has step 0. False where one of them is beyond f16.
+/// down and step up. A constant that f16 holds has step 0. False where one of them is beyond f16. The same on a GPU, but
+/// for numbers below 2^-126 where flags make it take these for zeros.
 SLUICE_HD constexpr bool group_scale(float low, float high, int levels, f16& step, f16& zero) noexcept {
   if (!(low >= -65504.f && high <= 3.4e38f)) return false;
   zero = from_float<f16>(low < 65504.f ? low : 65504.f);
   if (to_float(zero) > low) zero = next_below(zero);
-  const float span = (high - to_float(zero)) / static_cast<float>(levels);
+  // Divided as doubles and rounded once more, which gives the same: under -use_fast_math a GPU divides floats inexactly.
+  const auto span = static_cast<float>(static_cast<double>(high - to_float(zero)) / levels);
   if (!(span <= 65504.f)) return false;
   step = from_float<f16>(span);
   if (to_float(step) < span) step = next_above(step);

@@ -66,6 +66,12 @@ struct bits32 {
   static SLUICE_BODY_FN ints load(const std::uint32_t* p) {
     return floats::bits(floats::load(reinterpret_cast<const float*>(p)));
   }
+  /// Whether what is the same for all lanes is to be stored here.
+#if SLUICE_TARGET_CUDA
+  static SLUICE_BODY_FN bool leads() { return floats::lane() == 0; }
+#else
+  static SLUICE_BODY_FN constexpr bool leads() { return true; }
+#endif
   /// How many of a vector's lanes from `column` on belong to columns.
   static SLUICE_BODY_FN int within(int columns, int column) {
     const int left = columns - column;
@@ -164,7 +170,7 @@ SLUICE_BODY_FN void put_escapes(std::uint32_t m, std::byte* to, const strip_job&
   const int lane = floats::lane();
   const std::uint32_t mine = count + static_cast<std::uint32_t>(__popc(m & ((1u << lane) - 1)));
   if ((m >> lane & 1) != 0 && mine < job.escape_limit)
-    for (unsigned b = 0; b < sizeof(T); ++b) to[sizeof(T) * lane + b] = job.escapes[sizeof(T) * mine + b];
+    for (unsigned b = 0; b < sizeof(T); ++b) to[sizeof(T) * static_cast<unsigned>(lane) + b] = job.escapes[sizeof(T) * mine + b];
   count += static_cast<std::uint32_t>(__popc(m));
 #else
   for (; m != 0; m &= m - 1, ++count)
@@ -277,7 +283,7 @@ SLUICE_BODY_FN bool list_escapes(std::uint32_t m, const std::byte* from, const s
   const int lane = floats::lane();
   const std::uint32_t mine = count + static_cast<std::uint32_t>(__popc(m & ((1u << lane) - 1)));
   if ((m >> lane & 1) != 0 && mine < job.escape_limit)
-    for (unsigned b = 0; b < sizeof(T); ++b) job.escapes[sizeof(T) * mine + b] = from[sizeof(T) * lane + b];
+    for (unsigned b = 0; b < sizeof(T); ++b) job.escapes[sizeof(T) * mine + b] = from[sizeof(T) * static_cast<unsigned>(lane) + b];
   count += static_cast<std::uint32_t>(__popc(m));
   return count <= job.escape_limit;
 #else
@@ -316,7 +322,7 @@ SLUICE_BODY_FN bool cut_symbols(const strip_job& job, std::uint32_t* escape_coun
       if (m != 0 && !list_escapes<T>(m, from + sizeof(T) * static_cast<std::size_t>(c), job, escapes)) return false;
     }
   }
-  if (escape_count) *escape_count = escapes;
+  if (escape_count && bits32::leads()) *escape_count = escapes;
   return true;
 }
 
