@@ -38,6 +38,11 @@ TEST_CASE("class_rans kernel: the most tokens, and the widest head") {
   class_rans_checks::extremes(seed, here());
 }
 
+TEST_CASE("class_rans kernel: what encoders hardly write") {
+  MESSAGE("seed ", seed);
+  class_rans_checks::corners(seed, here(11));
+}
+
 TEST_CASE("class_rans kernel: changed sections are refused where a host refuses") {
   MESSAGE("seed ", seed);
   class_rans_checks::mutations(seed, 40, 2000, here(1));

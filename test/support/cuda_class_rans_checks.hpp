@@ -318,12 +318,11 @@ inline void golden_frames(const std::string& folder) {
 /// A made-up model of one layer: K of one width in one group, V of another in groups of its own.
 inline profile made_up(std::mt19937& random, int passes, int width_k, int width_v, bool calibrated) {
   profile p = profile::uncalibrated(model_shape{{{1, width_k, width_v}}, {}}, passes, 0);
-  for (plane_profile& q : p.planes) {
-    if (!calibrated) continue;
-    for (int i = 0; i < q.width; ++i)
-      q.classes.push_back(
-          std::uint8_t(random() % 5 == 0 ? random() : random() % 4 * 64 + std::max(0, 40 - 48 * i / q.width)));
-  }
+  const bool tidy = random() % 2;  // classes that fall, so that coarse passes code fewer blocks
+  for (plane_profile& q : p.planes)
+    for (int i = 0; calibrated && i < q.width; ++i)
+      q.classes.push_back(std::uint8_t(
+          !tidy && random() % 5 == 0 ? random() : random() % 4 * 64 + unsigned(std::max(0, 40 - 48 * i / q.width))));
   return p;
 }
 
@@ -403,6 +402,85 @@ inline void extremes(unsigned seed, const setting& how) {
     const profile p = made_up(random, 3, width, 20, true);
     tiles all{&p};
     CHECK(add(all, random, numbers(random, p, plane::key, rows, 3, true)));
+    CHECK(check(all, how) == 0);
+  }
+}
+
+/// What encoders do not write, or hardly ever, and decoders have to judge: exceptions at the edges, sizes of parts, codes
+/// that go on where there is none.
+inline void corners(unsigned seed, const setting& how) {
+  std::mt19937 random(seed);
+  const int rows = 3;
+  int accepted = 0, refused = 0;
+  for (int width : {40, 300, 600}) {
+    const profile p = made_up(random, 3, width, 20, false);
+    tiles sound{&p}, all{&p};
+    REQUIRE(add(sound, random, numbers(random, p, plane::key, rows, 3, true)));
+    const item whole = sound.items.back();
+    const auto section_of = [&](int pass) {
+      const auto* from = reinterpret_cast<const std::uint8_t*>(sound.frame.data()) + whole.entropy[pass].at;
+      return std::vector<std::uint8_t>(from, from + whole.entropy[pass].size);
+    };
+    const auto changed = [&](int pass, const std::vector<std::uint8_t>& s) {
+      all.frame.resize(all.frame.size() + random() % 5);
+      item it = whole;
+      for (int i = 0; i < 3; ++i) it.entropy[i] = all.append(i == pass ? s : section_of(i));
+      all.items.push_back(it);
+    };
+    for (int pass = 0; pass < 3; ++pass) {
+      class_section c;
+      const std::vector<std::uint8_t> before = section_of(pass);
+      REQUIRE(c.parse(before, pass, rows, width));
+      for (const exception& e : {exception{0, 0, 5}, exception{rows - 1, std::uint16_t(width - 1), -70000},
+                                 exception{rows, 0, 1}, exception{0, std::uint16_t(width), 1}}) {
+        class_section with = c;
+        std::vector<std::uint8_t> out;
+        with.exceptions = {reinterpret_cast<const std::uint8_t*>(&e), sizeof e};
+        with.write(out);
+        changed(pass, out);
+      }
+      // The sizes of the parts stand in front of the code: one more byte behind the last, or one moved to it.
+      std::vector<std::uint8_t> longer(before);
+      longer.push_back(0);
+      changed(pass, longer);
+      if (width > 256) {
+        std::vector<std::uint8_t> moved(before);
+        const std::size_t sizes = std::size_t(c.code.data() - before.data());
+        --moved[sizes];
+        ++moved[sizes + 4];
+        changed(pass, moved);
+        moved[sizes + 7] = 0xff;
+        changed(pass, moved);
+      }
+    }
+    const int no = check(all, how);
+    refused += no;
+    accepted += int(all.items.size()) - no;
+  }
+  CHECK(accepted >= 3 * 3 * 2);
+  CHECK(refused >= 3 * 3 * 3);
+
+  // A base pass that codes nothing and still goes on, of a tile and of one of its parts.
+  for (int alive : {0, 8}) {
+    profile p = made_up(random, 2, 320, 20, false);
+    for (plane_profile& q : p.planes)
+      for (int i = 0; i < q.width; ++i) q.classes.push_back(std::uint8_t(i < 32 * alive ? 30 : 10));
+    REQUIRE(detail::live(10, 0));
+    REQUIRE(!detail::live(10, 1));
+    tiles all{&p};
+    symbols s = numbers(random, p, plane::key, rows, 2, true);
+    REQUIRE(add(all, random, std::move(s)));
+    if (alive == 0) {
+      std::vector<std::uint8_t> base;
+      if (all.items[1].entropy[0].size) {
+        const auto* from = reinterpret_cast<const std::uint8_t*>(all.frame.data()) + all.items[1].entropy[0].at;
+        base.assign(from, from + all.items[1].entropy[0].size);
+        base[0] |= class_section::with_next;
+      } else {
+        base = {class_section::with_next};
+      }
+      all.items[0].entropy[0] = all.items[1].entropy[0] = all.append(base);
+    }
     CHECK(check(all, how) == 0);
   }
 }

@@ -166,6 +166,11 @@ TEST_CASE("class_rans kernel: the most tokens, and the widest head") {
   checks::extremes(seed, {});
 }
 
+TEST_CASE("class_rans kernel: what encoders hardly write") {
+  MESSAGE("seed ", seed);
+  checks::corners(seed, {.offset = 11});
+}
+
 TEST_CASE("class_rans kernel: classes without slots") {
   MESSAGE("seed ", seed);
   for (int slots : {0, 1, 7}) {
