@@ -110,20 +110,32 @@ __device__ __forceinline__ column_plan columns_of(const decode_state& d, const g
           rope ? static_cast<rope_pairing>(rope->pairing) : rope_pairing::none};
 }
 
+struct alignas(16) four_words {
+  std::uint32_t w[4];
+};
+struct alignas(8) two_words {
+  std::uint32_t w[2];
+};
+struct alignas(16) four_floats {
+  float v[4];
+};
+
 struct alignas(8) rope_entry {
   float cosine, sine;
 };
 
-/// Turns `count` pairs of elements of two runs by what `table` says of each; all eight where it is Full.
-template <bool Full>
-__device__ __forceinline__ void turn_halves(const rope_entry* table, int count, float (&a)[8], float (&b)[8]) {
+__device__ __forceinline__ void turn_pair(float cosine, float sine, float& a, float& b) {
+  const float x = a, y = b;
+  a = x * cosine - y * sine;
+  b = y * cosine + x * sine;
+}
+/// Turns two whole runs whose elements are pairs; `table`, a multiple of 16, says by what.
+__device__ __forceinline__ void turn_whole(const rope_entry* table, float (&a)[8], float (&b)[8]) {
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    if (!Full && i >= count) break;
-    const rope_entry t = table[i];
-    const float x = a[i], y = b[i];
-    a[i] = x * t.cosine - y * t.sine;
-    b[i] = y * t.cosine + x * t.sine;
+  for (int i = 0; i < 8; i += 2) {
+    const four_floats t = reinterpret_cast<const four_floats*>(table)[i / 2];
+    turn_pair(t.v[0], t.v[1], a[i], b[i]);
+    turn_pair(t.v[2], t.v[3], a[i + 1], b[i + 1]);
   }
 }
 /// Turns the pairs within a run.
@@ -133,16 +145,18 @@ __device__ __forceinline__ void turn_adjoining(const rope_entry* table, const co
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if (2 * i >= run.count) break;
-    const rope_entry t = table[i];
-    const float x = v[2 * i], y = v[2 * i + 1];
-    v[2 * i] = x * t.cosine - y * t.sine;
-    v[2 * i + 1] = y * t.cosine + x * t.sine;
+    turn_pair(table[i].cosine, table[i].sine, v[2 * i], v[2 * i + 1]);
   }
 }
 /// Turns two runs of a row; `table` is its rope_row().
 __device__ __forceinline__ void turn(const column_pair& c, const rope_entry* table, float (&a)[8], float (&b)[8]) {
   if (c.run[0].turn == column_turn::halves) {
-    turn_halves<false>(table + c.run[0].pair, c.run[0].count, a, b);
+    table += c.run[0].pair;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (i >= c.run[0].count) break;
+      turn_pair(table[i].cosine, table[i].sine, a[i], b[i]);
+    }
   } else {
     turn_adjoining(table, c.run[0], a);
     turn_adjoining(table, c.run[1], b);
@@ -154,16 +168,6 @@ __device__ __forceinline__ const rope_entry* entries_of(const decode_state& d, c
                                                         const rope_model* rope, int frame_token) {
   return rope ? reinterpret_cast<const rope_entry*>(rope_row(d, r, *rope, frame_token)) : nullptr;
 }
-
-struct alignas(16) four_words {
-  std::uint32_t w[4];
-};
-struct alignas(8) two_words {
-  std::uint32_t w[2];
-};
-struct alignas(16) four_floats {
-  float v[4];
-};
 
 /// Copies a row of elements as they are, by a whole warp; neither side need be aligned.
 __device__ __forceinline__ void copy_row(const page_target& t, std::byte* to, const std::byte* from, int heads,

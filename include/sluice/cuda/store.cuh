@@ -49,6 +49,9 @@ struct alignas(16) product_block {
   std::int32_t chunks;
   float scale;
   row_target places[store_warps][slab_rows];
+  bool exceptions[store_warps];  ///< of the rows of a warp
+  bool whole[store_warps];       ///< all rows begin where runs of eight elements of 16 bits may
+  bool wide[store_warps];        ///< coefficients beyond 2^11 among them
 };
 
 }  // namespace detail
@@ -79,13 +82,13 @@ static_assert(plan_store(1024).shared <= max_shared && plan_store(1024, max_shar
 
 namespace detail {
 
-/// Finds the places of rows [first, first + rows), at most 16; whether some have exceptions. By a whole warp.
-__device__ __forceinline__ bool find_rows(const decode_state& d, const product_block& block, int first, int rows,
-                                          row_target* places) {
+/// Finds the places of rows [first, first + rows), at most 16, and whether some have exceptions. By a whole warp.
+__device__ __forceinline__ void find_rows(const decode_state& d, product_block& block, int first, int rows, int warp) {
   const cuda::strand& s = *in_global(block.strand);
   const open_request& r = *in_global(block.request);
   const int lane = static_cast<int>(threadIdx.x % 32);
   __syncwarp();  // until no lane reads where the rows before went
+  bool whole = block.target.size == 2;
   if (lane < slab_rows) {
     row_target place{};
     if (lane < rows) {
@@ -93,9 +96,14 @@ __device__ __forceinline__ bool find_rows(const decode_state& d, const product_b
       const std::int64_t at = place_of(r, plane_of(r, *block.group), token);
       if (at != no_place) place = {block.target.base + at, entries_of(d, r, rope_of(d, *block.group), token)};
     }
-    places[lane] = place;
+    whole &= (reinterpret_cast<std::uintptr_t>(place.to) & block.target.unaligned) == 0 &&
+             reinterpret_cast<std::uintptr_t>(place.table) % alignof(four_floats) == 0;
+    block.places[warp][lane] = place;
   }
-  return has_exceptions(s, r.asked.frame, first, rows);
+  whole = __all_sync(~0u, whole);
+  const bool exceptions = has_exceptions(s, r.asked.frame, first, rows);
+  if (lane == 0) block.exceptions[warp] = exceptions, block.whole[warp] = whole;
+  __syncwarp();
 }
 
 /// Puts `n` columns, a multiple of 16, of `rows` rows, at most 16, into a slab. Where some integer is
@@ -147,9 +155,9 @@ __device__ __forceinline__ void fetch(const std::byte* from, int live, int part,
 }
 
 /// Adds 16 rows times a stage of the basis, `steps` times 16 coefficients.
-__device__ __forceinline__ void multiply(float (&sum)[8][4], std::uint32_t rows, std::uint32_t basis, int steps) {
-#pragma unroll 4
-  for (int k = 0; k < steps; ++k, rows += 32, basis += 32 * stage_ld) {
+__device__ __forceinline__ void multiply(float (&sum)[8][4], std::uint32_t rows, std::uint32_t basis, unsigned steps) {
+#pragma unroll 8
+  for (unsigned k = 0; k < steps; ++k, rows += 32, basis += 32 * stage_ld) {
     std::uint32_t a[4];
     ptx::load_matrices(a, rows);
 #pragma unroll
@@ -164,11 +172,11 @@ __device__ __forceinline__ void multiply(float (&sum)[8][4], std::uint32_t rows,
 
 /// The same for what load_slab() has left out of `rows` rows; few are that wide, so these go without shared memory.
 __device__ __forceinline__ void multiply_rest(float (&sum)[8][4], const std::int16_t* values, int ld, int rows,
-                                              std::uint32_t basis, int steps) {
+                                              std::uint32_t basis, unsigned steps) {
   const int row = static_cast<int>(threadIdx.x % 32 / 4);
   const std::int16_t* from = values + std::ptrdiff_t{row} * ld + 2 * static_cast<int>(threadIdx.x % 4);
 #pragma unroll 1
-  for (int k = 0; k < steps; ++k, from += 16, basis += 32 * stage_ld) {
+  for (unsigned k = 0; k < steps; ++k, from += 16, basis += 32 * stage_ld) {
     std::uint32_t a[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -216,51 +224,60 @@ __device__ __forceinline__ unsigned kind_of(const column_run& r) {
   return r.count | static_cast<unsigned>(r.turn) << 8;
 }
 
+/// The runs that a lane has in a chunk.
+__device__ __forceinline__ column_pair pair_of(const product_block& block, int chunk) {
+  const auto* runs = reinterpret_cast<const four_words*>(in_global(block.runs));  // in one load
+  return __builtin_bit_cast(column_pair, runs[static_cast<unsigned>(chunk * chunk_pairs) + threadIdx.x % 4]);
+}
+
 /// Two rows of sums to pages.
 __device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product_block& block, int chunk) {
   const unsigned lane = threadIdx.x % 32;
-  const auto* runs = reinterpret_cast<const four_words*>(in_global(block.runs));  // in one load
-  const auto c = __builtin_bit_cast(column_pair, runs[static_cast<unsigned>(chunk * chunk_pairs) + lane % 4]);
+  const column_pair c = pair_of(block, chunk);
   const pair_offsets at = offsets_of(block.target, c);
   const std::byte* means = chunk_of(block, chunk) + (block.chunk - sizeof(float) * chunk_columns);
   const auto* mean = reinterpret_cast<const four_floats*>(means) + 4 * (lane % 4);
   const row_target* places = block.places[threadIdx.x / 32] + lane / 4;
 
-  // Calls put(v, place, table) for both rows, or those of them that have a place.
-  const auto rows = [&](auto put) {
+  // A row, or nothing where it has no place.
+  const auto put_row = [&](int h, auto put) {
+    const row_target place = places[8 * h];
+    if (!place.to) return;
+    float v[2][8];
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const row_target place = places[8 * h];
-      if (!place.to) continue;
-      float v[2][8];
+    for (int i = 0; i < 4; ++i) {
+      const four_floats m = mean[i];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const four_floats m = mean[i];
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          v[i / 2][i % 2 * 4 + j] = __fmaf_rn(sum[2 * i + j / 2][2 * h + j % 2], block.scale, m.v[j]);
+      for (int j = 0; j < 4; ++j) {
+        const float(&s)[4] = sum[2 * i + j / 2];
+        v[i / 2][i % 2 * 4 + j] = __fmaf_rn(h ? s[2 + j % 2] : s[j % 2], block.scale, m.v[j]);
       }
-      put(v, in_global(place.to), in_global(place.table));
     }
+    put(v, in_global(place.to), in_global(place.table));
   };
-  const auto bits = [](auto x) { return static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(x)); };
-  const auto low = static_cast<std::uint32_t>(at.run[0] | at.run[1]) | bits(places[0].to) | bits(places[8].to);
-  const bool whole = (low & block.target.unaligned) == 0 && block.target.size == 2;
+  const auto low = static_cast<std::uint32_t>(at.run[0] | at.run[1]);
+  const bool whole = block.whole[threadIdx.x / 32] && (low & block.target.unaligned) == 0;
   constexpr unsigned plain = 8, halves = 8 | static_cast<unsigned>(column_turn::halves) << 8;
   const unsigned kind = kind_of(c.run[0]);
   // What most keys and most values are stands alone: no register is two things, nothing is asked twice.
-  if (whole && kind == halves && kind_of(c.run[1]) == halves)
-    rows([&](auto& v, std::byte* to, const rope_entry* table) {
-      turn_halves<true>(table + c.run[0].pair, 8, v[0], v[1]);
+  if (whole && kind == halves && kind_of(c.run[1]) == halves) {
+    const auto put = [&](auto& v, std::byte* to, const rope_entry* table) {
+      turn_whole(table + c.run[0].pair, v[0], v[1]);
       put_whole(block.target.type, to + at.run[0], to + at.run[1], v[0], v[1]);
-    });
-  else if (whole && kind == plain && kind_of(c.run[1]) == plain)
-    rows([&](auto& v, std::byte* to, const rope_entry*) {
+    };
+    put_row(0, put), put_row(1, put);
+  } else if (whole && kind == plain && kind_of(c.run[1]) == plain) {
+    const auto put = [&](auto& v, std::byte* to, const rope_entry*) {
       put_whole(block.target.type, to + at.run[0], to + at.run[1], v[0], v[1]);
-    });
-  else
-    rows(
-        [&](auto& v, std::byte* to, const rope_entry* table) { put_pair(block.target, c, at, to, table, v[0], v[1]); });
+    };
+    put_row(0, put), put_row(1, put);
+  } else {
+    const auto put = [&](auto& v, std::byte* to, const rope_entry* table) {
+      const column_pair own = pair_of(block, chunk);  // again, rather than in registers meanwhile
+      put_pair(block.target, own, offsets_of(block.target, own), to, table, v[0], v[1]);
+    };
+    put_row(0, put), put_row(1, put);
+  }
 }
 
 }  // namespace detail
@@ -302,8 +319,7 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
   for (int round = 0; round < block.rows; round += store_warps * slab_rows) {
     const int first = round + warp * slab_rows;
     const int rows = max(0, min(slab_rows, block.rows - first));
-    bool exceptions = false, wide = false;
-    if (rows) exceptions = detail::find_rows(d, block, first, rows, block.places[warp]);
+    if (rows) detail::find_rows(d, block, first, rows, warp);
     for (int chunk = 0; chunk < block.chunks; ++chunk) {
       float sum[8][4] = {};
       for (int part = 0; part < block.parts; ++part, stage ^= static_cast<std::uint32_t>(stage_bytes)) {
@@ -319,19 +335,23 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
         const int k = part * stage_rows, n = block.live - k < stage_rows ? block.live - k : stage_rows;
         const bool resident = block.ld <= columns;
         const std::int16_t* values = in_global(block.values) + std::ptrdiff_t{first} * block.ld;
-        if (!resident || chunk + part == 0)
-          wide =
+        if (!resident || chunk + part == 0) {
+          const bool wide =
               detail::load_slab(values + (resident ? 0 : k), block.ld, rows, resident ? block.live : n, slab, halves);
+          if (lane == 0) block.wide[warp] = wide;
+          __syncwarp();
+        }
+        const unsigned steps = static_cast<unsigned>(n) / 16;
         const std::uint32_t basis =
             stages + stage + 2 * static_cast<std::uint32_t>(lane % 16 * stage_ld + lane / 16 * 8);
         detail::multiply(sum,
                          ptx::shared_address(slab) +
                              2 * static_cast<std::uint32_t>(lane % 16 * halves + lane / 16 * 8 + (resident ? k : 0)),
-                         basis, n / 16);
-        if (wide) detail::multiply_rest(sum, values + k, block.ld, rows, basis, n / 16);
+                         basis, steps);
+        if (block.wide[warp]) detail::multiply_rest(sum, values + k, block.ld, rows, basis, steps);
       }
       if (rows == 0) continue;
-      if (exceptions) {
+      if (block.exceptions[warp]) {
         detail::correct(sum, block, first, rows, chunk);
         __syncwarp();
       }
