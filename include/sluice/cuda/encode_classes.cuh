@@ -33,9 +33,7 @@ __device__ __forceinline__ const std::uint8_t* known_classes(const encode_job& j
                                                              const group_model& g) {
   return s.calibrated && g.classes_at ? in_image<std::uint8_t>(j.in.image, g.classes_at) : nullptr;
 }
-__device__ __forceinline__ int round_third(int v, const encode_third& t) {
-  return static_cast<int>(__umulhi(static_cast<std::uint32_t>(2 * v) + t.offset, t.magic)) - t.bias;
-}
+__device__ __forceinline__ int round_third(int v, const encode_third& t) { return __mulhi(4 * v + t.offset, t.magic); }
 __device__ __forceinline__ int clamped(int v, int low, int high) { return v < low ? low : v > high ? high : v; }
 __device__ __forceinline__ int magnitude(int v) { return v < 0 ? -v : v; }
 

@@ -208,12 +208,11 @@ inline status open_encodes(const encode_state& d, const model_head& head, std::s
     const std::int64_t n = strands_of(r, head, d.tile_tokens);
     o = {};
     o.asked = r;
-    if (o.asked.exact_before < sinks) o.asked.exact_before = sinks;
     o.asked.position = r.begin();
     o.asked.tokens = n > 0 ? r.size() : 0;
     o.state = check_request(r, elements);
     if (o.state != status::ok) o.asked.position = 0;
-    o.asked.exact_before = r.exact_before > 0 ? r.exact_before : 0;
+    o.asked.exact_before = r.exact_before > sinks ? r.exact_before : sinks;
     o.passes = r.levels < d.passes ? r.levels : d.passes;
     o.token_tiles = static_cast<std::int32_t>(n / (head.strands > 0 ? head.strands : 1));
     o.first_strand = static_cast<std::int32_t>(strands);

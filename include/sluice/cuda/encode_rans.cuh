@@ -21,13 +21,13 @@ namespace sluice::cuda {
 namespace encoding {
 
 inline constexpr int ring_rows = 4, ring_row_bytes = 2 * sluice::detail::rans_lanes * sluice::detail::rans_max_blocks;
-inline constexpr std::uint32_t stage_bytes = 1536;
+inline constexpr std::uint32_t stage_bytes = 1312;
 /// Most bytes of a row of a base pass whose blocks all have as many digits as there can be, and what is left of a flush.
 static_assert((1 + sluice::detail::rans_max_digits) * sluice::detail::rans_lanes * sluice::detail::rans_max_blocks +
                   16 <=
               stage_bytes);
 
-/// A lane of a block in a pass: the column of its codes, and in the base pass how many digits it has.
+/// A lane of a block in a pass: in a refinement where its codes are, else which column they are and how many digits it has.
 enum lane_word : std::uint32_t {
   lane_digits = 7,            // ternary digits below the lane's base symbol
   lane_column = 255 << 3,     // class, times the size of an encode_code
@@ -38,7 +38,7 @@ enum lane_word : std::uint32_t {
 struct coder_room {
   alignas(16) std::int16_t ring[ring_rows][ring_row_bytes / 2];  // rows on their way, the row r in place r % ring_rows
   alignas(16) unsigned char stage[stage_bytes];                  // bytes of the code, from the end on
-  std::uint16_t word[sluice::detail::rans_max_blocks][sluice::detail::rans_lanes];
+  std::uint32_t word[sluice::detail::rans_max_blocks][sluice::detail::rans_lanes];
   // What the steps have no registers for.
   encode_tile* tile;
   const encode_block* facts;  // of the part's first block
@@ -59,7 +59,7 @@ struct coder {
   /// Lanes at or above 256 times the frequency put their low byte before the code, in lane order; then the state takes the
   /// symbol.
   __device__ __forceinline__ void push(ptx::pair code) {
-    const bool full = x + (code.y >> 16) >= 65536u;
+    const bool full = x + (code.y >> 16) > 0xffffu;
     const unsigned givers = __ballot_sync(everyone, full);
     at -= static_cast<std::uint32_t>(__popc(givers));
     if (full) stage[at + static_cast<std::uint32_t>(__popc(givers & before))] = static_cast<unsigned char>(x);
@@ -89,7 +89,7 @@ __device__ __forceinline__ void code_block(coder& c, const coded_part& part, std
                                            const encode_third& third) {
   v = round_third(v, third);
   if constexpr (!Base) {
-    c.push(ptx::load_table_pair(part.digit + word + static_cast<std::uint32_t>(2048 * digit_row(v))));
+    c.push(ptx::load_table_pair(word + static_cast<std::uint32_t>(2048 * digit_row(v))));
   } else {
     const std::uint32_t column = word & lane_column;
     const int digits = static_cast<int>(word & lane_digits), most = static_cast<int>((word & lane_most_digits) >> 11);
@@ -201,12 +201,14 @@ __device__ __forceinline__ bool code_pass(coder& c, const coded_part& part, code
     __syncwarp();
     if (c.at < need && !flush(c, room, sink)) return false;
     std::int16_t* const values = room.ring[row % ring_rows] + lane();
-    const std::uint16_t* const words = room.word[0] + lane();
+    const std::uint32_t* const words = room.word[0] + lane();
     if (part.clipped)
       for (int i = 0; i < b; ++i)
         if (part.clipped >> i & 1)
           values[32 * i] = static_cast<std::int16_t>(coded_value(values[32 * i], room.facts[i].clip[lane()]));
-    while (b-- > 0) code_block<Base>(c, part, words[32 * b], values[32 * b], third);
+    const std::uint32_t row_at = ptx::shared_address(values);
+    while (b-- > 0)
+      code_block<Base>(c, part, words[32 * b], ptx::load_short(row_at + 64 * static_cast<std::uint32_t>(b)), third);
   }
   ptx::copy_wait<0>();
   if (!flush(c, room, sink)) return false;
@@ -247,7 +249,7 @@ __device__ __forceinline__ void name_lanes(const std::uint8_t* digits_of, coded_
       for (unsigned k = 1; k <= sluice::detail::rans_max_digits; ++k) most += __ballot_sync(everyone, digits >= k) != 0;
       word |= digits | most << 11;
     }
-    room.word[b][lane()] = static_cast<std::uint16_t>(word);
+    room.word[b][lane()] = pass ? part.digit + word : word;
   }
   __syncwarp();
 }
@@ -286,13 +288,8 @@ __global__ void __launch_bounds__(32 * encode_codes_warps, 2) encode_codes_kerne
   const std::uint32_t codes = ptx::shared_address(shared);
   const group_model& g = group_of(j.in.image, s.group);
   const int passes = head_of(j.in.image).depth, column = number * sluice::detail::rans_max_blocks;
-  coded_part part{values_of(j, s) + 32 * column,
-                  g.ld,
-                  s.rows,
-                  0,
-                  0,
-                  codes,
-                  codes + static_cast<std::uint32_t>(offsetof(encode_tables, digit)) + 2048};
+  const std::uint32_t digit = codes + static_cast<std::uint32_t>(offsetof(encode_tables, digit)) + 2048;
+  coded_part part{values_of(j, s) + 32 * column, g.ld, s.rows, 0, 0, codes, digit};
   const std::uint32_t part_at =
       static_cast<std::uint32_t>(number) * (j.base_bytes + static_cast<std::uint32_t>(j.passes - 1) * j.digit_bytes);
   if (lane() == 0) {

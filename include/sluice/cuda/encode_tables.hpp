@@ -18,7 +18,7 @@ namespace sluice::cuda {
 
 /// A symbol of f slots out of 256 from the slot s on. A state x below 256 f becomes 256 (x / f) + x % f + s, which is
 /// x + (256 - f) (x / f) + s; x / f is the highest byte of x * reciprocal, for every such x.
-struct encode_code {
+struct alignas(8) encode_code {
   std::uint32_t reciprocal;  ///< 2^24 / f, rounded up
   std::uint32_t word;        ///< byte 0: s, byte 3: 256 - f, the others 0
   SLUICE_HD static constexpr encode_code of(unsigned first, unsigned slots) noexcept {

@@ -30,14 +30,12 @@ SLUICE_HD constexpr std::uint8_t class_of_pass(std::uint8_t cls, int back) noexc
   return static_cast<std::uint8_t>(cls - cls % 64 + (w > 0 ? w : 0));
 }
 
-/// How a device divides by 3^n: round(v / 3^n) = high word of (2 v + offset) * magic, less bias, for all of 16 bits and one
-/// more. It is what n roundings to a third give, one after the other.
+/// How a device divides by 3^n: round(v / 3^n) is the high word of (4 v + offset) * magic, floor((4 v + 2 * 3^n) / (4 * 3^n)),
+/// for all of 16 bits and one more. It is what n roundings to a third give, one after the other.
 struct encode_third {
-  std::uint32_t magic, offset;
-  std::int32_t bias;
+  std::int32_t magic, offset;
   SLUICE_HD static constexpr encode_third of(int n) noexcept {
-    const std::uint32_t d = static_cast<std::uint32_t>(power3(n)), bias = (65536 + d - 1) / d;
-    return {((1u << 31) + d - 1) / d, 2 * (bias * d + (d - 1) / 2), static_cast<std::int32_t>(bias)};
+    return {((1 << 30) + power3(n) - 1) / power3(n), 2 * power3(n)};
   }
 };
 

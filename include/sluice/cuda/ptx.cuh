@@ -42,6 +42,12 @@ __device__ __forceinline__ std::uint32_t load_word(std::uint32_t a) {
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(r) : "r"(a));
   return r;
 }
+/// Its sign in all bits above.
+__device__ __forceinline__ std::int32_t load_short(std::uint32_t a) {
+  std::int32_t r;
+  asm volatile("ld.shared.s16 %0, [%1];" : "=r"(r) : "r"(a));
+  return r;
+}
 __device__ __forceinline__ void store_half(std::uint32_t a, std::uint32_t v) {
   asm volatile("st.shared.u16 [%0], %1;" ::"r"(a), "h"(static_cast<std::uint16_t>(v)) : "memory");
 }

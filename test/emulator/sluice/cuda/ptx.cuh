@@ -28,6 +28,7 @@ inline std::uint32_t load_table(std::uint32_t a) { return shared_at<const std::u
 inline pair load_table_pair(std::uint32_t a) { return shared_at<const pair>(a, 8); }
 inline std::uint32_t load_word(std::uint32_t a) { return shared_at<const std::uint32_t>(a); }
 inline std::uint32_t load_byte(std::uint32_t a) { return shared_at<const std::uint8_t>(a); }
+inline std::int32_t load_short(std::uint32_t a) { return shared_at<const std::int16_t>(a); }
 inline void store_half(std::uint32_t a, std::uint32_t v) {
   shared_at<std::uint16_t>(a) = static_cast<std::uint16_t>(v);
 }
