@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-# cmake -DCOMPILER=... -DROOT=<repository> -DWORK=<folder> -DSOURCE=... [-DLINK=<objects, libraries>] [-DPLANTED=N] -P races.cmake
+# cmake -DCOMPILER=... -DROOT=<repository> -DWORK=<folder> -DSOURCE=... [-DLINK=<objects, libraries>]
+#   [-DARGUMENTS=...] [-DPLANTED=N] -P races.cmake
 # Compiles a program of the emulator with -fsanitize=thread, under which every thread of a kernel is one to the
-# sanitizer, and runs it: nothing may be reported. With PLANTED the same of `program 0`, and something must be reported
-# of each of `program 1` to `program N`.
+# sanitizer, and runs it with ARGUMENTS: nothing may be reported. With PLANTED the same of `program 0`, and something must
+# be reported of each of `program 1` to `program N`.
 cmake_minimum_required(VERSION 3.25)
 file(MAKE_DIRECTORY "${WORK}")
 cmake_path(GET SOURCE STEM name)
@@ -17,7 +18,7 @@ if(DEFINED PLANTED)  # where it is need not be said
   set(ENV{TSAN_OPTIONS} "exitcode=66:symbolize=0")
 endif()
 foreach(barrier RANGE 0 ${PLANTED})
-  set(argument)
+  set(argument ${ARGUMENTS})
   if(DEFINED PLANTED)
     set(argument ${barrier})
   endif()

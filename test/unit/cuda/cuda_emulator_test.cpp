@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The emulator itself: what its operations give, and what it must not let pass.
+// races: *
 #include <cuda_on_host.hpp>
 
 #include <cuda_fp16.h>

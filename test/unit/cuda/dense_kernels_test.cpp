@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The dense kernels on the emulator.
+// races: *
 #include <cuda_on_host.hpp>
 
 #include <doctest/doctest.h>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The coder's kernels on the emulator: wherever there is no GPU, their logic is tested all the same.
+// races: *
 #include <cuda_on_host.hpp>
 
 #include <doctest/doctest.h>
