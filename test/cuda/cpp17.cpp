@@ -79,6 +79,7 @@ int main() {
   r.cache.k.element_stride = 2;
   r.cache.k.head_stride = 2 * dim;
   r.cache.k.token_stride = 2 * dim * heads;
+  r.cache.k.base = reinterpret_cast<std::byte*>(plane);  // not looked at before there is a device
   r.cache.v = r.cache.k;
   auto one = model.decode_workspace_bytes(&r, 1);
   EXPECT(one.has_value() && *one > plane);
