@@ -10,7 +10,7 @@ constexpr unsigned seed = 20251129;
 class_rans_checks::setting here(std::size_t offset = 0) {
   int of_multiprocessor = 0;
   REQUIRE(cudaDeviceGetAttribute(&of_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, 0) == cudaSuccess);
-  return {sluice::cuda::shape_class_rans(static_cast<std::size_t>(of_multiprocessor)), offset};
+  return {sluice::cuda::shape_class_rans(static_cast<std::size_t>(of_multiprocessor)), offset, false};
 }
 
 }  // namespace
@@ -28,6 +28,7 @@ TEST_CASE("class_rans kernel: classes without slots") {
   MESSAGE("seed ", seed);
   for (int slots : {0, 3}) {
     class_rans_checks::setting how = here();
+    how.as_it_is = true;
     how.shape.slots = slots;
     class_rans_checks::round_trips(seed + 1, 20, how);
   }
@@ -45,5 +46,9 @@ TEST_CASE("class_rans kernel: what encoders hardly write") {
 
 TEST_CASE("class_rans kernel: changed sections are refused where a host refuses") {
   MESSAGE("seed ", seed);
-  class_rans_checks::mutations(seed, 40, 2000, here(1));
+  class_rans_checks::setting how = here(1);
+  for (const bool as_it_is : {false, true}) {
+    how.as_it_is = as_it_is;
+    class_rans_checks::mutations(seed + as_it_is, 40, 2000, how);
+  }
 }

@@ -13,7 +13,7 @@
 //   cp.async   arrives when it is waited for, and not before
 //   memory     of cudaMalloc is bounded and filled in the same way
 //   -fsanitize=thread    every thread is one to the sanitizer. __syncwarp and __syncthreads order memory; votes and
-//              shuffles do not, as on a GPU. Blocks count as one after the other
+//              shuffles do not, as on a GPU. Blocks count as one after the other, unless the_machine.blocks_race
 //   -fsanitize=address   knows of all stacks and pieces of memory
 
 #define __device__

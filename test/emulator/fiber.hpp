@@ -37,7 +37,7 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if !defined(__x86_64__)
+#if !defined(__x86_64__) || defined(CUDA_ON_HOST_UCONTEXT)
 #include <ucontext.h>
 #endif
 
@@ -76,7 +76,7 @@ class stacks {
   }
 };
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(CUDA_ON_HOST_UCONTEXT)
 
 // Puts what a function must keep on the stack, changes stacks, takes it back: 20 times faster than swapcontext, which
 // asks the kernel for the signal mask.

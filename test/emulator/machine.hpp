@@ -4,6 +4,7 @@
 #include <faults.hpp>
 #include <guarded.hpp>
 #include <late_copies.hpp>
+#include <turns.hpp>
 #include <warp_state.hpp>
 
 #include <algorithm>
@@ -99,7 +100,7 @@ class machine {
 
   /// The barrier of the whole block; whether all or any voted, or how many.
   unsigned syncthreads(operation what, bool vote, site where) {
-    char* const met = barrier_met();
+    char* const met = &barrier_met_[barriers_ % 2];
     happens_before(met);
     unsigned votes = 0;
     {
@@ -178,7 +179,6 @@ class machine {
   static constexpr std::uint32_t static_base = 0x80000000u;
 
   CUDA_ON_HOST_UNSEEN warp_state& my_warp() { return warps_[me_ / 32]; }
-
   // Lets those go on who have waited for each other, if all of them have come.
   CUDA_ON_HOST_UNSEEN bool complete(warp_state& w, std::uint32_t mask) {
     const std::uint32_t lanes = mask & w.alive;
@@ -204,7 +204,6 @@ class machine {
     return &w.met[w.meeting[lane()] = w.meetings = which];
   }
 
-  CUDA_ON_HOST_UNSEEN char* barrier_met() { return &barrier_met_[barriers_ % 2]; }
   CUDA_ON_HOST_UNSEEN unsigned wait_for_block(operation what, bool vote, site where) {
     if (at_barrier_ == 0) {
       barrier_what_ = what, barrier_where_ = where, barrier_votes_ = 0;
@@ -234,39 +233,18 @@ class machine {
   }
 
   CUDA_ON_HOST_UNSEEN unsigned num_warps() const { return (threads_ + 31) / 32; }
-
   // --- who is next ---
 
-  CUDA_ON_HOST_UNSEEN std::uint32_t random() {
-    random_ ^= random_ << 13, random_ ^= random_ >> 17, random_ ^= random_ << 5;
-    return random_;
-  }
-  // The next of some in the order of the day, after (for `down` before) `from`; none of them where it wraps.
-  CUDA_ON_HOST_UNSEEN unsigned next_of(std::uint32_t some, unsigned from, bool& wraps) {
-    if (how == order::random) {
-      const unsigned turn = random() % 32;
-      wraps = random() % 8 == 0;
-      return (static_cast<unsigned>(std::countr_zero(std::rotr(some, static_cast<int>(turn)))) + turn) % 32;
-    }
-    if (how == order::up) {
-      const std::uint32_t later = some & (from >= 31 ? 0 : ~0u << (from + 1));
-      wraps = later == 0;
-      return static_cast<unsigned>(std::countr_zero(wraps ? some : later));
-    }
-    const std::uint32_t later = some & (from >= 32 ? ~0u : (1u << from) - 1);
-    wraps = later == 0;
-    return 31 - static_cast<unsigned>(std::countl_zero(wraps ? some : later));
-  }
   // Lanes of a warp come after each other, then those of the next warp.
   CUDA_ON_HOST_UNSEEN bool find_next(unsigned& next) {
     unsigned warp = me_ / 32, lane_in_warp = lane();
     bool wraps = true;
-    if (warps_[warp].ready != 0) lane_in_warp = next_of(warps_[warp].ready, lane_in_warp, wraps);
+    if (warps_[warp].ready != 0) lane_in_warp = turns_.next_of(warps_[warp].ready, lane_in_warp, wraps);
     for (; wraps && ready_warps_ != 0; ready_warps_ &= ~(1u << warp)) {
       bool any = false;
-      warp = next_of(ready_warps_, warp, any);
+      warp = turns_.next_of(ready_warps_, warp, any);
       if (warps_[warp].ready == 0) continue;
-      lane_in_warp = next_of(warps_[warp].ready, how == order::down ? 32 : ~0u, any);
+      lane_in_warp = turns_.first_of(warps_[warp].ready);
       break;
     }
     next = 32 * warp + lane_in_warp;
@@ -303,8 +281,7 @@ class machine {
 
   // --- life ---
 
-  // The first function of every thread's stack, which nobody returns from.
-  CUDA_ON_HOST_UNSEEN static void enter();
+  CUDA_ON_HOST_UNSEEN static void enter();  // the first function of every stack, which nobody returns from
   CUDA_ON_HOST_UNSEEN void end_thread() {
     warp_state& w = my_warp();
     const std::uint32_t bit = 1u << lane();
@@ -323,7 +300,7 @@ class machine {
     ++launches;
     threads_ = threads;
     blockDim = {{threads}, {1}, {1}}, gridDim = {{blocks}, {1}, {1}}, blockIdx = {};
-    random_ = seed == 0 ? 1 : seed;
+    turns_ = {how, seed == 0 ? 1 : seed};
 #if CUDA_ON_HOST_TSAN
     happens_before(&begin_met_);
     main_.tsan = __tsan_get_current_fiber();
@@ -380,7 +357,8 @@ class machine {
   guarded memory_{most_shared};
   bool running_ = false, from_main_ = false;
   unsigned me_ = 0, threads_ = 0, ended_ = 0;
-  std::uint32_t ready_warps_ = 0, random_ = 1;
+  std::uint32_t ready_warps_ = 0;
+  turns turns_;
   unsigned at_barrier_ = 0, barriers_ = 0, barrier_votes_ = 0, barrier_result_ = 0;
   operation barrier_what_ = operation::syncthreads;
   site barrier_where_{};

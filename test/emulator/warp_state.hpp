@@ -73,9 +73,6 @@ struct site {
   int line;
 };
 
-/// In which order threads of a block are taken.
-enum class order : std::uint8_t { up, down, random };
-
 /// A warp's registers as far as lanes show them to each other, and where they wait.
 struct warp_state {
   std::uint32_t alive = 0;  // lanes that have not ended

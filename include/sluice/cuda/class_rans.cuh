@@ -206,10 +206,17 @@ __device__ inline bool decode_code(const class_rans_memory& m, part_job& job, pa
     single_steps<false>(job, l);
   } else {
     plan_base(m, job, l);
-    if (job.digits != 0)
-      for_blocks(job.blocks, [&]<int Blocks>() { base_rows<Blocks, true>(job, l, m.slot_of, m.luts()); });
+    int symbols = job.blocks;  // of a lane in a row, digits included
+    for (std::uint32_t d = job.digits; d != 0; d >>= 4) symbols += static_cast<int>(d & 15);
+    const auto rows = [&]<row_digits Digits>() {
+      for_blocks(job.blocks, [&]<int Blocks>() { base_rows<Blocks, Digits>(job, l, m.slot_of, m.luts()); });
+    };
+    if (symbols == job.blocks)
+      rows.template operator()<row_digits::none>();
+    else if (32 * symbols <= most_between_looks)
+      rows.template operator()<row_digits::few>();
     else
-      for_blocks(job.blocks, [&]<int Blocks>() { base_rows<Blocks, false>(job, l, m.slot_of, m.luts()); });
+      rows.template operator()<row_digits::many>();
     single_steps<true>(job, l);
   }
   return used_up(job.source, l.in) && (job.tail < 0 || __all_sync(whole_warp, l.x == state_bias));
@@ -237,6 +244,7 @@ __device__ inline bool decode_passes(const class_rans_memory& m, part_job& job, 
   }
   return true;
 }
+
 static_assert(sizeof(part_job) <= job_bytes);
 static_assert(class_rans_shape::luts_at(class_rans_warps) + most_slots * sizeof(class_lut) <= max_shared &&
               most_slots < no_slot);
@@ -282,13 +290,20 @@ __global__ void __launch_bounds__(32 * Warps, class_rans_residents)
   if (!sound || (decodes && !decode_passes(m, job, l))) refuse(*job.of, l.lane);
 }
 
+/// Decodes the entropy sections of all strands into the workspace, in blocks of threads of this very shape. Errors:
+/// cuda_error.
+inline status launch_class_rans(const decode_state& d, int max_parts, const class_rans_shape& shape,
+                                cudaStream_t stream) {
+  const std::int64_t warps = std::int64_t{d.num_strands} * max_parts;
+  return launch(&class_rans_kernel<>, (warps + shape.warps - 1) / shape.warps, 32 * shape.warps, shape.shared, stream,
+                d, max_parts, shape.slots);
+}
+
 /// Decodes the entropy sections of all strands into the workspace; max_parts as of the model's widest group. The kernel
 /// was let have shape.shared (allow_class_rans). Errors: cuda_error.
 inline status decode_class_rans(const decode_state& d, int max_parts, const class_rans_shape& shape,
                                 cudaStream_t stream) {
-  const std::int64_t items = std::int64_t{d.num_strands} * max_parts;
-  return launch(&class_rans_kernel<>, (items + shape.warps - 1) / shape.warps, 32 * shape.warps, shape.shared, stream,
-                d, max_parts, shape.slots);
+  return launch_class_rans(d, max_parts, shape_for(shape, std::int64_t{d.num_strands} * max_parts), stream);
 }
 
 /// Once for each device. Errors: cuda_error.

@@ -61,8 +61,11 @@ struct part_lane {
   }
 };
 
+/// Digits below the symbols of a row of a base pass: none, few enough to look at the ring once a row, or any number.
+enum class row_digits : std::uint8_t { none, few, many };
+
 /// Whole rows of a base pass; `luts` is the shared address of the classes' slots.
-template <int Blocks, bool Digits>
+template <int Blocks, row_digits Digits>
 __device__ void base_rows(const part_job& job, part_lane& me, const std::uint8_t* slot_of, std::uint32_t luts) {
   part_lane l = me;
   std::uint32_t lut[Blocks];
@@ -70,8 +73,8 @@ __device__ void base_rows(const part_job& job, part_lane& me, const std::uint8_t
   for (int b = 0; b < Blocks; ++b)
     lut[b] = luts + slot_of[l.cls(b, job.back())] * static_cast<std::uint32_t>(sizeof(class_lut));
   const int ld = job.ld;
-  const std::uint32_t digits =
-      Digits ? __reduce_or_sync(whole_warp, job.digits) : 0;  // the compiler sees that it is uniform
+  const std::uint32_t digits = Digits != row_digits::none ? __reduce_or_sync(whole_warp, job.digits)
+                                                          : 0;  // the compiler sees that it is uniform
   std::int16_t* out = l.values(job);
 #pragma unroll 1
   for (int r = job.whole; r > 0; --r) {
@@ -81,10 +84,10 @@ __device__ void base_rows(const part_job& job, part_lane& me, const std::uint8_t
       const std::uint32_t entry = ptx::load_table(__dp4a(l.x, 4u, lut[b]));
       advance(l.x, entry, l.in.at, l.before);
       int v = static_cast<int>(entry) >> 16;
-      if constexpr (Digits) {
+      if constexpr (Digits != row_digits::none) {
 #pragma unroll 1
         for (std::uint32_t k = digits >> 4 * b & 15; k-- > 0;) {
-          l.look(job);
+          if constexpr (Digits == row_digits::many) l.look(job);
           const ptx::pair digit = ptx::load_table_pair(lut[b] + 1024 + 8 * k);
           const ternary_hit h = find_digit(l.x, row_under(v, l.tables + digit.x));
           advance(l.x, h.entry, l.in.at, l.before);

@@ -171,6 +171,24 @@ constexpr class_rans_shape shape_class_rans(std::size_t of_multiprocessor) noexc
   return s;
 }
 
+/// The same memory for fewer warps of a block of threads, and so for more classes.
+constexpr class_rans_shape with_warps(class_rans_shape s, int warps) noexcept {
+  s.warps = warps;
+  s.slots = int((s.shared - std::size_t(class_rans_shape::luts_at(warps))) / sizeof(class_lut));
+  if (s.slots > most_slots) s.slots = most_slots;
+  return s;
+}
+
+/// Blocks of threads below which multiprocessors of a large GPU have nothing to do.
+inline constexpr int enough_blocks = 128;
+
+/// The shape for so many warps: fewer of them a block where they are few, for all multiprocessors to have some.
+constexpr class_rans_shape shape_for(class_rans_shape s, std::int64_t warps) noexcept {
+  int n = s.warps;
+  while (n > 1 && warps < std::int64_t{n} * enough_blocks) n /= 2;
+  return n == s.warps ? s : with_warps(s, n);
+}
+
 /// The strand that warps take as their `n`th of `strands`, of which each token tile has `groups`, one after the other: one
 /// group of all token tiles after the other, so that the classes of a block of threads are few. Any other order of them
 /// will do, too, and where they are not so many they are taken as they stand.

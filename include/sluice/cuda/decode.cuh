@@ -17,7 +17,13 @@
 #include <cstdint>
 #include <span>
 
-// Frames to pages on a device, without a word to the host in between.
+// Frames to pages on a device, without a word to the host in between:
+//   cuda::model<codec::standard> packed(profile);           // once for a profile; copy packed.image() to the device
+//   const auto model = packed.at(copy, cuda::limits_of_device().value());
+//   cuda::init(model);                                      // once for a device
+//   cuda::decode_workspace_bytes(model, requests);          // memory of the caller's, used again from call to call
+//   cuda::decode_async(model, requests, workspace, bytes, stream);
+// Other presets than the default one have their kernels in cuda/presets.cuh.
 
 namespace sluice::cuda {
 

@@ -95,10 +95,9 @@ __global__ void store_rows_kernel(const float* from, std::ptrdiff_t ld, int rows
   const int r = warp_in_grid();
   if (r >= rows) return;
   std::byte* row = base + at.offsets[r] + at.first_head * at.head_stride;
-  if (T == dtype::f16 && at.finite)
-    store_heads<T, true>(from + r * ld, row, at);
-  else
-    store_heads<T, false>(from + r * ld, row, at);
+  if constexpr (T == dtype::f16)
+    if (at.finite) return store_heads<T, true>(from + r * ld, row, at);
+  store_heads<T, false>(from + r * ld, row, at);
 }
 
 /// detail::rotate_rows; a warp per row.
@@ -118,8 +117,9 @@ inline constexpr int dense_tile_rows = 8, dense_tile_vectors = 2;
 constexpr std::size_t dense_shared_bytes(int inner) noexcept {
   return sizeof(float) * dense_tile_rows * static_cast<std::size_t>(detail::dense_round_up(inner));
 }
-/// Largest `inner` of a kernel that has not been given more shared memory by allow_shared(), and of one that has.
+/// Largest `inner` of a kernel that has not been given more shared memory by allow_shared().
 inline constexpr int dense_most_inner = 49152 / (sizeof(float) * dense_tile_rows);
+/// Largest `inner` of one that has.
 inline constexpr int dense_most_inner_allowed = max_shared_sm80 / (sizeof(float) * dense_tile_rows);
 
 struct f16_columns {  // of a row-major matrix, from its first column on

@@ -18,6 +18,15 @@ namespace sluice::cuda {
 
 inline constexpr std::int64_t no_place = INT64_MIN;  ///< offset of a token that the view does not show
 
+/// Says that an address, not null, is one of global memory, where a compiler cannot see it.
+template <class T>
+__device__ __forceinline__ T* in_global(T* p) {
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(p));
+#endif
+  return p;
+}
+
 /// The elements of a strand's group in one layer and plane of a view.
 struct page_target {
   std::byte* base;  ///< of the first head of the group
@@ -274,18 +283,9 @@ __device__ __forceinline__ void put_whole(dtype type, std::byte* to_a, std::byte
 /// where it does not turn.
 __device__ __forceinline__ void put_pair(const page_target& t, const column_pair& c, const pair_offsets& at,
                                          std::byte* row, const rope_entry* table, float (&a)[8], float (&b)[8]) {
-  if (table) turn(c, table, a, b);
+  if (table) turn(c, in_global(table), a, b);
   if (c.run[0].count) put_run(t, row + at.run[0], c.run[0].count, a);
   if (c.run[1].count) put_run(t, row + at.run[1], c.run[1].count, b);
-}
-
-/// Says that an address is one of global memory, where a compiler cannot see it.
-template <class T>
-__device__ __forceinline__ T* in_global(T* p) {
-#if defined(__CUDA_ARCH__)
-  __builtin_assume(__isGlobal(p));
-#endif
-  return p;
 }
 
 /// 3^n, up to what levels need.

@@ -145,15 +145,16 @@ __global__ void __maxnreg__(96) store_float_rows(const decode_state d) {
       if (!places.to[row]) continue;
       const column_pair c = plan[i - row * pairs];
       float v[2][8];
-#pragma unroll
-      for (int part = 0; part < 2; ++part) {
-        const int channel = c.run[part].head * plan.head_dim + c.run[part].dim, count = c.run[part].count;
-        source(first + row, channel, count, v[part]);
+      const auto fill = [&](const column_run& run, float(&to)[8]) {
+        const int channel = run.head * plan.head_dim + run.dim;
+        source(first + row, channel, run.count, to);
         if (places.corrected[row / 32] >> row % 32 & 1)
-          detail::correct(s, frame, source.scale(), first + row, channel, count, v[part]);
-      }
-      put_pair(places.target, c, offsets_of(places.target, c), in_global(places.to[row]), in_global(places.table[row]),
-               v[0], v[1]);
+          detail::correct(s, frame, source.scale(), first + row, channel, run.count, to);
+      };
+      fill(c.run[0], v[0]);
+      fill(c.run[1], v[1]);
+      put_pair(places.target, c, offsets_of(places.target, c), in_global(places.to[row]), places.table[row], v[0],
+               v[1]);
     }
   }
 }

@@ -27,13 +27,13 @@ struct strand_report {
   const open_request& r;
   const strand& s;
   const plane_model& plane;
-  std::uint64_t order;  // of what happened when it was opened; of what happened after, `layer` is added
-  std::uint64_t layer;
+  std::uint64_t order;  ///< of what happened when it was opened
+  std::uint64_t after;  ///< what is added for what happened when it was decoded
   bool missing = false, outside = false;
 
   /// Says something of the tokens [first, last) of its token tile.
   __device__ void note(status what, int first, int last, bool decoded) const {
-    const std::uint64_t word = status_word(what, order + (decoded ? layer : 0));
+    const std::uint64_t word = status_word(what, order + (decoded ? after : 0));
     if (r.asked.out) worsen(&r.asked.out->worst, word);
     const token_range tokens = r.within(s.tile, first, last);
     if (!r.asked.pages || tokens.empty()) return;
@@ -59,47 +59,64 @@ struct strand_report {
   }
 };
 
-/// A thread a strand.
-template <int = 0>
-__global__ void __launch_bounds__(report_threads) report_strands(const decode_state d) {
-  const auto index = static_cast<std::int64_t>(blockIdx.x) * report_threads + threadIdx.x;
-  if (index >= d.num_strands) return;
-  const strand& s = d.strands[index];
-  if (s.slot < 0) return;
+/// What a strand adds to the counts of its request.
+struct strand_counts {
+  std::int32_t request = -1;
+  bool damaged = false, degraded = false, outside = false, coarser = false;
+};
+
+/// Says what became of a strand that was asked for to the words of its pages.
+__device__ inline strand_counts report_strand(const decode_state& d, const strand& s) {
   const open_request& r = d.requests[s.request];
-  const model_head& head = head_of(d.image);
   const group_model& g = group_of(d.image, s.group);
   const plane_model &k = plane_of(d.image, g.layer, 0), &v = plane_of(d.image, g.layer, 1);
   // A host opens all tiles of a layer and a token tile, then decodes them.
   const auto groups = static_cast<std::uint64_t>(k.groups + v.groups);
-  const auto before = static_cast<std::uint64_t>(s.tile) * static_cast<std::uint64_t>(head.strands) +
-                      static_cast<std::uint64_t>(k.groups ? k.first_group : v.first_group);
-  const std::uint64_t order = 2 * before + static_cast<std::uint64_t>(s.group) -
-                              static_cast<std::uint64_t>(k.groups ? k.first_group : v.first_group);
+  const auto first = static_cast<std::uint64_t>(k.groups ? k.first_group : v.first_group);
+  const auto strands = static_cast<std::uint64_t>(head_of(d.image).strands);
+  const std::uint64_t order =
+      2 * (static_cast<std::uint64_t>(s.tile) * strands + first) + static_cast<std::uint64_t>(s.group) - first;
   strand_report out{r, s, g.plane ? v : k, order, groups};
   const int tokens = r.tokens_of(s.tile);
-  bool damaged = false, degraded = false, coarser = false;
+  strand_counts n;
+  n.request = s.request;
   if (s.opened == status::absent) {
     out.lacks(0, 0, false);
   } else if (s.opened != status::ok && s.opened != status::degraded) {
-    damaged = true;
+    n.damaged = true;
     out.note(s.opened, 0, tokens, false);
   } else if (s.state != status::ok) {
-    damaged = true;
+    n.damaged = true;
     out.note(status::corrupt_tile, 0, tokens, true);
   } else {
-    degraded = s.opened == status::degraded;
-    coarser = !degraded && s.level < r.level;
-    if (degraded) out.note(status::degraded, s.first, s.first + s.count, true);
+    n.degraded = s.opened == status::degraded;
+    n.coarser = !n.degraded && s.level < r.level;
+    if (n.degraded) out.note(status::degraded, s.first, s.first + s.count, true);
     out.lacks(s.first, s.first + s.count, true);
   }
-  if (!r.asked.out) return;
-  report& counts = *r.asked.out;
-  atomicAdd(&counts.tiles, 1u);
-  if (damaged || out.missing) atomicAdd(&counts.damaged, 1u);
-  if (degraded) atomicAdd(&counts.degraded, 1u);
-  if (out.outside) atomicAdd(&counts.outside, 1u);
-  if (coarser) atomicAdd(&counts.coarser, 1u);
+  n.damaged = n.damaged || out.missing;
+  n.outside = out.outside;
+  return n;
+}
+
+/// A thread a strand; those of a warp that have one request count together.
+template <int = 0>
+__global__ void __launch_bounds__(report_threads) report_strands(const decode_state d) {
+  const auto index = static_cast<std::int64_t>(blockIdx.x) * report_threads + threadIdx.x;
+  strand_counts n;
+  if (index < d.num_strands && d.strands[index].slot >= 0) n = report_strand(d, d.strands[index]);
+  const unsigned peers = __match_any_sync(0xffffffffu, n.request);
+  report* const counts = n.request < 0 ? nullptr : d.requests[n.request].asked.out;
+  const bool leads = counts && __ffs(static_cast<int>(peers)) - 1 == static_cast<int>(threadIdx.x % 32u);
+  const auto add = [&](bool said, std::uint32_t report::*which) {
+    const auto sum = static_cast<unsigned>(__popc(__ballot_sync(0xffffffffu, said) & peers));
+    if (leads && sum != 0) atomicAdd(&(counts->*which), sum);
+  };
+  add(true, &report::tiles);
+  add(n.damaged, &report::damaged);
+  add(n.degraded, &report::degraded);
+  add(n.outside, &report::outside);
+  add(n.coarser, &report::coarser);
 }
 
 }  // namespace sluice::cuda

@@ -105,7 +105,7 @@ __device__ __forceinline__ void decode_rows(strip_memory& m, strip_cursor& c, in
     for (int b = 0; b < blocks_most; ++b) {
       if ((b == 4 || b == 6) && b >= m.strip.blocks) break;  // those between have no symbols
       // Byte 0 is the slot, byte 1 the table; byte 2 of a state is zero.
-      const std::uint32_t at = __byte_perm(c.x, table[b / 4], 0x2200u | (4u + b % 4) << 4);
+      const std::uint32_t at = __byte_perm(c.x, table[b / 4], 0x2200u | (4u + static_cast<unsigned>(b) % 4) << 4);
       const std::uint32_t word = ptx::load_table(tables + 4 * at);
       advance(c.x, word, next, c.before);
       const std::uint32_t value = join(base[b], cell[b], first[b], word, row_bit);
@@ -122,7 +122,8 @@ __device__ __forceinline__ void decode_rows(strip_memory& m, strip_cursor& c, in
 #pragma unroll 1
       for (int b = 0; b < done; ++b) {
         std::uint32_t value;
-        const bool mine = take_escape(m, c.before, (seen >> (done - 1 - b) & 1) && (escapes >> b & 1), sizeof(T), value);
+        const bool mine =
+            take_escape(m, c.before, (seen >> (done - 1 - b) & 1) && (escapes >> b & 1), sizeof(T), value);
         if constexpr (halves) {  // the even lane writes for both
           const std::uint32_t other = __shfl_down_sync(whole_warp, mine ? value | 256 : 0, 1);
           if (lane % 2 == 0 && (mine || other)) {
@@ -304,8 +305,7 @@ __global__ void __launch_bounds__(32 * strip_warps, 8) split_exponent_kernel(dec
   const piece& code = t.entropy[0];
   const auto* p = reinterpret_cast<const std::uint8_t*>(d.requests[t.request].asked.frame + code.at);
   strip_memory& m = reinterpret_cast<strip_memory*>(ptx::dynamic_shared())[warp];
-  const int found =
-      find_strip(p, code.size, type, t.rows(), g.width, index, d.workspace + t.values_at, lane, m);
+  const int found = find_strip(p, code.size, type, t.rows(), g.width, index, d.workspace + t.values_at, lane, m);
   const bool sound = found == 0 || (found > 0 && decode_coded_strip(m, lane));
   __syncwarp();
   if (!sound && lane == 0) d.strands[item % d.num_strands].state = status::corrupt_tile;

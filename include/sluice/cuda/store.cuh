@@ -35,7 +35,8 @@ struct row_target {
 struct alignas(16) product_block {
   const cuda::strand* strand;
   const open_request* request;
-  const group_model* group;
+  const plane_view* plane;
+  const rope_model* rope;
   page_target target;
   const std::byte* basis;
   const column_pair* runs;
@@ -47,6 +48,7 @@ struct alignas(16) product_block {
   std::int32_t live;    ///< coefficients that are not all zero, whole steps of 16
   std::int32_t parts;   ///< stages of a chunk
   std::int32_t chunks;
+  std::int32_t partner;  ///< bytes from a run to the one that it turns with, where elements adjoin
   float scale;
   row_target places[store_warps][slab_rows];
   bool exceptions[store_warps];  ///< of the rows of a warp
@@ -88,13 +90,13 @@ __device__ __forceinline__ void find_rows(const decode_state& d, product_block& 
   const open_request& r = *in_global(block.request);
   const int lane = static_cast<int>(threadIdx.x % 32);
   __syncwarp();  // until no lane reads where the rows before went
-  bool whole = block.target.size == 2;
+  bool whole = block.target.size == 2 && (block.target.head_stride & block.target.unaligned) == 0;
   if (lane < slab_rows) {
     row_target place{};
     if (lane < rows) {
       const int token = first_token(r, s) + coded_token(r.asked.frame, s, first + lane);
-      const std::int64_t at = place_of(r, plane_of(r, *block.group), token);
-      if (at != no_place) place = {block.target.base + at, entries_of(d, r, rope_of(d, *block.group), token)};
+      const std::int64_t at = place_of(r, *in_global(block.plane), token);
+      if (at != no_place) place = {block.target.base + at, entries_of(d, r, block.rope, token)};
     }
     whole &= (reinterpret_cast<std::uintptr_t>(place.to) & block.target.unaligned) == 0 &&
              reinterpret_cast<std::uintptr_t>(place.table) % alignof(four_floats) == 0;
@@ -139,18 +141,23 @@ __device__ __forceinline__ bool load_slab(const std::int16_t* values, int ld, in
   }
 }
 
-/// A thread's share of the rows of a stage: where it begins, in the first stage of a basis.
-__device__ __forceinline__ const std::byte* first_stage(const product_block& block) {
-  return in_global(block.basis) + 2 * chunk_columns * (threadIdx.x / 8) + 16 * (threadIdx.x % 8);
-}
-/// Begins to copy rows of the basis from 128 * part on, at most 128, to a stage. By all threads of a block.
-__device__ __forceinline__ void fetch(const std::byte* from, int live, int part, std::uint32_t stage) {
+/// Begins to copy rows of the basis from 128 * part on, at most 128, to a stage; `at`: where they are, bytes from the
+/// first chunk. By all threads of a block.
+__device__ __forceinline__ void fetch(const product_block& block, std::uint32_t at, int part, std::uint32_t stage) {
   constexpr int rows_at_once = 4 * store_warps;
-  const int row = static_cast<int>(threadIdx.x / 8), left = live - part * stage_rows - row;
+  const int row = static_cast<int>(threadIdx.x / 8), left = block.live - part * stage_rows - row;
+  const std::byte* from = in_global(block.basis) + at + 16 * threadIdx.x;  // 8 threads a row
   const std::uint32_t to = stage + 2 * stage_ld * static_cast<unsigned>(row) + 16 * (threadIdx.x % 8);
+  const auto copy = [&](int i) {
+    ptx::copy_async(to + 2 * stage_ld * static_cast<unsigned>(i), from + 2 * chunk_columns * i);
+  };
+  if (left + row >= stage_rows) {  // what most stages are
 #pragma unroll
-  for (int i = 0; i < stage_rows; i += rows_at_once)
-    if (left > i) ptx::copy_async(to + 2 * stage_ld * static_cast<unsigned>(i), from + 2 * chunk_columns * i);
+    for (int i = 0; i < stage_rows; i += rows_at_once) copy(i);
+  } else {
+#pragma unroll 1
+    for (int i = 0; i < left; i += rows_at_once) copy(i);
+  }
   ptx::copy_commit();
 }
 
@@ -234,49 +241,51 @@ __device__ __forceinline__ column_pair pair_of(const product_block& block, int c
 __device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product_block& block, int chunk) {
   const unsigned lane = threadIdx.x % 32;
   const column_pair c = pair_of(block, chunk);
-  const pair_offsets at = offsets_of(block.target, c);
   const std::byte* means = chunk_of(block, chunk) + (block.chunk - sizeof(float) * chunk_columns);
   const auto* mean = reinterpret_cast<const four_floats*>(means) + 4 * (lane % 4);
   const row_target* places = block.places[threadIdx.x / 32] + lane / 4;
 
-  // A row, or nothing where it has no place.
-  const auto put_row = [&](int h, auto put) {
-    const row_target place = places[8 * h];
-    if (!place.to) return;
-    float v[2][8];
+  float v[2][8];
+  const auto values = [&](int h) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const four_floats m = mean[i];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float(&s)[4] = sum[2 * i + j / 2];
-        v[i / 2][i % 2 * 4 + j] = __fmaf_rn(h ? s[2 + j % 2] : s[j % 2], block.scale, m.v[j]);
-      }
+      for (int j = 0; j < 4; ++j)
+        v[i / 2][i % 2 * 4 + j] = __fmaf_rn(sum[2 * i + j / 2][2 * h + j % 2], block.scale, m.v[j]);
     }
-    put(v, in_global(place.to), in_global(place.table));
   };
-  const auto low = static_cast<std::uint32_t>(at.run[0] | at.run[1]);
-  const bool whole = block.whole[threadIdx.x / 32] && (low & block.target.unaligned) == 0;
+  const bool whole = block.whole[threadIdx.x / 32] && (c.run[0].dim | c.run[1].dim) % 8 == 0;
   constexpr unsigned plain = 8, halves = 8 | static_cast<unsigned>(column_turn::halves) << 8;
   const unsigned kind = kind_of(c.run[0]);
   // What most keys and most values are stands alone: no register is two things, nothing is asked twice.
   if (whole && kind == halves && kind_of(c.run[1]) == halves) {
-    const auto put = [&](auto& v, std::byte* to, const rope_entry* table) {
-      turn_whole(table + c.run[0].pair, v[0], v[1]);
-      put_whole(block.target.type, to + at.run[0], to + at.run[1], v[0], v[1]);
-    };
-    put_row(0, put), put_row(1, put);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      if (!places[8 * h].table) continue;
+      values(h);
+      turn_whole(in_global(places[8 * h].table) + c.run[0].pair, v[0], v[1]);
+      std::byte* to = in_global(places[8 * h].to) + block.target.offset(c.run[0]);
+      put_whole(block.target.type, to, to + block.partner, v[0], v[1]);
+    }
   } else if (whole && kind == plain && kind_of(c.run[1]) == plain) {
-    const auto put = [&](auto& v, std::byte* to, const rope_entry*) {
-      put_whole(block.target.type, to + at.run[0], to + at.run[1], v[0], v[1]);
-    };
-    put_row(0, put), put_row(1, put);
+    const pair_offsets at = offsets_of(block.target, c);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      std::byte* to = places[8 * h].to;
+      if (!to) continue;
+      values(h);
+      put_whole(block.target.type, in_global(to) + at.run[0], in_global(to) + at.run[1], v[0], v[1]);
+    }
   } else {
-    const auto put = [&](auto& v, std::byte* to, const rope_entry* table) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      if (!places[8 * h].to) continue;
+      values(h);
       const column_pair own = pair_of(block, chunk);  // again, rather than in registers meanwhile
-      put_pair(block.target, own, offsets_of(block.target, own), to, table, v[0], v[1]);
-    };
-    put_row(0, put), put_row(1, put);
+      put_pair(block.target, own, offsets_of(block.target, own), in_global(places[8 * h].to), places[8 * h].table, v[0],
+               v[1]);
+    }
   }
 }
 
@@ -294,7 +303,8 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
   unsigned char* shared = ptx::dynamic_shared();
   auto& block = *reinterpret_cast<detail::product_block*>(shared + 2 * stage_bytes);
   if (threadIdx.x == 0) {
-    block.strand = &s, block.request = &r, block.group = &g;
+    block.strand = &s, block.request = &r;
+    block.plane = &plane_of(r, g), block.rope = rope_of(d, g);
     block.target = target_of(r, s, g);
     block.basis = d.image + g.basis_at;
     block.runs = in_image<column_pair>(d.image, g.columns_at);
@@ -306,6 +316,7 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
     block.parts = block.live > stage_rows ? (block.live + stage_rows - 1) / stage_rows : 1;
     block.skip = block.chunk - static_cast<std::uint32_t>((block.parts - 1) * 2 * chunk_columns * stage_rows);
     block.chunks = columns_of(d, g).chunks();
+    block.partner = block.rope ? block.rope->pairs * block.target.size : 0;
     block.scale = plane_of(d.image, g.layer, g.plane).scale * s.scale;
   }
   __syncthreads();
@@ -313,11 +324,10 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
   const int halves = slab_ld(columns);
   unsigned char* slab = shared + 2 * stage_bytes + sizeof block + 2 * warp * slab_rows * halves;
   const std::uint32_t stages = ptx::shared_address(shared);
-  const std::byte* from = detail::first_stage(block);
-  detail::fetch(from, block.live, 0, stages);
+  detail::fetch(block, 0, 0, stages);
+  std::uint32_t at = 0;     // of the stage on its way
   std::uint32_t stage = 0;  // bytes from the first
-  for (int round = 0; round < block.rows; round += store_warps * slab_rows) {
-    const int first = round + warp * slab_rows;
+  for (int first = warp * slab_rows; first - warp * slab_rows < block.rows; first += store_warps * slab_rows) {
     const int rows = max(0, min(slab_rows, block.rows - first));
     if (rows) detail::find_rows(d, block, first, rows, warp);
     for (int chunk = 0; chunk < block.chunks; ++chunk) {
@@ -326,18 +336,20 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
         ptx::copy_wait<0>();
         __syncthreads();  // the stage is here, and nobody reads the one before
         const bool last_part = part + 1 == block.parts;
-        from += last_part ? block.skip : 2 * chunk_columns * stage_rows;
-        if (last_part && chunk + 1 == block.chunks) from = detail::first_stage(block);
-        if (!last_part || chunk + 1 < block.chunks || round + store_warps * slab_rows < block.rows)
-          detail::fetch(from, block.live, last_part ? 0 : part + 1,
+        at += last_part ? block.skip : 2 * chunk_columns * stage_rows;
+        if (last_part && chunk + 1 == block.chunks) at = 0;
+        if (!last_part || chunk + 1 < block.chunks || first - warp * slab_rows + store_warps * slab_rows < block.rows)
+          detail::fetch(block, at, last_part ? 0 : part + 1,
                         stages + (stage ^ static_cast<std::uint32_t>(stage_bytes)));
         if (rows == 0) continue;
         const int k = part * stage_rows, n = block.live - k < stage_rows ? block.live - k : stage_rows;
         const bool resident = block.ld <= columns;
-        const std::int16_t* values = in_global(block.values) + std::ptrdiff_t{first} * block.ld;
+        const auto values = [&](int column) {
+          return in_global(block.values) + std::ptrdiff_t{first} * block.ld + column;
+        };
         if (!resident || chunk + part == 0) {
           const bool wide =
-              detail::load_slab(values + (resident ? 0 : k), block.ld, rows, resident ? block.live : n, slab, halves);
+              detail::load_slab(values(resident ? 0 : k), block.ld, rows, resident ? block.live : n, slab, halves);
           if (lane == 0) block.wide[warp] = wide;
           __syncwarp();
         }
@@ -348,7 +360,7 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
                          ptx::shared_address(slab) +
                              2 * static_cast<std::uint32_t>(lane % 16 * halves + lane / 16 * 8 + (resident ? k : 0)),
                          basis, steps);
-        if (block.wide[warp]) detail::multiply_rest(sum, values + k, block.ld, rows, basis, steps);
+        if (block.wide[warp]) detail::multiply_rest(sum, values(k), block.ld, rows, basis, steps);
       }
       if (rows == 0) continue;
       if (block.exceptions[warp]) {

@@ -54,7 +54,7 @@ struct placed_request {
 
 /// Requests that one launch takes in its parameters, which may have 4096 bytes on every device.
 inline constexpr int requests_per_launch = (4096 - 256) / int(sizeof(placed_request));
-static_assert(requests_per_launch >= 8);
+static_assert(requests_per_launch >= 8 && requests_per_launch <= 32);
 
 /// Warps of a block of kernels that take a warp for each strand.
 inline constexpr int strands_per_block = 8;

@@ -16,11 +16,11 @@ TEST_CASE("cuda decode, emulated: frames at other positions") { cuda_checks::mov
 TEST_CASE("cuda decode, emulated: the corpus of the frame fuzzer") { cuda_checks::fuzz_corpus(); }
 
 TEST_CASE("cuda decode, emulated: changed frames") {
-  cuda_checks::mutated_inputs<codec::standard>(1200, cuda_checks::decode_seed);
+  cuda_checks::mutated_inputs<codec::standard>(2400, cuda_checks::decode_seed);
 }
 
 TEST_CASE("cuda decode, emulated: changed frames of the other presets") {
-  cuda_checks::mutated_presets(240, cuda_checks::decode_seed);
+  cuda_checks::mutated_presets(400, cuda_checks::decode_seed);
 }
 
 TEST_CASE("cuda decode, emulated: frames that end early") { cuda_checks::early_ends(); }

@@ -39,6 +39,19 @@ TEST_CASE("presets on the device: fixed4 in a basis") {
 TEST_CASE("presets on the device: fixed4 without calibration") {
   presets_checks::preset_is_the_same<codec::fixed<4>, 32>("fixed4", 75, 20261208, 4);
 }
+TEST_CASE("presets on the device: codes of other widths") {
+  presets_checks::preset_is_the_same<codec::plain<1>, 32>("1 bit", 43, 20261213, 1);
+  presets_checks::preset_is_the_same<codec::plain<3>, 32>("3 bits", 43, 20261214, 1);
+  presets_checks::preset_is_the_same<codec::plain<7>, 32>("7 bits", 43, 20261215, 1);
+}
+TEST_CASE("presets on the device: groups of other lengths") {
+  using mixed = codec::plain<4>::with_quantizer<ranged<range_along::tokens, 12, range_along::channels, 20>>;
+  using turned = codec::plain<8>::with_quantizer<ranged<range_along::channels, 16, range_along::tokens, 16>>;
+  using runs = codec::plain<5>::with_quantizer<absmax<24>>;
+  presets_checks::preset_is_the_same<mixed, 48>("12 tokens, 20 channels", 75, 20261216, 2);
+  presets_checks::preset_is_the_same<turned, 48>("16 channels, 16 tokens", 75, 20261217, 2);
+  presets_checks::preset_is_the_same<runs, 48>("24 channels", 75, 20261218, 2);
+}
 TEST_CASE("presets on the device: cachegen_paper") {
   using presets_checks::give_tables;
   presets_checks::preset_is_the_same<codec::cachegen_paper<>, 32>("cachegen_paper", 75, 20261210, 4, give_tables);
