@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels of the presets: what they decode and what they refuse is what the host does.
 #include <support/cuda_presets_checks.hpp>
+#include <support/cuda_strip_checks.hpp>
 
 using namespace sluice;
 
-TEST_CASE("cuda presets: lossless tiles of every type") { presets_checks::lossless_of_every_type(20261129); }
+TEST_CASE("cuda presets: lossless tiles of every type") { strip_checks::lossless_of_every_type(20261129); }
 
-TEST_CASE("cuda presets: lossless tiles with many tables") { presets_checks::lossless_with_many_tables(20261130); }
+TEST_CASE("cuda presets: lossless tiles with many tables") { strip_checks::lossless_with_many_tables(20261130); }
 
-TEST_CASE("cuda presets: damaged lossless tiles") { presets_checks::damaged_lossless(20261131, 600); }
+TEST_CASE("cuda presets: damaged lossless tiles") { strip_checks::damaged_lossless(20261131, 600); }
 
 TEST_CASE("cuda presets: frames of every type, whole and damaged") {
   using presets_checks::preset_is_the_same;

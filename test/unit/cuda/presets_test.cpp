@@ -6,12 +6,6 @@
 
 using namespace sluice;
 
-TEST_CASE("presets on the device: lossless tiles of every type") { presets_checks::lossless_of_every_type(20261129); }
-TEST_CASE("presets on the device: lossless tiles with many tables") {
-  presets_checks::lossless_with_many_tables(20261130);
-}
-TEST_CASE("presets on the device: damaged lossless tiles") { presets_checks::damaged_lossless(20261131, 60); }
-
 TEST_CASE("presets on the device: exact") {
   presets_checks::preset_is_the_same<codec::exact, 32>("exact", 75, 20261201, 4);
 }
