@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 #include <support/captures.hpp>
 #include <support/cuda_encode_checks.hpp>
+#include <support/cuda_encode_pages.hpp>
 
 using namespace sluice;
 namespace checks = cuda_encode_checks;

@@ -6,7 +6,7 @@ cmake_minimum_required(VERSION 3.25)
 get_filename_component(folder "${PTX}" DIRECTORY)
 file(MAKE_DIRECTORY "${folder}")
 execute_process(COMMAND "${COMPILER}" -std=c++20 -arch=sm_90 -use_fast_math -ptx "-I${ROOT}/include" "-I${ROOT}/test"
-  "${SOURCE}" -o "${PTX}" COMMAND_ERROR_IS_FATAL ANY)
+  "-I${ROOT}/examples/tool" "-DSLUICE_SOURCE_DIR=\"${ROOT}\"" "-DSLUICE_TEST_DATA=\"${ROOT}/test/data\"" "${SOURCE}" -o "${PTX}" COMMAND_ERROR_IS_FATAL ANY)
 file(STRINGS "${PTX}" inexact REGEX "[ \t](div|rcp|sqrt|rsqrt|sin|cos|lg2|ex2|tanh)\\.(approx|full)")
 if(inexact)
   list(TRANSFORM inexact STRIP)

@@ -20,7 +20,7 @@ TEST_CASE("cuda forward: rows that are kept exact") { cuda_checks::forward_of_ex
 
 TEST_CASE("cuda forward: groups without a matrix") { cuda_checks::forward_without_a_profile(41); }
 
-TEST_CASE("cuda forward: the widest group") { cuda_checks::forward_of_a_wide_group(51); }
+TEST_CASE("cuda forward: the widest group") { cuda_checks::forward_of_a_wide_group(1024, 51); }
 
 TEST_CASE("cuda forward: elements as they stand") { cuda_checks::elements_of_any_type(61); }
 

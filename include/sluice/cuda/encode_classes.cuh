@@ -17,7 +17,7 @@
 
 namespace sluice::cuda {
 
-namespace encoding {
+namespace detail::encoding {
 
 inline constexpr unsigned everyone = 0xffffffffu;
 
@@ -123,13 +123,13 @@ __device__ __forceinline__ int dead_passes(const encode_tables& t, std::uint8_t 
   return dead;
 }
 
-}  // namespace encoding
+}  // namespace detail::encoding
 
 /// A warp, which is a block of threads so that all of its branches are seen to be one way, for every block of every strand;
 /// histogram_bytes of shared memory.
 template <class = void>
 __global__ void __launch_bounds__(32, 28) choose_classes_kernel(encode_job j) {
-  using namespace encoding;
+  using namespace detail::encoding;
   const int strand = static_cast<int>(blockIdx.x) / j.max_blocks, b = static_cast<int>(blockIdx.x) % j.max_blocks;
   const encode_strand& s = j.in.strands[strand];
   if (s.state != status::ok || s.rows == 0) return;
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(32, 28) choose_classes_kernel(encode_job j) {
 /// A warp, which is a block of threads, for every strand.
 template <class = void>
 __global__ void __launch_bounds__(32) plan_codes_kernel(encode_job j) {
-  using namespace encoding;
+  using namespace detail::encoding;
   const int strand = static_cast<int>(blockIdx.x);
   const encode_strand& s = j.in.strands[strand];
   if (s.state != status::ok) return;

@@ -33,7 +33,7 @@ struct device_encoder {
 template <tile_codec Codec>
 class encoder_model {
  public:
-  /// Packs a profile, which is not needed afterwards.
+  /// Packs what kernels look up; the profile need not be kept.
   explicit encoder_model(const profile& p) : decodes_(p), state_(decodes_.state()) {
     if (state_ != status::ok) return;
     sinks_ = p.sinks;

@@ -18,7 +18,7 @@
 
 namespace sluice::cuda {
 
-namespace encoding {
+namespace detail::encoding {
 
 inline constexpr int ring_rows = 4, ring_row_bytes = 2 * sluice::detail::rans_lanes * sluice::detail::rans_max_blocks;
 inline constexpr std::uint32_t stage_bytes = 1312;
@@ -27,12 +27,14 @@ static_assert((1 + sluice::detail::rans_max_digits) * sluice::detail::rans_lanes
                   16 <=
               stage_bytes);
 
-/// A lane of a block in a pass: in a refinement where its codes are, else which column they are and how many digits it has.
+/// A lane of a block in a pass: the shared address of its column of codes (of the first symbol; in a refinement of digit 0
+/// under a parent of 0), and in the base pass how many digits it has.
 enum lane_word : std::uint32_t {
-  lane_digits = 7,            // ternary digits below the lane's base symbol
-  lane_column = 255 << 3,     // class, times the size of an encode_code
-  lane_most_digits = 7 << 11  // of all lanes of the block
+  lane_column = (1u << 18) - 1,
+  lane_digits = 18,       // from here on: ternary digits below the lane's base symbol
+  lane_most_digits = 21,  // from here on: the most of any lane of the block
 };
+static_assert(max_shared < lane_column);
 
 /// Shared memory of a warp.
 struct coder_room {
@@ -83,23 +85,29 @@ struct coded_part {
   std::uint32_t base, digit;  // shared addresses of the codes of symbol 0, and of digit 0 under a parent of 0
 };
 
-/// Codes one block of one row; a step.
-template <bool Base>
+/// What a block of a row is: a digit, a base symbol, or one with digits below.
+enum class step { digit, base, base_and_digits };
+
+/// Codes one block of one row.
+template <step Kind>
 __device__ __forceinline__ void code_block(coder& c, const coded_part& part, std::uint32_t word, int v,
                                            const encode_third& third) {
   v = round_third(v, third);
-  if constexpr (!Base) {
+  if constexpr (Kind == step::digit) {
     c.push(ptx::load_table_pair(word + static_cast<std::uint32_t>(2048 * digit_row(v))));
+  } else if constexpr (Kind == step::base) {
+    c.push(ptx::load_table_pair(word + 2048u * static_cast<std::uint32_t>((2 * v) ^ (v >> 31))));
   } else {
     const std::uint32_t column = word & lane_column;
-    const int digits = static_cast<int>(word & lane_digits), most = static_cast<int>((word & lane_most_digits) >> 11);
+    const int digits = static_cast<int>(word >> lane_digits & 7), most = static_cast<int>(word >> lane_most_digits);
     for (int k = 0; k < most; ++k) {
       const bool has = digits > k;
-      const std::uint32_t at = has ? 8u * class_of_pass(static_cast<std::uint8_t>(column >> 3), k) : 0u;
-      c.push(ptx::load_table_pair(part.digit + at + static_cast<std::uint32_t>(2048 * digit_row(v))));
+      const auto cls = static_cast<std::uint8_t>((column - part.base) / 8);
+      const std::uint32_t at = part.digit + (has ? 8u * class_of_pass(cls, k) : 0u);
+      c.push(ptx::load_table_pair(at + static_cast<std::uint32_t>(2048 * digit_row(v))));
       if (has) v = round_third(v, encode_third::of(1));
     }
-    c.push(ptx::load_table_pair(part.base + column + 2048u * static_cast<std::uint32_t>((2 * v) ^ (v >> 31))));
+    c.push(ptx::load_table_pair(column + 2048u * static_cast<std::uint32_t>((2 * v) ^ (v >> 31))));
   }
 }
 
@@ -165,13 +173,14 @@ template <bool Base>
 __device__ __forceinline__ int code_tail(coder& c, const coded_part& part, const coder_room& room,
                                          const encode_third& third) {
   const std::uint32_t end = c.at;
+  constexpr step kind = Base ? step::base_and_digits : step::digit;
   std::uint32_t fits = c.x = 0;
   int tail = 0, b = part.blocks, row = part.rows - 1;
   for (int n = 1; n <= sluice::detail::rans_max_tail && row >= 0; ++n) {
     --b;
     int v = part.values[std::ptrdiff_t{row} * part.ld + 32 * b + lane()];
     if (part.clipped >> b & 1) v = coded_value(v, room.facts[b].clip[lane()]);
-    code_block<Base>(c, part, room.word[b][lane()], v, third);
+    code_block<kind>(c, part, room.word[b][lane()], v, third);
     if (c.at != end) break;
     if (__all_sync(everyone, c.x < 0xff00u)) fits = c.x, tail = n;
     if (b == 0) b = part.blocks, --row;
@@ -188,7 +197,8 @@ __device__ __forceinline__ bool code_pass(coder& c, const coded_part& part, code
                                           code_sink& sink) {
   const encode_third third = encode_third::of(back);
   std::uint32_t need = 0;  // most bytes of a row
-  for (int b = 0; b < part.blocks; ++b) need += 32u * (Base ? 1u + (room.word[b][0] >> 11 & 7u) : 1u);
+  for (int b = 0; b < part.blocks; ++b) need += 32u * (Base ? 1u + (room.word[b][0] >> lane_most_digits) : 1u);
+  const bool digits = need > 32u * static_cast<std::uint32_t>(part.blocks);
   const int tail = fresh ? code_tail<Base>(c, part, room, third) : 0;
   const int steps = part.rows * part.blocks - tail;
   int row = steps / part.blocks, b = steps % part.blocks;
@@ -200,15 +210,19 @@ __device__ __forceinline__ bool code_pass(coder& c, const coded_part& part, code
     ptx::copy_wait<ring_rows - 1>();
     __syncwarp();
     if (c.at < need && !flush(c, room, sink)) return false;
-    std::int16_t* const values = room.ring[row % ring_rows] + lane();
-    const std::uint32_t* const words = room.word[0] + lane();
+    const int me = __popc(c.before);  // not read again in every step, as lane() would be
+    std::int16_t* const values = room.ring[row % ring_rows] + me;
+    const std::uint32_t* const words = room.word[0] + me;
     if (part.clipped)
       for (int i = 0; i < b; ++i)
         if (part.clipped >> i & 1)
           values[32 * i] = static_cast<std::int16_t>(coded_value(values[32 * i], room.facts[i].clip[lane()]));
     const std::uint32_t row_at = ptx::shared_address(values);
-    while (b-- > 0)
-      code_block<Base>(c, part, words[32 * b], ptx::load_short(row_at + 64 * static_cast<std::uint32_t>(b)), third);
+    const auto value = [&] { return ptx::load_short(row_at + 64 * static_cast<std::uint32_t>(b)); };
+    if (Base && digits)
+      while (b-- > 0) code_block<step::base_and_digits>(c, part, words[32 * b], value(), third);
+    else
+      while (b-- > 0) code_block<Base ? step::base : step::digit>(c, part, words[32 * b], value(), third);
   }
   ptx::copy_wait<0>();
   if (!flush(c, room, sink)) return false;
@@ -224,8 +238,8 @@ __device__ __forceinline__ bool close_code(coder& c, const coder_room& room, cod
   const std::uint32_t rest = stage_bytes - c.at;
   if (rest > sink.left) return false;
   sink.left -= rest;
-  if (static_cast<std::uint32_t>(lane()) < rest)
-    room.scratch[sink.at + sink.left + static_cast<std::uint32_t>(lane())] = std::byte{c.stage[c.at + lane()]};
+  const auto i = static_cast<std::uint32_t>(lane());
+  if (i < rest) room.scratch[sink.at + sink.left + i] = std::byte{c.stage[c.at + i]};
   __syncwarp();
   c.at = stage_bytes;
   return true;
@@ -240,25 +254,27 @@ __device__ __forceinline__ void name_lanes(const std::uint8_t* digits_of, coded_
   for (int b = 0; b < part.blocks; ++b) {
     const encode_block& block = room.facts[b];
     const std::uint8_t cls = class_of_pass(block.classes[lane()], passes - 1 - pass);
-    std::uint32_t word = 8u * cls, exceptions = 0;
+    std::uint32_t word = (pass ? part.digit : part.base) + 8u * cls, exceptions = 0;
     for (int p = 0; p < max_passes; ++p) exceptions |= block.exceptions[p];
     if (exceptions) part.clipped |= 1u << b;
     if (pass == 0) {
       const unsigned digits = digits_of[cls];
       unsigned most = 0;
       for (unsigned k = 1; k <= sluice::detail::rans_max_digits; ++k) most += __ballot_sync(everyone, digits >= k) != 0;
-      word |= digits | most << 11;
+      word |= digits << lane_digits | most << lane_most_digits;
     }
-    room.word[b][lane()] = pass ? part.digit + word : word;
+    room.word[b][lane()] = word;
   }
   __syncwarp();
 }
 
-}  // namespace encoding
+}  // namespace detail::encoding
 
+/// Warps of a block of threads of encode_codes_kernel.
 inline constexpr int encode_codes_warps = 16;
+/// Dynamic shared memory of encode_codes_kernel.
 inline constexpr std::size_t encode_codes_shared =
-    encode_codes_bytes + encode_codes_warps * sizeof(encoding::coder_room);
+    encode_codes_bytes + encode_codes_warps * sizeof(detail::encoding::coder_room);
 static_assert(encode_codes_shared <= max_shared_sm80 && 2 * (encode_codes_shared + 1024) <= max_shared);
 /// Warps that the codes of an encode take.
 constexpr std::int64_t encode_codes_items(int strands, int parts, int passes) noexcept {
@@ -268,7 +284,7 @@ constexpr std::int64_t encode_codes_items(int strands, int parts, int passes) no
 /// A warp for every part of two passes of every strand; encode_codes_warps a block of threads.
 template <class = void>
 __global__ void __launch_bounds__(32 * encode_codes_warps, 2) encode_codes_kernel(encode_job j) {
-  using namespace encoding;
+  using namespace detail::encoding;
   unsigned char* const shared = ptx::dynamic_shared();
   const auto* const tables = reinterpret_cast<const unsigned char*>(&tables_of(j));
   for (std::size_t i = 16 * threadIdx.x; i < encode_codes_bytes; i += std::size_t{16} * blockDim.x)

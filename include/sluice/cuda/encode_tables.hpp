@@ -21,15 +21,20 @@ namespace sluice::cuda {
 struct alignas(8) encode_code {
   std::uint32_t reciprocal;  ///< 2^24 / f, rounded up
   std::uint32_t word;        ///< byte 0: s, byte 3: 256 - f, the others 0
+  /// The code of so many slots, at least 1, from the first on.
   SLUICE_HD static constexpr encode_code of(unsigned first, unsigned slots) noexcept {
     return {((1u << 24) + slots - 1) / slots, (256 - slots) << 24 | first};
   }
 };
 
 /// Symbols of a base pass and of a digit, as encoders number them.
-inline constexpr int encode_base_rows = 15, encode_digit_rows = 6;
+inline constexpr int encode_base_rows = 15;
+/// Digits under a parent of 0, then under another one.
+inline constexpr int encode_digit_rows = 6;
 /// Base values beyond +-reach count as that when classes are chosen.
-inline constexpr int encode_reach = 40, encode_histogram = 2 * encode_reach + 1;
+inline constexpr int encode_reach = 40;
+/// Base values that are counted.
+inline constexpr int encode_histogram = 2 * encode_reach + 1;
 
 /// In an image. Classes are those of the pass at hand, see class_at(); what a dead class is given to code costs nothing.
 struct encode_tables {
@@ -37,10 +42,10 @@ struct encode_tables {
   /// Digits: [0 .. 2] under a parent of 0: -1, 0, 1; [3 .. 5] under another one: towards 0, same, away from 0.
   encode_code digit[encode_digit_rows][256];
   std::uint8_t digits[256];  ///< ternary digits below a base symbol
-  std::uint8_t alive[256];
-  std::int16_t limit[256];  ///< largest magnitude that the base pass expresses
-  float edge[64];           ///< [w]: least deviation whose class, in units of the finest step, is w or more
-  float base_bits[encode_histogram][256];
+  std::uint8_t alive[256];   ///< whether a class has more than one symbol
+  std::int16_t limit[256];   ///< largest magnitude that the base pass expresses
+  float edge[64];            ///< [w]: least deviation whose class, in units of the finest step, is w or more
+  float base_bits[encode_histogram][256];    ///< [value + encode_reach], exceptions included
   float digit_bits[encode_digit_rows][256];  ///< rows as in `digit`, but 0, -1, 1 and same, inward, outward
 };
 

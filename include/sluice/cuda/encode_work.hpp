@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 // What passes between the kernels that make frames of integers, and how much of the workspace it takes. In order:
 //   classes   classes of every block of 32 coefficients, where a tile disagrees with its profile  (cuda/encode_classes.cuh)
@@ -33,7 +34,9 @@ SLUICE_HD constexpr std::uint8_t class_of_pass(std::uint8_t cls, int back) noexc
 /// How a device divides by 3^n: round(v / 3^n) is the high word of (4 v + offset) * magic, floor((4 v + 2 * 3^n) / (4 * 3^n)),
 /// for all of 16 bits and one more. It is what n roundings to a third give, one after the other.
 struct encode_third {
-  std::int32_t magic, offset;
+  std::int32_t magic;   ///< 2^30 / 3^n, rounded up
+  std::int32_t offset;  ///< 2 * 3^n
+  /// For a power from 0 to 5.
   SLUICE_HD static constexpr encode_third of(int n) noexcept {
     return {((1 << 30) + power3(n) - 1) / power3(n), 2 * power3(n)};
   }
@@ -42,10 +45,13 @@ struct encode_third {
 /// What the codes of a coefficient cannot say: where the first `passes - levels` of them are dead, or all values of the base
 /// pass beyond a limit, coded is v - 3^levels * (t - clamp(t, limit)) with t = round(v / 3^levels).
 struct encode_clip {
-  int limit, levels;
+  int limit;   ///< largest magnitude after `levels` roundings to a third that is coded
+  int levels;  ///< how many
+  /// From what word() gave.
   SLUICE_HD static constexpr encode_clip of(std::uint32_t word) noexcept {
     return {static_cast<int>(word & 0xffffu), static_cast<int>(word >> 16)};
   }
+  /// Both in one number.
   SLUICE_HD constexpr std::uint32_t word() const noexcept {
     return static_cast<std::uint32_t>(limit) | static_cast<std::uint32_t>(levels) << 16;
   }
@@ -53,8 +59,10 @@ struct encode_clip {
   SLUICE_HD constexpr int largest() const noexcept { return limit * power3(levels) + (power3(levels) - 1) / 2; }
 };
 
+/// Parts of a code at most.
 inline constexpr int encode_max_parts =
     max_group_width / (sluice::detail::rans_lanes * sluice::detail::rans_max_blocks);
+/// Blocks of a strand at most.
 inline constexpr int encode_max_blocks = max_group_width / sluice::detail::rans_lanes;
 /// A tile with more exceptions in a pass is better stored.
 inline constexpr std::uint32_t encode_max_exceptions = 8192;
@@ -101,23 +109,26 @@ struct encode_overflow {
 
 /// What the kernels from classes to seal are given.
 struct encode_job {
-  encode_state in;
-  codec_id codec;             ///< of the frames' headers
-  std::uint64_t fingerprint;  ///< of the same
-  encode_overflow overflow;
-  encode_block* blocks;    ///< [strands][max_blocks]
-  encode_tile* tiles;      ///< [strands]
-  encode_frame* frames;    ///< [requests]
-  std::uint32_t* sizes;    ///< of tiles, for each request [passes][its strands], in the order of the index
-  std::uint64_t* offsets;  ///< of the same
-  std::byte* scratch;      ///< [strands][scratch_bytes]
-  std::uint64_t scratch_bytes;
-  std::uint32_t base_bytes, digit_bytes;  ///< of these, for one part of a base pass and of a refinement
-  std::int32_t max_blocks;                ///< of any strand
-  std::int32_t max_parts;                 ///< of its codes
-  std::int32_t passes;                    ///< most that any request makes
+  encode_state in;              ///< strands with their integers
+  codec_id codec;               ///< of the frames' headers
+  std::uint64_t fingerprint;    ///< of the same
+  encode_overflow overflow;     ///< where requests are listed that do not fit
+  encode_block* blocks;         ///< [strands][max_blocks]
+  encode_tile* tiles;           ///< [strands]
+  encode_frame* frames;         ///< [requests]
+  std::uint32_t* sizes;         ///< of tiles, for each request [passes][its strands], in the order of the index
+  std::uint64_t* offsets;       ///< of the same
+  std::byte* scratch;           ///< [strands][scratch_bytes]
+  std::uint64_t scratch_bytes;  ///< of a strand: its codes
+  std::uint32_t base_bytes;     ///< of these, for one part of a base pass
+  std::uint32_t digit_bytes;    ///< the same of a refinement
+  std::int32_t max_blocks;      ///< of any strand
+  std::int32_t max_parts;       ///< of its codes
+  std::int32_t passes;          ///< most that any request makes
 
+  /// Blocks of a strand.
   SLUICE_HD encode_block* blocks_of(int strand) const noexcept { return blocks + std::int64_t{strand} * max_blocks; }
+  /// Scratch of a strand.
   SLUICE_HD std::byte* scratch_of(int strand) const noexcept {
     return scratch + static_cast<std::uint64_t>(strand) * scratch_bytes;
   }

@@ -16,7 +16,7 @@
 
 namespace sluice::cuda {
 
-namespace encoding {
+namespace detail::encoding {
 
 inline constexpr int place_threads = 256;
 
@@ -66,12 +66,12 @@ __device__ __forceinline__ bool same_run(const shape_run& a, const shape_run& b)
           (a.type[1] ^ b.type[1])) == 0;
 }
 
-}  // namespace encoding
+}  // namespace detail::encoding
 
 /// Chooses levels and places tiles; a block of threads for each request.
 template <class = void>
-__global__ void __launch_bounds__(encoding::place_threads) place_tiles_kernel(encode_job j) {
-  using namespace encoding;
+__global__ void __launch_bounds__(detail::encoding::place_threads) place_tiles_kernel(encode_job j) {
+  using namespace detail::encoding;
   __shared__ std::uint64_t of_warps[place_threads / 32];
   __shared__ int first_bad;
   const int me = static_cast<int>(threadIdx.x);
@@ -96,28 +96,26 @@ __global__ void __launch_bounds__(encoding::place_threads) place_tiles_kernel(en
 
   const int layers = head_of(j.in.image).layers;
   const kv_view& v = r.asked.cache;
-  const auto begins = [&](int l) { return l == 0 || !same_run(run_of(j, v, l), run_of(j, v, l - 1)); };
+  const auto begins = [&](int l) {  // without branches, which each lane would take for itself
+    const int here = l < layers ? l : layers - 1, before = here > 0 ? here - 1 : 0;
+    return static_cast<std::uint64_t>((l == 0) | !same_run(run_of(j, v, here), run_of(j, v, before))) & (l < layers);
+  };
   std::uint64_t runs = 0, total;
   for (int from = 0; from < layers; from += place_threads) {
-    sum_before(from + me < layers && begins(from + me), of_warps, total);
+    sum_before(begins(from + me), of_warps, total);
     runs += total;
   }
   const std::int64_t first = j.entry(r, 0, 0);
   const auto tiles = static_cast<std::uint64_t>(r.strands);
-  std::uint64_t up_to[max_passes + 1] = {};  // bytes of tiles in so many passes
-  for (int p = 0; p < max_passes; ++p) {
-    std::uint64_t mine = 0;
-    for (int i = me; i < r.strands && p < r.passes; i += place_threads)
-      mine += j.sizes[first + std::int64_t{p} * r.strands + i];
-    sum_before(mine, of_warps, total);
-    up_to[p + 1] = up_to[p] + total;
-  }
   int passes = 0;
-  std::uint64_t size = 0, front = 0;
-  for (int p = 1; p <= max_passes; ++p) {
+  std::uint64_t size = 0, front = 0, up_to = 0;  // bytes of tiles in so many passes
+  for (int p = 1; p <= r.passes; ++p) {
+    std::uint64_t mine = 0;
+    for (int i = me; i < r.strands; i += place_threads) mine += j.sizes[first + std::int64_t{p - 1} * r.strands + i];
+    sum_before(mine, of_warps, total);
+    up_to += total;
     const std::uint64_t of_front = front_size(runs, tiles, static_cast<std::uint64_t>(p));
-    if (p <= r.passes && of_front + up_to[p] <= r.asked.max_bytes)
-      passes = p, front = of_front, size = of_front + up_to[p];
+    if (of_front + up_to <= r.asked.max_bytes) passes = p, front = of_front, size = of_front + up_to;
   }
   if (front > UINT32_MAX) state = status::too_large;
   if (passes == 0 || size > r.asked.capacity) state = status::output_too_small;
@@ -138,16 +136,25 @@ __global__ void __launch_bounds__(encoding::place_threads) place_tiles_kernel(en
     at += total;
   }
   auto* const index = reinterpret_cast<shape_run*>(r.asked.frame + sizeof(frame_header));
+  // Runs by their first layers, then by how many they have.
   std::uint64_t listed = 0;
   for (int from = 0; from < layers; from += place_threads) {
     const int l = from + me;
-    const bool begin = l < layers && begins(l);
+    const std::uint64_t begin = begins(l);
     const std::uint64_t number = listed + sum_before(begin, of_warps, total);
     listed += total;
-    if (!begin) continue;
-    shape_run run = run_of(j, v, l);
-    for (int k = l + 1; k < layers && !begins(k); ++k) ++run.layers;
-    index[number - 1] = run;
+    if (begin) {
+      shape_run run = run_of(j, v, l);
+      run.layers = static_cast<std::uint16_t>(l);
+      index[number - 1] = run;
+    }
+  }
+  __syncthreads();
+  for (std::uint64_t from = 0; from < runs; from += place_threads) {
+    const std::uint64_t i = from + static_cast<std::uint64_t>(me);
+    const int begin = i < runs ? index[i].layers : 0, end = i + 1 < runs ? index[i + 1].layers : layers;
+    __syncthreads();
+    if (i < runs) index[i].layers = static_cast<std::uint16_t>(end - begin);
   }
   for (std::uint64_t i = sizeof(frame_header) + runs * sizeof(shape_run) + entries * sizeof(tile_entry) +
                          static_cast<std::uint64_t>(me);
@@ -158,7 +165,7 @@ __global__ void __launch_bounds__(encoding::place_threads) place_tiles_kernel(en
 /// Checksums and the header, when the tiles are there; a warp, which is a block of threads, for each request.
 template <class = void>
 __global__ void __launch_bounds__(32) seal_frames_kernel(encode_job j) {
-  using namespace encoding;
+  using namespace detail::encoding;
   const int request = static_cast<int>(blockIdx.x);
   const open_encode& r = j.in.requests[request];
   const encode_frame& f = j.frames[request];

@@ -54,7 +54,10 @@ struct row_space {
   __device__ std::int64_t* places() const { return reinterpret_cast<std::int64_t*>(memory + at.places); }
   __device__ float* scales() const { return reinterpret_cast<float*>(memory + at.scales); }
   __device__ std::uint32_t* flags() const { return reinterpret_cast<std::uint32_t*>(memory + at.flags); }
-  __device__ void flag(int token) const { atomicOr(flags() + token / 32, 1u << token % 32); }
+  /// Returns whether it was not flagged before.
+  __device__ bool flag(int token) const {
+    return (atomicOr(flags() + token / 32, 1u << token % 32) >> token % 32 & 1u) == 0;
+  }
   __device__ bool flagged(int token) const { return (flags()[token / 32] >> token % 32 & 1u) != 0; }
   __device__ static void put(float* to, const float (&x)[8]) {
     reinterpret_cast<floats4*>(to)[0] = {x[0], x[1], x[2], x[3]};

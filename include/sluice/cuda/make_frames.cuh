@@ -26,7 +26,8 @@ inline status prepare_encode() { return allow_shared(encode_codes_kernel<>, enco
 inline status make_frames_async(const encode_job& job, cudaStream_t stream) {
   const auto groups = [](std::int64_t items, int each) { return (items + each - 1) / each; };
   const std::int64_t strands = job.in.num_strands, requests = job.in.num_requests;
-  status s = launch(choose_classes_kernel<>, strands * job.max_blocks, 32, encoding::histogram_bytes, stream, job);
+  status s =
+      launch(choose_classes_kernel<>, strands * job.max_blocks, 32, detail::encoding::histogram_bytes, stream, job);
   if (s == status::ok) s = launch(plan_codes_kernel<>, strands, 32, 0, stream, job);
   if (s == status::ok)
     s = launch(encode_codes_kernel<>,
@@ -34,7 +35,7 @@ inline status make_frames_async(const encode_job& job, cudaStream_t stream) {
                32 * encode_codes_warps, encode_codes_shared, stream, job);
   if (s == status::ok)
     s = launch(tile_sizes_kernel<>, groups(strands, encode_sizes_threads), encode_sizes_threads, 0, stream, job);
-  if (s == status::ok) s = launch(place_tiles_kernel<>, requests, encoding::place_threads, 0, stream, job);
+  if (s == status::ok) s = launch(place_tiles_kernel<>, requests, detail::encoding::place_threads, 0, stream, job);
   if (s == status::ok) s = launch(write_tiles_kernel<>, strands * job.passes, 32, 0, stream, job);
   if (s == status::ok) s = launch(seal_frames_kernel<>, requests, 32, 0, stream, job);
   return s;

@@ -138,7 +138,7 @@ __device__ inline bool round_rows(measurement& m, const encode_state& d, const e
           out = out || (__float_as_uint(y[i]) & 0x7fffffffu) > 0x46fa0000u;  // 32000, or no number
           y[i] = __fadd_rn(y[i], round_to_integer);
         }
-        if (out && !m.space.flagged(begin + r)) m.space.flag(begin + r), beyond = true;
+        if (out && m.space.flag(begin + r)) beyond = true;
         values[(begin + r) * (m.ld / 8) + c] = {rounded_pair(y[0], y[1]), rounded_pair(y[2], y[3]),
                                                 rounded_pair(y[4], y[5]), rounded_pair(y[6], y[7])};
       }

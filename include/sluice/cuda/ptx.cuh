@@ -90,6 +90,7 @@ __device__ __forceinline__ pair load_global_pair(const void* p) {
   asm("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(r.x), "=r"(r.y) : "l"(__cvta_generic_to_global(p)));
   return r;
 }
+
 /// A store that may meet others of the same byte.
 __device__ __forceinline__ void store_relaxed(std::uint8_t* p, std::uint32_t v) {
   asm volatile("st.relaxed.gpu.u8 [%0], %1;" ::"l"(p), "r"(v) : "memory");

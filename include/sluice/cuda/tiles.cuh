@@ -16,7 +16,7 @@
 
 namespace sluice::cuda {
 
-namespace encoding {
+namespace detail::encoding {
 
 /// Bytes of the sections of a pass.
 struct pass_sections {
@@ -212,14 +212,15 @@ __device__ __forceinline__ std::uint32_t checksum_of(const unsigned char* bytes,
   return sluice::detail::checksum_end(hash);
 }
 
-}  // namespace encoding
+}  // namespace detail::encoding
 
+/// Threads of a block of tile_sizes_kernel.
 inline constexpr int encode_sizes_threads = 128;
 
 /// Sizes of all passes of a strand, a thread each; keeps tiles as they were stored that would take more than that.
 template <class = void>
 __global__ void __launch_bounds__(encode_sizes_threads) tile_sizes_kernel(encode_job j) {
-  using namespace encoding;
+  using namespace detail::encoding;
   const std::int64_t strand = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (strand >= j.in.num_strands) return;
   const encode_strand& s = j.in.strands[strand];
@@ -243,7 +244,7 @@ __global__ void __launch_bounds__(encode_sizes_threads) tile_sizes_kernel(encode
 /// Writes tiles and the checksums in the index; a warp, which is a block of threads, for every pass of every strand.
 template <class = void>
 __global__ void __launch_bounds__(32) write_tiles_kernel(encode_job j) {
-  using namespace encoding;
+  using namespace detail::encoding;
   const int strand = static_cast<int>(blockIdx.x) / j.passes, pass = static_cast<int>(blockIdx.x) % j.passes;
   const encode_strand& s = j.in.strands[strand];
   const open_encode& r = j.in.requests[s.request];

@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 #include <support/captures.hpp>
 #include <support/cuda_encode_checks.hpp>
+#include <support/cuda_encode_pages.hpp>
 
 #include <bit>
 #include <cmath>
@@ -86,9 +87,12 @@ TEST_CASE("encode kernels, emulated: the frame of a real cache is that of a CPU"
 TEST_CASE("encode kernels, emulated: frames of any integers, shapes, classes and levels are those of a CPU") {
   MESSAGE("seed ", seed);
   using six_levels = checks::watched::with_quantizer<embedded<5>>;
+  cuda_on_host::the_machine.how = cuda_on_host::order::random;
   checks::comparison c = checks::any_integers<six_levels::with_grouping<tile_tokens<16>>>(seed, 20, 70);
+  cuda_on_host::the_machine.how = cuda_on_host::order::down;
   c += checks::any_integers<checks::watched>(seed + 1000, 20, 300);
   c += checks::any_integers<six_levels::with_grouping<tile_tokens<1024>>>(seed + 2000, 10, 1100);
+  cuda_on_host::the_machine.how = cuda_on_host::order::up;
   MESSAGE(checks::to_string(c));
   for (const int n : {c.kept, c.deltas, c.classes, c.exceptions[0], c.exceptions[1], c.parts}) CHECK(n > 5);
 }
