@@ -20,15 +20,22 @@ set(DOXYGEN_QUIET YES)
 # What users may rely on. `detail` namespaces promise nothing, nor do the bodies of kernels and the machine they run on.
 set(DOXYGEN_EXTRACT_ALL NO)
 set(DOXYGEN_EXCLUDE_SYMBOLS sluice::detail *::detail::* sluice::*::detail_* *::detail_*::*)
-set(DOXYGEN_EXCLUDE_PATTERNS */cuda/open.cuh */cuda/open_frame.cuh */cuda/report.cuh */cuda/integer_stages.cuh
-  */cuda/warp.cuh */cuda/rans.cuh */cuda/dense.cuh */cuda/bitpack.cuh */cuda/lossless.cuh)
+set(DOXYGEN_EXCLUDE_PATTERNS "")
+file(GLOB kernels RELATIVE "${PROJECT_SOURCE_DIR}/include/sluice/cuda" "${PROJECT_SOURCE_DIR}/include/sluice/cuda/*")
+foreach(header decode.cuh encode.cuh encode_image.hpp encode_request.hpp image.hpp kernels.hpp model.hpp presets.cuh
+    request.hpp stages.cuh strand.hpp workspace.hpp)
+  list(REMOVE_ITEM kernels ${header})
+endforeach()
+foreach(header IN LISTS kernels)  # what those are made of
+  list(APPEND DOXYGEN_EXCLUDE_PATTERNS "*/cuda/${header}")
+endforeach()
 set(DOXYGEN_INPUT_FILTER "\"'${SLUICE_AWK}' -f '${CMAKE_CURRENT_LIST_DIR}/doxygen.awk'\"")
 set(DOXYGEN_VERBATIM_VARS DOXYGEN_INPUT_FILTER)
 set(DOXYGEN_JAVADOC_AUTOBRIEF YES)
 set(DOXYGEN_DISTRIBUTE_GROUP_DOC YES)
 set(DOXYGEN_MACRO_EXPANSION YES)
 set(DOXYGEN_EXPAND_ONLY_PREDEF YES)
-set(DOXYGEN_PREDEFINED SLUICE_HD= SLUICE_INLINE=inline)
+set(DOXYGEN_PREDEFINED SLUICE_HD= SLUICE_INLINE=inline "SLUICE_EQUALITY(type)=")
 
 set(DOXYGEN_WARN_IF_UNDOCUMENTED YES)
 set(DOXYGEN_WARN_NO_PARAMDOC NO)

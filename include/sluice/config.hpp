@@ -14,3 +14,10 @@
 #if !defined(SLUICE_NO_EXCEPTIONS) && !defined(__cpp_exceptions)
 #define SLUICE_NO_EXCEPTIONS 1
 #endif
+
+// Equality of all members, in C++20: what engines of C++17 include (cuda/kernels.hpp) has it as well.
+#if __cplusplus > 201703L
+#define SLUICE_EQUALITY(type) bool operator==(const type&) const = default;
+#else
+#define SLUICE_EQUALITY(type)
+#endif

@@ -1,22 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Each cuda/*.cu is one doctest program. It is compiled wherever nvcc is found, and ptxas must not spill in any kernel of
 # it; where no GPU answers it exits 77, which ctest shows as skipped. A file with a main of its own does that itself.
-include(CheckLanguage)
-if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-  set(CMAKE_CUDA_ARCHITECTURES ${SLUICE_CUDA_ARCHITECTURES})
-endif()
-check_language(CUDA)
-if(NOT CMAKE_CUDA_COMPILER)
-  if(SLUICE_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "SLUICE_CUDA is ON and there is no nvcc")
-  endif()
-  message(STATUS "No nvcc: the CUDA tests are left out")
-  return()
-endif()
-enable_language(CUDA)
-find_package(CUDAToolkit REQUIRED)
-include("${PROJECT_SOURCE_DIR}/cmake/cuda20.cmake")
-
 set(ptxas "${PROJECT_SOURCE_DIR}/cmake/ptxas.cmake")
 if(cuda_sources)
   add_library(sluice_cuda_main OBJECT "${CMAKE_CURRENT_LIST_DIR}/main.cpp")
@@ -39,6 +23,14 @@ foreach(source IN LISTS cuda_sources)
     -P "${CMAKE_CURRENT_LIST_DIR}/exact.cmake")
   set_tests_properties(cuda.${name}.ptxas cuda.${name}.exact cuda.${name} PROPERTIES LABELS cuda SKIP_RETURN_CODE 77)
 endforeach()
+
+# An engine of C++17 that links compiled kernels.
+add_executable(cuda_cpp17 "${CMAKE_CURRENT_LIST_DIR}/cpp17.cpp")
+target_link_libraries(cuda_cpp17 PRIVATE sluice_cuda_kernels sluice_dev CUDA::cudart_static)
+target_compile_definitions(cuda_cpp17 PRIVATE "SLUICE_SOURCE_DIR=\"${SLUICE_DATA_ROOT}\"")
+set_target_properties(cuda_cpp17 PROPERTIES CXX_STANDARD 17 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF)
+add_test(NAME cuda.cpp17 COMMAND cuda_cpp17)
+set_tests_properties(cuda.cpp17 PROPERTIES LABELS cuda SKIP_RETURN_CODE 77)
 
 # Issue slots of the inner loops, where there is a cuobjdump.
 find_package(Python3 COMPONENTS Interpreter)

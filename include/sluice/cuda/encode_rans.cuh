@@ -314,7 +314,7 @@ __global__ void __launch_bounds__(32 * encode_codes_warps, 2) encode_codes_kerne
     room.scratch = j.scratch_of(strand);
   }
   __syncwarp();
-  coder c{0, stage_bytes, ptx::lanes_before(), room.stage};
+  coder c{0, detail::encoding::stage_bytes, ptx::lanes_before(), room.stage};
   const int blocks_here = clamped(tile.blocks[first] - column, 0, sluice::detail::rans_max_blocks);
   bool whole = true;
   // The later pass comes first, and leaves its states to the earlier one.

@@ -62,7 +62,7 @@ struct rope {
   double original_context = 0;                ///< tokens the model was trained on (llama3, yarn)
   double attention_factor = 1.0;              ///< yarn: cos and sin are multiplied by this
 
-  bool operator==(const rope&) const = default;
+  SLUICE_EQUALITY(rope)
 };
 
 /// One layer's KV as a model defines it, whatever its layout in memory. A layer that keeps no KV (the recurrent ones of
@@ -86,7 +86,7 @@ struct layer_shape {
   }
   /// Whether the layer keeps no KV.
   SLUICE_HD constexpr bool absent() const noexcept { return num_kv_heads == 0 && head_dim_k == 0 && head_dim_v == 0; }
-  bool operator==(const layer_shape&) const = default;
+  SLUICE_EQUALITY(layer_shape)
 };
 
 /// The KV of a whole model: layers that may differ, and the rotary embeddings they use.
@@ -96,7 +96,7 @@ struct model_shape {
 
   /// Layers of the model, those without KV included.
   int num_layers() const noexcept { return static_cast<int>(layers.size()); }
-  bool operator==(const model_shape&) const = default;
+  SLUICE_EQUALITY(model_shape)
 
   /// All layers alike.
   static model_shape uniform(int num_layers, int num_kv_heads, int head_dim, rope r = {}) {

@@ -7,8 +7,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <vector>
+#if __cplusplus > 201703L
+#include <span>
+#endif
 
 namespace sluice {
 
@@ -159,11 +161,13 @@ namespace detail {
 
 // Whoever calls this promises to write nothing.
 constexpr const kv_view& readable(const const_kv_view& c) noexcept { return c.view_; }
+#if __cplusplus > 201703L
 inline std::vector<kv_view> readable(std::span<const const_kv_view> views) {
   std::vector<kv_view> all;
   for (const const_kv_view& c : views) all.push_back(readable(c));
   return all;
 }
+#endif
 
 inline constexpr std::int64_t max_extent = std::int64_t{1} << 62;  // bytes; no sum of offsets below it can overflow
 inline constexpr std::int32_t max_layers = 1 << 16;

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+# Whether this build compiles CUDA sources (SLUICE_HAS_CUDA): tests, benchmarks and the instances of kernels do where nvcc
+# is found, or SLUICE_CUDA is ON. A parent that only wants the headers is left alone.
+set(SLUICE_HAS_CUDA FALSE)
+if(SLUICE_CUDA STREQUAL "OFF" OR NOT (SLUICE_CUDA STREQUAL "ON" OR SLUICE_CUDA_KERNELS OR SLUICE_BUILD_TESTS OR SLUICE_BUILD_BENCH))
+  return()
+endif()
+include(CheckLanguage)
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES ${SLUICE_CUDA_ARCHITECTURES})
+endif()
+check_language(CUDA)
+if(CMAKE_CUDA_COMPILER)
+  enable_language(CUDA)
+  find_package(CUDAToolkit REQUIRED)
+  include("${CMAKE_CURRENT_LIST_DIR}/cuda20.cmake")
+  set(SLUICE_HAS_CUDA TRUE)
+elseif(SLUICE_CUDA STREQUAL "ON")
+  message(FATAL_ERROR "SLUICE_CUDA is ON and there is no nvcc")
+else()
+  message(STATUS "No nvcc: what needs it is left out")
+endif()
