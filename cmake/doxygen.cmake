@@ -20,15 +20,8 @@ set(DOXYGEN_QUIET YES)
 # What users may rely on. `detail` namespaces promise nothing, nor do the bodies of kernels and the machine they run on.
 set(DOXYGEN_EXTRACT_ALL NO)
 set(DOXYGEN_EXCLUDE_SYMBOLS sluice::detail *::detail::* sluice::*::detail_* *::detail_*::*)
-set(DOXYGEN_EXCLUDE_PATTERNS "")
-file(GLOB kernels RELATIVE "${PROJECT_SOURCE_DIR}/include/sluice/cuda" "${PROJECT_SOURCE_DIR}/include/sluice/cuda/*")
-foreach(header decode.cuh encode.cuh encode_image.hpp encode_request.hpp image.hpp kernels.hpp model.hpp presets.cuh
-    request.hpp stages.cuh strand.hpp workspace.hpp)
-  list(REMOVE_ITEM kernels ${header})
-endforeach()
-foreach(header IN LISTS kernels)  # what those are made of
-  list(APPEND DOXYGEN_EXCLUDE_PATTERNS "*/cuda/${header}")
-endforeach()
+set(DOXYGEN_EXCLUDE_PATTERNS */cuda/*/* */cuda/ptx.cuh */cuda/launch.cuh */cuda/convert.cuh */cuda/kernels.cuh
+  */cuda/encode_strand.hpp)  # what the kernels are made of
 set(DOXYGEN_INPUT_FILTER "\"'${SLUICE_AWK}' -f '${CMAKE_CURRENT_LIST_DIR}/doxygen.awk'\"")
 set(DOXYGEN_VERBATIM_VARS DOXYGEN_INPUT_FILTER)
 set(DOXYGEN_JAVADOC_AUTOBRIEF YES)

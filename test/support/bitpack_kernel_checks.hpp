@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/cuda/bitpack.cuh>
+#include <sluice/cuda/bodies/bitpack.cuh>
 
 #include <doctest/doctest.h>
 #include <support/dense_kernel_checks.hpp>

@@ -3,7 +3,7 @@
 
 #include <sluice/codec/entropy/class_rans.hpp>
 #include <sluice/codec/quantize/embedded.hpp>
-#include <sluice/cuda/class_rans.cuh>
+#include <sluice/cuda/entropy/class_rans.cuh>
 #include <sluice/format/frame.hpp>
 #include <sluice/model/profile.hpp>
 

@@ -4,8 +4,8 @@
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/decoder.hpp>
 #include <sluice/codec/encoder.hpp>
-#include <sluice/cuda/encode_tables.hpp>
-#include <sluice/cuda/make_frames.cuh>
+#include <sluice/cuda/encode/encode_tables.hpp>
+#include <sluice/cuda/encode/make_frames.cuh>
 #include <sluice/format/cut.hpp>
 
 #include <doctest/doctest.h>

@@ -3,10 +3,10 @@
 
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/preset/exact.hpp>
-#include <sluice/cuda/encode_open.cuh>
-#include <sluice/cuda/forward.hpp>
+#include <sluice/cuda/encode/encode_open.cuh>
+#include <sluice/cuda/encode/forward.hpp>
+#include <sluice/cuda/encode/measure.cuh>
 #include <sluice/cuda/image.hpp>
-#include <sluice/cuda/measure.cuh>
 #include <sluice/tensor/model_ropes.hpp>
 #include <sluice/tensor/rows.hpp>
 

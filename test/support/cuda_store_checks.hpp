@@ -3,8 +3,8 @@
 
 // The store stage of a decode against the CPU's: strands whose integers the CPU has decoded, or made-up ones, into pages
 // of either. For the emulator, whose headers then stand before the library's, and for a GPU.
-#include <sluice/cuda/elements.cuh>
-#include <sluice/cuda/store.cuh>
+#include <sluice/cuda/store/elements.cuh>
+#include <sluice/cuda/store/store.cuh>
 
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/decoder.hpp>

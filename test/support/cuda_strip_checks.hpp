@@ -2,8 +2,8 @@
 #pragma once
 
 #include <sluice/codec/entropy/split_exponent/lossless.hpp>
+#include <sluice/cuda/entropy/split_exponent.cuh>
 #include <sluice/cuda/launch.cuh>
-#include <sluice/cuda/split_exponent.cuh>
 #include <sluice/tensor/half.hpp>
 
 #include <doctest/doctest.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/cuda/dense.cuh>
+#include <sluice/cuda/bodies/dense.cuh>
 #include <sluice/cuda/launch.cuh>
 
 #include <doctest/doctest.h>

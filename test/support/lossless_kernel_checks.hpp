@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/cuda/lossless.cuh>
-#include <sluice/cuda/rans.cuh>
+#include <sluice/cuda/bodies/lossless.cuh>
+#include <sluice/cuda/bodies/rans.cuh>
 #include <sluice/tensor/half.hpp>
 
 #include <doctest/doctest.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/cuda/bodies/rans.cuh>
 #include <sluice/cuda/launch.cuh>
-#include <sluice/cuda/rans.cuh>
 
 #include <doctest/doctest.h>
 #include <support/device.hpp>

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/cuda/entropy/integer_stages.cuh>
 #include <sluice/cuda/image.hpp>
-#include <sluice/cuda/integer_stages.cuh>
 #include <sluice/cuda/launch.cuh>
-#include <sluice/cuda/open.cuh>
-#include <sluice/cuda/report.cuh>
+#include <sluice/cuda/open/open.cuh>
+#include <sluice/cuda/open/report.cuh>
 #include <sluice/cuda/stages.cuh>
 #include <sluice/cuda/strand.hpp>
 #include <sluice/cuda/workspace.hpp>

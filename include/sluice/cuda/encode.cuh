@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/cuda/encode/encode_open.cuh>
+#include <sluice/cuda/encode/encode_work.hpp>
+#include <sluice/cuda/encode/forward.cuh>
+#include <sluice/cuda/encode/make_frames.cuh>
+#include <sluice/cuda/encode/measure.cuh>
 #include <sluice/cuda/encode_image.hpp>
-#include <sluice/cuda/encode_open.cuh>
-#include <sluice/cuda/encode_work.hpp>
-#include <sluice/cuda/forward.cuh>
-#include <sluice/cuda/make_frames.cuh>
-#include <sluice/cuda/measure.cuh>
 #include <sluice/status.hpp>
 
 #include <cuda_runtime.h>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/cuda/encode_tables.hpp>
-#include <sluice/cuda/encode_work.hpp>
-#include <sluice/cuda/forward.hpp>
+#include <sluice/cuda/encode/encode_tables.hpp>
+#include <sluice/cuda/encode/encode_work.hpp>
+#include <sluice/cuda/encode/forward.hpp>
 #include <sluice/cuda/image.hpp>
 #include <sluice/format/tile.hpp>
 #include <sluice/model/profile.hpp>

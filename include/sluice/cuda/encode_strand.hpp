@@ -13,8 +13,8 @@
 
 // What travels from kernel to kernel of an encode: the mirror image of strand.hpp. A strand is (request, token tile,
 // group of K or V of a layer); kernels go over all strands in turn:
-//   open     views and their tables, which layer stands where, cos and sin, tokens of a strand      (cuda/encode_open.cuh)
-//   forward  pages -> finest integers, or elements; which tokens are coded and which exact              (cuda/forward.cuh)
+//   open     views and their tables, which layer stands where, cos and sin, tokens of a strand      (cuda/encode/encode_open.cuh)
+//   forward  pages -> finest integers, or elements; which tokens are coded and which exact              (cuda/encode/forward.cuh)
 //   ...      integers -> passes, sections, tiles, frames
 // A kernel looks only at strands whose `state` is ok. What is wrong with a view is said in the request's state.
 

@@ -3,9 +3,9 @@
 
 #include <sluice/codec/entropy/class_rans.hpp>
 #include <sluice/codec/tile_codec.hpp>
-#include <sluice/cuda/basis.hpp>
-#include <sluice/cuda/class_tables.hpp>
+#include <sluice/cuda/entropy/class_tables.hpp>
 #include <sluice/cuda/model.hpp>
+#include <sluice/cuda/store/basis.hpp>
 #include <sluice/cuda/workspace.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/tensor/rope.hpp>

@@ -21,25 +21,27 @@ namespace sluice::cuda {
 
 /// First bytes of an image.
 struct model_head {
-  codec_id codec;                 ///< that frames must be of, but for tile size and bit widths
-  std::uint64_t fingerprint;      ///< that frames must carry
-  std::uint64_t size;             ///< bytes of the image
-  std::int32_t layers;            ///< of the model
-  std::int32_t passes;            ///< that frames may have: of the codec and the profile
-  std::int32_t depth;             ///< passes of a complete tile: what the finest step is split into
-  std::int32_t uses_profile;      ///< whether heads must be grouped as in the profile
-  std::int32_t ropes;             ///< entries at ropes_at
-  std::int32_t rope_pairs;        ///< of all of them together
-  std::int32_t strands;           ///< groups of K and V of all layers: strands of one token tile
-  std::int32_t max_width;         ///< of any group, padded to whole blocks of 32
-  std::int32_t domain;            ///< a value_domain
-  std::uint64_t planes_at;        ///< plane_model[2 * layers], K then V of each layer
-  std::uint64_t groups_at;        ///< group_model[strands], in the order of planes
-  std::uint64_t ropes_at;         ///< rope_model[ropes]
-  std::uint64_t class_tables_at;  ///< what class_rans looks up (cuda/class_tables.hpp); 0 = another entropy model
-  std::int64_t columns;           ///< of all groups together, each padded
-  std::uint64_t own_at;           ///< what a codec's own stages look up (image_part in cuda/image.hpp)
-  std::uint64_t encode_tables_at;  ///< what class_rans's encoder looks up (cuda/encode_tables.hpp); 0 = not packed
+  codec_id codec;             ///< that frames must be of, but for tile size and bit widths
+  std::uint64_t fingerprint;  ///< that frames must carry
+  std::uint64_t size;         ///< bytes of the image
+  std::int32_t layers;        ///< of the model
+  std::int32_t passes;        ///< that frames may have: of the codec and the profile
+  std::int32_t depth;         ///< passes of a complete tile: what the finest step is split into
+  std::int32_t uses_profile;  ///< whether heads must be grouped as in the profile
+  std::int32_t ropes;         ///< entries at ropes_at
+  std::int32_t rope_pairs;    ///< of all of them together
+  std::int32_t strands;       ///< groups of K and V of all layers: strands of one token tile
+  std::int32_t max_width;     ///< of any group, padded to whole blocks of 32
+  std::int32_t domain;        ///< a value_domain
+  std::uint64_t planes_at;    ///< plane_model[2 * layers], K then V of each layer
+  std::uint64_t groups_at;    ///< group_model[strands], in the order of planes
+  std::uint64_t ropes_at;     ///< rope_model[ropes]
+  std::uint64_t
+      class_tables_at;   ///< what class_rans looks up (cuda/entropy/class_tables.hpp); 0 = another entropy model
+  std::int64_t columns;  ///< of all groups together, each padded
+  std::uint64_t own_at;  ///< what a codec's own stages look up (image_part in cuda/image.hpp)
+  std::uint64_t
+      encode_tables_at;  ///< what class_rans's encoder looks up (cuda/encode/encode_tables.hpp); 0 = not packed
 };
 
 /// K or V of a layer.
@@ -65,9 +67,10 @@ struct group_model {
   std::uint64_t mean_at;     ///< float[ld], zeros behind the width; 0 = carried in the tiles
   std::uint64_t classes_at;  ///< u8[ld], zeros behind the width; 0 = carried in the tiles
   std::uint64_t matrix_at;   ///< u16[width][width] f16 bits as in the profile; 0 = identity
-  std::uint64_t basis_at;    ///< the same as the inverse kernel likes it (cuda/basis.hpp); 0 = identity
-  std::uint64_t columns_at;  ///< which channel each of its columns is (cuda/basis.hpp)
-  std::uint64_t forward_at;  ///< the encoder's matrix as the forward kernel likes it (cuda/forward.hpp); 0 = not packed
+  std::uint64_t basis_at;    ///< the same as the inverse kernel likes it (cuda/store/basis.hpp); 0 = identity
+  std::uint64_t columns_at;  ///< which channel each of its columns is (cuda/store/basis.hpp)
+  std::uint64_t
+      forward_at;  ///< the encoder's matrix as the forward kernel likes it (cuda/encode/forward.hpp); 0 = not packed
   std::int64_t columns_before;  ///< of the groups before this one, each padded
 };
 

@@ -3,7 +3,7 @@
 
 // Everything that decode_async() may be asked for: kernels of all presets.
 
-#include <sluice/cuda/cachegen.cuh>
 #include <sluice/cuda/decode.cuh>
-#include <sluice/cuda/fixed_width.cuh>
-#include <sluice/cuda/stored.cuh>
+#include <sluice/cuda/entropy/cachegen.cuh>
+#include <sluice/cuda/entropy/fixed_width.cuh>
+#include <sluice/cuda/entropy/stored.cuh>

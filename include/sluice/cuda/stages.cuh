@@ -17,7 +17,7 @@
 //   transform_stage<Transform>   open()             whether its section is what it must be
 //   quantizer_stage<Quantizer>   open()             the same, and step, scale and bits of the strand
 //   entropy_stage<EntropyModel>  init(), launch(), bytes()        sections to values in the workspace, for all strands
-// and store_stage<Codec> init() and launch() that put values into pages, by default integers as cuda/integer_stages.cuh does.
+// and store_stage<Codec> init() and launch() that put values into pages, by default integers as cuda/entropy/integer_stages.cuh does.
 // A codec of another make than basic_codec and stored_codec specialises codec_stages as a whole.
 
 namespace sluice::cuda {

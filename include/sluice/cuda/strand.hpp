@@ -13,10 +13,10 @@
 
 // What travels from kernel to kernel of a decode. A strand is a tile of all passes: (request, token tile, layer, plane,
 // group). Kernels go over all strands in turn, one stage each:
-//   open    frame and index of every request, then envelope, sections and checksums of every strand    (cuda/open.cuh)
-//   entropy sections -> integers, in the workspace                    (cuda/class_rans.cuh, cuda/fixed_width.cuh, ...)
-//   store   integers -> basis, rotation, elements, pages; exact tokens                   (cuda/store.cuh, elements.cuh)
-//   report  what became of each, to the pages' status words                                            (cuda/open.cuh)
+//   open    frame and index of every request, then envelope, sections and checksums of every strand    (cuda/open/open.cuh)
+//   entropy sections -> integers, in the workspace                    (cuda/entropy/class_rans.cuh, cuda/entropy/fixed_width.cuh, ...)
+//   store   integers -> basis, rotation, elements, pages; exact tokens                   (cuda/store/store.cuh, elements.cuh)
+//   report  what became of each, to the pages' status words                                            (cuda/open/open.cuh)
 // A kernel looks only at strands whose `state` is ok, and says corrupt_tile there where bytes are not what they must be.
 
 namespace sluice::cuda {

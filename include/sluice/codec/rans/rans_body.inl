@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // 32-lane rANS: 16-bit states of at least 256, bytes for renormalisation, frequencies out of 256. One source for the
-// machines of warp/host.hpp and for cuda/warp.cuh; `w` is the machine at work, a function of which moves all 32 lanes.
+// machines of warp/host.hpp and for cuda/bodies/warp.cuh; `w` is the machine at work, a function of which moves all 32 lanes.
 
 namespace rans {
 
