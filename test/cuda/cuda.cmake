@@ -14,14 +14,20 @@ foreach(source IN LISTS cuda_sources)
   if(NOT own_main)
     target_link_libraries(cuda_${name} PRIVATE $<TARGET_OBJECTS:sluice_cuda_main>)
   endif()
-  target_compile_options(cuda_${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-v;-Xcompiler=-Wall,-Wextra>")
+  # 2810: an assignment to an object of a [[nodiscard]] type is not a result that is thrown away, as nvcc has it.
+  target_compile_options(cuda_${name} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-v;-Xcompiler=-Wall,-Wextra;-diag-suppress=2810>")
   set_target_properties(cuda_${name} PROPERTIES CUDA_COMPILER_LAUNCHER "${CMAKE_COMMAND};-P;${ptxas};--")
   add_test(NAME cuda.${name}.ptxas COMMAND "${CMAKE_COMMAND}" "-DREPORT=$<TARGET_OBJECTS:cuda_${name}>" -P "${ptxas}")
   add_test(NAME cuda.${name} COMMAND cuda_${name})
+  set_tests_properties(cuda.${name}.ptxas cuda.${name} PROPERTIES LABELS cuda SKIP_RETURN_CODE 77)
+  if(name MATCHES "^(class_rans|forward|open|presets|store|strips)$")  # decode.cu and encode.cu have all of their kernels
+    continue()
+  endif()
   add_test(NAME cuda.${name}.exact COMMAND "${CMAKE_COMMAND}" "-DCOMPILER=${CMAKE_CUDA_COMPILER}" "-DSOURCE=${source}"
     "-DROOT=${PROJECT_SOURCE_DIR}" "-DPTX=${CMAKE_CURRENT_BINARY_DIR}/exact/${name}.ptx"
     -P "${CMAKE_CURRENT_LIST_DIR}/exact.cmake")
-  set_tests_properties(cuda.${name}.ptxas cuda.${name}.exact cuda.${name} PROPERTIES LABELS cuda SKIP_RETURN_CODE 77)
+  set_tests_properties(cuda.${name}.exact PROPERTIES LABELS cuda)
 endforeach()
 
 # An engine of C++17 that links compiled kernels.

@@ -217,8 +217,8 @@ inline std::vector<outcome> on_device(const tiles& all, const setting& how) {
   request.asked.size = all.frame.size();
   device_buffer<cuda::open_request> requests(std::vector<cuda::open_request>{request});
   device_buffer<cuda::strand> strands_there(strands);
-  const cuda::decode_state d{image_there.data(),          workspace.data(), requests.data(), strands_there.data(), 1,
-                             std::int32_t(strands.size())};
+  const cuda::decode_state d{
+      image_there.data(), workspace.data(), requests.data(), strands_there.data(), 1, std::int32_t(strands.size()), 0};
   REQUIRE(cuda::allow_class_rans(how.shape) == status::ok);
   const int parts = cuda::class_rans_parts(head.max_width);
   if (how.as_it_is)
