@@ -261,7 +261,7 @@ run_result on_device(
   const std::uint64_t requests_at = work.put(requests), strands_at = work.put(strands);
   const device_buffer<std::byte> image_there(image), work_there(work.bytes);
   device_buffer<std::int32_t> listed(asked.size()), count(std::vector<std::int32_t>{0});
-  cuda::encode_job j{};
+  cuda::code_job j{};
   j.in.image = image_there.data();
   j.in.workspace = work_there.data();
   j.in.requests = reinterpret_cast<cuda::open_encode*>(work_there.data() + requests_at);

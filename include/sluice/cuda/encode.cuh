@@ -31,7 +31,7 @@ namespace detail {
 /// The job of an encode in a workspace, which may be null where only its size is asked for.
 template <class Codec>
 std::uint64_t place_job(const device_encoder<Codec>& m, std::span<const encode_request> requests, std::byte* workspace,
-                        encode_job& j) noexcept {
+                        code_job& j) noexcept {
   const encode_room room = room_for(m.head, requests, Codec::tile_tokens, false);
   if (workspace) {
     j.in = place_encode(m.head, requests, Codec::tile_tokens, m.head.passes, false, m.image, workspace);
@@ -71,7 +71,7 @@ status init(const device_encoder<Codec>& m) {
 template <class Codec>
 result<std::size_t> encode_workspace_bytes(const device_encoder<Codec>& m,
                                            std::span<const encode_request> requests) noexcept {
-  encode_job j{};
+  code_job j{};
   if (!detail::countable(m, requests)) return status::invalid_argument;
   return static_cast<std::size_t>(detail::place_job(m, requests, nullptr, j));
 }
@@ -91,7 +91,7 @@ status encode_async(const device_encoder<Codec>& m, std::span<const encode_reque
   if (!m.image || !workspace || reinterpret_cast<std::uintptr_t>(m.image) % 16 != 0 ||
       reinterpret_cast<std::uintptr_t>(workspace) % 16 != 0 || !detail::countable(m, requests))
     return status::invalid_argument;
-  encode_job j{};
+  code_job j{};
   if (detail::place_job(m, requests, workspace, j) > bytes) return status::workspace_too_small;
   j.overflow = overflow;
   status s = open_encodes(j.in, m.head, requests, false, stream, m.sinks);

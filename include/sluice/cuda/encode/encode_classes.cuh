@@ -22,14 +22,14 @@ namespace detail::encoding {
 inline constexpr unsigned everyone = 0xffffffffu;
 
 __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32u); }
-__device__ __forceinline__ const encode_tables& tables_of(const encode_job& j) {
+__device__ __forceinline__ const encode_tables& tables_of(const code_job& j) {
   return *in_image<encode_tables>(j.in.image, head_of(j.in.image).encode_tables_at);
 }
-__device__ __forceinline__ const std::int16_t* values_of(const encode_job& j, const encode_strand& s) {
+__device__ __forceinline__ const std::int16_t* values_of(const code_job& j, const encode_strand& s) {
   return reinterpret_cast<const std::int16_t*>(j.in.workspace + s.values_at);
 }
 /// The classes that the profile has for a strand; null where it does not describe the coefficients.
-__device__ __forceinline__ const std::uint8_t* known_classes(const encode_job& j, const encode_strand& s,
+__device__ __forceinline__ const std::uint8_t* known_classes(const code_job& j, const encode_strand& s,
                                                              const group_model& g) {
   return s.calibrated && g.classes_at ? in_image<std::uint8_t>(j.in.image, g.classes_at) : nullptr;
 }
@@ -128,7 +128,7 @@ __device__ __forceinline__ int dead_passes(const encode_tables& t, std::uint8_t 
 /// A warp, which is a block of threads so that all of its branches are seen to be one way, for every block of every strand;
 /// histogram_bytes of shared memory.
 template <class = void>
-__global__ void __launch_bounds__(32, 28) choose_classes_kernel(encode_job j) {
+__global__ void __launch_bounds__(32, 28) choose_classes_kernel(code_job j) {
   using namespace detail::encoding;
   const int strand = static_cast<int>(blockIdx.x) / j.max_blocks, b = static_cast<int>(blockIdx.x) % j.max_blocks;
   const encode_strand& s = j.in.strands[strand];
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(32, 28) choose_classes_kernel(encode_job j) {
 
 /// A warp, which is a block of threads, for every strand.
 template <class = void>
-__global__ void __launch_bounds__(32) plan_codes_kernel(encode_job j) {
+__global__ void __launch_bounds__(32) plan_codes_kernel(code_job j) {
   using namespace detail::encoding;
   const int strand = static_cast<int>(blockIdx.x);
   const encode_strand& s = j.in.strands[strand];

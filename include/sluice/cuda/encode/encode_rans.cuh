@@ -283,7 +283,7 @@ constexpr std::int64_t encode_codes_items(int strands, int parts, int passes) no
 
 /// A warp for every part of two passes of every strand; encode_codes_warps a block of threads.
 template <class = void>
-__global__ void __launch_bounds__(32 * encode_codes_warps, 2) encode_codes_kernel(encode_job j) {
+__global__ void __launch_bounds__(32 * encode_codes_warps, 2) encode_codes_kernel(code_job j) {
   using namespace detail::encoding;
   unsigned char* const shared = ptx::dynamic_shared();
   const auto* const tables = reinterpret_cast<const unsigned char*>(&tables_of(j));

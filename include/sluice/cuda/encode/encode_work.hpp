@@ -108,7 +108,7 @@ struct encode_overflow {
 };
 
 /// What the kernels from classes to seal are given.
-struct encode_job {
+struct code_job {
   encode_state in;              ///< strands with their integers
   codec_id codec;               ///< of the frames' headers
   std::uint64_t fingerprint;    ///< of the same
@@ -140,7 +140,7 @@ struct encode_job {
 
 /// Fills the job but for what it is given, and returns the bytes of workspace that it takes from `at` on, which is a
 /// multiple of 16.
-inline std::uint64_t place_encode_job(encode_job& j, const model_head& head, std::byte* at) noexcept {
+inline std::uint64_t place_encode_job(code_job& j, const model_head& head, std::byte* at) noexcept {
   const auto strands = static_cast<std::uint64_t>(j.in.num_strands);
   std::uint64_t used = 0;
   const auto take = [&](std::uint64_t bytes) {

@@ -45,7 +45,7 @@ SLUICE_HD constexpr std::uint64_t front_size(std::uint64_t shape_runs, std::uint
 }
 
 /// A layer alone, as an index lists it. The view shows all layers in one type; so the others have that.
-__device__ __forceinline__ shape_run run_of(const encode_job& j, const kv_view& v, int layer) {
+__device__ __forceinline__ shape_run run_of(const code_job& j, const kv_view& v, int layer) {
   shape_run run{};
   run.layers = 1;
   for (int i = 0; i < 2; ++i) {
@@ -70,7 +70,7 @@ __device__ __forceinline__ bool same_run(const shape_run& a, const shape_run& b)
 
 /// Chooses levels and places tiles; a block of threads for each request.
 template <class = void>
-__global__ void __launch_bounds__(detail::encoding::place_threads) place_tiles_kernel(encode_job j) {
+__global__ void __launch_bounds__(detail::encoding::place_threads) place_tiles_kernel(code_job j) {
   using namespace detail::encoding;
   __shared__ std::uint64_t of_warps[place_threads / 32];
   __shared__ int first_bad;
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(detail::encoding::place_threads) place_tiles_k
 
 /// Checksums and the header, when the tiles are there; a warp, which is a block of threads, for each request.
 template <class = void>
-__global__ void __launch_bounds__(32) seal_frames_kernel(encode_job j) {
+__global__ void __launch_bounds__(32) seal_frames_kernel(code_job j) {
   using namespace detail::encoding;
   const int request = static_cast<int>(blockIdx.x);
   const open_encode& r = j.in.requests[request];

@@ -23,7 +23,7 @@ inline status prepare_encode() { return allow_shared(encode_codes_kernel<>, enco
 
 /// Makes frames of integers; `job` was filled by place_encode_job(). Nothing is waited for. Errors: cuda_error; what
 /// became of each request is said in its `out`.
-inline status make_frames_async(const encode_job& job, cudaStream_t stream) {
+inline status make_frames_async(const code_job& job, cudaStream_t stream) {
   const auto groups = [](std::int64_t items, int each) { return (items + each - 1) / each; };
   const std::int64_t strands = job.in.num_strands, requests = job.in.num_requests;
   status s =

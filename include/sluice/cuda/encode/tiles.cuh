@@ -39,7 +39,7 @@ __device__ __forceinline__ std::uint8_t section_parts(const encode_tile& t, int 
                                    (goes_on(t, pass, made) ? class_section::with_next : 0));
 }
 
-__device__ __forceinline__ pass_sections sections_of(const encode_job& j, const encode_strand& s, const group_model& g,
+__device__ __forceinline__ pass_sections sections_of(const code_job& j, const encode_strand& s, const group_model& g,
                                                      const encode_tile& t, int pass, int made) {
   pass_sections n{};
   const auto width = static_cast<std::uint32_t>(g.width);
@@ -66,7 +66,7 @@ __device__ __forceinline__ std::uint32_t row_bytes_of(const encode_strand& s, co
 }
 
 /// Bytes of a pass of a tile.
-__device__ __forceinline__ std::uint32_t tile_size(const encode_job& j, const encode_strand& s, const group_model& g,
+__device__ __forceinline__ std::uint32_t tile_size(const code_job& j, const encode_strand& s, const group_model& g,
                                                    const encode_tile& t, int pass, int made) {
   const std::uint32_t row = 2 + row_bytes_of(s, g);
   if (t.kept) return pass ? 0 : head_size(true, s.first > 0, true, 0) + s.count * row;
@@ -105,7 +105,7 @@ struct tile_cursor {
 };
 
 /// Exact tokens: their numbers, then their elements as they stand in the cache.
-__device__ __forceinline__ void put_exact(tile_cursor& c, const encode_job& j, const encode_strand& s,
+__device__ __forceinline__ void put_exact(tile_cursor& c, const code_job& j, const encode_strand& s,
                                           const group_model& g, bool all) {
   const auto* const list = all ? nullptr : reinterpret_cast<const std::uint16_t*>(j.in.workspace + s.exact_at);
   const int n = all ? s.count : s.exact;
@@ -137,7 +137,7 @@ __device__ __forceinline__ void put_exact(tile_cursor& c, const encode_job& j, c
 
 /// What the codes of a pass cannot say, in the order of a host's encoder: of the base row by row, of a refinement block by
 /// block.
-__device__ __forceinline__ void put_exceptions(tile_cursor& c, const encode_job& j, int strand, const encode_strand& s,
+__device__ __forceinline__ void put_exceptions(tile_cursor& c, const code_job& j, int strand, const encode_strand& s,
                                                const group_model& g, const encode_tile& t, int pass, int made) {
   if (t.exceptions[pass] == 0) return;
   c.put(t.exceptions[pass], 2);
@@ -167,7 +167,7 @@ __device__ __forceinline__ void put_exceptions(tile_cursor& c, const encode_job&
 }
 
 /// The section of class_rans.
-__device__ __forceinline__ void put_entropy(tile_cursor& c, const encode_job& j, int strand, const encode_strand& s,
+__device__ __forceinline__ void put_entropy(tile_cursor& c, const code_job& j, int strand, const encode_strand& s,
                                             const group_model& g, const encode_tile& t, int pass, int made) {
   const std::uint8_t with = section_parts(t, pass, made);
   const encode_block* const blocks = j.blocks_of(strand);
@@ -219,7 +219,7 @@ inline constexpr int encode_sizes_threads = 128;
 
 /// Sizes of all passes of a strand, a thread each; keeps tiles as they were stored that would take more than that.
 template <class = void>
-__global__ void __launch_bounds__(encode_sizes_threads) tile_sizes_kernel(encode_job j) {
+__global__ void __launch_bounds__(encode_sizes_threads) tile_sizes_kernel(code_job j) {
   using namespace detail::encoding;
   const std::int64_t strand = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (strand >= j.in.num_strands) return;
@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(encode_sizes_threads) tile_sizes_kernel(encode
 
 /// Writes tiles and the checksums in the index; a warp, which is a block of threads, for every pass of every strand.
 template <class = void>
-__global__ void __launch_bounds__(32) write_tiles_kernel(encode_job j) {
+__global__ void __launch_bounds__(32) write_tiles_kernel(code_job j) {
   using namespace detail::encoding;
   const int strand = static_cast<int>(blockIdx.x) / j.passes, pass = static_cast<int>(blockIdx.x) % j.passes;
   const encode_strand& s = j.in.strands[strand];

@@ -29,7 +29,7 @@ __device__ __forceinline__ rope_entry turned(double angle, double gain) {
 #endif
 }
 __device__ __forceinline__ double inverse(double x) {
-  const double near = __fdividef(1.f, static_cast<float>(x));
+  const double near = __frcp_rn(static_cast<float>(x));
   return near * (2 - x * near);
 }
 
