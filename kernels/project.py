@@ -293,6 +293,9 @@ class Encode:
         self.gather = w.body(min(gathers, key=lambda l: len(l[2]))) if gathers else Cost()
         c = Walk(kernels, "choose_classes_kernel")
         self.energy = c.body(c.loop(True, LDG=16, I2F=16)) * (1 / 16)
+        counts = c.loop(False, LDG_E_S16=1, LDS_U16=1, STS_U16=1)
+        digits = next(l for l in c.loops if l[3] and counts[0] <= l[0] and l[1] <= counts[1])
+        self.count, self.count_pass = c.body(counts), c.body(digits)
         e = Walk(kernels, "encode_codes_kernel")
         steps = [l for l in e.loops if l[3] and e.kernel.occurs(l[2], "STS.U8") == 4 and e.kernel.occurs(l[2], "POPC") == 8]
         steps.sort(key=lambda l: len(l[2]))
@@ -306,6 +309,8 @@ class Encode:
         panels = rows / 32 * width / 32
         cost = (self.panel * (width / 16) + self.round) * panels + self.split * (values / 32 / 8)
         cost += self.gather * (values / 32 / 4) + self.energy * (values / 32)
+        if tile["deltas"]:  # a third of the blocks of such a tile is counted to choose other classes
+            cost += (self.count + self.count_pass * (len(tile["passes"]) - 1)) * (values / 32 / 3)
         cost += Cost(l2=2 * values * 3, dram=2 * values * 2)
         for p, q in enumerate(tile["passes"][:level + 1]):
             blocks = q["blocks"] * wider
