@@ -128,7 +128,20 @@ def sockets():
             + table(['link', 'Redis, seconds / simulated seconds', 'HTTP'], [[link, cell(ratio(link, 'redis')), cell(ratio(link, 'http'))] for link in dict.fromkeys(r['link'] for r in d['runs'])]))
 
 
-makers = dict(result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, sources=sources, sockets=sockets)
+def projection():
+    d = json.loads(read('cuda_projection.json'))
+    r = {(x['what'], x['width']): x for x in d['projected']}
+    widths, names = sorted({w for _, w in r}), list(dict.fromkeys(n for n, _ in r))
+    def cell(x):
+        bound = [f"{kernel}: {roof}" for kernel, roof in x['bound_at_65'].items() if roof != 'issue' and kernel != 'open']
+        return f"{x['gb_per_s_at_50']} to {x['gb_per_s_at_65']}" + (f" ({', '.join(bound)})" if bound else '')
+    def slots(x): return ' + '.join(f"{n:.0f} {k}" for k, n in x['slots_per_value'].items() if k not in ('all', 'open')) + f" = {x['slots_per_value']['all']:.0f}"
+    return (f"GB/s of bf16, projected, nothing measured; {d['arch']}, nvcc {d['nvcc']}; at 50 to 65 % of issue slots. In brackets what else is the lowest roof at 65 %.\n\n"
+            + table(['columns of a tile'] + [str(w) for w in widths] + ['target at 128', 'slots a value at 128'],
+                    [[n] + [cell(r[n, w]) for w in widths] + [str(d['targets_gb_per_s'].get(n, '')), slots(r[n, 128])] for n in names]))
+
+
+makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, sources=sources, sockets=sockets)
 used, stale = set(), []
 for page in ('README.md', 'bench/README.md'):
     path = os.path.join(ROOT, page)

@@ -13,11 +13,23 @@
 #include <cstdint>
 
 // What a decode on a device asks of each stage of a codec: the device's half of the contracts in codec/stages.hpp. A
-// policy takes part once these templates are specialised for it, the library's and a user's alike:
-//   transform_stage<Transform>   open()             whether its section is what it must be
-//   quantizer_stage<Quantizer>   open()             the same, and step, scale and bits of the strand
-//   entropy_stage<EntropyModel>  init(), launch(), bytes()        sections to values in the workspace, for all strands
-// and store_stage<Codec> init() and launch() that put values into pages, by default integers as cuda/entropy/integer_stages.cuh does.
+// policy takes part once these templates are specialised for it, the library's and a user's alike
+// (test/unit/cuda/custom_stage_test.cpp does it as a user):
+//   transform_stage<Transform>   static __device__ bool open(const opened_tile&)
+//   quantizer_stage<Quantizer>   static __device__ bool open(const opened_tile&, opened_quantizer&)
+//   entropy_stage<EntropyModel>  static status init(const model_sizes&, const device_limits&)
+//                                static status launch(const decode_state&, const model_sizes&, const device_limits&, cudaStream_t)
+//                                static constexpr std::uint64_t bytes(const model_sizes&, std::int32_t strands), if it needs memory
+// open() says whether the stage's own section is what it must be, and a quantiser's also step, scale and bits. A warp calls
+// it, and all lanes answer alike. It is asked of strands without rows, too, where every section is empty as on a host.
+// launch() puts kernels into the stream that turn sections into values, for all strands whose state is ok; it neither
+// waits nor allocates. Of each strand the kernels set
+//   values       at values_at: int16 [rows][ld] at the strand's level, what lies between width and ld zero
+//   live         columns from here on are zero, and need not have been written
+//   exceptions   of each pass up to the level: where they stand in the frame, checked against rows and width; or {}
+// or state = corrupt_tile where a host refuses the bytes, which are untrusted: sizes of sections are those of the frame.
+// store_stage<Codec> has init() and launch() as well and puts values into pages; without one of its own a codec has that of
+// cuda/entropy/integer_stages.cuh: values times scale, in a profile's basis or as they are.
 // A codec of another make than basic_codec and stored_codec specialises codec_stages as a whole.
 
 namespace sluice::cuda {

@@ -21,7 +21,7 @@ enum class element_source {
   frame       ///< in the entropy section of the base pass
 };
 
-/// Coded rows of strands whose elements are at hand; a block a strand, a warp a row.
+/// Coded rows of strands whose elements are at hand; a block a strand, a warp a row at a time.
 template <element_source Source>
 __global__ void __maxnreg__(64) store_element_rows(const decode_state d) {
   const strand& s = d.strands[blockIdx.x];
@@ -32,12 +32,27 @@ __global__ void __maxnreg__(64) store_element_rows(const decode_state d) {
   const std::byte* from =
       Source == element_source::workspace ? d.workspace + s.values_at : r.asked.frame + s.entropy[0].at;
   const int head_dim = plane_of(d.image, g.layer, g.plane).head_dim;
-  const std::size_t row_bytes = static_cast<std::size_t>(g.width) * static_cast<std::size_t>(size_of(target.type));
-  for (int row = static_cast<int>(threadIdx.x / 32); row < s.rows(); row += element_warps) {
-    const int token = first_token(r, s) + coded_token(r.asked.frame, s, row);
-    const std::int64_t place = place_of(r, plane_of(r, g), token);
-    if (place == no_place) continue;
-    copy_row(target, target.base + place, from + row_bytes * static_cast<unsigned>(row), g.heads, head_dim);
+  const unsigned row_bytes = static_cast<unsigned>(g.width * target.size);
+  const bool words = target.element_stride == target.size && target.head_stride == head_dim * target.size &&
+                     row_bytes % 16 == 0;  // a row is one run of words of 16 bytes, where it begins with one
+  const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+  for (int first = warp; first < s.rows(); first += 32 * element_warps) {
+    // A lane finds the place of one row, since that takes longer than to copy it.
+    std::int64_t place = no_place;
+    const int own = first + lane * element_warps;
+    if (own < s.rows()) place = place_of(r, plane_of(r, g), first_token(r, s) + coded_token(r.asked.frame, s, own));
+    for (int i = 0, row = first; i < 32 && row < s.rows(); ++i, row += element_warps) {
+      const std::int64_t at = __shfl_sync(~0u, place, i);
+      if (at == no_place) continue;
+      std::byte* const to = target.base + at;
+      const std::byte* const of = from + row_bytes * static_cast<unsigned>(row);
+      if (!words || ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(of)) & 15) != 0) {
+        copy_row(target, to, of, g.heads, head_dim);
+        continue;
+      }
+      for (unsigned b = 16 * static_cast<unsigned>(lane); b < row_bytes; b += 512)  // what most rows are
+        *reinterpret_cast<four_words*>(to + b) = *reinterpret_cast<const four_words*>(of + b);
+    }
   }
 }
 
