@@ -47,7 +47,8 @@ __global__ void between_warps(int missing, unsigned* out) {
 __global__ void copied(int missing, const unsigned* in, unsigned* out) {
   auto* const shared = reinterpret_cast<volatile unsigned*>(cuda::ptx::dynamic_shared());
   const unsigned lane = threadIdx.x;
-  if (lane < 8) cuda::ptx::copy_async(cuda::ptx::shared_address(cuda::ptx::dynamic_shared()) + 16 * lane, in + 4 * lane);
+  if (lane < 8)
+    cuda::ptx::copy_async(cuda::ptx::shared_address(cuda::ptx::dynamic_shared()) + 16 * lane, in + 4 * lane);
   cuda::ptx::copy_commit();
   cuda::ptx::copy_wait<0>();
   if (missing != 6) __syncwarp();

@@ -299,7 +299,7 @@ inline void refusals() {
   view([](kv_view& v) { v.tokens = -1; });
   view([](kv_view& v) { v.first = INT64_MAX; });
   view([](kv_view& v) { v.num_kv_heads = 1; });
-  view([](kv_view& v) { v.k.head_dim = 12; });
+  view([](kv_view& v) { v.k.head_dim -= 4; });
   view([](kv_view& v) { v.v = {}; });
   view([](kv_view& v) { v.v.type = dtype::bytes; });
   view([](kv_view& v) { v.position = 375; });
@@ -313,7 +313,9 @@ inline void refusals() {
   view([&](kv_view& v) {
     v.layer_ids = tables.emplace_back(std::vector<std::int32_t>{0, 0}).data();
     v.num_layers = 2;
-    v.k.layer_stride = v.v.layer_stride = 1 << 20;
+    v.tokens = 1;  // so that the second layer, too, lies within what the cache has
+    v.k.layer_stride = v.k.element_stride;
+    v.v.layer_stride = v.v.element_stride;
   });
   for (const std::int32_t number : {-1, 1 << 20, INT32_MAX})
     for (const int entry : {0, 2})
