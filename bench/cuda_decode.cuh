@@ -46,6 +46,21 @@ inline void must(sluice::status s, const char* what) {
   if (s != sluice::status::ok) throw std::runtime_error(std::string(what) + ": " + to_string(s));
 }
 
+inline std::byte* bytes_of(device_bytes& b) { return reinterpret_cast<std::byte*>(thrust::raw_pointer_cast(b.data())); }
+
+/// A model's image copied to the device, ready for its kernels.
+template <class Model>
+auto put_on_device(const Model& packed, device_bytes& image) {
+  must(packed.state(), "the model's image");
+  image.resize(packed.image().size());
+  upload(packed.image(), thrust::raw_pointer_cast(image.data()));
+  const auto limits = sluice::cuda::limits_of_device();
+  must(limits.status(), "limits of the device");
+  const auto model = packed.at(bytes_of(image), *limits);
+  must(init(model), "init");  // of decodes or of encodes
+  return model;
+}
+
 /// The context of a model on a device, ready to be decoded: a frame for every 256 tokens, each with memory of its own,
 /// which go into pages of 16 tokens through a shuffled block table. All frames are one frame that is decoded to other
 /// positions.
@@ -53,13 +68,7 @@ template <class Codec>
 class device_context {
  public:
   device_context(const grown_model& m, int level) : model_(m.profile()) {
-    must(model_.state(), "the model's image");
-    image_.resize(model_.image().size());
-    upload(model_.image(), thrust::raw_pointer_cast(image_.data()));
-    const auto limits = sluice::cuda::limits_of_device();
-    must(limits.status(), "limits of the device");
-    on_device_ = model_.at(bytes_of(image_), *limits);
-    must(sluice::cuda::init(on_device_), "init");
+    on_device_ = put_on_device(model_, image_);
 
     const std::vector<std::byte>& frame = m.frame(Codec::id);
     sluice::frame_index index;
@@ -94,10 +103,6 @@ class device_context {
 
  private:
   using stages = sluice::cuda::codec_stages<Codec>;
-
-  static std::byte* bytes_of(device_bytes& b) {
-    return reinterpret_cast<std::byte*>(thrust::raw_pointer_cast(b.data()));
-  }
 
   sluice::cuda::decode_state state() {
     const auto l = sluice::cuda::lay_out_workspace(on_device_.sizes, requests_,

@@ -23,13 +23,7 @@ class device_encodes {
  public:
   device_encodes(const grown_model& m, const device_context<sluice::codec::exact>& from, int levels)
       : model_(m.profile()), bytes_(from.bytes()) {
-    must(model_.state(), "the model's image");
-    image_.resize(model_.image().size());
-    upload(model_.image(), thrust::raw_pointer_cast(image_.data()));
-    const auto limits = sluice::cuda::limits_of_device();
-    must(limits.status(), "limits of the device");
-    on_device_ = model_.at(bytes_of(image_), *limits);
-    must(sluice::cuda::init(on_device_), "init");
+    on_device_ = put_on_device(model_, image_);
     answers_.resize(from.requests().size());
     for (const sluice::cuda::request& r : from.requests()) {
       sluice::cuda::encode_request e;
@@ -58,9 +52,6 @@ class device_encodes {
   }
 
  private:
-  static std::byte* bytes_of(device_bytes& b) {
-    return reinterpret_cast<std::byte*>(thrust::raw_pointer_cast(b.data()));
-  }
   std::span<const sluice::cuda::encode_request> all() const { return requests_; }
 
   // How far from the cache a frame's values are, relative to them.

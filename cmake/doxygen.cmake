@@ -20,7 +20,7 @@ set(DOXYGEN_QUIET YES)
 # What users may rely on. `detail` namespaces promise nothing, nor do the bodies of kernels and the machine they run on.
 set(DOXYGEN_EXTRACT_ALL NO)
 set(DOXYGEN_EXCLUDE_SYMBOLS sluice::detail *::detail::* sluice::*::detail_* *::detail_*::*)
-set(DOXYGEN_EXCLUDE_PATTERNS */cuda/*/* */cuda/ptx.cuh */cuda/launch.cuh */cuda/convert.cuh */cuda/kernels.cuh
+set(DOXYGEN_EXCLUDE_PATTERNS */cuda/*/* */cuda/ptx.cuh */cuda/launch.cuh */cuda/rope_angles.cuh */cuda/convert.cuh */cuda/kernels.cuh
   */cuda/encode_strand.hpp)  # what the kernels are made of
 set(DOXYGEN_INPUT_FILTER "\"'${SLUICE_AWK}' -f '${CMAKE_CURRENT_LIST_DIR}/doxygen.awk'\"")
 set(DOXYGEN_VERBATIM_VARS DOXYGEN_INPUT_FILTER)

@@ -88,6 +88,18 @@ inline const small_model& small() {
   return m;
 }
 
+/// A request for a model's frame, whole.
+inline cuda::request request_of(const small_model& m, const device_buffer<std::byte>& frame,
+                                const device_cache& there) {
+  cuda::request r;
+  r.frame = frame.data();
+  r.size = m.frame.size();
+  r.tokens = m.tokens;
+  r.tile_tokens = 32;
+  r.cache = there.view();
+  return r;
+}
+
 /// The strands of a decode as the device left them.
 inline void strands_lie_right() {
   const small_model& m = small();
@@ -97,12 +109,7 @@ inline void strands_lie_right() {
   const caches::mixed_cache pages = m.pages();
   const device_cache there(pages.views()[0]);
   const device_buffer<std::byte> frame(m.frame);
-  cuda::request r;
-  r.frame = frame.data();
-  r.size = m.frame.size();
-  r.tokens = m.tokens;
-  r.tile_tokens = 32;
-  r.cache = there.view();
+  const cuda::request r = request_of(m, frame, there);
   const std::vector<cuda::request> requests{r};
   const std::size_t bytes = *cuda::decode_workspace_bytes(model, std::span<const cuda::request>(requests));
   device_buffer<std::byte> workspace(bytes + 128);
@@ -417,12 +424,7 @@ inline void rope_tables() {
     const caches::mixed_cache pages = m.pages(position);
     const device_cache there(pages.views()[2]);
     const device_buffer<std::byte> frame(m.frame);
-    cuda::request r;
-    r.frame = frame.data();
-    r.size = m.frame.size();
-    r.tokens = m.tokens;
-    r.tile_tokens = 32;
-    r.cache = there.view();
+    cuda::request r = request_of(m, frame, there);
     r.position = position;
     const std::span<const cuda::request> requests(&r, 1);
     device_buffer<std::byte> workspace(*cuda::decode_workspace_bytes(model, requests) + 128);

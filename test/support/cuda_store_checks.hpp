@@ -3,6 +3,7 @@
 
 // The store stage of a decode against the CPU's: strands whose integers the CPU has decoded, or made-up ones, into pages
 // of either. For the emulator, whose headers then stand before the library's, and for a GPU.
+#include <sluice/cuda/stages.cuh>
 #include <sluice/cuda/store/elements.cuh>
 #include <sluice/cuda/store/store.cuh>
 
@@ -738,7 +739,10 @@ inline void elements(unsigned seed) {
 template <int = 0>
 __global__ void open_transforms(const cuda::decode_state d, int* sound) {
   const cuda::strand& s = d.strands[blockIdx.x];
-  const bool good = cuda::open_transform(d.requests[0].asked.frame, s, cuda::group_of(d.image, s.group));
+  const cuda::group_model& g = cuda::group_of(d.image, s.group);
+  const auto* frame = reinterpret_cast<const std::uint8_t*>(d.requests[0].asked.frame);
+  const bool good = cuda::transform_stage<profile_basis>::open(
+      {&cuda::head_of(d.image), &cuda::plane_of(d.image, g.layer, g.plane), &g, frame, &s, threadIdx.x % 32});
   if (threadIdx.x == 0) sound[blockIdx.x] = good;
 }
 

@@ -67,15 +67,6 @@ struct encode_state {
   std::uint64_t slots_at, ropes_at, flags_at, lists_at, means_at, values_at;
 };
 
-/// Where a strand's tile stands in a pass of the index, counted from the first of the pass: planes, then token tiles,
-/// then groups of the plane.
-SLUICE_HD inline std::int64_t place_in_pass(const std::byte* image, std::int32_t group, std::int32_t tile,
-                                            std::int32_t token_tiles) noexcept {
-  const group_model& g = group_of(image, group);
-  const plane_model& p = plane_of(image, g.layer, g.plane);
-  return std::int64_t{p.first_group} * token_tiles + std::int64_t{tile} * p.groups + (group - p.first_group);
-}
-
 /// cos and minus sin, over the attention factor, of a token of a request (counted from the frame's first) for each pair
 /// of a rope: float2[pairs].
 SLUICE_HD inline const float* rope_row(const encode_state& d, const open_encode& r, const rope_model& rope,

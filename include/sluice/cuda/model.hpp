@@ -100,4 +100,16 @@ SLUICE_HD inline const group_model& group_of(const std::byte* image, int strand)
   return in_image<group_model>(image, head_of(image).groups_at)[strand];
 }
 
+/// Where the tile of a group and a token tile stands in a pass of the index, counted from the first of the pass: planes, then token tiles,
+/// then groups of the plane.
+SLUICE_HD inline std::int64_t place_in_pass(const std::byte* image, std::int32_t group, std::int32_t tile,
+                                            std::int32_t token_tiles) noexcept {
+  const group_model& g = group_of(image, group);
+  const plane_model& p = plane_of(image, g.layer, g.plane);
+  return std::int64_t{p.first_group} * token_tiles + std::int64_t{tile} * p.groups + (group - p.first_group);
+}
+
+/// 3^n, n from 0 to 5. A number instead of an array, which a device would keep in memory.
+SLUICE_HD constexpr int power3(int n) noexcept { return static_cast<int>(0xf3511b090301u >> 8 * n & 255); }
+
 }  // namespace sluice::cuda

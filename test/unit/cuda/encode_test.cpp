@@ -59,7 +59,7 @@ TEST_CASE("encode tables: codes, reciprocals and classes are those of the tables
     CHECK((of.zero[0] == 255) == !detail::live(cls, 0));
     CHECK((of.zero[0] == 255 || (digits[0] == 256 && digits[1] == 256)));
     for (int back = 0; back < max_passes; ++back) {
-      CHECK(cuda::class_of_pass(cls, back) == detail::class_at(cls, back));
+      CHECK(cuda::class_in_pass(cls, back) == detail::class_at(cls, back));
       if (back) CHECK(detail::live(cls, back) <= detail::live(cls, back - 1));  // once alive, always
     }
   }

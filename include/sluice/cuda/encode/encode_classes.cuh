@@ -4,6 +4,7 @@
 #include <sluice/codec/entropy/class_rans/classes.hpp>
 #include <sluice/cuda/encode/encode_tables.hpp>
 #include <sluice/cuda/encode/encode_work.hpp>
+#include <sluice/cuda/entropy/class_tables.hpp>
 #include <sluice/cuda/ptx.cuh>
 
 #include <cuda_runtime.h>
@@ -63,7 +64,7 @@ __device__ __forceinline__ void weigh(const encode_tables& t, const std::uint16_
   for (int v = 0; v < encode_histogram; ++v) {
     const float n = static_cast<float>(counts[32 * v]);
     for (int i = 0; i < N; ++i)
-      bits[i] = __fadd_rn(bits[i], __fmul_rn(n, t.base_bits[v][class_of_pass(cls[i], passes - 1)]));
+      bits[i] = __fadd_rn(bits[i], __fmul_rn(n, t.base_bits[v][class_in_pass(cls[i], passes - 1)]));
   }
   for (int p = 1; p < made; ++p) {
     const std::uint16_t* const digits = counts + 32 * (encode_histogram + (p - 1) * encode_digit_rows);
@@ -71,7 +72,7 @@ __device__ __forceinline__ void weigh(const encode_tables& t, const std::uint16_
     for (int k = 0; k < 6; ++k) {
       const float n = static_cast<float>(digits[32 * order[k]]);
       for (int i = 0; i < N; ++i)
-        bits[i] = __fadd_rn(bits[i], __fmul_rn(n, t.digit_bits[order[k]][class_of_pass(cls[i], passes - 1 - p)]));
+        bits[i] = __fadd_rn(bits[i], __fmul_rn(n, t.digit_bits[order[k]][class_in_pass(cls[i], passes - 1 - p)]));
     }
   }
 }
@@ -119,7 +120,7 @@ __device__ __forceinline__ int correction(int v, int pass, int passes, int dead,
 /// In how many passes of those made, from the base on, a class is dead.
 __device__ __forceinline__ int dead_passes(const encode_tables& t, std::uint8_t cls, int passes, int made) {
   int dead = 0;
-  while (dead < made && !t.alive[class_of_pass(cls, passes - 1 - dead)]) ++dead;
+  while (dead < made && !t.alive[class_in_pass(cls, passes - 1 - dead)]) ++dead;
   return dead;
 }
 
@@ -239,7 +240,7 @@ __global__ void __launch_bounds__(32) plan_codes_kernel(code_job j) {
     const int dead = dead_passes(t, cls, passes, made);
     for (int p = 0; p < made; ++p)
       if (__ballot_sync(everyone, dead <= p) != 0 && lane() == p) last = b + 1;
-    const int limit = t.limit[class_of_pass(cls, passes - 1)];
+    const int limit = t.limit[class_in_pass(cls, passes - 1)];
     const encode_clip clip = dead ? encode_clip{0, passes - dead} : encode_clip{limit, passes - 1};
     std::uint32_t here = 0;
     if (__ballot_sync(everyone, out.largest[lane()] > clip.largest()) != 0) {

@@ -3,6 +3,8 @@
 
 #include <sluice/cuda/encode_strand.hpp>
 #include <sluice/cuda/launch.cuh>
+#include <sluice/cuda/open/open_view.cuh>
+#include <sluice/cuda/rope_angles.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -21,58 +23,12 @@ struct encode_batch {
 };
 static_assert(sizeof(encode_batch) + sizeof(encode_state) <= 4000);  // of the 4 KB of parameters
 
-/// What is wrong with a view, the first in a host's order.
-inline constexpr int view_faults = 4;
-__device__ inline status view_fault(std::uint32_t found) {
-  const status all[view_faults] = {status::invalid_view, status::page_out_of_range, status::wrong_shape,
-                                   status::invalid_view};
-  for (int i = 0; i < view_faults; ++i)
-    if (found >> i & 1u) return all[i];
-  return status::ok;
-}
-
-/// Whether a page table names pages of the pool only, by all threads of a block.
-__device__ inline bool indices_within(const kv_view& v) {
-  if (v.mode == addressing::contiguous || v.tokens == 0) return true;
-  const std::int64_t unit = v.mode == addressing::pages ? v.page_size : 1;
-  bool within = true;
-  for (std::int64_t i = v.first / unit + threadIdx.x; i <= (v.first + v.tokens - 1) / unit; i += blockDim.x)
-    within = within && v.indices[i] >= 0 && v.indices[i] < v.capacity;
-  return within;
-}
-
-/// Which layer of the view shows each of the model's, and what is wrong with them: bits of view_fault().
-__device__ inline std::uint32_t map_layers(const encode_state& d, const kv_view& v, std::int32_t* slots) {
-  std::uint32_t found = 0;
-  for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < v.num_layers;
-       i += static_cast<std::int32_t>(blockDim.x)) {
-    const std::int32_t l = v.layer_id(i);
-    if ((v.k.layer_bases && !v.k.layer_bases[i]) || (v.v.layer_bases && !v.v.layer_bases[i]) ||
-        (v.layer_ids && l < 0)) {
-      found |= 1;
-      continue;
-    }
-    bool same = l < head_of(d.image).layers;
-    for (int p = 0; p < 2 && same; ++p) {
-      const plane_model& m = plane_of(d.image, l, p);
-      const plane_view& q = p ? v.v : v.k;
-      same = q.present() ? q.head_dim == m.head_dim && v.num_kv_heads == m.heads && m.heads > 0 : m.heads == 0;
-    }
-    if (!same)
-      found |= 4;
-    else if (atomicCAS(slots + l, -1, i) != -1)
-      found |= 8;
-  }
-  return found;
-}
-
 /// Requests of a batch: a block each.
-template <int Threads = 256>
+template <int Threads = open_threads>
 __global__ void __launch_bounds__(Threads, 4) open_encode_kernel(encode_state d, encode_batch batch) {
-  __shared__ std::uint32_t found;
   open_encode& r = d.requests[batch.first + static_cast<int>(blockIdx.x)];
   const model_head& h = head_of(d.image);
-  if (threadIdx.x == 0) r = batch.requests[blockIdx.x], found = 0;
+  if (threadIdx.x == 0) r = batch.requests[blockIdx.x];
   __syncthreads();
   std::int32_t* const slots = reinterpret_cast<std::int32_t*>(d.workspace + r.slots_at);
   for (std::int32_t l = static_cast<std::int32_t>(threadIdx.x); l < h.layers; l += Threads) slots[l] = -1;
@@ -80,11 +36,7 @@ __global__ void __launch_bounds__(Threads, 4) open_encode_kernel(encode_state d,
   __syncthreads();
   const kv_view& v = r.asked.cache;
   if (state == status::ok) {
-    std::uint32_t mine = indices_within(v) ? 0 : 2;
-    mine |= map_layers(d, v, slots);
-    if (mine) atomicOr(&found, mine);
-    __syncthreads();
-    state = view_fault(found);
+    state = map_view(v, d.image, [slots](std::int32_t l) -> std::int32_t& { return slots[l]; });
     if (threadIdx.x == 0) r.state = state;
   }
   const std::int64_t end = r.asked.position + r.asked.tokens;
@@ -133,12 +85,12 @@ __global__ void __launch_bounds__(Threads) undo_ropes_kernel(encode_state d, std
     const rope_model* rope = in_image<rope_model>(d.image, h.ropes_at);
     while (i >= r.asked.tokens * (rope->pairs_before + rope->pairs)) ++rope;
     const std::int64_t at = i - r.asked.tokens * rope->pairs_before;
-    const double angle = static_cast<double>(r.asked.position + at / rope->pairs) *
-                         in_image<double>(d.image, rope->frequency_at)[at % rope->pairs];
-    const double gain = 1 / rope->attention_factor;
+    const rope_entry e =
+        rope_at(static_cast<double>(r.asked.position + at / rope->pairs),
+                in_image<double>(d.image, rope->frequency_at)[at % rope->pairs], 1 / rope->attention_factor);
     float* const to = reinterpret_cast<float*>(d.workspace + r.ropes_at) + 2 * i;
-    to[0] = static_cast<float>(gain * ::cos(angle));
-    to[1] = static_cast<float>(-gain * ::sin(angle));
+    to[0] = e.cosine;
+    to[1] = -e.sine;
   }
 }
 
@@ -223,7 +175,8 @@ inline status open_encodes(const encode_state& d, const model_head& head, std::s
     tokens += o.asked.tokens;
     most = o.asked.tokens > most ? o.asked.tokens : most;
     if (batch.count < encode_batch::most && i + 1 < requests.size()) continue;
-    if (const status s = launch(open_encode_kernel<>, batch.count, 256, 0, stream, d, batch); s != status::ok) return s;
+    if (const status s = launch(open_encode_kernel<>, batch.count, open_threads, 0, stream, d, batch); s != status::ok)
+      return s;
     batch.first += batch.count;
     batch.count = 0;
   }

@@ -103,7 +103,7 @@ __device__ __forceinline__ void code_block(coder& c, const coded_part& part, std
     for (int k = 0; k < most; ++k) {
       const bool has = digits > k;
       const auto cls = static_cast<std::uint8_t>((column - part.base) / 8);
-      const std::uint32_t at = part.digit + (has ? 8u * class_of_pass(cls, k) : 0u);
+      const std::uint32_t at = part.digit + (has ? 8u * class_in_pass(cls, k) : 0u);
       c.push(ptx::load_table_pair(at + static_cast<std::uint32_t>(2048 * digit_row(v))));
       if (has) v = round_third(v, encode_third::of(1));
     }
@@ -253,7 +253,7 @@ __device__ __forceinline__ void name_lanes(const std::uint8_t* digits_of, coded_
 #pragma unroll 1
   for (int b = 0; b < part.blocks; ++b) {
     const encode_block& block = room.facts[b];
-    const std::uint8_t cls = class_of_pass(block.classes[lane()], passes - 1 - pass);
+    const std::uint8_t cls = class_in_pass(block.classes[lane()], passes - 1 - pass);
     std::uint32_t word = (pass ? part.digit : part.base) + 8u * cls, exceptions = 0;
     for (int p = 0; p < max_passes; ++p) exceptions |= block.exceptions[p];
     if (exceptions) part.clipped |= 1u << b;

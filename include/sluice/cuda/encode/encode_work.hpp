@@ -23,14 +23,6 @@
 
 namespace sluice::cuda {
 
-/// 3^n, n from 0 to 5. A number instead of an array, which a device would keep in memory.
-SLUICE_HD constexpr int power3(int n) noexcept { return static_cast<int>(0xf3511b090301u >> 8 * n & 255); }
-/// sluice::detail::class_at, likewise.
-SLUICE_HD constexpr std::uint8_t class_of_pass(std::uint8_t cls, int back) noexcept {
-  const int w = cls % 64 - static_cast<int>(0x2019130d0600u >> 8 * back & 255);
-  return static_cast<std::uint8_t>(cls - cls % 64 + (w > 0 ? w : 0));
-}
-
 /// How a device divides by 3^n: round(v / 3^n) is the high word of (4 v + offset) * magic, floor((4 v + 2 * 3^n) / (4 * 3^n)),
 /// for all of 16 bits and one more. It is what n roundings to a third give, one after the other.
 struct encode_third {

@@ -152,7 +152,7 @@ __device__ __forceinline__ void put_exceptions(tile_cursor& c, const code_job& j
       const std::uint8_t cls = blocks[b].classes[lane()];
       const int v = values_of(j, s)[row * std::ptrdiff_t{g.ld} + 32 * b + lane()];
       const int of = correction(v, pass, passes, dead_passes(tables, cls, passes, made),
-                                tables.limit[class_of_pass(cls, passes - 1)]);
+                                tables.limit[class_in_pass(cls, passes - 1)]);
       const unsigned found = __ballot_sync(everyone, of != 0);
       if (of != 0) {
         unsigned char* const to = c.to + 8 * __popc(found & ((1u << lane()) - 1));

@@ -76,7 +76,7 @@ __device__ inline bool find_part(const section_parts& s, int blocks, int part, c
   if (s.code_size < 4 * parts) return false;
   std::uint64_t at = 4 * parts;
   for (std::uint32_t i = 0; i < parts; ++i) {
-    const std::uint32_t n = load_u32(s.code + 4 * i);
+    const std::uint32_t n = sluice::detail::load_u32(s.code + 4 * i);
     if (static_cast<int>(i) == part) {
       bytes = s.code + at;
       size = n;

@@ -5,26 +5,14 @@
 #include <sluice/codec/entropy/class_rans/section.hpp>
 #include <sluice/cuda/entropy/rans_steps.cuh>
 
+#include <sluice/format/tile.hpp>
+
 #include <cstdint>
 
 // What class_section and unpack_states are on a host, for a warp: all lanes read the same untrusted bytes, each where
 // there is one.
 
 namespace sluice::cuda {
-
-__device__ inline std::uint32_t load_u16(const std::uint8_t* p) { return p[0] | static_cast<std::uint32_t>(p[1]) << 8; }
-__device__ inline std::uint32_t load_u32(const std::uint8_t* p) { return load_u16(p) | load_u16(p + 2) << 16; }
-
-/// detail::class_at(), without a table that would lie in local memory.
-__device__ inline std::uint8_t class_in_pass(std::uint8_t cls, int back) {
-  constexpr std::uint64_t shifts = [] {
-    std::uint64_t packed = 0;
-    for (int i = 0; i < max_passes; ++i) packed |= std::uint64_t(detail::class_shift[i]) << 6 * i;
-    return packed;
-  }();
-  const int w = cls % detail::class_widths, shift = static_cast<int>(shifts >> 6 * back & 63);
-  return static_cast<std::uint8_t>(cls - (w < shift ? w : shift));
-}
 
 /// One pass of class_rans in a tile; see class_section.
 struct section_parts {
@@ -45,7 +33,7 @@ __device__ inline bool parse_section(section_parts& s, const std::uint8_t* bytes
   if (with & class_section::with_deltas) {
     const int blocks = (width + 31) / 32;
     if (at + 4 > size) return false;
-    s.delta_blocks = load_u32(bytes + at);
+    s.delta_blocks = sluice::detail::load_u32(bytes + at);
     if (blocks > 32 || s.delta_blocks == 0 || (blocks < 32 && s.delta_blocks >> blocks != 0)) return false;
     s.deltas = bytes + at + 4;
     at += 4 + 16 * static_cast<std::uint32_t>(__popc(s.delta_blocks));
@@ -56,7 +44,7 @@ __device__ inline bool parse_section(section_parts& s, const std::uint8_t* bytes
   }
   if (with & class_section::with_exceptions) {
     if (at + 2 > size) return false;
-    s.num_exceptions = load_u16(bytes + at);
+    s.num_exceptions = sluice::detail::load_u16(bytes + at);
     if (s.num_exceptions == 0) return false;
     s.exceptions = bytes + at + 2;
     at += 2 + static_cast<std::uint32_t>(sizeof(exception)) * s.num_exceptions;
@@ -73,7 +61,8 @@ __device__ inline bool exceptions_fit(const section_parts& s, int rows, int widt
   bool fit = true;
   for (std::uint32_t i = lane; i < s.num_exceptions; i += 32) {
     const std::uint8_t* e = s.exceptions + sizeof(exception) * i;
-    fit &= load_u16(e) < static_cast<unsigned>(rows) && load_u16(e + 2) < static_cast<unsigned>(width);
+    fit &= sluice::detail::load_u16(e) < static_cast<unsigned>(rows) &&
+           sluice::detail::load_u16(e + 2) < static_cast<unsigned>(width);
   }
   return __all_sync(whole_warp, fit) != 0;
 }

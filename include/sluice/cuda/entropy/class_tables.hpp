@@ -3,6 +3,7 @@
 
 #include <sluice/codec/entropy/class_rans/classes.hpp>
 #include <sluice/config.hpp>
+#include <sluice/format/limits.hpp>
 
 #include <bit>
 #include <cstddef>
@@ -13,6 +14,17 @@
 // shared memory, and how much of that it has. The same for every model: an image holds them once (model_head).
 
 namespace sluice::cuda {
+
+/// detail::class_at(), without a table that would lie in local memory.
+SLUICE_HD inline std::uint8_t class_in_pass(std::uint8_t cls, int back) noexcept {
+  constexpr std::uint64_t shifts = [] {
+    std::uint64_t packed = 0;
+    for (int i = 0; i < max_passes; ++i) packed |= std::uint64_t(detail::class_shift[i]) << 6 * i;
+    return packed;
+  }();
+  const int w = cls % detail::class_widths, shift = static_cast<int>(shifts >> 6 * back & 63);
+  return static_cast<std::uint8_t>(cls - (w < shift ? w : shift));
+}
 
 /// Digits of a refinement, of one class under one kind of parent (zero or not); all dead: cc = 0, f = 255.
 struct ternary_row {

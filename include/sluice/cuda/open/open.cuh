@@ -3,6 +3,7 @@
 
 #include <sluice/cuda/launch.cuh>
 #include <sluice/cuda/open/open_frame.cuh>
+#include <sluice/cuda/rope_angles.cuh>
 #include <sluice/cuda/stages.cuh>
 #include <sluice/cuda/strand.hpp>
 #include <sluice/cuda/workspace.hpp>
@@ -147,9 +148,7 @@ __global__ void __launch_bounds__(32 * strands_per_block, 3) open_strands(const 
   const auto* frame = reinterpret_cast<const std::uint8_t*>(r.asked.frame);
   const strand_entries e{frame + r.entries_at, reinterpret_cast<const std::uint64_t*>(d.workspace + r.offsets_at),
                          static_cast<std::uint64_t>(r.strands),
-                         static_cast<std::uint64_t>(p.first_group) * static_cast<std::uint64_t>(r.token_tiles) +
-                             static_cast<std::uint64_t>(tile) * static_cast<std::uint64_t>(p.groups) +
-                             static_cast<std::uint64_t>(group - p.first_group)};
+                         static_cast<std::uint64_t>(place_in_pass(d.image, group, tile, r.token_tiles))};
   int level = r.level;
   for (int pass = 1; pass <= level; ++pass)
     if (e.size(pass) == cut_tile) level = pass - 1;
@@ -187,9 +186,7 @@ __global__ void __launch_bounds__(32 * strands_per_block, 3) open_strands(const 
   }
 }
 
-/// cos and sin of all tokens of a request for all rotary pairs, each warp of a token tile taking tokens in turn. Angles
-/// are doubles, since a float's would be off by a tenth of a radian at position 1e6, and in half turns, which needs no slow
-/// way for large ones.
+/// cos and sin of all tokens of a request for all rotary pairs, each warp of a token tile taking tokens in turn.
 template <int = 0>
 __global__ void __launch_bounds__(32 * strands_per_block) fill_ropes(const decode_state d) {
   const int index = static_cast<int>(blockIdx.x) * strands_per_block + static_cast<int>(threadIdx.x / 32u);
@@ -207,10 +204,9 @@ __global__ void __launch_bounds__(32 * strands_per_block) fill_ropes(const decod
       const auto* frequency = in_image<double>(d.image, rope.frequency_at);
       auto* row = const_cast<float*>(rope_row(d, r, rope, token));
       for (int pair = static_cast<int>(threadIdx.x % 32u); pair < rope.pairs; pair += 32) {
-        double s, c;
-        sincospi(position * (frequency[pair] * (1 / sluice::detail::pi)), &s, &c);
-        row[2 * pair] = static_cast<float>(rope.attention_factor * c);
-        row[2 * pair + 1] = static_cast<float>(rope.attention_factor * s);
+        const rope_entry e = rope_at(position, frequency[pair], rope.attention_factor);
+        row[2 * pair] = e.cosine;
+        row[2 * pair + 1] = e.sine;
       }
     }
   }

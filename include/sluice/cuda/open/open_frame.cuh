@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/cuda/open/open_view.cuh>
 #include <sluice/cuda/strand.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/format/tile.hpp>
@@ -13,8 +14,6 @@
 // lines of decoder::decode do on a host, in the same order, so that the same bytes are refused for the same reason.
 
 namespace sluice::cuda {
-
-inline constexpr int open_threads = 256;
 
 /// checksum() of bytes at any alignment by one warp; all lanes get it. Reads nothing outside of them.
 __device__ inline std::uint32_t warp_checksum(const std::uint8_t* p, std::uint64_t size, std::uint32_t seed,
@@ -75,8 +74,6 @@ __device__ inline std::uint64_t block_scan(std::uint64_t v, frame_memory& m, std
   __syncthreads();
   return before + sum - v;
 }
-
-__device__ __forceinline__ bool any_thread(bool vote) { return __syncthreads_or(vote) != 0; }
 
 /// checksum() of bytes by the block's first warp.
 __device__ inline std::uint32_t block_checksum(const std::uint8_t* p, std::uint64_t size, frame_memory& m) {
@@ -207,44 +204,6 @@ __device__ inline bool same_layers(const std::uint8_t* runs, const std::byte* im
   return !any_thread(!same);
 }
 
-/// check_view() and map_layers() of one view whose tables lie in device memory.
-/// Errors: invalid_view, page_out_of_range, wrong_shape.
-__device__ inline status map_view(const kv_view& v, const std::byte* image, request_layer* layers) {
-  if (const status s = validate_shape(v); s != status::ok) return s;
-  const model_head& head = head_of(image);
-  const int first = static_cast<int>(threadIdx.x);
-  bool bad = false;
-  for (int i = first; i < v.num_layers; i += open_threads) {
-    bad = bad || (v.k.layer_bases && !v.k.layer_bases[i]) || (v.v.layer_bases && !v.v.layer_bases[i]);
-    bad = bad || v.layer_id(i) < 0;
-  }
-  if (any_thread(bad)) return status::invalid_view;
-  if (v.tokens != 0 && v.mode != addressing::contiguous) {
-    const std::int64_t unit = v.mode == addressing::pages ? v.page_size : 1;
-    const std::int64_t last = (v.first + v.tokens - 1) / unit;
-    for (std::int64_t i = v.first / unit + first; i <= last; i += open_threads)
-      bad = bad || v.indices[i] < 0 || v.indices[i] >= v.capacity;
-    if (any_thread(bad)) return status::page_out_of_range;
-  }
-  for (int i = first; i < v.num_layers; i += open_threads) {
-    const int l = v.layer_id(i);
-    if (l >= head.layers) {
-      bad = true;
-      continue;
-    }
-    const plane_model &k = plane_of(image, l, 0), &w = plane_of(image, l, 1);
-    bad = bad || sluice::detail::max(k.heads, w.heads) != v.num_kv_heads;
-    bad = bad || (v.k.present() ? v.k.head_dim : 0) != k.head_dim;
-    bad = bad || (v.v.present() ? v.v.head_dim : 0) != w.head_dim;
-  }
-  if (any_thread(bad)) return status::wrong_shape;
-  // Of two layers of the view that are one of the model, one finds the other's number.
-  for (int i = first; i < v.num_layers; i += open_threads) layers[v.layer_id(i)].slot = i;
-  __syncthreads();
-  for (int i = first; i < v.num_layers; i += open_threads) bad = bad || layers[v.layer_id(i)].slot != i;
-  return any_thread(bad) ? status::invalid_view : status::ok;
-}
-
 /// Everything before the first tile; all threads get the same. Errors: as decoder::decode.
 __device__ inline status open_frame(const decode_state& d, open_request& r, frame_memory& m) {
   const request& asked = r.asked;
@@ -262,7 +221,9 @@ __device__ inline status open_frame(const decode_state& d, open_request& r, fram
   if (h.passes > head.passes) return status::corrupt_header;
   if (h.levels_present == 0 || asked.level < 0) return status::level_not_present;
   const kv_view& v = asked.cache;
-  if (const status s = map_view(v, d.image, layers); s != status::ok) return s;
+  if (const status s = map_view(v, d.image, [layers](int l) -> std::int32_t& { return layers[l].slot; });
+      s != status::ok)
+    return s;
   const std::int64_t position = asked.position < 0 ? h.position : asked.position;
   if (position > INT64_MAX - max_frame_tokens) return status::invalid_argument;
 

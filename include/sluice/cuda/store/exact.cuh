@@ -6,7 +6,6 @@
 #include <sluice/cuda/strand.hpp>
 #include <sluice/tensor/half.hpp>
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -19,15 +18,7 @@ inline constexpr int exact_warps = 4;
 
 namespace detail {
 
-// Neither needs a call on a device, where that costs registers.
-__device__ __forceinline__ rope_entry turned(double angle, double gain) {
-#if defined(__CUDA_ARCH__)
-  const double turns = angle * 0.31830988618379067;  // 1 / pi
-  return {static_cast<float>(gain * cospi(turns)), static_cast<float>(gain * sinpi(turns))};
-#else
-  return {static_cast<float>(gain * std::cos(angle)), static_cast<float>(gain * std::sin(angle))};
-#endif
-}
+// Needs no call on a device, where that costs registers.
 __device__ __forceinline__ double inverse(double x) {
   const double near = __frcp_rn(static_cast<float>(x));
   return near * (2 - x * near);
@@ -69,7 +60,7 @@ __device__ __forceinline__ void convert_row(const page_target& t, exact_row row,
     const bool halves = plan.pairing == rope_pairing::half;
     const int first = halves ? n : 2 * n, second = halves ? n + pairs : 2 * n + 1;
     // Few tokens are exact: what undoes their rotation needs no table.
-    const rope_entry back = turned(came_from * frequency[n], inverse(rope->attention_factor));
+    const rope_entry back = rope_at(came_from, frequency[n], inverse(rope->attention_factor));
     const float c = back.cosine, s = back.sine;
     const float a = row.load(channel + first), b = row.load(channel + second);
     const float x = a * c + b * s, y = b * c - a * s;

@@ -4,6 +4,7 @@
 #include <sluice/codec/entropy/class_rans/section.hpp>
 #include <sluice/codec/tile_codec.hpp>
 #include <sluice/cuda/convert.cuh>
+#include <sluice/cuda/rope_angles.cuh>
 #include <sluice/cuda/store/basis.hpp>
 #include <sluice/cuda/strand.hpp>
 #include <sluice/tensor/view.hpp>
@@ -129,10 +130,6 @@ struct alignas(8) two_words {
 };
 struct alignas(16) four_floats {
   float v[4];
-};
-
-struct alignas(8) rope_entry {
-  float cosine, sine;
 };
 
 __device__ __forceinline__ void turn_pair(float cosine, float sine, float& a, float& b) {
@@ -290,14 +287,6 @@ __device__ __forceinline__ void put_pair(const page_target& t, const column_pair
   if (c.run[1].count) put_run(t, row + at.run[1], c.run[1].count, b);
 }
 
-/// 3^n, up to what levels need.
-__device__ __forceinline__ float power_of_3(int n) {
-  float p = 1;
-#pragma unroll 1
-  for (; n > 0; --n) p *= 3;
-  return p;
-}
-
 /// Calls f(row, coefficient, value) for the exceptions of all passes up to the strand's level that stand in rows
 /// [first, first + rows), in the order of the frame, with the values in units of the strand's level. By a whole warp,
 /// of which every lane gets every call.
@@ -308,7 +297,7 @@ __device__ __forceinline__ void for_exceptions(const strand& s, const std::byte*
   for (int p = 0; p <= s.level; ++p) {
     const std::byte* list = frame + s.exceptions[p].at;
     const unsigned n = s.exceptions[p].size / sizeof(exception);
-    const float unit = power_of_3(s.level - p);
+    const auto unit = static_cast<float>(power3(s.level - p));
 #pragma unroll 1
     for (unsigned begin = 0; begin < n; begin += 32) {
       exception e{};

@@ -17,19 +17,6 @@ namespace sluice::cuda {
 inline constexpr int float_threads = 256;    ///< of a block, and rows of a round
 inline constexpr int scratch_floats = 1024;  ///< what a source may keep in shared memory
 
-/// Checks the section of profile_basis of a strand, before anything of it is written: the means that a profile does not
-/// have. False = corrupt_tile. By a whole warp.
-__device__ __forceinline__ bool open_transform(const std::byte* frame, const strand& s, const group_model& g) {
-  if (g.mean_at || s.rows() == 0) return s.transform.size == 0;
-  if (s.transform.size != 2 * static_cast<std::uint32_t>(g.width)) return false;
-  bool finite = true;
-  for (int i = static_cast<int>(threadIdx.x % 32); i < g.width; i += 32) {
-    const std::byte* at = frame + s.transform.at + 2 * static_cast<unsigned>(i);
-    finite &= (~sluice::detail::load_as<std::uint16_t>(at) & 0x7c00) != 0;
-  }
-  return __all_sync(~0u, finite);
-}
-
 /// Integers times the step, and the mean of the tile where the transform takes it off: strands without a basis.
 class coefficient_source {
  public:
@@ -91,7 +78,7 @@ __device__ __forceinline__ void correct(const strand& s, const std::byte* frame,
                                         int count, float (&v)[8]) {
   for (int p = 0; p <= s.level; ++p) {
     const unsigned n = s.exceptions[p].size / sizeof(exception);
-    const float unit = power_of_3(s.level - p);
+    const auto unit = static_cast<float>(power3(s.level - p));
     for (unsigned j = 0; j < n; ++j) {
       const auto e = sluice::detail::load_as<exception>(frame + s.exceptions[p].at + sizeof(exception) * j);
       const unsigned at = e.coefficient - static_cast<unsigned>(channel);
