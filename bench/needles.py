@@ -52,5 +52,5 @@ for m in a.only.split(','):
     keep = ('command', 'fingerprint', 'tokens', 'expected_loss', 'seconds')
     results.append(dict(name=NAMES[m], command=command, calibration={k: calibration[k] for k in keep}, **judged))
     n = judged['needles']
-    print(f"{NAMES[m]}: {100 * n['exact_score']:.0f} % with the exact cache,", ', '.join(f"{100 * l['score']:.0f} % at level {l['level']}" for l in n['levels']), flush=True)
+    print(f"{NAMES[m]}: {100 * n['exact_score']:.0f} % with the exact cache,", ', '.join(f"{100 * l['score']:.0f} % at level {l['level']}" for l in n['codecs'][0]['levels']), flush=True)
     json.dump(dict(script='bench/needles.py', machine=dict(cpu=cpu(), cores=os.cpu_count()), text=os.path.basename(a.text), models=results), open(a.out, 'w'), indent=1)

@@ -59,12 +59,16 @@ def instruction_sets():
             + table(['basis over', 'instructions', 'decode level 0', 'level 1', 'level 2', 'level 3', 'encode to level 1', 'to level 3'], rows))
 
 
+# Of the first codec that `engine quality` judged; older files know of one.
+def levels_in(judged): return judged['levels'] if 'levels' in judged else judged['codecs'][0]['levels']
+
+
 def resume():
     d = json.loads(read('resume.json'))
     levels = [l['level'] for l in d['documents'][0]['levels']]
     cell = lambda l: f"{1e3 * l['first_token_seconds']:.0f} ms ({l['times_sooner']:.1f}×)"
     rows = [[str(r['tokens']), f"{1e3 * r['prefill_seconds']:.0f} ms"] + [cell(l) for l in r['levels']] for r in d['documents']]
-    q = {l['level']: l for l in d['quality']['suffix']['levels']}
+    q = {l['level']: l for l in levels_in(d['quality']['suffix'])}
     rows.append(['bits per value', '16'] + [f"{q[l]['bits_per_value']:.2f}" for l in levels])
     rows.append(['KL, top-1 (2,048 tokens)', '0, 100 %'] + [f"{q[l]['kl']:.4f}, {100 * q[l]['top1']:.1f} %" for l in levels])
     m = d['machine']
@@ -77,9 +81,9 @@ def needles():
     rows = []
     for m in d['models']:
         n = m["needles"]
-        rows.append([m['name'], f"{100 * n['exact_score']:.0f} %"] + [f"{100 * l['score']:.0f} %" for l in n['levels']])
+        rows.append([m['name'], f"{100 * n['exact_score']:.0f} %"] + [f"{100 * l['score']:.0f} %" for l in levels_in(n)])
     n = d['models'][0]['needles']
-    return table(['needles found', 'exact cache'] + [f"level {l['level']}" for l in n['levels']], rows)
+    return table(['needles found', 'exact cache'] + [f"level {l['level']}" for l in levels_in(n)], rows)
 
 
 def streaming():

@@ -6,6 +6,7 @@
 
 #include <output_file.hpp>
 
+#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -15,25 +16,31 @@ namespace engine {
 namespace {
 
 struct calibrate_options : model_options {
-  std::string text, out;
-  int context = 1024, captures = 12, suffix = 256;
+  std::vector<std::string> texts;
+  std::string out;
+  int context = 1024, captures = 12, suffix = 256, sensitivity_windows = 3;
   double target_kl = 0.010;
   bool no_sensitivities = false;
 };
 
 void describe(option_list& app, calibrate_options& o) {
   describe_model(app, o);
-  app.add_option("TEXT", o.text,
-                 "what the model will read: many kinds of prose, and code; by default sluice's own documents");
+  app.add_option(
+      "TEXT", o.texts,
+      "what the model will read: files of text, or a folder of files that end with .txt; many kinds of prose, "
+      "and code; by default sluice's own documents");
   app.add_option("-o", o.out, "the profile to write; by default M.profile beside M.gguf");
   app.add_option("--context", o.context, "tokens of each capture")
       .range(int(query_statistics::kept + query_statistics::sinks), 1 << 20);
-  app.add_option("--captures", o.captures, "places of the text that are captured").range(1, 1024);
-  app.add_option("--suffix", o.suffix, "tokens behind each capture whose predictions are watched").range(1, 1 << 16);
+  app.add_option("--captures", o.captures, "places that are captured, spread evenly over all texts").range(1, 1024);
+  app.add_option("--suffix", o.suffix, "tokens behind such a capture that are predicted").range(1, 1 << 16);
+  app.add_option("--sensitivity-windows", o.sensitivity_windows,
+                 "captures whose predictions are watched, of as many texts")
+      .range(1, 1024);
   app.add_option("--target-kl", o.target_kl, "what level 1 may cost, in nats").range(1e-6, 10.0);
   app.add_flag(
       "--no-sensitivities", o.no_sensitivities,
-      "estimate what errors cost from queries instead of measuring it: a minute less, a tenth to a quarter more bytes");
+      "estimate what errors cost from queries instead of measuring it: minutes less, a tenth to a quarter more bytes");
 }
 
 int calibrate_model(const calibrate_options& o) {
@@ -41,16 +48,17 @@ int calibrate_model(const calibrate_options& o) {
   self_calibration how;
   how.context = o.context;
   how.target_kl = o.target_kl;
-  how.measure_sensitivities = !o.no_sensitivities;
+  how.sensitivity_windows = o.no_sensitivities ? 0 : std::min(o.sensitivity_windows, o.captures);
   how.kv = kv_type(o);
-  const int captures = o.captures, suffix = how.measure_sensitivities ? o.suffix : 0;
+  const int captures = o.captures, suffix = how.sensitivity_windows > 0 ? o.suffix : 0;
 
   // Exact arithmetic: what 8-bit products do to the predictions would hide what a quiet layer's error does.
   stopwatch clock;
   session s(o, arithmetic::exact);
-  const text_windows text(s.text, o.text.empty() ? "the default text" : o.text,
-                          o.text.empty() ? std::string(default_text()) : read_text(o.text));
-  const auto windows = text.spread(captures, how.context + suffix);
+  std::vector<text_windows> texts;
+  if (o.texts.empty()) texts.emplace_back(s.text, "the default text", std::string(default_text()));
+  for (const text_file& f : read_texts(o.texts)) texts.emplace_back(s.text, f.path, f.text);
+  const auto windows = spread_over(texts, captures, how.context + suffix);
   how.threads = s.threads.size();
   progress bar("calibrate");
   how.on_progress = [&](std::size_t done, std::size_t all) { bar.at(done, all); };
@@ -58,7 +66,7 @@ int calibrate_model(const calibrate_options& o) {
   made.profile.set_name(name_of(o.model).c_str());
   const std::vector<std::byte> bytes = made.profile.serialize();
   if (const auto loads = sluice::profile::parse(bytes); !loads)  // what nobody could load is not written
-    throw data_error(o.text + ": gives no usable profile: " + to_string(loads.status()));
+    throw data_error(std::string("the texts give no usable profile: ") + to_string(loads.status()));
   output_file file(path);
   file.write(bytes);
   if (!file.commit()) throw data_error(file.error());
@@ -70,17 +78,15 @@ int calibrate_model(const calibrate_options& o) {
   std::snprintf(id, sizeof id, "%016llx", static_cast<unsigned long long>(made.profile.fingerprint()));
   const double seconds = clock.seconds();
   if (o.json) {
-    json report = {{"profile", path},
-                   {"model", made.profile.name.data()},
-                   {"fingerprint", id},
-                   {"bytes", bytes.size()},
-                   {"tokens", captures * how.context},
-                   {"captures", captures},
-                   {"target_kl", how.target_kl},
-                   {"expected_loss", loss},
+    json report = {{"profile", path},       {"model", made.profile.name.data()}, {"fingerprint", id},
+                   {"bytes", bytes.size()}, {"tokens", captures * how.context},  {"captures", captures},
+                   {"texts", texts.size()}, {"target_kl", how.target_kl},        {"expected_loss", loss},
                    {"seconds", seconds}};
-    if (how.measure_sensitivities)
-      report["sensitivity"] = {{"suffix_tokens", suffix}, {"k", made.measured.k}, {"v", made.measured.v}};
+    if (how.sensitivity_windows > 0)
+      report["sensitivity"] = {{"windows", how.sensitivity_windows},
+                               {"suffix_tokens", suffix},
+                               {"k", made.measured.k},
+                               {"v", made.measured.v}};
     program::print(report);
     return 0;
   }
@@ -88,7 +94,7 @@ int calibrate_model(const calibrate_options& o) {
               made.profile.shape.num_layers(), id, double(bytes.size()) / 1e6, seconds);
   std::printf("calibrated on %d tokens; expected loss in nats by level:", captures * how.context);
   for (const double x : loss) std::printf(" %.4f", x);
-  std::printf("%s\n", how.measure_sensitivities ? "" : " (estimated: no sensitivities were measured)");
+  std::printf("%s\n", how.sensitivity_windows > 0 ? "" : " (estimated: no sensitivities were measured)");
   return 0;
 }
 

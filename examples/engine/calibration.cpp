@@ -6,6 +6,7 @@
 #include <deque>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace engine {
 
@@ -16,9 +17,9 @@ calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> wind
     if (s != sluice::status::ok) throw std::runtime_error(std::string("calibration: ") + to_string(s));
   };
   // Progress counts tokens times layers; a sweep of the calibrator takes about a tenth of a pass of the model.
-  const std::size_t suffix = how.measure_sensitivities ? windows.front().size() - context : 0;
+  const std::size_t suffix = windows.front().size() - context, probes = std::size_t(how.sensitivity_windows);
   const std::size_t sweep = std::max<std::size_t>(context * layers / 10, 1);
-  const std::size_t all = n * (context * layers + 2 * sweep) + suffix * layers * (layers + 2);
+  const std::size_t all = n * (context * layers + 2 * sweep) + probes * suffix * layers * (layers + 2);
   std::size_t done = 0;
   const auto advance = [&](std::size_t work) {
     done += work;
@@ -53,11 +54,16 @@ calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> wind
   }
 
   calibrated out;
-  if (how.measure_sensitivities) {
-    seen& s = captures.front();
-    out.measured =
+  for (std::size_t i = 0; i < probes; ++i) {
+    const std::size_t at = i * n / probes;
+    seen& s = captures[at];
+    const sensitivities one =
         sensitivity_probe(net, s.cache, s.queries, output_metrics)
-            .measure(std::span(windows.front()).subspan(context), [&](int ran) { advance(suffix * std::size_t(ran)); });
+            .measure(std::span(windows[at]).subspan(context), [&](int ran) { advance(suffix * std::size_t(ran)); });
+    for (const auto& [to, from] : {std::pair{&out.measured.k, &one.k}, std::pair{&out.measured.v, &one.v}}) {
+      to->resize(layers);
+      for (std::size_t l = 0; l < layers; ++l) (*to)[l] += (*from)[l] / double(probes);
+    }
   }
   sluice::calibration_options options;
   options.target_kl = how.target_kl;

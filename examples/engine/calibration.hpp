@@ -70,9 +70,10 @@ class sensitivity_probe {
 
 /// How to calibrate a model on its own.
 struct self_calibration {
-  int context = 1024;                     ///< tokens of a capture; what follows in the first one is a suffix
+  int context = 1024;                     ///< tokens of a capture; what follows in a window is a suffix
   double target_kl = 0.010;               ///< nats at level 1
-  bool measure_sensitivities = true;      ///< without, steps follow from the last queries of each context
+  int sensitivity_windows = 3;            ///< captures, evenly over all, whose suffixes they are measured on; the mean
+                                          ///< counts. 0 = steps follow from the last queries of each context
   sluice::dtype kv = sluice::dtype::f16;  ///< of the pages
   int threads = 1;                        ///< for the part that is not the model's
   std::function<void(std::size_t, std::size_t)> on_progress{};  ///< done, of all
@@ -83,8 +84,8 @@ struct calibrated {
   sensitivities measured;  ///< empty where they were not
 };
 
-/// A profile from contexts run here. Each window holds a context's tokens, the first one's more: the suffix that
-/// sensitivities are measured on. Errors: throws std::runtime_error.
+/// A profile from contexts run here. Each window holds a context's tokens and more: the suffix that sensitivities are
+/// measured on. Errors: throws std::runtime_error.
 calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> windows, const self_calibration& how);
 
 }  // namespace engine

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -31,13 +32,14 @@ class coded_cache {
     decoder_ = sluice::make_decoder(named->id, p);
   }
 
-  /// Encodes all tokens, with all levels.
-  void encode(const sluice::kv_view& cache) {
+  /// Encodes all tokens, whose ids these are, with all levels.
+  void encode(const sluice::kv_view& cache, std::span<const std::int32_t> ids) {
     frames_.clear();
+    ids_.assign(ids.begin(), ids.end());
     for (std::int64_t t = 0; t < cache.tokens; t += chunk_tokens) {
       const sluice::kv_view chunk = cache.slice(t, std::min<std::int64_t>(t + chunk_tokens, cache.tokens));
       auto& frame = frames_.emplace_back(encoder_->max_size(chunk));
-      const sluice::result<std::size_t> size = encoder_->encode(chunk, frame);
+      const sluice::result<std::size_t> size = encoder_->encode(chunk, frame, {.side = side(t)});
       check("encoding", size.status());
       frame.resize(*size);
     }
@@ -65,12 +67,21 @@ class coded_cache {
   /// Fills an empty sequence with what the frames hold.
   void decode(sequence& to) {
     check("decoding", to.grow(tokens_));
-    for (const auto& f : frames_) check("decoding", decoder_->decode(f, to.view()).worst);
+    for (std::size_t i = 0; i < frames_.size(); ++i) {
+      const sluice::side_info ids = side(std::int64_t(i) * chunk_tokens);
+      check("decoding", decoder_->decode(frames_[i], to.view(), {.side = ids}).worst);
+    }
   }
 
  private:
   static void check(const char* what, sluice::status s) {
     if (s != sluice::status::ok) throw std::runtime_error(std::string(what) + ": " + to_string(s));
+  }
+
+  // What predictors may know of a frame that begins with this token.
+  sluice::side_info side(std::int64_t begin) const {
+    const auto all = std::span<const std::int32_t>(ids_);
+    return {all.subspan(std::size_t(begin), std::min<std::size_t>(chunk_tokens, all.size() - std::size_t(begin)))};
   }
 
   static sluice::frame_index index_of(std::span<const std::byte> frame) {
@@ -82,6 +93,7 @@ class coded_cache {
   std::unique_ptr<sluice::any_encoder> encoder_;
   std::unique_ptr<sluice::any_decoder> decoder_;
   std::vector<std::vector<std::byte>> frames_;
+  std::vector<std::int32_t> ids_;
   int levels_ = 0, tokens_ = 0;
 };
 

@@ -25,6 +25,12 @@ class distance_sum {
     ++tokens_;
   }
 
+  void add(const distance_sum& other) {
+    kl_ += other.kl_;
+    agree_ += other.agree_;
+    tokens_ += other.tokens_;
+  }
+
   std::size_t tokens() const noexcept { return tokens_; }
   double kl() const noexcept { return kl_ / double(tokens_); }  ///< mean, nats, of the other from the reference
   double top1() const noexcept { return double(agree_) / double(tokens_); }  ///< share of equal most likely tokens

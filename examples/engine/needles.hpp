@@ -76,10 +76,14 @@ inline std::vector<haystack> make_haystacks(const tokenizer& t, std::string_view
 struct needle_result {
   int tokens = 0;
   double depth = 0;
-  bool exact = false;          ///< found with the exact cache
-  std::string answer{};        ///< with it
-  std::vector<bool> levels{};  ///< found with the decoded cache, from fine to coarse
-  std::vector<std::size_t> bytes{};
+  struct at_level {
+    int level = 0;
+    bool found = false;  ///< with the decoded cache
+    std::size_t bytes = 0;
+  };
+  bool exact = false;                           ///< found with the exact cache
+  std::string answer{};                         ///< with it
+  std::vector<std::vector<at_level>> codecs{};  ///< of each codec, from fine to coarse
 };
 
 /// The greedy answer to a question about what the sequence holds, which is left as it was.
@@ -97,8 +101,8 @@ inline std::string ask(session& s, std::span<const std::int32_t> question, seque
   return answer;
 }
 
-/// Reads the haystack once, encodes its cache once, and asks at every level.
-inline needle_result seek(session& s, const haystack& h, int level, sluice::dtype kv, coded_cache& coded) {
+/// Reads the haystack once, encodes its cache once with each codec, and asks at every level.
+inline needle_result seek(session& s, const haystack& h, int level, sluice::dtype kv, std::vector<coded_cache>& coded) {
   constexpr int most = 24;
   const prompt p = make_prompt(s.text, h.text, h.question);
   const int room = int(p.question.size()) + most;
@@ -108,13 +112,15 @@ inline needle_result seek(session& s, const haystack& h, int level, sluice::dtyp
   needle_result r{.tokens = int(p.document.size()), .depth = h.depth};
   r.answer = ask(s, p.question, exact, most);
   r.exact = r.answer.find(h.secret) != r.answer.npos;
-  coded.encode(exact.view());
-  for (const int j : levels_of(level, coded.levels())) {
-    coded.truncate(j);
-    decoded.truncate(0);
-    coded.decode(decoded);
-    r.levels.push_back(ask(s, p.question, decoded, most).find(h.secret) != std::string::npos);
-    r.bytes.push_back(coded.bytes());
+  for (coded_cache& codec : coded) {
+    codec.encode(exact.view(), p.document);
+    auto& levels = r.codecs.emplace_back();
+    for (const int j : levels_of(level, codec.levels())) {
+      codec.truncate(j);
+      decoded.truncate(0);
+      codec.decode(decoded);
+      levels.push_back({j, ask(s, p.question, decoded, most).find(h.secret) != std::string::npos, codec.bytes()});
+    }
   }
   return r;
 }

@@ -98,9 +98,9 @@ sluice::status prefix_cache::check(const sluice::frame_header& h, const located_
 }
 
 template <class Codec>
-std::size_t prefix_cache::put_missing(std::span<const located_chunk> chunks, sluice::digest located_chunk::*key,
-                                      const sequence& seq, int levels, std::vector<sluice::encoder<Codec>>& encoders,
-                                      save_report& report) {
+std::size_t prefix_cache::put_missing(std::span<const std::int32_t> ids, std::span<const located_chunk> chunks,
+                                      sluice::digest located_chunk::*key, const sequence& seq, int levels,
+                                      std::vector<sluice::encoder<Codec>>& encoders, save_report& report) {
   levels = std::min(levels, Codec::passes(profile_));
   struct work {
     std::size_t chunk;
@@ -156,7 +156,9 @@ std::size_t prefix_cache::put_missing(std::span<const located_chunk> chunks, slu
     const sluice::stream::object_header header = sluice::stream::make_object_header(c.*key);
     w.object.resize(envelope + encoder.max_size(tokens));
     std::memcpy(w.object.data(), &header, envelope);
-    const auto size = encoder.encode(tokens, std::span(w.object).subspan(envelope), {.levels = w.levels});
+    const auto size =
+        encoder.encode(tokens, std::span(w.object).subspan(envelope),
+                       {.levels = w.levels, .side = {ids.subspan(std::size_t(c.begin), std::size_t(c.end - c.begin))}});
     w.state = size.status();
     w.object.resize(envelope + *size);
   });
@@ -181,10 +183,10 @@ save_report prefix_cache::save(std::span<const std::int32_t> ids, const sequence
   save_report report;
   report.chunks = int(chunks.size());
   report.raw_bytes = raw_bytes(int(ids.size()), seq);
-  report.bytes = put_missing(chunks, &located_chunk::key, seq, levels, encoders_, report);
+  report.bytes = put_missing(ids, chunks, &located_chunk::key, seq, levels, encoders_, report);
   if (exact_copies) {
     const int standard = report.already_there;
-    report.exact_bytes = put_missing(chunks, &located_chunk::exact_key, seq, 1, exact_encoders_, report);
+    report.exact_bytes = put_missing(ids, chunks, &located_chunk::exact_key, seq, 1, exact_encoders_, report);
     report.already_there = standard;
   }
   return report;
@@ -270,13 +272,13 @@ restore_report prefix_cache::restore(std::span<const std::int32_t> ids, sequence
   report.raw_bytes = raw_bytes(report.tokens, seq);
   if (seq.grow(report.tokens) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
   report.read_seconds = now() - begin;
-  decode(chunks, objects, seq, level, report);
+  decode(ids, chunks, objects, seq, level, report);
   report.decode_seconds = now() - begin - report.read_seconds;
   return report;
 }
 
-void prefix_cache::decode(std::span<const located_chunk> chunks, std::span<const piece> objects, sequence& seq,
-                          int level, restore_report& report) {
+void prefix_cache::decode(std::span<const std::int32_t> ids, std::span<const located_chunk> chunks,
+                          std::span<const piece> objects, sequence& seq, int level, restore_report& report) {
   // Layers in a few parts, so that the last chunk does not keep one thread busy alone.
   constexpr int page = page_pool::page_size;
   const int layers = profile_.shape.num_layers();
@@ -299,6 +301,7 @@ void prefix_cache::decode(std::span<const located_chunk> chunks, std::span<const
                                              {.level = level,
                                               .layers = {layers * part / parts, layers * (part + 1) / parts},
                                               .sequence_end = report.tokens,
+                                              .side = {ids.subspan(std::size_t(c.begin), std::size_t(c.end - c.begin))},
                                               .pages = done})
                                      .outside;
   });

@@ -121,11 +121,11 @@ class prefix_cache {
   template <class Codec>
   sluice::status check(const sluice::frame_header& h, const located_chunk& c) const noexcept;
   template <class Codec>
-  std::size_t put_missing(std::span<const located_chunk> chunks, sluice::digest located_chunk::*key,
-                          const sequence& seq, int levels, std::vector<sluice::encoder<Codec>>& encoders,
-                          save_report& report);
-  void decode(std::span<const located_chunk> chunks, std::span<const piece> objects, sequence& seq, int level,
-              restore_report& report);
+  std::size_t put_missing(std::span<const std::int32_t> ids, std::span<const located_chunk> chunks,
+                          sluice::digest located_chunk::*key, const sequence& seq, int levels,
+                          std::vector<sluice::encoder<Codec>>& encoders, save_report& report);
+  void decode(std::span<const std::int32_t> ids, std::span<const located_chunk> chunks, std::span<const piece> objects,
+              sequence& seq, int level, restore_report& report);
 
   sluice::profile profile_;
   std::uint64_t fingerprint_;

@@ -28,6 +28,13 @@ inline std::vector<int> levels_of(int wanted, int there) {
   return out;
 }
 
+/// How far greedy continuations agree.
+struct agreement {
+  std::size_t equal = 0;   ///< tokens that are the same at the same place
+  std::size_t prefix = 0;  ///< tokens before the first that differs
+};
+agreement agree(std::span<const std::int32_t> a, std::span<const std::int32_t> b);
+
 /// Sums over windows.
 struct suffix_quality {
   struct at_level {
@@ -35,16 +42,26 @@ struct suffix_quality {
     std::size_t bytes = 0;
     double nll = 0;
     distance_sum distance{};
+    agreement continued{};  ///< with the continuation of the exact cache
   };
   std::size_t elements = 0;        ///< of the contexts' caches
   std::size_t predicted = 0;       ///< tokens
-  double nll = 0;                  ///< of them, on the exact cache
+  std::size_t continued = 0;       ///< tokens of greedy continuations
+  double nll = 0;                  ///< of the suffix, on the exact cache
   std::vector<at_level> levels{};  ///< from fine to coarse
+
+  void add(const suffix_quality& other);
 };
 
-/// Judges one window: a context, a suffix and one token more, the last that is predicted. `pages` has room for two such.
+/// Judges one window: a context, whose exact cache is in a sequence, a suffix and one token more, the last that is
+/// predicted. `exact` is what is predicted there, `greedy` what continue_greedily() gave behind the first token of the
+/// suffix, if that is to be judged; the sequence's pool has room for another context and what follows.
 /// Errors: throws std::runtime_error.
-void judge_window(model& net, std::span<const std::int32_t> ids, int context, int level, page_pool& pages,
-                  coded_cache& coded, suffix_quality& sum);
+suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const sequence& context, const matrix& exact,
+                            std::span<const std::int32_t> greedy, int level, coded_cache& coded);
+
+/// The `count` likeliest tokens, one after another, behind the sequence and one token more, `first`. Leaves the sequence as
+/// it was.
+std::vector<std::int32_t> continue_greedily(model& net, sequence& seq, std::int32_t first, int count);
 
 }  // namespace engine

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../quality.hpp"
 #include "../calibration.hpp"
+#include "../kept.hpp"
 #include "../needles.hpp"
 #include "../windows.hpp"
 #include "real_model.hpp"
@@ -11,6 +12,7 @@
 #include <sys/wait.h>
 #include <cmath>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <random>
@@ -33,7 +35,7 @@ std::string make_text(int words, std::uint64_t seed) {
 }
 
 struct fixture {
-  static constexpr int context = 160, suffix = 40;
+  static constexpr int context = 160, suffix = 40, continued = 20;
 
   explicit fixture(const tiny::recipe& r) : file(tiny::make_gguf(r)) {}
 
@@ -42,14 +44,19 @@ struct fixture {
   }
   calibrated self(bool measured, double target_kl = 0.01) {
     return calibrate(net, windows(4, context + suffix, 1),
-                     {.context = context, .target_kl = target_kl, .measure_sensitivities = measured});
+                     {.context = context, .target_kl = target_kl, .sensitivity_windows = measured ? 1 : 0});
   }
   suffix_quality judge(const sluice::profile& p, const char* codec, int level = -1, int count = 2) {
     page_pool pages(net.config(), sluice::dtype::f16, 2 * page_pool::pages_for(context + suffix));
     coded_cache coded(p, codec);
     suffix_quality sum;
-    for (const auto& ids : windows(count, context + suffix + 1, 2))
-      judge_window(net, ids, context, level, pages, coded, sum);
+    kept_contexts computed(net, "");
+    for (const auto& ids : windows(count, context + suffix + 1, 2)) {
+      sequence seq(pages);
+      const matrix exact = computed.run(ids, context, seq);
+      const auto greedy = continue_greedily(net, seq, ids[context], continued);
+      sum.add(judge_window(net, ids, seq, exact, greedy, level, coded));
+    }
     CHECK(pages.free_pages() == pages.pages());
     CHECK(sum.predicted == std::size_t(count * suffix));
     return sum;
@@ -65,6 +72,13 @@ const tiny::recipe recipes[] = {
     {.arch = "llama", .layers = 3, .seed = 1},
     {.arch = "qwen2", .layers = 2, .own_head = true, .seed = 2},
     {.arch = "gemma3", .layers = 7, .heads = 3, .kv_heads = 1, .head_dim = 32, .window = 48, .seed = 3},
+};
+
+struct temporary_folder {
+  temporary_folder() : path(::mkdtemp(name)) {}
+  ~temporary_folder() { std::filesystem::remove_all(path); }
+  char name[32] = "/tmp/sluice-engine-XXXXXX";
+  std::string path;
 };
 
 // What a command says when it fails, with its exit code in front.
@@ -112,6 +126,8 @@ TEST_CASE("a model calibrated on itself loses less at every level, and nothing w
       CHECK(e.levels[0].distance.kl() == 0);
       CHECK(e.levels[0].distance.top1() == 1);
       CHECK(e.levels[0].nll == e.nll);
+      CHECK(e.levels[0].continued.equal == e.continued);
+      CHECK(e.levels[0].continued.prefix == e.continued);
     }
     CHECK(f.judge(made.profile, "plain8").levels[0].distance.kl() < 1e-3);
     const suffix_quality one = f.judge(made.profile, "standard", 1);
@@ -213,14 +229,54 @@ TEST_CASE("needles lie at their depths, and every level is asked about the same 
   options.model = f.file.path();
   session s(options, arithmetic::exact);
   const sluice::profile p = sluice::profile::uncalibrated(kv_shape(s.net.config()));
-  coded_cache standard(p, "standard"), exact(p, "exact");
-  const needle_result all = seek(s, stacks[1], -1, sluice::dtype::f16, standard);
-  CHECK(all.levels.size() == 4);
-  CHECK(all.bytes[0] > all.bytes[3]);
-  const needle_result same = seek(s, stacks[1], -1, sluice::dtype::f16, exact);
-  CHECK(same.answer == all.answer);
-  REQUIRE(same.levels.size() == 1);
-  CHECK(same.levels[0] == same.exact);
+  std::vector<coded_cache> coded;
+  for (const char* codec : {"standard", "exact"}) coded.emplace_back(p, codec);
+  const needle_result n = seek(s, stacks[1], -1, sluice::dtype::f16, coded);
+  REQUIRE(n.codecs.size() == 2);
+  REQUIRE(n.codecs[0].size() == 4);
+  CHECK(n.codecs[0][0].bytes > n.codecs[0][3].bytes);
+  REQUIRE(n.codecs[1].size() == 1);
+  CHECK(n.codecs[1][0].found == n.exact);
+}
+
+TEST_CASE("what is kept of a context is what was computed, and is computed again where it is damaged") {
+  fixture f(recipes[0]);
+  const temporary_folder folder;
+  const auto ids = f.windows(1, fixture::context + fixture::suffix + 1, 5)[0];
+  page_pool pages(f.net.config(), sluice::dtype::f16, 4 * page_pool::pages_for(fixture::context + fixture::suffix));
+  kept_contexts kept(f.net, folder.path);
+  sequence first(pages), second(pages), third(pages);
+  const matrix computed = kept.run(ids, fixture::context, first);
+  const auto there = [&] { return *std::filesystem::directory_iterator(folder.path); };
+  const auto size = there().file_size();
+  CHECK(kept.run(ids, fixture::context, second) == computed);
+  const auto bytes = [&](const sequence& s) {
+    std::vector<std::byte> out;
+    for (int t = 0; t < s.tokens(); ++t) {
+      const std::byte* row = s.at(sluice::plane::value, 1, t);
+      out.insert(out.end(), row, row + pages.token_stride());
+    }
+    return out;
+  };
+  CHECK(second.tokens() == fixture::context);
+  CHECK(bytes(second) == bytes(first));
+  std::fstream(there().path(), std::ios::binary | std::ios::in | std::ios::out).put('x');
+  CHECK(kept.run(ids, fixture::context, third) == computed);
+  CHECK(bytes(third) == bytes(first));
+  CHECK(there().file_size() == size);
+}
+
+TEST_CASE("windows are spread over all texts as far as their lengths allow") {
+  fixture f(recipes[0]);
+  std::vector<text_windows> texts;
+  for (const int words : {400, 30, 400}) texts.emplace_back(f.text, "text", make_text(words, std::uint64_t(words)));
+  const int room = texts[1].most(40);
+  REQUIRE(room < 6);
+  const auto windows = spread_over(texts, 18, 40);
+  CHECK(windows.size() == 18);
+  for (const auto& w : windows) CHECK(w.size() == 40);
+  CHECK(spread_over(texts, 2, 40)[1] == texts[1].spread(1, 40)[0]);
+  CHECK_THROWS_AS(spread_over(texts, 10000, 40), failure);
 }
 
 TEST_CASE("what is wrong with a call is said in words") {
@@ -249,6 +305,9 @@ TEST_CASE("what is wrong with a call is said in words") {
   };
   CHECK(judged({"--windows", "2", "--needles", "2", "--needle-context", "256"}) == "returned 0");
   CHECK(judged({"--windows", "1", "--level", "1", "--json"}) == "returned 0");
+  CHECK(judged({text.path(), "--codec", "standard,plain8", "--continuations", "1", "--continuation-tokens", "8"}) ==
+        "returned 0");
+  CHECK(has(judged({"--codec", "standard,plain9"}), "2: no codec is called plain9"));
   CHECK(has(judged({"--windows", "1000"}), "1: " + text.path()));
   CHECK(has(judged({"--codec", "standart"}), "2: no codec is called standart"));
   CHECK(has(judged({"--level", "5"}), "1: there is no level 5"));
@@ -271,8 +330,9 @@ TEST_CASE("SmolLM2 with the committed profile: level 1 hardly changes the predic
   const auto ids = text_windows(text, "sample.txt", {std::istreambuf_iterator<char>(in), {}}).spread(1, 449)[0];
   page_pool pages(net.config(), sluice::dtype::f16, 2 * page_pool::pages_for(448));
   coded_cache coded(*profile, "standard");
-  suffix_quality q;
-  judge_window(net, ids, 320, -1, pages, coded, q);
+  sequence context(pages);
+  const matrix exact = kept_contexts(net, "").run(ids, 320, context);
+  const suffix_quality q = judge_window(net, ids, context, exact, {}, -1, coded);
   REQUIRE(q.levels.size() == 4);
   CHECK(q.levels[2].distance.kl() < 0.02);
   CHECK(q.levels[2].distance.top1() > 0.9);
