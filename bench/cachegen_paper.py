@@ -5,8 +5,10 @@
     c++ -std=c++20 -O2 -Iinclude bench/cachegen_paper/measure.cpp -o build/bin/cachegen-paper     (needs nlohmann-json)
     bench/cachegen_paper.py --lab KVLAB.py --models DIR --text TEXT --code DIR --work DIR [--readings] [--out FILE]
 
-Arguments, captures and the context that is judged are those of bench/quality.py. The tables are made from four windows of
-1,024 tokens, three of prose and one of code, disjoint from the context; they belong to the profile and are not counted.
+KVLAB.py is the NumPy reference that captures caches and evaluates them; DIR of --models holds {smol,qwen,gemma}.gguf, DIR
+of --code the standard library of Python. The context that is judged: 1,024 tokens of TEXT from token 5,000 on. The tables
+are made from four windows of 1,024 tokens, three of prose and one of code, disjoint from the context; they belong to the
+profile and are not counted.
 Every byte of every frame is counted, in chunks of 256 tokens and in one of 1,024. --readings: what the paper leaves open, the
 unit of a bin's width, decided by ideal code lengths (each channel's own entropy): `cache` = widths in the units of the cache,
 as the codec has it; `row` = a difference row's absolute maximum is 8, so that widths 0.5, 1, 1.5 are 32, 16 and 11 bins.
@@ -14,12 +16,19 @@ as the codec has it; `row` = a difference row's absolute maximum is 8, so that w
 import argparse, json, os, platform, subprocess, sys, types
 import numpy as np
 
+NAMES = {'smol': 'SmolLM2-135M', 'qwen': 'Qwen2.5-0.5B', 'gemma': 'Gemma-3-270m'}
 CALIBRATION = ('p0', 'c0', 'p1', 'p2')
 
 
-def prepare(a, lab, quality, model):
+def windows(a):
+    text = open(a.text, encoding='utf-8').read()
+    prose = {f'p{i}': text[int(len(text) * (0.2 + 0.095 * i)):][:12000] for i in range(3)}
+    return {**prose, 'c0': open(os.path.join(a.code, 'argparse.py'), encoding='utf-8').read()[4000:20000]}
+
+
+def prepare(a, lab, model):
     """Captures that are not there yet."""
-    text = quality.windows(a)
+    text = windows(a)
     jobs = {f'{a.work}/{model}_{t}.safetensors': (text[t], 0) for t in CALIBRATION}
     jobs[f'{a.work}/{model}_eval.safetensors'] = (open(a.text, encoding='utf-8').read(), 5000)
     for out, (words, offset) in jobs.items():
@@ -84,12 +93,12 @@ if __name__ == '__main__':
     p.add_argument('--only', default='smol,qwen,gemma'); p.add_argument('--readings', action='store_true')
     a = p.parse_args()
     sys.path[:0] = [os.path.dirname(os.path.abspath(a.lab)), os.path.dirname(os.path.abspath(__file__))]
-    import kvlab, quality
+    import kvlab
     cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), platform.machine())
     compiler = subprocess.run(['c++', '--version'], capture_output=True, text=True).stdout.split('\n')[0]
     results = json.load(open(a.out))['results'] if os.path.exists(a.out) else []
     for model in a.only.split(','):
-        name = quality.NAMES[model]
-        prepare(a, kvlab, quality, model)
+        name = NAMES[model]
+        prepare(a, kvlab, model)
         results = [r for r in results if r['model'] != name] + [judge(a, kvlab, model, name)]
         json.dump(dict(machine=dict(cpu=cpu, compiler=compiler), context_tokens=1024, suffix_tokens=256, calibration_tokens=1024 * len(CALIBRATION), results=results), open(a.out, 'w'), indent=1)

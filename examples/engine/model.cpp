@@ -155,12 +155,20 @@ void model::rms_norm(const float* from, const std::vector<float>& weight, float*
   Eigen::Map<Eigen::ArrayXf>(to, n) = x * scale * w;
 }
 
+void model::look_up(std::int32_t token, float* row) const {
+  if (token < 0 || token >= config_.vocab)
+    throw std::runtime_error("token " + std::to_string(token) + " is outside the vocabulary");
+  dequantize_row(*embedding_, std::size_t(token), row);
+}
+
+void model::embedding_row(std::int32_t token, float* row) const {
+  look_up(token, row);
+  Eigen::Map<Eigen::ArrayXf> x(row, config_.dim);
+  x /= std::sqrt(x.square().mean() + config_.eps);
+}
+
 void model::embed(std::span<const std::int32_t> ids) {
-  for (std::size_t t = 0; t < ids.size(); ++t) {
-    if (ids[t] < 0 || ids[t] >= config_.vocab)
-      throw std::runtime_error("token " + std::to_string(ids[t]) + " is outside the vocabulary");
-    dequantize_row(*embedding_, std::size_t(ids[t]), x_.row(static_cast<Eigen::Index>(t)).data());
-  }
+  for (std::size_t t = 0; t < ids.size(); ++t) look_up(ids[t], x_.row(static_cast<Eigen::Index>(t)).data());
   if (config_.arch == architecture::gemma3) x_ *= float(std::sqrt(double(config_.dim)));
 }
 

@@ -60,6 +60,10 @@ class model {
   /// The output projection of a layer's attention, [dim][heads * head_dim]: the metric of an error in V.
   matrix output_projection(int layer) const;
 
+  /// [dim] what the first layer sees of a token: its embedding over the root of its mean square, before the weights of
+  /// that layer's norm. Throws std::runtime_error where the id is outside the vocabulary.
+  void embedding_row(std::int32_t token, float* row) const;
+
   /// Rotates one head's row, [head_dim], to a position, as queries and keys of that layer are.
   void rotate(int layer, float* head, int position);
 
@@ -81,6 +85,7 @@ class model {
   void load();
   rope_table& rope_of(int layer) { return ropes_[std::size_t(shape_.layers[std::size_t(layer)].rope_index)]; }
   void embed(std::span<const std::int32_t> ids);
+  void look_up(std::int32_t token, float* row) const;
   void run_layer(int l, int start, sequence& seq, const forward_options& options);
   void add(const linear& w, const matrix& input, const std::vector<float>& norm);
   void logits(int first, int start, const forward_options& options);

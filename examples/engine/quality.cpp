@@ -113,7 +113,7 @@ json judge_suffixes(const request& r) {
   const std::vector<place> places = places_of(r, s.text, read_texts(r.texts));
   const int continued = r.continuations > 0 ? r.continuation_tokens : 0;
   page_pool pages(s.net.config(), kv_type(r), 2 * page_pool::pages_for(r.context + std::max(r.suffix, continued)));
-  kept_contexts kept(s.net, r.keep);
+  kept_contexts kept(s.net, s.threads, r.keep);
   std::vector<coded_cache> coded;
   for (const std::string& codec : r.codecs) coded.emplace_back(profile, codec);
   // [codec], of all texts and of each.
@@ -123,13 +123,13 @@ json judge_suffixes(const request& r) {
   for (std::size_t i = 0; i < places.size(); ++i) {
     const place& p = places[i];
     sequence context(pages);
-    const matrix exact = kept.run(p.ids, r.context, context);
+    const computed_context exact = kept.run(p.ids, r.context, context);
     std::vector<std::int32_t> greedy;
     if (int(i) < r.continuations)
       greedy = continue_greedily(s.net, context, p.ids[std::size_t(r.context)], r.continuation_tokens);
     for (std::size_t c = 0; c < coded.size(); ++c) {
       bar.at(i * coded.size() + c, places.size() * coded.size());
-      const suffix_quality q = judge_window(s.net, p.ids, context, exact, greedy, r.at, coded[c]);
+      const suffix_quality q = judge_window(s.net, p.ids, context, exact.predicted, greedy, r.at, coded[c]);
       all[c].add(q);
       each[c][p.text].add(q);
     }

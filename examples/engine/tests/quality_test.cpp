@@ -3,6 +3,7 @@
 #include "../calibration.hpp"
 #include "../kept.hpp"
 #include "../needles.hpp"
+#include "../observe.hpp"
 #include "../windows.hpp"
 #include "real_model.hpp"
 #include "tiny_model.hpp"
@@ -50,10 +51,10 @@ struct fixture {
     page_pool pages(net.config(), sluice::dtype::f16, 2 * page_pool::pages_for(context + suffix));
     coded_cache coded(p, codec);
     suffix_quality sum;
-    kept_contexts computed(net, "");
+    kept_contexts computed(net, threads, "");
     for (const auto& ids : windows(count, context + suffix + 1, 2)) {
       sequence seq(pages);
-      const matrix exact = computed.run(ids, context, seq);
+      const matrix exact = computed.run(ids, context, seq).predicted;
       const auto greedy = continue_greedily(net, seq, ids[context], continued);
       sum.add(judge_window(net, ids, seq, exact, greedy, level, coded));
     }
@@ -187,6 +188,64 @@ TEST_CASE("measuring sensitivities leaves the cache as it was and does not depen
   }
 }
 
+TEST_CASE("observed attention is what a plain softmax gives, and moments are those of the queries") {
+  for (const tiny::recipe& r : recipes) {
+    CAPTURE(r.arch);
+    fixture f(r);
+    const model_config& c = f.net.config();
+    constexpr int n = 100;
+    const auto ids = f.windows(1, n, 6)[0];
+    page_pool pages(c, sluice::dtype::f32, page_pool::pages_for(n));
+    sequence seq(pages);
+    last_queries last(f.net, n);
+    query_moments moments(c);
+    std::vector<matrix> all(std::size_t(c.layers));
+    f.net.forward(ids, seq, {.on_queries = [&](int layer, int position, std::span<const float> q) {
+                    last.add(layer, position, q);
+                    moments.add(layer, position, q);
+                    all[std::size_t(layer)] = Eigen::Map<const matrix>(q.data(), n, c.heads * c.head_dim);
+                  }});
+    const std::vector<float> found = observed_attention(c, seq, last, f.threads);
+    const int layer = c.layers - 1, d = c.head_dim, window = c.layer_window(layer);
+    std::vector<double> sum(n), count(n);
+    for (int t = n - last_queries::kept; t < n; ++t)
+      for (int h = 0; h < c.heads; ++h) {
+        std::vector<float> q(all[std::size_t(layer)].row(t).data() + h * d,
+                             all[std::size_t(layer)].row(t).data() + (h + 1) * d);
+        f.net.rotate(layer, q.data(), t);
+        std::vector<double> p(std::size_t(t + 1));
+        double total = 0;
+        for (int i = window ? std::max(0, t + 1 - window) : 0; i <= t; ++i) {
+          const auto* k =
+              reinterpret_cast<const float*>(seq.at(sluice::plane::key, layer, i, h / (c.heads / c.kv_heads)));
+          double score = 0;
+          for (int j = 0; j < d; ++j) score += double(q[std::size_t(j)] * k[j]);
+          total += p[std::size_t(i)] = std::exp(score / std::sqrt(double(d)));
+        }
+        for (int i = 0; i <= t; ++i)
+          sum[std::size_t(i)] += p[std::size_t(i)] * p[std::size_t(i)] / total / total, ++count[std::size_t(i)];
+      }
+    for (int t = 0; t < n; ++t)
+      CHECK(double(found[std::size_t(layer * n + t)]) ==
+            doctest::Approx(sum[std::size_t(t)] / count[std::size_t(t)]).epsilon(1e-3));
+
+    const auto head = all[0].bottomRows(n - query_statistics::sinks).middleCols(d, d).cast<double>();
+    const Eigen::RowVectorXd mean = head.colwise().mean();
+    const Eigen::MatrixXd covariance =
+        (head.rowwise() - mean).transpose() * (head.rowwise() - mean) / double(head.rows());
+    const std::vector<float> m = moments.mean(0), v = moments.covariance(0);
+    CHECK((Eigen::Map<const Eigen::RowVectorXf>(m.data() + d, d).cast<double>() - mean).norm() <
+          1e-4 * (1 + mean.norm()));
+    CHECK((Eigen::Map<const matrix>(v.data() + d * d, d, d).cast<double>() - covariance).norm() <
+          1e-4 * covariance.norm());
+
+    std::vector<float> row(std::size_t(c.dim));
+    f.net.embedding_row(5, row.data());
+    CHECK(Eigen::Map<const Eigen::ArrayXf>(row.data(), c.dim).square().mean() == doctest::Approx(1).epsilon(0.01));
+    CHECK_THROWS(f.net.embedding_row(c.vocab, row.data()));
+  }
+}
+
 TEST_CASE("windows are spread over the text and do not overlap") {
   fixture f(recipes[0]);
   const std::string text = make_text(400, 9);
@@ -244,12 +303,14 @@ TEST_CASE("what is kept of a context is what was computed, and is computed again
   const temporary_folder folder;
   const auto ids = f.windows(1, fixture::context + fixture::suffix + 1, 5)[0];
   page_pool pages(f.net.config(), sluice::dtype::f16, 4 * page_pool::pages_for(fixture::context + fixture::suffix));
-  kept_contexts kept(f.net, folder.path);
+  kept_contexts kept(f.net, f.threads, folder.path);
   sequence first(pages), second(pages), third(pages);
-  const matrix computed = kept.run(ids, fixture::context, first);
+  const computed_context computed = kept.run(ids, fixture::context, first);
   const auto there = [&] { return *std::filesystem::directory_iterator(folder.path); };
   const auto size = there().file_size();
-  CHECK(kept.run(ids, fixture::context, second) == computed);
+  const computed_context again = kept.run(ids, fixture::context, second);
+  CHECK(again.predicted == computed.predicted);
+  CHECK(again.attention == computed.attention);
   const auto bytes = [&](const sequence& s) {
     std::vector<std::byte> out;
     for (int t = 0; t < s.tokens(); ++t) {
@@ -261,9 +322,67 @@ TEST_CASE("what is kept of a context is what was computed, and is computed again
   CHECK(second.tokens() == fixture::context);
   CHECK(bytes(second) == bytes(first));
   std::fstream(there().path(), std::ios::binary | std::ios::in | std::ios::out).put('x');
-  CHECK(kept.run(ids, fixture::context, third) == computed);
+  CHECK(kept.run(ids, fixture::context, third).predicted == computed.predicted);
   CHECK(bytes(third) == bytes(first));
   CHECK(there().file_size() == size);
+}
+
+TEST_CASE("observed attention is what a plain softmax gives, and moments are those of the queries") {
+  for (const tiny::recipe& r : recipes) {
+    CAPTURE(r.arch);
+    fixture f(r);
+    const model_config& c = f.net.config();
+    constexpr int n = 100;
+    const auto ids = f.windows(1, n, 6)[0];
+    page_pool pages(c, sluice::dtype::f32, page_pool::pages_for(n));
+    sequence seq(pages);
+    last_queries last(f.net, n);
+    query_moments moments(c);
+    std::vector<matrix> all(std::size_t(c.layers));
+    f.net.forward(ids, seq, {.on_queries = [&](int layer, int position, std::span<const float> q) {
+                    last.add(layer, position, q);
+                    moments.add(layer, position, q);
+                    all[std::size_t(layer)] = Eigen::Map<const matrix>(q.data(), n, c.heads * c.head_dim);
+                  }});
+    const std::vector<float> found = observed_attention(c, seq, last, f.threads);
+    const int layer = c.layers - 1, d = c.head_dim, window = c.layer_window(layer);
+    std::vector<double> sum(n), count(n);
+    for (int t = n - last_queries::kept; t < n; ++t)
+      for (int h = 0; h < c.heads; ++h) {
+        std::vector<float> q(all[std::size_t(layer)].row(t).data() + h * d,
+                             all[std::size_t(layer)].row(t).data() + (h + 1) * d);
+        f.net.rotate(layer, q.data(), t);
+        std::vector<double> p(std::size_t(t + 1));
+        double total = 0;
+        for (int i = window ? std::max(0, t + 1 - window) : 0; i <= t; ++i) {
+          const auto* k =
+              reinterpret_cast<const float*>(seq.at(sluice::plane::key, layer, i, h / (c.heads / c.kv_heads)));
+          double score = 0;
+          for (int j = 0; j < d; ++j) score += double(q[std::size_t(j)] * k[j]);
+          total += p[std::size_t(i)] = std::exp(score / std::sqrt(double(d)));
+        }
+        for (int i = 0; i <= t; ++i)
+          sum[std::size_t(i)] += p[std::size_t(i)] * p[std::size_t(i)] / total / total, ++count[std::size_t(i)];
+      }
+    for (int t = 0; t < n; ++t)
+      CHECK(double(found[std::size_t(layer * n + t)]) ==
+            doctest::Approx(sum[std::size_t(t)] / count[std::size_t(t)]).epsilon(1e-3));
+
+    const auto head = all[0].bottomRows(n - query_statistics::sinks).middleCols(d, d).cast<double>();
+    const Eigen::RowVectorXd mean = head.colwise().mean();
+    const Eigen::MatrixXd covariance =
+        (head.rowwise() - mean).transpose() * (head.rowwise() - mean) / double(head.rows());
+    const std::vector<float> m = moments.mean(0), v = moments.covariance(0);
+    CHECK((Eigen::Map<const Eigen::RowVectorXf>(m.data() + d, d).cast<double>() - mean).norm() <
+          1e-4 * (1 + mean.norm()));
+    CHECK((Eigen::Map<const matrix>(v.data() + d * d, d, d).cast<double>() - covariance).norm() <
+          1e-4 * covariance.norm());
+
+    std::vector<float> row(std::size_t(c.dim));
+    f.net.embedding_row(5, row.data());
+    CHECK(Eigen::Map<const Eigen::ArrayXf>(row.data(), c.dim).square().mean() == doctest::Approx(1).epsilon(0.01));
+    CHECK_THROWS(f.net.embedding_row(c.vocab, row.data()));
+  }
 }
 
 TEST_CASE("windows are spread over all texts as far as their lengths allow") {
@@ -331,7 +450,7 @@ TEST_CASE("SmolLM2 with the committed profile: level 1 hardly changes the predic
   page_pool pages(net.config(), sluice::dtype::f16, 2 * page_pool::pages_for(448));
   coded_cache coded(*profile, "standard");
   sequence context(pages);
-  const matrix exact = kept_contexts(net, "").run(ids, 320, context);
+  const matrix exact = kept_contexts(net, threads, "").run(ids, 320, context).predicted;
   const suffix_quality q = judge_window(net, ids, context, exact, {}, -1, coded);
   REQUIRE(q.levels.size() == 4);
   CHECK(q.levels[2].distance.kl() < 0.02);
