@@ -83,13 +83,19 @@ class encoder {
   }
 
   status begin(std::span<const kv_view> cache, const encode_options& options) {
-    if (options.levels < 1) return status::invalid_argument;
+    if (options.levels < 1 || detail::abs(options.coarser) > max_row_step) return status::invalid_argument;
     if (state_ != status::ok) return state_;
     if (const status s = detail::map_layers(cache, profile_->shape, slots_); s != status::ok) return s;
     std::int64_t end = 0;
     if (!extent(cache, position_, end)) return status::invalid_argument;
     if (end - position_ > max_frame_tokens || position_ > INT64_MAX - max_frame_tokens) return status::too_large;
     tokens_ = int(end - position_);
+    const token_weights& weights = options.weights;
+    if (!weights.attention.empty() &&
+        weights.attention.size() != std::size_t(profile_->shape.num_layers()) * std::size_t(tokens_))
+      return status::invalid_argument;
+    if (!weights.importance.empty() && weights.importance.size() != std::size_t(tokens_))
+      return status::invalid_argument;
     tiles_ = (tokens_ + tile_tokens - 1) / tile_tokens;
     made_ = detail::min(options.levels, passes());
     for (const kv_view& v : cache)
@@ -109,7 +115,8 @@ class encoder {
       tiles += std::size_t(tiles_) * std::size_t(q.groups());
     }
     coded_.assign(tiles, {});
-    const detail::encode_task task{profile_, slots_, &ropes_, options.side, position_, tokens_, made_};
+    const detail::encode_task task{profile_,  slots_,  &ropes_, options.side,   options.weights,
+                                   position_, tokens_, made_,   options.coarser};
     // Layers ascend within a token tile, as they do when it is decoded: a predictor has seen the lower ones.
     const std::int64_t layers = profile_->shape.num_layers(), together = Codec::span > 0 ? layers : 1;
     const std::int64_t items = layers / detail::max<std::int64_t>(together, 1) * tiles_;

@@ -24,7 +24,8 @@ struct inverse_job {
   const std::uint16_t* matrix = nullptr;  ///< f16 bits, [matrix_rows][n] as in the profile
   const float* mean = nullptr;            ///< [n], or null for zero
   float scale = 1;
-  float* x = nullptr;  ///< [rows][ldx]
+  const float* row_scale = nullptr;  ///< [rows] that `scale` is multiplied by, or null
+  float* x = nullptr;                ///< [rows][ldx]
   std::ptrdiff_t ldx = 0;
   std::int32_t rows = 0;
   std::int32_t k = 0;
@@ -38,8 +39,9 @@ struct inverse_job {
 struct forward_job {
   const float* x = nullptr;  ///< [rows][ldx]
   std::ptrdiff_t ldx = 0;
-  const float* mean = nullptr;    ///< [n], or null for zero
-  const float* matrix = nullptr;  ///< [n][ldm], its first k columns are used
+  const float* row_scale = nullptr;  ///< [rows] that sums are multiplied by, or null
+  const float* mean = nullptr;       ///< [n], or null for zero
+  const float* matrix = nullptr;     ///< [n][ldm], its first k columns are used
   std::ptrdiff_t ldm = 0;
   std::int16_t* c = nullptr;  ///< [rows][ldc]
   std::ptrdiff_t ldc = 0;
