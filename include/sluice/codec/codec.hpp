@@ -5,6 +5,7 @@
 #include <sluice/codec/group/tile_tokens.hpp>
 #include <sluice/codec/predict/no_prediction.hpp>
 #include <sluice/codec/quantize/embedded.hpp>
+#include <sluice/codec/stage_chains.hpp>
 #include <sluice/codec/stages.hpp>
 #include <sluice/codec/transform/profile_basis.hpp>
 #include <sluice/codec/width/profile_steps.hpp>
@@ -181,133 +182,16 @@ struct basic_codec : detail::grouping_checks<Grouping>,
     using type = typename B::encoder;
   };
 
-  // Transform, quantiser and entropy model of tiles as the profile describes them, or of what prediction leaves.
-  class coder {
-   public:
-    coder(const profile& p, isa i) : profile_(&p), transform_(p, i), quantizer_(i), entropy_(p, i), state_(check(p)) {}
-
-    status state() const noexcept { return state_; }
-
-    // `wanted`: the class of every row, or none. too_large where the tile is better kept as it is.
-    status encode(tile_rows& in, std::span<const row_class> wanted, int passes, tile_writer& w) {
-      wanted_.assign(wanted.begin(), wanted.end());
-      s_.place = in.place;
-      s_.width = in.place.width();
-      s_.ld = detail::padded(s_.width);
-      s_.passes = Quantizer::depth(*profile_);
-      s_.made = passes;
-      s_.bits = 0;
-      if constexpr (Quantizer::fixed_width)
-        s_.bits = BitWidths::bits(in.place.layer, in.place.plane, in.place.num_layers);
-      if (const status e = quantize(in, w); e != status::ok) return e;
-      if (s_.rows == 0) return w.clear(), status::ok;
-      quantizer_.split(s_);
-      if (const status e = entropy_.encode(s_, w); e != status::ok) return e;
-      s_.classes.write(w.at(0, section::steps));
-      return status::ok;
-    }
-
-   private:
-    // The grouping policy must agree with the basis of the profile, where there is one.
-    status check(const profile& p) const noexcept {
-      if (transform_.state() != status::ok) return transform_.state();
-      if constexpr (Grouping::heads_per_basis != 0)
-        for (std::size_t at = 0; at < p.planes.size(); ++at) {
-          const plane_profile& q = p.planes[at];
-          const layer_shape& l = p.shape.layers[at / 2];
-          const int dim = l.head_dim(at % 2 ? plane::value : plane::key);
-          if (q.groups() && !q.matrix.empty() &&
-              q.group_width != basis_heads(Grouping::heads_per_basis, l.num_kv_heads, dim) * dim)
-            return status::wrong_profile;
-        }
-      return status::ok;
-    }
-
-    // Room for rows that a stage fills up to their width; only what lies behind that is zero.
-    template <class T>
-    static void make_rows(std::vector<T>& v, int rows, int width, std::ptrdiff_t ld) {
-      v.resize(std::size_t(rows) * std::size_t(ld));
-      for (int r = 0; r < rows; ++r)
-        for (std::ptrdiff_t i = width; i < ld; ++i) v[std::size_t(r * ld + i)] = 0;
-    }
-
-    void resize(const tile_rows& in) {
-      s_.rows = in.count();
-      make_rows(s_.finest, s_.rows, s_.width, s_.ld);
-      beyond_.assign(std::size_t(s_.rows), 0);
-      s_.classes.assign(wanted_);
-      shrink_.clear();
-      if (!s_.classes.empty())
-        for (int r = 0; r < s_.rows; ++r) shrink_.push_back(1 / s_.classes.scale()[r]);
-    }
-
-    // Rows that the quantiser cannot hold become exact. Returns whether there were any.
-    bool make_exact(tile_rows& in) {
-      std::size_t kept = 0;
-      for (std::size_t r = 0; r < wanted_.size(); ++r)
-        if (!beyond_[r]) wanted_[kept++] = wanted_[r];
-      wanted_.resize(kept);
-      return in.make_exact(beyond_);
-    }
-
-    // Fills s_.finest.
-    status quantize(tile_rows& in, tile_writer& w) {
-      if constexpr (Quantizer::rounds && requires(std::int16_t * v, std::uint8_t * b) {
-                      transform_.rounded(in, v, s_.ld, b);
-                      { transform_.calibrated(in.place) } -> std::same_as<bool>;
-                    })
-        if (transform_.calibrated(in.place) && !BitWidths::measures(true)) {
-          w.clear();
-          s_.calibrated = true;
-          do {
-            resize(in);
-            if (s_.rows == 0) continue;
-            if constexpr (detail::scales_rows<Transform>)
-              transform_.rounded(in, s_.finest.data(), s_.ld, beyond_.data(),
-                                 shrink_.empty() ? nullptr : shrink_.data());
-            else
-              transform_.rounded(in, s_.finest.data(), s_.ld, beyond_.data());
-          } while (make_exact(in));
-          return status::ok;
-        }
-      do {
-        w.clear();
-        c_.rows = in.count();
-        c_.width = s_.width;
-        c_.ld = s_.ld;
-        make_rows(c_.y, c_.rows, c_.width, c_.ld);
-        if (const status e = transform_.forward(in, c_, w); e != status::ok) return e;
-        wanted_.clear();  // rows have steps where the profile describes them
-        resize(in);
-        if (s_.rows == 0) return status::ok;
-        float step = 1;
-        if constexpr (!Quantizer::fixed_width)
-          if (BitWidths::measures(c_.calibrated))
-            step = BitWidths::step(in.place.layer, in.place.plane, in.place.num_layers,
-                                   coefficient_statistics(c_, s_.passes));
-        if (const status e = quantizer_.quantize(c_, step, s_, beyond_, w); e != status::ok) return e;
-      } while (make_exact(in));
-      return status::ok;
-    }
-
-    const profile* profile_;
-    typename Transform::encoder transform_;
-    typename Quantizer::encoder quantizer_;
-    typename EntropyModel::encoder entropy_;
-    status state_;
-    coefficients c_;
-    symbols s_;
-    std::vector<row_class> wanted_;
-    std::vector<float> shrink_;
-    std::vector<std::uint8_t> beyond_;
-  };
+  // Of tiles as the profile describes them, or of what prediction leaves.
+  using forward = detail::forward_stages<Transform, Quantizer, BitWidths, EntropyModel>;
+  using inverse = detail::inverse_stages<Transform, Quantizer, EntropyModel>;
 
  public:
   class decoder;
 
   class encoder {
    public:
-    encoder(const profile& p, isa i) : steps_(p, i), plain_(p, i), prediction_(p, i) {}
+    encoder(const profile& p, isa i) : steps_(p, i), plain_(p, i, Grouping::heads_per_basis), prediction_(p, i) {}
 
     status state() const noexcept { return plain_.state() != status::ok ? plain_.state() : prediction_.state(); }
 
@@ -341,9 +225,9 @@ struct basic_codec : detail::grouping_checks<Grouping>,
     };
     struct predictions {
       predictions(const profile& p, isa i)
-          : back(p, i), residual([&]() -> std::conditional_t<chooses, coder, nothing> {
+          : back(p, i), residual([&]() -> std::conditional_t<chooses, forward, nothing> {
               if constexpr (chooses)
-                return coder(back.described(p), i);
+                return forward(back.described(p), i, Grouping::heads_per_basis);
               else
                 return {};
             }()) {}
@@ -354,7 +238,7 @@ struct basic_codec : detail::grouping_checks<Grouping>,
         return status::ok;
       }
 
-      status encode(coder& plain, tile_rows& in, std::span<const row_class> wanted, const side_info& side, int passes,
+      status encode(forward& plain, tile_rows& in, std::span<const row_class> wanted, const side_info& side, int passes,
                     tile_writer& w) {
         const bool expected = back.expect(in.place, in.range, in.rows, side, 0);
         if constexpr (!chooses) {
@@ -414,14 +298,14 @@ struct basic_codec : detail::grouping_checks<Grouping>,
       }
 
       decoder back;
-      std::conditional_t<chooses, coder, nothing> residual;
+      std::conditional_t<chooses, forward, nothing> residual;
       tile_writer other;
       std::vector<float> x;
       std::vector<std::uint8_t> bytes, nothing_exact;
     };
 
     [[no_unique_address]] typename row_steps<BitWidths>::type steps_;
-    coder plain_;
+    forward plain_;
     std::conditional_t<Predictor::predicts, predictions, no_predictions> prediction_;
     std::vector<row_class> wanted_;
   };
@@ -479,10 +363,7 @@ struct basic_codec : detail::grouping_checks<Grouping>,
         }
         return n;
       }
-      if (chooses && left_[t.slot])
-        residual_.rows(t, first, n, out, ld);
-      else
-        plain_.rows(t, first, n, out, ld);
+      inverse_of(t).rows(t, first, n, out, ld);
       if constexpr (Predictor::predicts)
         if (predicted_[t.slot])
           for (int r = 0; r < n; ++r)
@@ -492,75 +373,6 @@ struct basic_codec : detail::grouping_checks<Grouping>,
 
    private:
     friend class encoder;
-
-    // Sections to symbols to rows, of tiles as the profile describes them, or of what prediction leaves.
-    class coder {
-     public:
-      coder(const profile& p, isa i) : profile_(&p), transform_(p, i), quantizer_(i), entropy_(p, i) {}
-      status state() const noexcept { return transform_.state(); }
-
-      // At the level of each tile; what a tile's state says already stays.
-      void restore(std::span<tile* const> tiles) {
-        std::size_t coded = 0;
-        for (std::size_t i = 0; i < tiles.size(); ++i) {
-          tile& t = *tiles[i];
-          batch_of_[t.slot] = int(i);
-          decoded_symbols& s = batch_[i];
-          s.tile = &t;
-          s.calibrated = transform_.calibrated(t.place);
-          s.passes = Quantizer::depth(*profile_);
-          s.bits = 0;
-          s.ld = detail::padded(t.place.width());
-          s.live = t.place.width();
-          s.corrections.clear();
-          s.state = t.state;
-          values_[i].assign(std::size_t(t.rows()) * std::size_t(s.ld), 0);
-          s.values = values_[i].data();
-          s.classes = nullptr;
-          if (!classes_[i].parse(t.section(0, section::steps), t.rows())) s.state = status::corrupt_tile;
-          if (!classes_[i].empty()) {
-            s.classes = &classes_[i];
-            if (!detail::scales_rows<Transform>) s.state = status::corrupt_tile;
-          }
-          if (!transform_.open(t, t.slot) || !quantizer_.open(t, t.slot, s)) s.state = status::corrupt_tile;
-          // A tile without rows has no sections.
-          if (t.rows() == 0)
-            for (int pass = 0; pass <= t.level; ++pass)
-              if (!t.section(pass, section::entropy).empty()) s.state = status::corrupt_tile;
-          coded += t.rows() > 0 && s.state == status::ok;
-        }
-        if (coded == tiles.size()) {
-          entropy_.decode({batch_, tiles.size()});
-        } else {
-          for (std::size_t i = 0; i < tiles.size(); ++i)
-            if (tiles[i]->rows() > 0 && batch_[i].state == status::ok) entropy_.decode({&batch_[i], 1});
-        }
-        for (std::size_t i = 0; i < tiles.size(); ++i)
-          if (batch_[i].state != status::ok) tiles[i]->state = batch_[i].state;
-      }
-
-      void rows(const tile& t, int first, int n, float* out, std::ptrdiff_t ld) {
-        const int at = batch_of_[t.slot];
-        if constexpr (detail::passes_through<Transform> && detail::restores_floats<Quantizer>) {
-          quantizer_.floats(t, t.slot, batch_[at], first, n, out, ld);
-        } else {
-          coefficient_rows c;
-          quantizer_.restore(t, t.slot, batch_[at], first, n, c);
-          if (!classes_[at].empty()) c.row_scale = classes_[at].scale() + first;
-          transform_.inverse(t, t.slot, c, out, ld);
-        }
-      }
-
-     private:
-      const profile* profile_;
-      typename Transform::decoder transform_;
-      typename Quantizer::decoder quantizer_;
-      typename EntropyModel::decoder entropy_;
-      decoded_symbols batch_[tiles_at_once];
-      int batch_of_[tiles_at_once] = {};
-      std::vector<std::int16_t> values_[tiles_at_once];
-      row_classes classes_[tiles_at_once];
-    };
 
     using predictor_state = std::conditional_t<Predictor::predicts, Predictor, nothing>;
     static predictor_state make_predictor([[maybe_unused]] const profile& p) {
@@ -577,6 +389,12 @@ struct basic_codec : detail::grouping_checks<Grouping>,
     }
     // Of what prediction leaves; where the profile does not say, state() does.
     const profile& described(const profile& p) const noexcept { return residual_profile_ ? *residual_profile_ : p; }
+
+    inverse& inverse_of([[maybe_unused]] const tile& t) noexcept {
+      if constexpr (chooses)
+        if (left_[t.slot]) return residual_;
+      return plain_;
+    }
 
     void restore(std::span<tile> tiles) {
       tile* of[2][tiles_at_once];
@@ -621,8 +439,8 @@ struct basic_codec : detail::grouping_checks<Grouping>,
 
     [[no_unique_address]] predictor_state predictor_;
     std::shared_ptr<const profile> residual_profile_;
-    coder plain_;
-    [[no_unique_address]] std::conditional_t<chooses, coder, nothing> residual_;
+    inverse plain_;
+    [[no_unique_address]] std::conditional_t<chooses, inverse, nothing> residual_;
     bool left_[tiles_at_once] = {};       // coded as what prediction leaves
     bool predicted_[tiles_at_once] = {};  // by what expected_ holds
     bool known_[tiles_at_once] = {};      // rows are in learnt_

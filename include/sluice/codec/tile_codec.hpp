@@ -205,6 +205,11 @@ concept begins_tiles = requires(typename C::encoder e, typename C::decoder d) {
   d.begin_tile();
 };
 
+template <class C>
+inline constexpr bool codec_reads_tokens = requires {
+  requires C::reads_tokens;
+};
+
 // Rows in the codec's domain. A concept of its own: nvcc loses the brackets of a condition inside of a requirement.
 template <class C>
 concept gives_rows = (C::domain == value_domain::stored && gives_elements<typename C::decoder>) ||
@@ -225,6 +230,7 @@ concept gives_rows = (C::domain == value_domain::stored && gives_elements<typena
 /// - `uses(profile)`: whether frames depend on what the profile says beyond the shape; then they carry its fingerprint,
 ///   and are refused by who has another. Where it is false, a decoder must not look at anything else of it. A codec with
 ///   an optional section of its own adds `fingerprint(profile)`: profile::fingerprint(stage, id).
+/// - optional: `reads_tokens` = true where it looks at side_info::tokens: a frame then tells other ids from its own.
 /// - `encoder{profile, isa}`, one a thread, may keep memory; borrows the profile. K of a layer and token tile comes before
 ///   its V, to the same encoder; where span is 0 layers come in any order to several of them, and what is written of one
 ///   must not depend on others. `state()`: ok, or why the profile does not
