@@ -271,27 +271,41 @@ class class_rans_encoder {
   // --- exceptions: what the chosen classes cannot say. Afterwards in_->values and digits_ hold what is coded.
   status find_exceptions(int rows) {
     for (auto& e : exceptions_) e.clear();
-    for (int c = 0; c < used_.count(); ++c)
-      if (const status e = in_->classes.empty() ? find_exceptions(used_.of(c), 0, rows) : find_in_class(c, rows);
-          e != status::ok)
-        return e;
+    places_.resize(max_exceptions);
+    for (int c = 0; c < used_.count(); ++c) {
+      set_limits(used_.of(c));
+      if (in_->classes.empty()) return find_in_rows(0, rows) ? status::ok : status::too_large;
+      for (int r = 0; r < rows; ++r)
+        if (in_->classes.of(r) == c && !find_in_rows(r, 1)) return status::too_large;
+    }
     return status::ok;
   }
-  status find_in_class(int c, int rows) {
-    for (int r = 0; r < rows; ++r)
-      if (in_->classes.of(r) == c)
-        if (const status e = find_exceptions(used_.of(c), r, 1); e != status::ok) return e;
-    return status::ok;
-  }
-  status find_exceptions(const group_tables& t, int first, int rows) {
+
+  // What each lane can say: values of the base pass up to limit_, no digits where dead_ is 255.
+  void set_limits(const group_tables& t) {
     limit_.assign(std::size_t(stride_), 0);
     for (std::size_t i = 0; i < std::size_t(stride_); ++i)
       limit_[i] = std::int16_t(detail::min(clip_limit(t.classes[i], passes_ - 1), 32767));
-    places_.resize(max_exceptions);
+    for (int p = 1; p < made_; ++p) {
+      dead_[p].assign(std::size_t(stride_), 0);
+      dead_blocks_[p].clear();
+      for (std::size_t b = 0; b * 32 < std::size_t(width_); ++b) {
+        bool any = false;
+        for (std::size_t i = 32 * b; i < 32 * b + 32; ++i) {
+          dead_[p][i] = live(t.classes[i], passes_ - 1 - p) ? 0 : 255;
+          any |= dead_[p][i] != 0;
+        }
+        if (any) dead_blocks_[p].push_back(32 * b);
+      }
+    }
+  }
+
+  // False where there are too many.
+  bool find_in_rows(int first, int rows) {
     std::int16_t* const values = in_->values.data() + first * stride_;
     const std::size_t found =
         scan_limits(isa_, values, stride_, rows, int(stride_), limit_.data(), places_.data(), places_.size());
-    if (found + exceptions_[0].size() > places_.size()) return status::too_large;
+    if (found + exceptions_[0].size() > places_.size()) return false;
     for (std::size_t i = 0; i < found; ++i) {
       const coefficient_place at = places_[i];
       std::int16_t& v = values[at.row * stride_ + at.coefficient];
@@ -300,18 +314,11 @@ class class_rans_encoder {
       exceptions_[0].push_back({std::uint16_t(first + at.row), std::uint16_t(at.coefficient), v - coded});
       v = coded;
     }
-    // A digit of a lane that is dead in its pass: only the columns that are dead can hold one.
-    for (int p = 1; p < made_; ++p) {
-      for (int b = 0; b * 32 < width_; ++b) {
-        std::uint8_t dead[32];
-        bool any = false;
-        for (std::size_t lane = 0; lane < 32; ++lane) {
-          dead[lane] = live(t.classes[std::size_t(32 * b) + lane], passes_ - 1 - p) ? 0 : 255;
-          any |= dead[lane] != 0;
-        }
-        if (!any) continue;
+    for (int p = 1; p < made_; ++p)
+      for (const std::size_t column : dead_blocks_[p])
         for (int r = first; r < first + rows; ++r) {
-          std::int8_t* d = &in_->digits[p][std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b)];
+          std::int8_t* d = &in_->digits[p][std::size_t(r) * std::size_t(stride_) + column];
+          const std::uint8_t* dead = &dead_[p][column];
           std::uint64_t hit = 0;
           for (int i = 0; i < 4; ++i) {
             std::uint64_t x, m;
@@ -320,16 +327,14 @@ class class_rans_encoder {
             hit |= x & m;
           }
           if (!hit) continue;
-          for (int lane = 0; lane < 32; ++lane)
+          for (std::size_t lane = 0; lane < 32; ++lane)
             if (dead[lane] && d[lane]) {
-              exceptions_[p].push_back({std::uint16_t(r), std::uint16_t(32 * b + lane), d[lane]});
+              exceptions_[p].push_back({std::uint16_t(r), std::uint16_t(column + lane), d[lane]});
               d[lane] = 0;
             }
-          if (exceptions_[p].size() > max_exceptions) return status::too_large;
+          if (exceptions_[p].size() > max_exceptions) return false;
         }
-      }
-    }
-    return status::ok;
+    return true;
   }
 
   // --- entropy coding
@@ -396,6 +401,8 @@ class class_rans_encoder {
   std::int64_t stride_ = 0;
   bool explicit_ = false;  // the tile names its classes
   std::vector<std::int16_t> limit_, parents_;
+  std::vector<std::uint8_t> dead_[max_passes];
+  std::vector<std::size_t> dead_blocks_[max_passes];  // their first columns
   std::vector<std::uint8_t> own_classes_, deltas_, scratch_, states_, code_;
   std::uint32_t delta_blocks_ = 0;
   const group_tables* chosen_ = nullptr;  // null = own_
