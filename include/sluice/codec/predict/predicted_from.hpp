@@ -75,8 +75,8 @@ class predicted_from {
 
  public:
   /// What the section must be made for.
-  static constexpr detail::prediction_kind kind{(Sources::id | ...), (detail::rank_of<Sources>() + ...),
-                                                (detail::lower_of<Sources>() + ...)};
+  static constexpr prediction_kind kind{(Sources::id | ...), (detail::rank_of<Sources>() + ...),
+                                        (detail::lower_of<Sources>() + ...)};
   static constexpr stage_id id = stage_id::of(kind.sources, std::uint32_t(kind.rank) | std::uint32_t(kind.span) << 12);
   static constexpr int span = std::max({Sources::span...});
   static constexpr bool predicts = true;
@@ -122,6 +122,7 @@ class predicted_from {
   void learn(const group_place& place, const tile_tokens_range& range, std::span<const std::uint16_t> rows,
              const float* x, std::ptrdiff_t ld) requires(span > 0) {
     if (!model_) return;
+    if (gathered_.layer != place.layer || gathered_.which != place.plane) gathered_.layer = -1;
     each([&](auto& source) {
       if constexpr (requires { source.learn(place, range, rows, x, ld); }) source.learn(place, range, rows, x, ld);
     });

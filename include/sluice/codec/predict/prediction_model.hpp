@@ -22,6 +22,17 @@
 // Features are those of the sources, one after the other: latent, K and V of the layer below, K of the layer, all as
 // deviations from the profile's means.
 
+namespace sluice {
+
+/// What a section of predicted_from is made for: its policies have it as `kind`.
+struct prediction_kind {
+  int sources = 0;  ///< ids of the sources, or-ed; 0 = nothing is predicted
+  int rank = 0;     ///< 0 = no latents
+  int span = 0;     ///< 0 = all lower layers
+};
+
+}  // namespace sluice
+
 namespace sluice::detail {
 
 inline constexpr std::uint8_t prediction_version = 1;
@@ -44,13 +55,6 @@ struct prediction_model {
   std::uint32_t vocab = 0;                  ///< tokens that have one
   std::vector<float> latent_scale;          ///< [rank]
   std::vector<std::int8_t> latents;         ///< [vocab][rank]
-};
-
-/// What a policy needs its section to be made for.
-struct prediction_kind {
-  int sources = 0;  ///< ids of the sources, or-ed
-  int rank = 0;     ///< 0 = no latents
-  int span = 0;     ///< 0 = all lower layers
 };
 
 /// The nearest layer below that holds K or V, of those that a span reaches; -1 where there is none.
