@@ -295,6 +295,16 @@ SLUICE_KERNEL void forward_transform(const forward_job& job, float* workspace) n
   }
 }
 
+SLUICE_KERNEL void multiply_rows(const multiply_job& job, float* workspace) noexcept {
+  static_assert(dense_tile_rows <= dense_tail_rows + 1);
+  const int step = dense_block_rows(job.rows, job.ldf);
+  for (int r0 = 0; r0 < job.rows; r0 += step) {
+    const int rows = job.rows - r0 < step ? job.rows - r0 : step;
+    multiply_block(job.f + r0 * job.ldf, job.ldf, rows, job.k, job.matrix, job.ldm, job.n, align_floats(workspace),
+                   reconstruct_sink{job.x + r0 * job.ldx, job.ldx, nullptr, job.scale, rows, job.n});
+  }
+}
+
 SLUICE_KERNEL void dequantize_rows(const std::int16_t* c, std::ptrdiff_t ldc, int rows, int k, float step,
                                    const float* mean, int n, float* x, std::ptrdiff_t ldx) noexcept {
   for (int r = 0; r < rows; ++r) dequantize_row(c + r * ldc, k, step, mean, n, x + r * ldx);
