@@ -5,6 +5,7 @@
 #include <sluice/calibrate/latents.hpp>
 #include <sluice/calibrate/plane.hpp>
 #include <sluice/calibrate/prediction.hpp>
+#include <sluice/calibrate/token_weights.hpp>
 #include <sluice/codec/entropy/class_rans/class_choice.hpp>
 #include <sluice/codec/entropy/class_rans/classes.hpp>
 #include <sluice/codec/quantize/ternary.hpp>
@@ -57,8 +58,10 @@ class calibration {
       latents_->add(kept(embeddings, sinks_of(c.cache)));
     }
     return sweep(c, [&](int layer, int index, std::array<rows_f, 2>& x, std::span<const std::uint8_t> skip) {
-      if (index < static_cast<int>(c.layers.size())) observe(c, layer, index, x, skip);
+      Eigen::VectorXd gain;
+      if (index < static_cast<int>(c.layers.size())) observe(c, layer, index, x, skip, gain);
       unrotate(layer, x[0]);
+      if (options_.token_steps && gain.size()) weights_[std::size_t(layer)].add(x[0], gain, skip, c.cache.position);
       for (std::size_t p = 0; p < 2; ++p)
         if (planes_[2 * std::size_t(layer) + p].width) {
           const rows_f rows = kept(x[p], skip);
@@ -138,6 +141,16 @@ class calibration {
     out.sinks = options_.sinks;
     for (const plane_calibration& p : planes_) out.planes.push_back(p.profile);
     if (validate(out) != status::ok) return status::values_out_of_range;
+    if (options_.token_steps) {
+      token_weight_model weights;
+      bool any = false;
+      for (std::size_t l = 0; l < weights_.size(); ++l) {
+        weights.layers.push_back(weights_[l].fit(shape_.layers[l]));
+        any |= weights.layers.back().exponent[0] > 0;
+      }
+      if (any)
+        out.set_section({std::uint8_t(profile_stage::bit_widths), token_weight_model::id, true, weights.serialize()});
+    }
     if (prediction_) out.set_section(prediction_->finish(out));
     return out;
   }
@@ -154,6 +167,7 @@ class calibration {
     if (layers > std::size_t(max_model_layers) || shape_.ropes.size() > std::size_t(max_ropes))
       return status::too_large;
     planes_.resize(2 * layers);
+    weights_.resize(layers);
     int streams = 0;
     for (std::size_t l = 0; l < layers; ++l) {
       const layer_shape& s = shape_.layers[l];
@@ -343,7 +357,7 @@ class calibration {
 
   // Metrics, and what attention lets through of an error: x holds K as it is cached (rotated), and V.
   void observe(const capture& c, int layer, int index, const std::array<rows_f, 2>& x,
-               std::span<const std::uint8_t> skip) {
+               std::span<const std::uint8_t> skip, Eigen::VectorXd& gain) {
     const capture_layer& known = c.layers[std::size_t(index)];
     const layer_shape& s = shape_.layers[std::size_t(layer)];
     plane_calibration &k = at(layer, plane::key), &v = at(layer, plane::value);
@@ -364,7 +378,7 @@ class calibration {
       const Eigen::Index n = c.query_tokens, group = all / heads;
       rows_f q(n, all * dk);
       for (Eigen::Index i = 0; i < q.size(); ++i) q.data()[i] = to_float(known.queries[i]);
-      if (options_.sensitivity_k.empty() && dv) attend(c, layer, q, x, known.wo, skip);
+      if ((options_.sensitivity_k.empty() || options_.token_steps) && dv) gain = attend(c, layer, q, x, known.wo, skip);
       if (!known.q2) {  // rotation keeps the energy of a pair, which is all that the metric of K needs
         q2.setZero(dk, heads);
         for (Eigen::Index h = 0; h < all; ++h)
@@ -379,12 +393,14 @@ class calibration {
   }
 
   // How much of a unit weighted squared error per coefficient reaches the attention output o = sum a_i v_i:
-  // through V sum a_i^2, through K (logits move by q.dk) sum a_i^2 |v_i - o|^2, both relative to |o|^2.
-  void attend(const capture& c, int layer, const rows_f& q, const std::array<rows_f, 2>& x, const float* wo,
-              std::span<const std::uint8_t> skip) {
+  // through V sum a_i^2, through K (logits move by q.dk) sum a_i^2 |v_i - o|^2, both relative to |o|^2. Returns the latter
+  // of every token that all queries see.
+  Eigen::VectorXd attend(const capture& c, int layer, const rows_f& q, const std::array<rows_f, 2>& x, const float* wo,
+                         std::span<const std::uint8_t> skip) {
     const layer_shape& s = shape_.layers[std::size_t(layer)];
     const Eigen::Index dk = s.head_dim_k, dv = s.head_dim_v, group = c.num_heads / s.num_kv_heads, tokens = x[0].rows();
     double through_k = 0, through_v = 0, energy = 0;
+    Eigen::VectorXd gain = Eigen::VectorXd::Zero(tokens);
     for (Eigen::Index h = 0; h < c.num_heads; ++h) {
       const Eigen::Index kv = h / group;
       matrix_d values = x[1].middleCols(kv * dv, dv).cast<double>();
@@ -406,15 +422,18 @@ class calibration {
         for (Eigen::Index i = 0; i < a.size(); ++i) {
           if (skip[std::size_t(first + i)]) continue;
           through_v += a(i) * a(i);
-          through_k += a(i) * a(i) * (seen.row(i) - o).squaredNorm();
+          gain(first + i) += a(i) * a(i) * (seen.row(i) - o).squaredNorm();
         }
         energy += o.squaredNorm();
       }
     }
-    if (!std::isfinite(through_k) || !std::isfinite(through_v) || !std::isfinite(energy)) return;
+    through_k = gain.sum();
+    if (!std::isfinite(through_k) || !std::isfinite(through_v) || !std::isfinite(energy)) return {};
     at(layer, plane::key).error_gain += through_k * double(dk);
     at(layer, plane::value).error_gain += through_v * double(dv) / double(wo ? group : 1);
     for (const plane p : {plane::key, plane::value}) at(layer, p).energy += energy;
+    gain.tail(q.rows()).setZero();
+    return gain;
   }
 
   // Between the sweeps: bases, sensitivities, steps.
@@ -443,9 +462,11 @@ class calibration {
     if (relative.empty()) return status::invalid_argument;
     std::nth_element(relative.begin(), relative.begin() + std::ptrdiff_t(relative.size() / 2), relative.end());
     const double median = relative[relative.size() / 2];
+    // A few planes are thousands of times more sensitive than the others, and a finest step would cost all of them a tenth
+    // of the bytes; one whose errors nobody noticed is not known well enough for any step.
+    constexpr double coarsest = 4.5;
     const auto step_of = [&](const plane_calibration& p, double base) {
-      return base *
-             (p.sensitivity > 0 ? std::clamp(1 / std::sqrt(p.sensitivity), 0.1 * median, 10 * median) : 10 * median);
+      return base * std::min(p.sensitivity > 0 ? 1 / std::sqrt(p.sensitivity) : detail::infinity, coarsest * median);
     };
     // A sensitivity lost in the noise around zero gets the coarsest step and has no say here.
     const auto loss = [&](double base) {
@@ -496,6 +517,7 @@ class calibration {
   model_shape shape_;
   calibration_options options_;
   std::vector<plane_calibration> planes_;
+  std::vector<token_weight_fit> weights_;  // of every layer
   std::vector<angles> angles_;
   std::optional<latent_calibration> latents_;  // until the first fit
   std::optional<prediction_calibration> prediction_;

@@ -66,8 +66,9 @@ struct calibration_options {
   /// either, every tensor is quantised relative to its own energy.
   std::vector<double> sensitivity_k{};
   std::vector<double> sensitivity_v{};  ///< as sensitivity_k, for V
-  prediction_options prediction{};      ///< a third sweep is needed where there is something to predict
-  int threads = 1;                      ///< changes the time it takes, not the profile
+  bool token_steps = true;          ///< learn from captured queries which tokens are looked at; a section of its own
+  prediction_options prediction{};  ///< a third sweep is needed where there is something to predict
+  int threads = 1;                  ///< changes the time it takes, not the profile
 };
 
 namespace detail {

@@ -197,6 +197,8 @@ struct basic_codec : detail::grouping_checks<Grouping>,
 
     void begin_tile() requires(Predictor::span > 0) { prediction_.back.begin_tile(); }
 
+    void observe(const tile_rows& all) requires(detail::observes<BitWidths>) { steps_.observe(all); }
+
     status encode(tile_rows& in, const side_info& side, int passes, tile_writer& w) {
       if (in.count() == 0) return status::ok;
       wanted_.clear();
@@ -317,7 +319,7 @@ struct basic_codec : detail::grouping_checks<Grouping>,
 
     status state() const noexcept {
       if constexpr (chooses)
-        if (!residual_profile_) return status::wrong_profile;
+        if (!residual_profile_) return status::missing_section;
       return plain_.state();
     }
 

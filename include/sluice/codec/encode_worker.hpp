@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace sluice::detail {
@@ -78,6 +79,14 @@ class encode_worker {
     flag_tokens();
     if constexpr (!stored) load(layer, which);
     split_tokens(std::size_t(q.width));
+    if constexpr (requires { coder_.observe(std::as_const(in_)); }) {
+      in_.place = place_of(task.profile->shape, q.width, layer, which, 0);
+      in_.rows = coded_;
+      in_.exact = exact_;
+      in_.ld = ld_;
+      in_.x = values_.data();
+      coder_.observe(std::as_const(in_));
+    }
     for (int g = 0; g < q.groups(); ++g) {
       in_.place = place_of(task.profile->shape, q.group_width, layer, which, g);
       in_.rows = coded_;

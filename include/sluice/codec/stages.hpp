@@ -148,6 +148,10 @@ concept can_predict = requires {
   requires std::constructible_from<P, const profile&>;
   { p.predict(place, range, rows, side, out, ld) } -> std::same_as<bool>;
 };
+template <class B>
+concept observes = requires(typename B::encoder e, const tile_rows& all) {
+  e.observe(all);
+};
 template <class P>
 concept has_residual = requires(const profile& p) {
   { P::residual(p) } -> std::same_as<std::shared_ptr<const profile>>;
@@ -307,7 +311,8 @@ concept bit_widths_policy = detail::has_id<B>;
 /// A bit-width policy whose steps differ from row to row. It has, besides step() and measures(),
 /// - `keeps_exact(profile, position)`: whether the token at a position is kept exact;
 /// - `encoder{profile, isa}` with `rows(in, out)`: the class that each of in.count() rows wants, in out; called for K of a
-///   layer before V of it. Where a spread is open_spread the entropy model finds it.
+///   layer before V of it. Where a spread is open_spread the entropy model finds it. Optional `observe(all)`: the rows of a
+///   plane, all heads, before its groups.
 template <class B>
 concept sets_rows = bit_widths_policy<B> &&
     requires(typename B::encoder e, const profile& p, const tile_rows& in, std::span<row_class> out) {

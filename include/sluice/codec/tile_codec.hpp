@@ -235,7 +235,8 @@ concept gives_rows = (C::domain == value_domain::stored && gives_elements<typena
 ///   its V, to the same encoder; where span is 0 layers come in any order to several of them, and what is written of one
 ///   must not depend on others. `state()`: ok, or why the profile does not
 ///   serve. `encode(rows, side, passes, writer)`: writes sections of passes 0 .. passes - 1; may move rows to
-///   the exact ones with make_exact() before it writes; may change rows.x. too_large = keep this tile as it is, which
+///   the exact ones with make_exact() before it writes; may change rows.x. Optional `observe(rows)`: all heads of a plane,
+///   before its groups are encoded. too_large = keep this tile as it is, which
 ///   also happens to a tile that would take more bytes than that.
 /// - `decoder{profile, isa}` likewise. `decode(tiles, side)`: takes up to tiles_at_once tiles of one layer, whose
 ///   sections are untrusted bytes, and sets each tile's state: ok or corrupt_tile. Layers come in ascending order

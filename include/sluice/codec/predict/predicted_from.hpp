@@ -80,6 +80,7 @@ class predicted_from {
   static constexpr stage_id id = stage_id::of(kind.sources, std::uint32_t(kind.rank) | std::uint32_t(kind.span) << 12);
   static constexpr int span = std::max({Sources::span...});
   static constexpr bool predicts = true;
+  static constexpr bool reads_tokens = (detail::reads_tokens<Sources> || ...);
 
   explicit predicted_from(const profile& p) : model_(model_of(p)), sources_(Sources(*model_or_empty(model_))...) {}
 
