@@ -57,6 +57,7 @@ inline float sqrt(float x) noexcept { return __builtin_sqrtf(x); }
 inline double sqrt(double x) noexcept { return __builtin_sqrt(x); }
 inline float log2(float x) noexcept { return __builtin_log2f(x); }
 inline double log2(double x) noexcept { return __builtin_log2(x); }
+inline double exp2(double x) noexcept { return __builtin_exp2(x); }
 inline double log(double x) noexcept { return __builtin_log(x); }
 inline double cos(double x) noexcept { return __builtin_cos(x); }
 inline double sin(double x) noexcept { return __builtin_sin(x); }

@@ -33,6 +33,7 @@ enum class [[nodiscard]] status : std::uint32_t {
   level_not_present = 25,   ///< the level was never made or has been truncated away
   wrong_key = 26,           ///< a store gave the object of another key
   position_not_found = 27,  ///< the keys do not tell where in their sequence they stand
+  wrong_side_info = 29,     ///< the token ids are not those that the frame was predicted from, or are missing
   profile_does_not_fit = 28, ///< the cache is not what the profile was calibrated on: model, rotary embedding or position
   // the bytes
   not_a_frame = 30,         ///< the magic number is missing
@@ -85,6 +86,7 @@ constexpr const char* to_string(status s) noexcept {
     case status::level_not_present: return "level not present";
     case status::wrong_key: return "object of another key";
     case status::position_not_found: return "the keys do not tell their position";
+    case status::wrong_side_info: return "predicted from other token ids";
     case status::profile_does_not_fit: return "the profile does not fit this cache";
     case status::not_a_frame: return "not a sluice frame";
     case status::truncated: return "truncated";

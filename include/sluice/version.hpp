@@ -10,4 +10,4 @@
 /// Version of the bitstream (format/FORMAT.md), independent of the library's.
 /// A decoder refuses a frame with another major number, and one of version 0 with another minor number as well.
 #define SLUICE_FORMAT_VERSION_MAJOR 0
-#define SLUICE_FORMAT_VERSION_MINOR 3
+#define SLUICE_FORMAT_VERSION_MINOR 4

@@ -24,7 +24,7 @@ struct xor_codec {
     sluice::status state() const { return sluice::status::ok; }
     sluice::status encode(sluice::tile_rows& in, const sluice::side_info&, int, sluice::tile_writer& w) {
       const std::size_t row = std::size_t(in.place.width() * size_of(in.type)), n = row * in.rows.size();
-      std::vector<std::uint8_t>& out = w.at(0, sluice::section::other4);
+      std::vector<std::uint8_t>& out = w.at(0, sluice::section::other5);
       out.assign(in.elements, in.elements + n);
       for (std::size_t i = row; i < n; ++i) out[i] ^= in.elements[i - row];
       return sluice::status::ok;
@@ -36,7 +36,7 @@ struct xor_codec {
     sluice::status state() const { return sluice::status::ok; }
     void decode(std::span<sluice::tile> tiles, const sluice::side_info&) {
       for (std::size_t t = 0; t < tiles.size(); ++t) {
-        const auto in = tiles[t].section(0, sluice::section::other4);
+        const auto in = tiles[t].section(0, sluice::section::other5);
         const std::size_t row = row_bytes(tiles[t]);
         tiles[t].slot = int(t);
         if (in.size() != row * std::size_t(tiles[t].rows())) tiles[t].state = sluice::status::corrupt_tile;

@@ -784,11 +784,11 @@ struct frame {
 };
 
 inline frame decode(bytes file, const profile& p, int level, std::int64_t position = -1) {
-  require(file.size() >= 88, "truncated");
+  require(file.size() >= 96, "truncated");
   reader h(file);
   require(h.get<std::uint32_t>() == 0x46434c53, "magic");
   require(h.get<std::uint8_t>() == 0 && h.get<std::uint8_t>() == 3, "version");
-  require(h.get<std::uint16_t>() == 88 &&
+  require(h.get<std::uint16_t>() == 96 &&
               checksum(file.first(84), 0x46434c53) == reader(file.subspan(84)).get<std::uint32_t>(),
           "header");
   const auto fingerprint = h.get<std::uint64_t>();
@@ -826,14 +826,14 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   require(out.position >= 0 && out.position <= INT64_MAX - (1 << 20), "position");
   require(out.tokens >= 1 && out.tokens <= 1 << 20 && tile_tokens >= 1 && tile_tokens <= 4096, "tokens");
   require(present >= 1 && present <= out.passes && out.passes <= most, "passes");
-  require((88 + index_size) % 16 == 0, "index size");
+  require((96 + index_size) % 16 == 0, "index size");
   require(fingerprint == (method == 2 ? p.cachegen_fingerprint : profiled ? p.fingerprint : 0), "profile");
   require(layers == p.layers.size(), "layers");
   level = std::min(level, present - 1);
   if (position < 0) position = out.position;
 
-  require(file.size() - 88 >= index_size, "truncated");
-  const bytes index = file.subspan(88, index_size);
+  require(file.size() - 96 >= index_size, "truncated");
+  const bytes index = file.subspan(96, index_size);
   require(checksum(index, 0x46434c53) == index_checksum, "index");
   reader in(index);
   struct shape {
@@ -871,7 +871,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   std::vector<bytes> tile;                // by ordinal, as far as they are present
   std::vector<int> finest(tiles, level);  // level of each tile of a pass
   std::vector<bool> cut(tiles);
-  std::size_t at = 88 + index_size;
+  std::size_t at = 96 + index_size;
   for (std::size_t i = 0; i < tiles * std::size_t(out.passes); ++i) {
     const auto size = in.get<std::uint32_t>(), sum = in.get<std::uint32_t>();
     const int pass = int(i / tiles);

@@ -134,6 +134,8 @@ TEST_CASE("FORMAT.md: the header's table is the struct") {
                 {"passes", offsetof(h, passes)},
                 {"levels_present", offsetof(h, levels_present)},
                 {"codec", offsetof(h, codec)},
+                {"side_checksum", offsetof(h, side_checksum)},
+                {"loss", offsetof(h, loss)},
                 {"reserved", offsetof(h, reserved)},
                 {"header_checksum", offsetof(h, header_checksum)}};
   const std::string header = between(text, "### 3.1", "### 3.2");

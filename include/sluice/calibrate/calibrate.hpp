@@ -24,7 +24,7 @@ class calibration;
 inline namespace SLUICE_CALIBRATION_ABI {
 
 /// Makes a profile from captures in two sweeps: add() every capture, then measure() every capture again in the same
-/// order, then finish(). Captures need not be in memory together. Calibrate on at least 8 x 1,024 tokens of what the
+/// order, then, with prediction, predict() every capture, then finish(). Captures need not be in memory together. Calibrate on at least 8 x 1,024 tokens of what the
 /// model will read: prose and code, many domains.
 class calibrator {
  public:
@@ -40,6 +40,10 @@ class calibrator {
   /// Second sweep. Errors: as add(); too_few_tokens (of some layer), constant_values (of all), values_out_of_range; and
   /// invalid_argument where no sensitivity is positive.
   status measure(const capture& c);
+
+  /// Third sweep, where calibration_options::prediction wants a predictor fitted: every capture again in the same order.
+  /// Errors: as measure(); invalid_argument where nothing is to be predicted.
+  status predict(const capture& c);
 
   /// The profile. plane_profile::loss[j] is sensitivity * mean squared error at level j, measured on the captures: the
   /// nats that coding this plane of the whole context would cost if nothing else were coded. They add up over planes;
@@ -59,6 +63,9 @@ inline result<profile> calibrate(const model_shape& shape, std::span<const captu
     if (const status s = c.add(x); s != status::ok) return s;
   for (const capture& x : captures)
     if (const status s = c.measure(x); s != status::ok) return s;
+  if (options.prediction.kind.sources)
+    for (const capture& x : captures)
+      if (const status s = c.predict(x); s != status::ok) return s;
   return c.finish();
 }
 
@@ -83,6 +90,9 @@ SLUICE_CALIBRATION_FN status calibrator::add(const capture& c) {
 }
 SLUICE_CALIBRATION_FN status calibrator::measure(const capture& c) {
   return impl_ ? impl_->measure(c) : status::invalid_argument;
+}
+SLUICE_CALIBRATION_FN status calibrator::predict(const capture& c) {
+  return impl_ ? impl_->predict(c) : status::invalid_argument;
 }
 SLUICE_CALIBRATION_FN result<profile> calibrator::finish() {
   if (!impl_) return status::invalid_argument;

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <sluice/calibrate/capture.hpp>
+#include <sluice/calibrate/latents.hpp>
 #include <sluice/calibrate/plane.hpp>
+#include <sluice/calibrate/prediction.hpp>
+#include <sluice/calibrate/token_weights.hpp>
 #include <sluice/codec/entropy/class_rans/class_choice.hpp>
 #include <sluice/codec/entropy/class_rans/classes.hpp>
 #include <sluice/codec/quantize/ternary.hpp>
@@ -17,6 +20,8 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <optional>
 #include <thread>
 
 // What a calibrator does; calibrate.hpp includes it, or the program links it.
@@ -44,23 +49,71 @@ class calibration {
       : shape_(std::move(shape)), options_(std::move(options)), state_(begin()) {}
 
   status add(const capture& c) {
-    if (state_ == status::ok && fitted_) state_ = status::invalid_argument;
+    if (state_ == status::ok && (fitted_ || (latents_ && !c.tokens))) state_ = status::invalid_argument;
+    rows_f embeddings;
+    if (state_ == status::ok && latents_) {
+      state_ = check(c);
+      if (state_ != status::ok) return state_;
+      embeddings = latents_->look_up(c.tokens, c.cache.tokens);
+      latents_->add(kept(embeddings, sinks_of(c.cache)));
+    }
     return sweep(c, [&](int layer, int index, std::array<rows_f, 2>& x, std::span<const std::uint8_t> skip) {
-      if (index < static_cast<int>(c.layers.size())) observe(c, layer, index, x, skip);
+      Eigen::VectorXd gain;
+      if (index < static_cast<int>(c.layers.size())) observe(c, layer, index, x, skip, gain);
       unrotate(layer, x[0]);
+      if (options_.token_steps && gain.size()) weights_[std::size_t(layer)].add(x[0], gain, skip, c.cache.position);
       for (std::size_t p = 0; p < 2; ++p)
-        if (planes_[2 * std::size_t(layer) + p].width) planes_[2 * std::size_t(layer) + p].add(kept(x[p], skip));
+        if (planes_[2 * std::size_t(layer) + p].width) {
+          const rows_f rows = kept(x[p], skip);
+          planes_[2 * std::size_t(layer) + p].add(rows);
+          if (latents_) latents_->add(2 * std::size_t(layer) + p, kept(embeddings, skip), rows);
+        }
     });
   }
 
   status measure(const capture& c) {
+    if (state_ == status::ok && (predictions_fitted_ || (needs_tokens() && !c.tokens)))
+      state_ = status::invalid_argument;
     if (state_ == status::ok && !fitted_) state_ = fit();
-    return sweep(c, [&](int layer, int, std::array<rows_f, 2>& x, std::span<const std::uint8_t> skip) {
+    sampler all(*this, c);
+    const status s = sweep(c, [&](int layer, int, std::array<rows_f, 2>& x, std::span<const std::uint8_t> skip) {
       unrotate(layer, x[0]);
       for (std::size_t p = 0; p < 2; ++p)
         if (planes_[2 * std::size_t(layer) + p].width)
           planes_[2 * std::size_t(layer) + p].measure(kept(x[p], skip), options_.passes);
+      if (prediction_) all.take(layer, x, skip);
     });
+    if (s != status::ok || !prediction_) return s;
+    const prediction_sample sample = all.finish();
+    for_each_on(shape_.num_layers(), options_.threads, [&](int l) { prediction_->measure(l, sample, sampled_[0]); });
+    sampled_[0] += sample.latents.rows();
+    return s;
+  }
+
+  status predict(const capture& c) {
+    if (state_ == status::ok && (!fitted_ || !prediction_ || (needs_tokens() && !c.tokens)))
+      state_ = status::invalid_argument;
+    if (state_ == status::ok && !predictions_fitted_) state_ = fit_predictions();
+    sampler all(*this, c);
+    const status s = sweep(c, [&](int layer, int, std::array<rows_f, 2>& x, std::span<const std::uint8_t> skip) {
+      unrotate(layer, x[0]);
+      all.take(layer, x, skip);
+    });
+    if (s != status::ok) return s;
+    prediction_sample sample = all.finish();
+    // Layers decode one after the other, tokens do not know each other.
+    std::vector<std::array<rows_f, 2>> decoded(sample.x.size());
+    for (std::size_t i = 0; i < 2 * decoded.size(); ++i)
+      decoded[i / 2][i % 2].setZero(sample.x[i / 2][i % 2].rows(), sample.x[i / 2][i % 2].cols());
+    const std::int64_t tokens = sample.latents.rows(), block = 256;
+    for_each_on(static_cast<int>((tokens + block - 1) / block), options_.threads, [&](int i) {
+      prediction_->decode(sample, i * block, std::min(block, tokens - i * block), planes_, decoded);
+    });
+    for_each_on(static_cast<int>(planes_.size()), options_.threads, [&](int i) {
+      prediction_->count(i / 2, plane(i % 2), sample, decoded, planes_[std::size_t(i)], sampled_[1]);
+    });
+    sampled_[1] += tokens;
+    return s;
   }
 
   result<profile> finish() {
@@ -68,6 +121,7 @@ class calibration {
     if (!fitted_) return status::invalid_argument;
     for (const plane_calibration& p : planes_)
       if (p.width && p.measured != p.seen) return status::invalid_argument;
+    if (prediction_ && (!predictions_fitted_ || sampled_[0] != sampled_[1])) return status::invalid_argument;
     const class_chooser chooser(options_.passes);
     for_each_on(static_cast<int>(planes_.size()), options_.threads, [&](int i) {
       plane_calibration& p = planes_[std::size_t(i)];
@@ -76,6 +130,7 @@ class calibration {
         const auto at = std::size_t(p.begin_of(g)), n = std::size_t(p.width_of(g));
         chooser.choose(std::span(p.counts).subspan(at, n), std::span(p.profile.classes).subspan(at, n));
       }
+      if (prediction_) prediction_->choose(std::size_t(i), chooser);
       for (std::size_t j = 0; p.width && j < std::size_t(options_.passes); ++j)
         p.profile.loss[j] = static_cast<float>(std::max(p.sensitivity, 0.0) * p.step * p.step * p.squares[j] /
                                                (double(p.measured) * p.width));
@@ -86,6 +141,17 @@ class calibration {
     out.sinks = options_.sinks;
     for (const plane_calibration& p : planes_) out.planes.push_back(p.profile);
     if (validate(out) != status::ok) return status::values_out_of_range;
+    if (options_.token_steps) {
+      token_weight_model weights;
+      bool any = false;
+      for (std::size_t l = 0; l < weights_.size(); ++l) {
+        weights.layers.push_back(weights_[l].fit(shape_.layers[l]));
+        any |= weights.layers.back().exponent[0] > 0;
+      }
+      if (any)
+        out.set_section({std::uint8_t(profile_stage::bit_widths), token_weight_model::id, true, weights.serialize()});
+    }
+    if (prediction_) out.set_section(prediction_->finish(out));
     return out;
   }
 
@@ -101,6 +167,7 @@ class calibration {
     if (layers > std::size_t(max_model_layers) || shape_.ropes.size() > std::size_t(max_ropes))
       return status::too_large;
     planes_.resize(2 * layers);
+    weights_.resize(layers);
     int streams = 0;
     for (std::size_t l = 0; l < layers; ++l) {
       const layer_shape& s = shape_.layers[l];
@@ -120,8 +187,25 @@ class calibration {
         for (auto& f : p.folds) f.resize(std::size_t(p.groups()));
       }
     }
-    return streams && valid_shape(shape_) ? status::ok : status::invalid_argument;
+    if (!streams || !valid_shape(shape_)) return status::invalid_argument;
+    return begin_prediction();
   }
+
+  status begin_prediction() {
+    const auto& [kind, embeddings] = options_.prediction;
+    if (kind.sources == 0) return status::ok;
+    const bool from_tokens = kind.sources & token_embedding<>::id;
+    if (kind.sources < 0 || kind.sources > 7 || kind.span < 0 || kind.span > 4095 || (kind.rank > 0) != from_tokens ||
+        kind.rank > max_prediction_rank ||
+        (from_tokens && (!embeddings.row || embeddings.vocab < 1 || embeddings.dim < 1)))
+      return status::invalid_argument;
+    if (std::uint32_t(embeddings.vocab) > max_prediction_vocab) return status::too_large;
+    prediction_.emplace(shape_, options_.prediction, options_.passes, shape_.layers.size());
+    if (from_tokens) latents_.emplace(embeddings, kind.rank, planes_.size());
+    return status::ok;
+  }
+
+  bool needs_tokens() const noexcept { return options_.prediction.kind.sources & token_embedding<>::id; }
 
   const rope* rope_of(int layer) const noexcept {
     const auto i = std::size_t(shape_.layers[std::size_t(layer)].rope_index);
@@ -137,8 +221,7 @@ class calibration {
     if (state_ != status::ok) return state_;
     const kv_view& v = c.cache;
     prepare_angles(c);
-    std::vector<std::uint8_t> sinks(std::size_t(v.tokens));
-    for (std::int64_t t = 0; t < v.tokens && v.position + t < options_.sinks; ++t) sinks[std::size_t(t)] = 1;
+    const std::vector<std::uint8_t> sinks = sinks_of(v);
     std::array<std::vector<std::int64_t>, 2> offsets;
     for (const plane p : {plane::key, plane::value})
       if (v[p].present())
@@ -164,6 +247,51 @@ class calibration {
     });
     return status::ok;
   }
+
+  std::vector<std::uint8_t> sinks_of(const kv_view& v) const {
+    std::vector<std::uint8_t> sinks(std::size_t(v.tokens));
+    for (std::int64_t t = 0; t < v.tokens && v.position + t < options_.sinks; ++t) sinks[std::size_t(t)] = 1;
+    return sinks;
+  }
+
+  // Gathers the layers of a capture, of tokens that all of them keep.
+  class sampler {
+   public:
+    sampler(const calibration& of, const capture& c) : of_(of), capture_(c), skip_(of.shape_.layers.size()) {
+      sample_.x.resize(skip_.size());
+      sample_.own.resize(skip_.size());
+    }
+
+    void take(int layer, std::array<rows_f, 2>& x, std::span<const std::uint8_t> skip) {
+      sample_.x[std::size_t(layer)] = std::move(x);
+      skip_[std::size_t(layer)].assign(skip.begin(), skip.end());
+    }
+
+    prediction_sample finish() {
+      std::vector<std::uint8_t> skip(std::size_t(capture_.cache.tokens));
+      for (const auto& s : skip_)
+        for (std::size_t t = 0; t < s.size(); ++t) skip[t] |= s[t];
+      for_each_on(static_cast<int>(sample_.x.size()), of_.options_.threads, [&](int l) {
+        for (std::size_t p = 0; p < 2; ++p) {
+          rows_f& x = sample_.x[std::size_t(l)][p];
+          if (x.size() == 0) continue;
+          x = kept(x, skip);
+          sample_.own[std::size_t(l)][p] = of_.planes_[2 * std::size_t(l) + p].coefficients(x);
+        }
+      });
+      std::vector<std::int32_t> tokens;
+      for (std::size_t t = 0; t < skip.size(); ++t)
+        if (!skip[t]) tokens.push_back(capture_.tokens ? capture_.tokens[t] : -1);
+      sample_.latents = of_.prediction_->latents(tokens);
+      return std::move(sample_);
+    }
+
+   private:
+    const calibration& of_;
+    const capture& capture_;
+    std::vector<std::vector<std::uint8_t>> skip_;  // [model layer]
+    prediction_sample sample_;
+  };
 
   status check(const capture& c) const {
     const kv_view& v = c.cache;
@@ -229,7 +357,7 @@ class calibration {
 
   // Metrics, and what attention lets through of an error: x holds K as it is cached (rotated), and V.
   void observe(const capture& c, int layer, int index, const std::array<rows_f, 2>& x,
-               std::span<const std::uint8_t> skip) {
+               std::span<const std::uint8_t> skip, Eigen::VectorXd& gain) {
     const capture_layer& known = c.layers[std::size_t(index)];
     const layer_shape& s = shape_.layers[std::size_t(layer)];
     plane_calibration &k = at(layer, plane::key), &v = at(layer, plane::value);
@@ -250,7 +378,7 @@ class calibration {
       const Eigen::Index n = c.query_tokens, group = all / heads;
       rows_f q(n, all * dk);
       for (Eigen::Index i = 0; i < q.size(); ++i) q.data()[i] = to_float(known.queries[i]);
-      if (options_.sensitivity_k.empty() && dv) attend(c, layer, q, x, known.wo, skip);
+      if ((options_.sensitivity_k.empty() || options_.token_steps) && dv) gain = attend(c, layer, q, x, known.wo, skip);
       if (!known.q2) {  // rotation keeps the energy of a pair, which is all that the metric of K needs
         q2.setZero(dk, heads);
         for (Eigen::Index h = 0; h < all; ++h)
@@ -265,12 +393,14 @@ class calibration {
   }
 
   // How much of a unit weighted squared error per coefficient reaches the attention output o = sum a_i v_i:
-  // through V sum a_i^2, through K (logits move by q.dk) sum a_i^2 |v_i - o|^2, both relative to |o|^2.
-  void attend(const capture& c, int layer, const rows_f& q, const std::array<rows_f, 2>& x, const float* wo,
-              std::span<const std::uint8_t> skip) {
+  // through V sum a_i^2, through K (logits move by q.dk) sum a_i^2 |v_i - o|^2, both relative to |o|^2. Returns the latter
+  // of every token that all queries see.
+  Eigen::VectorXd attend(const capture& c, int layer, const rows_f& q, const std::array<rows_f, 2>& x, const float* wo,
+                         std::span<const std::uint8_t> skip) {
     const layer_shape& s = shape_.layers[std::size_t(layer)];
     const Eigen::Index dk = s.head_dim_k, dv = s.head_dim_v, group = c.num_heads / s.num_kv_heads, tokens = x[0].rows();
     double through_k = 0, through_v = 0, energy = 0;
+    Eigen::VectorXd gain = Eigen::VectorXd::Zero(tokens);
     for (Eigen::Index h = 0; h < c.num_heads; ++h) {
       const Eigen::Index kv = h / group;
       matrix_d values = x[1].middleCols(kv * dv, dv).cast<double>();
@@ -292,15 +422,18 @@ class calibration {
         for (Eigen::Index i = 0; i < a.size(); ++i) {
           if (skip[std::size_t(first + i)]) continue;
           through_v += a(i) * a(i);
-          through_k += a(i) * a(i) * (seen.row(i) - o).squaredNorm();
+          gain(first + i) += a(i) * a(i) * (seen.row(i) - o).squaredNorm();
         }
         energy += o.squaredNorm();
       }
     }
-    if (!std::isfinite(through_k) || !std::isfinite(through_v) || !std::isfinite(energy)) return;
+    through_k = gain.sum();
+    if (!std::isfinite(through_k) || !std::isfinite(through_v) || !std::isfinite(energy)) return {};
     at(layer, plane::key).error_gain += through_k * double(dk);
     at(layer, plane::value).error_gain += through_v * double(dv) / double(wo ? group : 1);
     for (const plane p : {plane::key, plane::value}) at(layer, p).energy += energy;
+    gain.tail(q.rows()).setZero();
+    return gain;
   }
 
   // Between the sweeps: bases, sensitivities, steps.
@@ -329,9 +462,11 @@ class calibration {
     if (relative.empty()) return status::invalid_argument;
     std::nth_element(relative.begin(), relative.begin() + std::ptrdiff_t(relative.size() / 2), relative.end());
     const double median = relative[relative.size() / 2];
+    // A few planes are thousands of times more sensitive than the others, and a finest step would cost all of them a tenth
+    // of the bytes; one whose errors nobody noticed is not known well enough for any step.
+    constexpr double coarsest = 4.5;
     const auto step_of = [&](const plane_calibration& p, double base) {
-      return base *
-             (p.sensitivity > 0 ? std::clamp(1 / std::sqrt(p.sensitivity), 0.1 * median, 10 * median) : 10 * median);
+      return base * std::min(p.sensitivity > 0 ? 1 / std::sqrt(p.sensitivity) : detail::infinity, coarsest * median);
     };
     // A sensitivity lost in the noise around zero gets the coarsest step and has no say here.
     const auto loss = [&](double base) {
@@ -355,7 +490,23 @@ class calibration {
     for_each_on(static_cast<int>(planes_.size()), options_.threads, [&](int i) {
       plane_calibration& p = planes_[std::size_t(i)];
       if (p.width && !p.finish_basis(step_of(p, low) / power_of_3(options_.passes - 1 - level))) fine = false;
+      if (latents_ && p.width && fine) latents_->weigh(std::size_t(i), p, power_of_3(options_.passes - 1 - level));
     });
+    if (!fine) return status::values_out_of_range;
+    if (latents_) prediction_->set_latents(latents_->fit());
+    latents_.reset();
+    return status::ok;
+  }
+
+  // Between the second sweep and the third.
+  status fit_predictions() {
+    predictions_fitted_ = true;
+    std::atomic<bool> fine{true};
+    prediction_->begin_fit();
+    for_each_on(static_cast<int>(planes_.size()), options_.threads, [&](int i) {
+      if (!prediction_->fit(i / 2, plane(i % 2), planes_)) fine = false;
+    });
+    prediction_->end_fit();
     return fine ? status::ok : status::values_out_of_range;
   }
 
@@ -366,8 +517,12 @@ class calibration {
   model_shape shape_;
   calibration_options options_;
   std::vector<plane_calibration> planes_;
+  std::vector<token_weight_fit> weights_;  // of every layer
   std::vector<angles> angles_;
-  bool fitted_ = false;
+  std::optional<latent_calibration> latents_;  // until the first fit
+  std::optional<prediction_calibration> prediction_;
+  std::array<std::int64_t, 2> sampled_{};  // tokens of the second sweep and the third
+  bool fitted_ = false, predictions_fitted_ = false;
   status state_ = status::invalid_argument;
 };
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/codec/predict/prediction_model.hpp>
 #include <sluice/tensor/half.hpp>
 #include <sluice/tensor/view.hpp>
 #include <sluice/warp/targets.hpp>
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -32,6 +34,22 @@ struct capture {
   std::span<const capture_layer> layers{};  ///< one per layer of the view, or empty
   std::int32_t query_tokens = 0;            ///< of each layer's `queries`; 0 = there are none
   std::int32_t num_heads = 0;               ///< query heads
+  const std::int32_t* tokens = nullptr;     ///< [cache.tokens] ids, for prediction from them; may be null
+};
+
+/// A model's embeddings of its tokens, without which there is no prediction from tokens.
+struct token_embeddings {
+  int vocab = 0;  ///< tokens, ids 0 .. vocab - 1
+  int dim = 0;    ///< of the model
+  /// Writes [dim]: what the first layer sees of a token, its embedding over the root of its mean square. One caller at a
+  /// time.
+  std::function<void(std::int32_t token, float* row)> row{};
+};
+
+/// What to fit for predicted_from; the profile then has its section.
+struct prediction_options {
+  prediction_kind kind{};         ///< of the policy; nothing is predicted without
+  token_embeddings embeddings{};  ///< where token_embedding is a source
 };
 
 /// How to calibrate; the defaults are those of the `standard` codec.
@@ -48,7 +66,9 @@ struct calibration_options {
   /// either, every tensor is quantised relative to its own energy.
   std::vector<double> sensitivity_k{};
   std::vector<double> sensitivity_v{};  ///< as sensitivity_k, for V
-  int threads = 1;                      ///< changes the time it takes, not the profile
+  bool token_steps = true;          ///< learn from captured queries which tokens are looked at; a section of its own
+  prediction_options prediction{};  ///< a third sweep is needed where there is something to predict
+  int threads = 1;                  ///< changes the time it takes, not the profile
 };
 
 namespace detail {

@@ -53,6 +53,7 @@ struct group_basis {
   Eigen::VectorXd mean;
   matrix_d forward;  // y = (x - mean) * forward, in the weighted domain, by falling variance
   matrix_d inverse;
+  Eigen::VectorXd variance;  // of each coefficient
 
   void fit(const group_sums& a, const group_sums& b, const matrix_d& root, const matrix_d& inverse_root) {
     const Eigen::Index w = root.rows();
@@ -73,10 +74,47 @@ struct group_basis {
       u.col(k).cwiseAbs().maxCoeff(&largest);
       if (u(largest, k) < 0) u.col(k) *= -1;
     }
+    variance = solver.eigenvalues().reverse().cwiseMax(0);
     forward = root * u;
     inverse = u.transpose() * inverse_root;
   }
 };
+
+// Means and decoder's matrices of a profile's plane, in f16, from bases in units of the finest step; `forward`: the exact
+// inverses that encoders will use. False where they are no numbers of f16.
+inline bool put_basis(const std::vector<group_basis>& basis, plane_profile& out, std::vector<matrix_f>& forward) {
+  double largest = 0;
+  for (const group_basis& g : basis) largest = std::max(largest, g.inverse.cwiseAbs().maxCoeff());
+  int exponent = 0;
+  if (std::frexp(largest, &exponent) == 0.5) --exponent;  // the largest entry lands in (0.5, 1]
+  out.scale = std::ldexp(1.0f, exponent);
+  if (!(largest > 0) || !std::isfinite(largest) || !(out.scale > 0) || !std::isfinite(out.scale)) return false;
+  for (const group_basis& g : basis) {
+    const auto w = static_cast<int>(g.inverse.rows());
+    const std::size_t at = out.matrix.size();
+    for (int k = 0; k < w; ++k)
+      for (int j = 0; j < w; ++j)
+        out.matrix.push_back(from_float<f16>(static_cast<float>(std::ldexp(g.inverse(k, j), -exponent))).bits);
+    for (int j = 0; j < w; ++j) {
+      out.mean.push_back(from_float<f16>(static_cast<float>(g.mean(j))).bits);
+      if (!finite_f16(out.mean.back())) return false;
+    }
+    std::vector<float> inverse;
+    if (!invert_basis(out.matrix.data() + at, w, double(out.scale), inverse)) return false;
+    forward.push_back(Eigen::Map<const rows_f>(inverse.data(), w, w));
+  }
+  return true;
+}
+
+// Calls f(first row, rows, fold) for runs that belong to one fold; `from` = tokens before the first row.
+template <class F>
+void runs_of_folds(std::int64_t from, std::int64_t rows, const F& f) {
+  for (std::int64_t r = 0; r < rows;) {
+    const std::int64_t end = std::min(rows, r + fold_tokens - (from + r) % fold_tokens);
+    f(r, end - r, static_cast<std::size_t>((from + r) / fold_tokens % 2));
+    r = end;
+  }
+}
 
 // K or V of one layer while it is calibrated.
 struct plane_calibration {
@@ -90,6 +128,7 @@ struct plane_calibration {
 
   std::vector<group_basis> basis, held_out[2];
   std::vector<matrix_f> forward, held_out_forward[2];  // to units of the finest step
+  std::vector<float> deviations;                       // of coefficients, in units of the finest step
   double sensitivity = 0, step = 0, variance = 0;
   plane_profile profile;
   std::vector<coefficient_counts> counts;
@@ -99,18 +138,8 @@ struct plane_calibration {
   int begin_of(int g) const noexcept { return g * group_width; }
   int width_of(int g) const noexcept { return std::min(group_width, width - g * group_width); }
 
-  // Calls f(first row, rows, fold) for runs that belong to one fold.
-  template <class F>
-  static void runs(std::int64_t from, std::int64_t rows, const F& f) {
-    for (std::int64_t r = 0; r < rows;) {
-      const std::int64_t end = std::min(rows, r + fold_tokens - (from + r) % fold_tokens);
-      f(r, end - r, static_cast<std::size_t>((from + r) / fold_tokens % 2));
-      r = end;
-    }
-  }
-
   void add(const rows_f& x) {
-    runs(seen, x.rows(), [&](std::int64_t first, std::int64_t n, std::size_t fold) {
+    runs_of_folds(seen, x.rows(), [&](std::int64_t first, std::int64_t n, std::size_t fold) {
       for (int g = 0; g < groups(); ++g) folds[fold][std::size_t(g)].add(x.block(first, begin_of(g), n, width_of(g)));
     });
     for (std::int64_t r = 0; r < x.rows(); ++r) {
@@ -223,34 +252,29 @@ struct plane_calibration {
     profile.width = width;
     profile.group_width = group_width;
     profile.step = static_cast<float>(finest);
-    double largest = 0;
-    for (const group_basis& g : basis) largest = std::max(largest, finest * g.inverse.cwiseAbs().maxCoeff());
-    int exponent = 0;
-    if (std::frexp(largest, &exponent) == 0.5) --exponent;  // the largest entry lands in (0.5, 1]
-    profile.scale = std::ldexp(1.0f, exponent);
-    if (!(largest > 0) || !std::isfinite(largest) || !(profile.scale > 0) || !std::isfinite(profile.scale))
-      return false;
-    for (const group_basis& g : basis) {
-      const auto w = static_cast<int>(g.inverse.rows());
-      const std::size_t at = profile.matrix.size();
-      for (int k = 0; k < w; ++k)
-        for (int j = 0; j < w; ++j)
-          profile.matrix.push_back(
-              from_float<f16>(static_cast<float>(std::ldexp(finest * g.inverse(k, j), -exponent))).bits);
-      for (int j = 0; j < w; ++j) {
-        profile.mean.push_back(from_float<f16>(static_cast<float>(g.mean(j))).bits);
-        if (!finite_f16(profile.mean.back())) return false;
-      }
-      std::vector<float> inverse;
-      if (!invert_basis(profile.matrix.data() + at, w, double(profile.scale), inverse)) return false;
-      forward.push_back(Eigen::Map<const rows_f>(inverse.data(), w, w));
+    for (group_basis& g : basis) {
+      g.inverse *= finest;
+      for (const double v : g.variance) deviations.push_back(static_cast<float>(std::sqrt(v) / finest));
     }
+    if (!put_basis(basis, profile, forward)) return false;
     for (int f = 0; f < 2; ++f)
       for (const group_basis& g : held_out[f]) held_out_forward[f].push_back((g.forward / finest).cast<float>());
     counts.resize(std::size_t(width));
     basis = {};
     sample = {};
     return true;
+  }
+
+  // Rows of channels in units of the finest step.
+  rows_f coefficients(const rows_f& x) const {
+    rows_f out(x.rows(), x.cols());
+    for (int g = 0; g < groups(); ++g) {
+      Eigen::RowVectorXf mean(width_of(g));
+      for (int j = 0; j < width_of(g); ++j) mean(j) = to_float(f16{profile.mean[std::size_t(begin_of(g) + j)]});
+      out.middleCols(begin_of(g), width_of(g)) =
+          (x.middleCols(begin_of(g), width_of(g)).rowwise() - mean) * forward[std::size_t(g)];
+    }
+    return out;
   }
 
   void measure(const rows_f& x, int passes) {
@@ -275,7 +299,7 @@ struct plane_calibration {
         squares[std::size_t(p)] += sum;
       }
       if (held_out[0].empty()) continue;
-      runs(measured, x.rows(), [&](std::int64_t first, std::int64_t n, std::size_t fold) {
+      runs_of_folds(measured, x.rows(), [&](std::int64_t first, std::int64_t n, std::size_t fold) {
         const auto i = std::size_t(g);
         y = (x.block(first, begin_of(g), n, w).rowwise() - held_out[1 - fold][i].mean.cast<float>().transpose()) *
             held_out_forward[1 - fold][i];

@@ -157,13 +157,20 @@ inline status weigh_tiles(const frame_index& index, const profile* p, std::vecto
     return group < s.groups(int(at % 2)) ? s.channels(int(at % 2), group) : 0;
   };
   share_losses(p, 2 * std::size_t(h.layers), int(h.tokens), int(h.tile_tokens), channels, tiles);
+  // What the encoder saw of these tokens, where it says so, shared as the profile shares.
+  for (int level = 0; p && level < max_passes; ++level) {
+    double sum = 0;
+    for (const tile_worth& t : tiles) sum += t.loss[level];
+    if (const double said = h.loss_of(level); said >= 0 && sum > 0)
+      for (tile_worth& t : tiles) t.loss[level] *= said / sum;
+  }
   return status::ok;
 }
 
 }  // namespace detail
 
-/// Nats that the profile expects a context to lose that consists of frames like this one, read at `level`: the losses of
-/// its planes, of each tile at the level that it has. Errors: wrong_shape, level_not_present.
+/// Nats that a context is expected to lose that consists of frames like this one, read at `level`: what its encoder wrote
+/// into the header, or the profile's losses of its planes; of each tile at the level that it has. Errors: wrong_shape, level_not_present.
 inline result<double> expected_loss(const frame_index& index, const profile& p, int level = max_passes) {
   std::vector<detail::tile_worth> tiles;
   if (index.header().levels_present == 0 || level < 0) return status::level_not_present;

@@ -5,13 +5,16 @@
 #include <sluice/codec/group/tile_tokens.hpp>
 #include <sluice/codec/predict/no_prediction.hpp>
 #include <sluice/codec/quantize/embedded.hpp>
+#include <sluice/codec/stage_chains.hpp>
 #include <sluice/codec/stages.hpp>
 #include <sluice/codec/transform/profile_basis.hpp>
 #include <sluice/codec/width/profile_steps.hpp>
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace sluice::detail {
@@ -139,135 +142,156 @@ struct basic_codec : detail::grouping_checks<Grouping>,
   static constexpr value_domain domain = Transform::domain;
   static constexpr int span = Predictor::span;
 
+  static_assert(
+      !sets_rows<BitWidths> || (Quantizer::rounds && detail::scales_rows<Transform>),
+      "sluice::basic_codec: steps for each row need a quantizer that rounds and a transform that scales rows");
+
   static int passes(const profile& p) noexcept { return detail::min(Quantizer::passes, Quantizer::depth(p)); }
-  /// The first tokens of a sequence (attention sinks).
+  /// The first tokens of a sequence (attention sinks), unless the bit-width policy knows better.
   static bool keeps_exact(const profile& p, std::int64_t position, std::int64_t /*end*/) noexcept {
-    return position < p.sinks;
+    if constexpr (sets_rows<BitWidths>)
+      return BitWidths::keeps_exact(p, position);
+    else
+      return position < p.sinks;
   }
   /// What a stage says that it reads; a predictor may read everything, and of several levels the profile says how many.
   static bool uses(const profile& p) noexcept {
     return Transform::uses(p) || EntropyModel::uses(p) || Predictor::predicts || Quantizer::depth(p) > 1;
   }
+  /// That of the profile, or of a predictor with a section of its own.
+  static std::uint64_t fingerprint(const profile& p) {
+    if constexpr (detail::has_residual<Predictor>)
+      return Predictor::fingerprint(p);
+    else
+      return uses(p) ? p.fingerprint() : 0;
+  }
+  static constexpr bool reads_tokens = detail::reads_tokens<Predictor>;
 
+ private:
+  static constexpr bool chooses = detail::has_residual<Predictor>;  // for each tile whether it is predicted
+  struct nothing {
+    nothing() = default;
+    nothing(const profile&, isa) {}
+  };
+  template <class B>
+  struct row_steps {
+    using type = nothing;
+  };
+  template <sets_rows B>
+  struct row_steps<B> {
+    using type = typename B::encoder;
+  };
+
+  // Of tiles as the profile describes them, or of what prediction leaves.
+  using forward = detail::forward_stages<Transform, Quantizer, BitWidths, EntropyModel>;
+  using inverse = detail::inverse_stages<Transform, Quantizer, EntropyModel>;
+
+ public:
   class decoder;
 
   class encoder {
    public:
-    encoder(const profile& p, isa i)
-        : profile_(&p), transform_(p, i), quantizer_(i), entropy_(p, i), prediction_(p, i), state_(check(p)) {}
+    encoder(const profile& p, isa i) : steps_(p, i), plain_(p, i, Grouping::heads_per_basis), prediction_(p, i) {}
 
-    status state() const noexcept { return state_; }
+    status state() const noexcept { return plain_.state() != status::ok ? plain_.state() : prediction_.state(); }
 
     void begin_tile() requires(Predictor::span > 0) { prediction_.back.begin_tile(); }
 
+    void observe(const tile_rows& all) requires(detail::observes<BitWidths>) { steps_.observe(all); }
+
     status encode(tile_rows& in, const side_info& side, int passes, tile_writer& w) {
       if (in.count() == 0) return status::ok;
-      prediction_.subtract(in, side);
-      s_.place = in.place;
-      s_.width = in.place.width();
-      s_.ld = detail::padded(s_.width);
-      s_.passes = Quantizer::depth(*profile_);
-      s_.made = passes;
-      s_.bits = 0;
-      if constexpr (Quantizer::fixed_width)
-        s_.bits = BitWidths::bits(in.place.layer, in.place.plane, in.place.num_layers);
-      if (const status e = quantize(in, w); e != status::ok) return e;
-      if (s_.rows == 0) return w.clear(), status::ok;
-      quantizer_.split(s_);
-      if (const status e = entropy_.encode(s_, w); e != status::ok) return e;
-      if constexpr (Predictor::span > 0) {
-        // A tile that will be kept as it is must not be learnt here: no decoder will.
-        const std::size_t row_bytes = std::size_t(s_.width) * std::size_t(size_of(in.type));
-        if (w.size(passes, in.exact.size(), row_bytes) >
-            tile_writer::stored_size(std::size_t(in.range.count), row_bytes))
-          return status::too_large;
-        prediction_.learn(in, side, w);
+      wanted_.clear();
+      if constexpr (sets_rows<BitWidths>) {
+        wanted_.resize(std::size_t(in.count()));
+        steps_.rows(in, wanted_);
       }
-      return status::ok;
+      if constexpr (!Predictor::predicts) {
+        return plain_.encode(in, wanted_, passes, w);
+      } else {
+        if (const status e = prediction_.encode(plain_, in, wanted_, side, passes, w); e != status::ok) return e;
+        if constexpr (Predictor::span > 0) {
+          // A tile that will be kept as it is must not be learnt here: no decoder will.
+          if (prediction_.size(in, passes, w) > prediction_.stored_size(in)) return status::too_large;
+          if (in.count()) prediction_.learn(in, side, w);
+        }
+        return status::ok;
+      }
     }
 
    private:
-    // The grouping policy must agree with the basis of the profile, where there is one.
-    status check(const profile& p) const noexcept {
-      if (transform_.state() != status::ok) return transform_.state();
-      if constexpr (Grouping::heads_per_basis != 0)
-        for (std::size_t at = 0; at < p.planes.size(); ++at) {
-          const plane_profile& q = p.planes[at];
-          const layer_shape& l = p.shape.layers[at / 2];
-          const int dim = l.head_dim(at % 2 ? plane::value : plane::key);
-          if (q.groups() && !q.matrix.empty() &&
-              q.group_width != basis_heads(Grouping::heads_per_basis, l.num_kv_heads, dim) * dim)
-            return status::wrong_profile;
-        }
-      return status::ok;
-    }
-
-    // Room for rows that a stage fills up to their width; only what lies behind that is zero.
-    template <class T>
-    static void make_rows(std::vector<T>& v, int rows, int width, std::ptrdiff_t ld) {
-      v.resize(std::size_t(rows) * std::size_t(ld));
-      for (int r = 0; r < rows; ++r)
-        for (std::ptrdiff_t i = width; i < ld; ++i) v[std::size_t(r * ld + i)] = 0;
-    }
-
-    void resize(const tile_rows& in) {
-      s_.rows = in.count();
-      make_rows(s_.finest, s_.rows, s_.width, s_.ld);
-      beyond_.assign(std::size_t(s_.rows), 0);
-    }
-
-    // Fills s_.finest; rows that the quantiser cannot hold become exact.
-    status quantize(tile_rows& in, tile_writer& w) {
-      if constexpr (Quantizer::rounds && requires(std::int16_t * v, std::uint8_t * b) {
-                      transform_.rounded(in, v, s_.ld, b);
-                      { transform_.calibrated(in.place) } -> std::same_as<bool>;
-                    })
-        if (transform_.calibrated(in.place) && !BitWidths::measures(true)) {
-          s_.calibrated = true;
-          do {
-            resize(in);
-            if (s_.rows) transform_.rounded(in, s_.finest.data(), s_.ld, beyond_.data());
-          } while (in.make_exact(beyond_));
-          return status::ok;
-        }
-      do {
-        w.clear();
-        c_.rows = in.count();
-        c_.width = s_.width;
-        c_.ld = s_.ld;
-        make_rows(c_.y, c_.rows, c_.width, c_.ld);
-        if (const status e = transform_.forward(in, c_, w); e != status::ok) return e;
-        resize(in);
-        if (s_.rows == 0) return status::ok;
-        float step = 1;
-        if constexpr (!Quantizer::fixed_width)
-          if (BitWidths::measures(c_.calibrated))
-            step = BitWidths::step(in.place.layer, in.place.plane, in.place.num_layers,
-                                   coefficient_statistics(c_, s_.passes));
-        if (const status e = quantizer_.quantize(c_, step, s_, beyond_, w); e != status::ok) return e;
-      } while (in.make_exact(beyond_));
-      return status::ok;
-    }
-
     // The other side's half of prediction: what a decoder will expect, from what it will have decoded by then.
     struct no_predictions {
       no_predictions(const profile&, isa) {}
-      void subtract(tile_rows&, const side_info&) const noexcept {}
+      static status state() noexcept { return status::ok; }
     };
     struct predictions {
-      predictions(const profile& p, isa i) : back(p, i) {}
+      predictions(const profile& p, isa i)
+          : back(p, i), residual([&]() -> std::conditional_t<chooses, forward, nothing> {
+              if constexpr (chooses)
+                return forward(back.described(p), i, Grouping::heads_per_basis);
+              else
+                return {};
+            }()) {}
 
-      void subtract(tile_rows& in, const side_info& side) {
-        if (!back.expect(in.place, in.range, in.rows, side, 0)) return;
+      status state() const noexcept {
+        if (back.state() != status::ok) return back.state();
+        if constexpr (chooses) return residual.state();
+        return status::ok;
+      }
+
+      status encode(forward& plain, tile_rows& in, std::span<const row_class> wanted, const side_info& side, int passes,
+                    tile_writer& w) {
+        const bool expected = back.expect(in.place, in.range, in.rows, side, 0);
+        if constexpr (!chooses) {
+          if (expected) subtract(in);
+          return plain.encode(in, wanted, passes, w);
+        } else {
+          const std::uint8_t not_predicted = 0;
+          if (!expected) {
+            const status e = plain.encode(in, wanted, passes, w);
+            if (e == status::ok && in.count()) w.put(0, section::predictor, not_predicted);
+            return e;
+          }
+          // Both ways, and what takes fewer bytes stays.
+          tile_rows as_it_is = in;
+          x.resize(std::size_t(in.count()) * std::size_t(in.ld));
+          for (int r = 0; r < in.count(); ++r)
+            detail::copy(in.x + r * in.ld, in.x + r * in.ld + in.place.width(), &x[std::size_t(r * in.ld)]);
+          as_it_is.x = x.data();
+          subtract(in);
+          const status e = residual.encode(in, wanted, passes, w);
+          other.clear();
+          if (plain.encode(as_it_is, wanted, passes, other) != status::ok) return e;
+          if (as_it_is.count()) other.put(0, section::predictor, not_predicted);
+          if (e == status::ok && size(in, passes, w) <= size(as_it_is, passes, other)) return e;
+          in.rows.swap(as_it_is.rows);
+          in.exact.swap(as_it_is.exact);
+          std::swap(w, other);
+          return status::ok;
+        }
+      }
+
+      void subtract(tile_rows& in) {
         for (int r = 0; r < in.count(); ++r)
           for (int i = 0; i < in.place.width(); ++i) in.x[r * in.ld + i] -= back.expected(0, r)[i];
+      }
+
+      static std::size_t row_bytes(const tile_rows& in) noexcept {
+        return std::size_t(in.place.width()) * std::size_t(size_of(in.type));
+      }
+      static std::size_t size(const tile_rows& in, int passes, const tile_writer& w) noexcept {
+        return w.size(passes, in.exact.size(), row_bytes(in));
+      }
+      static std::size_t stored_size(const tile_rows& in) noexcept {
+        return tile_writer::stored_size(std::size_t(in.range.count), row_bytes(in));
       }
 
       // Decodes what was just written, which teaches the predictor.
       void learn(const tile_rows& in, const side_info& side, const tile_writer& w) {
         bytes.clear();
-        nothing.assign(in.exact.size(), 0);
-        w.finish(0, 0, in.range.count, in.exact, nothing, bytes);
+        nothing_exact.assign(in.exact.size(), 0);
+        w.finish(0, 0, in.range.count, in.exact, nothing_exact, bytes);
         tile t;
         t.place = in.place;
         t.range = in.range;
@@ -276,59 +300,82 @@ struct basic_codec : detail::grouping_checks<Grouping>,
       }
 
       decoder back;
-      std::vector<std::uint8_t> bytes, nothing;
+      std::conditional_t<chooses, forward, nothing> residual;
+      tile_writer other;
+      std::vector<float> x;
+      std::vector<std::uint8_t> bytes, nothing_exact;
     };
 
-    const profile* profile_;
-    typename Transform::encoder transform_;
-    typename Quantizer::encoder quantizer_;
-    typename EntropyModel::encoder entropy_;
+    [[no_unique_address]] typename row_steps<BitWidths>::type steps_;
+    forward plain_;
     std::conditional_t<Predictor::predicts, predictions, no_predictions> prediction_;
-    status state_;
-    coefficients c_;
-    symbols s_;
-    std::vector<std::uint8_t> beyond_;
+    std::vector<row_class> wanted_;
   };
 
   class decoder {
    public:
     decoder(const profile& p, isa i)
-        : profile_(&p), predictor_(make_predictor(p)), transform_(p, i), quantizer_(i), entropy_(p, i) {}
+        : predictor_(make_predictor(p)), residual_profile_(residual_of(p)), plain_(p, i), residual_(described(p), i) {}
 
-    status state() const noexcept { return transform_.state(); }
+    status state() const noexcept {
+      if constexpr (chooses)
+        if (!residual_profile_) return status::missing_section;
+      return plain_.state();
+    }
 
     void begin_tile() requires(Predictor::span > 0) { predictor_.forget(); }
 
     void decode(std::span<tile> tiles, const side_info& side) {
       for (std::size_t i = 0; i < tiles.size(); ++i) {
         tiles[i].slot = int(i);
-        if constexpr (Predictor::predicts) {
-          tiles[i].coded_tokens(tokens_);
-          predicted_[i] = expect(tiles[i].place, tiles[i].range, tokens_, side, int(i));
+        predicted_[i] = known_[i] = false;
+        left_[i] = chooses;
+        if (const auto says = tiles[i].section(0, section::predictor); chooses && !says.empty()) {
+          left_[i] = false;
+          if (says.size() != 1 || says[0] != 0) tiles[i].state = status::corrupt_tile;
         }
       }
-      if constexpr (Predictor::span > 0) learn(tiles);
-      restore(tiles);
+      if constexpr (Predictor::span == 0) {
+        restore(tiles);
+        if constexpr (Predictor::predicts)
+          for (tile& t : tiles) expect(t, side);
+      } else {
+        // All levels predict from the rows of the base, so that encoder and decoder agree whatever level is decoded.
+        base_.assign(tiles.begin(), tiles.end());
+        bool finer = false;
+        for (tile& t : base_) {
+          finer |= t.level > 0;
+          t.level = 0;
+        }
+        restore(base_);
+        for (const plane which : {plane::key, plane::value})
+          for (tile& t : base_)
+            if (t.place.plane == which) learn(t, side, !finer);
+        for (std::size_t i = 0; i < tiles.size(); ++i) tiles[i].state = base_[i].state;
+        if (finer) restore(tiles);
+      }
     }
 
     int rows(const tile& t, int first, int n, float* out, std::ptrdiff_t ld) {
-      if constexpr (detail::passes_through<Transform> && detail::restores_floats<Quantizer>) {
-        quantizer_.floats(t, t.slot, batch_[t.slot], first, n, out, ld);
-      } else {
-        coefficient_rows c;
-        quantizer_.restore(t, t.slot, batch_[t.slot], first, n, c);
-        transform_.inverse(t, t.slot, c, out, ld);
+      const std::size_t width = std::size_t(t.place.width());
+      if (known_[t.slot]) {
+        for (int r = 0; r < n; ++r) {
+          const float* x = &learnt_[t.slot][std::size_t(first + r) * std::size_t(detail::padded(int(width)))];
+          detail::copy(x, x + width, out + r * ld);
+        }
+        return n;
       }
+      inverse_of(t).rows(t, first, n, out, ld);
       if constexpr (Predictor::predicts)
         if (predicted_[t.slot])
           for (int r = 0; r < n; ++r)
-            for (int i = 0; i < t.place.width(); ++i) out[r * ld + i] += expected(t.slot, first + r)[i];
+            for (std::size_t i = 0; i < width; ++i) out[r * ld + std::ptrdiff_t(i)] += expected(t.slot, first + r)[i];
       return n;
     }
 
    private:
     friend class encoder;
-    struct nothing {};
+
     using predictor_state = std::conditional_t<Predictor::predicts, Predictor, nothing>;
     static predictor_state make_predictor([[maybe_unused]] const profile& p) {
       if constexpr (Predictor::predicts)
@@ -336,8 +383,39 @@ struct basic_codec : detail::grouping_checks<Grouping>,
       else
         return {};
     }
+    static std::shared_ptr<const profile> residual_of([[maybe_unused]] const profile& p) {
+      if constexpr (chooses)
+        return Predictor::residual(p);
+      else
+        return {};
+    }
+    // Of what prediction leaves; where the profile does not say, state() does.
+    const profile& described(const profile& p) const noexcept { return residual_profile_ ? *residual_profile_ : p; }
 
-    // Asks the predictor for the rows of one tile.
+    inverse& inverse_of([[maybe_unused]] const tile& t) noexcept {
+      if constexpr (chooses)
+        if (left_[t.slot]) return residual_;
+      return plain_;
+    }
+
+    void restore(std::span<tile> tiles) {
+      tile* of[2][tiles_at_once];
+      std::size_t n[2] = {};
+      for (tile& t : tiles) {
+        const std::size_t which = chooses && left_[t.slot];
+        of[which][n[which]++] = &t;
+      }
+      plain_.restore({of[0], n[0]});
+      if constexpr (chooses) residual_.restore({of[1], n[1]});
+    }
+
+    // Asks the predictor for the rows of a tile; one that was coded as what it leaves cannot do without.
+    void expect(tile& t, const side_info& side) {
+      if (t.state != status::ok || (chooses && !left_[t.slot]) || t.rows() == 0) return;
+      t.coded_tokens(tokens_);
+      predicted_[t.slot] = expect(t.place, t.range, tokens_, side, t.slot);
+      if (chooses && !predicted_[t.slot]) t.state = status::corrupt_tile;
+    }
     bool expect(const group_place& place, const tile_tokens_range& range, std::span<const std::uint16_t> tokens,
                 const side_info& side, int slot) {
       expected_ld_[slot] = detail::padded(place.width());
@@ -348,63 +426,27 @@ struct basic_codec : detail::grouping_checks<Grouping>,
       return expected_[slot].data() + row * expected_ld_[slot];
     }
 
-    // All levels predict from the rows of the base, so that encoder and decoder agree whatever level is decoded.
-    void learn(std::span<const tile> tiles) {
-      base_.assign(tiles.begin(), tiles.end());
-      for (tile& t : base_) t.level = 0;
-      restore(base_);
-      for (tile& t : base_) {
-        if (t.state != status::ok || t.rows() == 0) continue;  // an encoder does not teach those either
-        const std::ptrdiff_t ld = detail::padded(t.place.width());
-        learnt_.resize(std::size_t(t.rows()) * std::size_t(ld));
-        rows(t, 0, t.rows(), learnt_.data(), ld);
-        t.coded_tokens(tokens_);
-        predictor_.learn(t.place, t.range, tokens_, learnt_.data(), ld);
-      }
+    // What a tile's base comes to, for the predictor; `keep` where rows() is to give the same.
+    void learn(tile& t, const side_info& side, bool keep) {
+      expect(t, side);
+      if (t.state != status::ok || t.rows() == 0) return;  // an encoder does not teach those either
+      const std::ptrdiff_t ld = detail::padded(t.place.width());
+      std::vector<float>& x = learnt_[t.slot];
+      x.resize(std::size_t(t.rows()) * std::size_t(ld));
+      rows(t, 0, t.rows(), x.data(), ld);
+      t.coded_tokens(tokens_);
+      predictor_.learn(t.place, t.range, tokens_, x.data(), ld);
+      known_[t.slot] = keep;
     }
 
-    // Sections to symbols, at the level of each tile.
-    void restore(std::span<tile> tiles) {
-      std::size_t coded = 0;
-      for (std::size_t i = 0; i < tiles.size(); ++i) {
-        tile& t = tiles[i];
-        decoded_symbols& s = batch_[i];
-        s.tile = &t;
-        s.calibrated = transform_.calibrated(t.place);
-        s.passes = Quantizer::depth(*profile_);
-        s.bits = 0;
-        s.ld = detail::padded(t.place.width());
-        s.live = t.place.width();
-        s.corrections.clear();
-        s.state = status::ok;
-        values_[i].assign(std::size_t(t.rows()) * std::size_t(s.ld), 0);
-        s.values = values_[i].data();
-        if (!transform_.open(t, int(i)) || !quantizer_.open(t, int(i), s)) s.state = status::corrupt_tile;
-        // A tile without rows has no sections.
-        if (t.rows() == 0)
-          for (int pass = 0; pass <= t.level; ++pass)
-            if (!t.section(pass, section::entropy).empty()) s.state = status::corrupt_tile;
-        coded += t.rows() > 0 && s.state == status::ok;
-      }
-      if (coded == tiles.size()) {
-        entropy_.decode({batch_, tiles.size()});
-      } else {
-        for (std::size_t i = 0; i < tiles.size(); ++i)
-          if (tiles[i].rows() > 0 && batch_[i].state == status::ok) entropy_.decode({&batch_[i], 1});
-      }
-      for (std::size_t i = 0; i < tiles.size(); ++i)
-        if (batch_[i].state != status::ok) tiles[i].state = batch_[i].state;
-    }
-
-    const profile* profile_;
     [[no_unique_address]] predictor_state predictor_;
-    typename Transform::decoder transform_;
-    typename Quantizer::decoder quantizer_;
-    typename EntropyModel::decoder entropy_;
-    decoded_symbols batch_[tiles_at_once];
-    std::vector<std::int16_t> values_[tiles_at_once];
-    bool predicted_[tiles_at_once] = {};
-    std::vector<float> expected_[tiles_at_once], learnt_;
+    std::shared_ptr<const profile> residual_profile_;
+    inverse plain_;
+    [[no_unique_address]] std::conditional_t<chooses, inverse, nothing> residual_;
+    bool left_[tiles_at_once] = {};       // coded as what prediction leaves
+    bool predicted_[tiles_at_once] = {};  // by what expected_ holds
+    bool known_[tiles_at_once] = {};      // rows are in learnt_
+    std::vector<float> expected_[tiles_at_once], learnt_[tiles_at_once];
     std::ptrdiff_t expected_ld_[tiles_at_once] = {};
     std::vector<std::uint16_t> tokens_;
     std::vector<tile> base_;

@@ -33,7 +33,7 @@ class decoder {
   /// Decodes one frame into a view, whose tokens are matched by position; tokens that the view lacks are skipped, and
   /// tokens that the frame lacks are left alone: absent, unless they lie outside of their layer's window.
   /// Tiles that were cut from the frame to fit are written at the level it has of them (page_status::coarser).
-  /// Errors: those of frame_index::parse; wrong_codec, wrong_profile, corrupt_profile, wrong_shape, wrong_positions,
+  /// Errors: those of frame_index::parse; wrong_codec, wrong_profile, corrupt_profile, wrong_side_info, wrong_shape, wrong_positions,
   /// unsupported_type, level_not_present, invalid_argument, invalid_view, page_out_of_range before anything is written;
   /// truncated, corrupt_tile, degraded and absent per tile.
   page_status decode(std::span<const std::byte> frame, const kv_view& cache, const decode_options& options = {}) {
@@ -79,6 +79,15 @@ class decoder {
     if (h.fingerprint != fingerprint_) return status::wrong_profile;
     if (!same_shape()) return status::wrong_shape;
     if (h.passes > Codec::passes(*profile_)) return status::corrupt_header;
+    side_ = options.side;
+    if constexpr (detail::codec_reads_tokens<Codec>) {
+      // Other ids would give other numbers, and nothing else would tell.
+      side_.tokens = side_.tokens.first(h.side_checksum ? detail::min(side_.tokens.size(), std::size_t{h.tokens}) : 0);
+      if (h.side_checksum && (side_.tokens.size() != h.tokens || side_checksum(side_.tokens) != h.side_checksum))
+        return status::wrong_side_info;
+    } else if (h.side_checksum) {
+      return status::corrupt_header;
+    }
     if (h.levels_present == 0 || options.level < 0) return status::level_not_present;
     if (const status s = detail::map_layers(cache, profile_->shape, slots_); s != status::ok) return s;
     level_ = detail::min(options.level, h.levels_present - 1);
@@ -149,6 +158,7 @@ class decoder {
   std::vector<detail::layer_slot> slots_;
   std::vector<std::size_t> said_;  // events of each worker
   std::int64_t position_ = 0, sequence_end_ = 0;
+  side_info side_;
   int level_ = 0;
 };
 
@@ -171,8 +181,7 @@ page_status decoder<Codec>::decode(std::span<const std::byte> frame, std::span<c
   const kv_view& paged = cache.front();
   const int first = detail::max(options.layers.begin, 0);
   const int last = detail::min(options.layers.end, profile_->shape.num_layers());
-  const detail::decode_task task{profile_,  &index_,       frame,  slots_, options.side,
-                                 position_, sequence_end_, level_, first};
+  const detail::decode_task task{profile_, &index_, frame, slots_, side_, position_, sequence_end_, level_, first};
   mark(options.pages, paged, task.within(paged, 0, 0, int(index_.header().tokens)), status::ok);
   // Work is shared by (token tile, layer), by token tile where layers look at lower ones.
   const int lowest = detail::max(first - Codec::span, 0), layers = detail::max(last - lowest, 0);

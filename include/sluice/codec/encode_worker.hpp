@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace sluice::detail {
@@ -31,9 +32,11 @@ struct encode_task {
   std::span<const layer_slot> slots{};
   const model_ropes* ropes = nullptr;  // for all tokens of the frame
   side_info side{};
+  token_weights weights{};
   std::int64_t position = 0;  // of the frame's first token
   int tokens = 0;
   int passes = 1;  // to make
+  int coarser = 0;
 };
 
 // Turns tokens of one layer and token tile into tiles. One for each thread that works on a frame; keeps its memory.
@@ -70,9 +73,20 @@ class encode_worker {
 
     in_.range = {int(from - task.position), from, count};
     in_.type = plane_->type;
+    in_.weights = &task.weights;
+    in_.frame_tokens = task.tokens;
+    in_.coarser = task.coarser;
     flag_tokens();
     if constexpr (!stored) load(layer, which);
     split_tokens(std::size_t(q.width));
+    if constexpr (requires { coder_.observe(std::as_const(in_)); }) {
+      in_.place = place_of(task.profile->shape, q.width, layer, which, 0);
+      in_.rows = coded_;
+      in_.exact = exact_;
+      in_.ld = ld_;
+      in_.x = values_.data();
+      coder_.observe(std::as_const(in_));
+    }
     for (int g = 0; g < q.groups(); ++g) {
       in_.place = place_of(task.profile->shape, q.group_width, layer, which, g);
       in_.rows = coded_;

@@ -38,8 +38,8 @@ class encoder {
   std::size_t max_size(std::span<const kv_view> cache) const;
 
   /// Encodes all tokens of the view as one frame and returns its size.
-  /// Errors: invalid_argument (no tokens), invalid_view, page_out_of_range, wrong_shape, unsupported_type (opaque bytes
-  /// with a lossy codec), output_too_small, corrupt_profile (a singular basis), too_large. Tokens with a NaN or an
+  /// Errors: invalid_argument (no tokens), invalid_view, page_out_of_range, wrong_shape, wrong_side_info (fewer token ids
+  /// than tokens), unsupported_type (opaque bytes with a lossy codec), output_too_small, corrupt_profile (a singular basis), too_large. Tokens with a NaN or an
   /// infinity are kept exact, as are the first ones of a sequence (profile::sinks). Where there is a limit of bytes, `out`
   /// need not be larger.
   result<std::size_t> encode(const kv_view& cache, std::span<std::byte> out, const encode_options& options = {}) {
@@ -69,6 +69,7 @@ class encoder {
  private:
   static constexpr int tile_tokens = Codec::tile_tokens;
   static constexpr bool stored = Codec::domain == value_domain::stored;
+  static constexpr bool reads_tokens = detail::codec_reads_tokens<Codec>;
 
   int passes() const noexcept { return Codec::passes(*profile_); }
   static bool extent(std::span<const kv_view> cache, std::int64_t& begin, std::int64_t& end) noexcept {
@@ -83,13 +84,19 @@ class encoder {
   }
 
   status begin(std::span<const kv_view> cache, const encode_options& options) {
-    if (options.levels < 1) return status::invalid_argument;
+    if (options.levels < 1 || detail::abs(options.coarser) > max_row_step) return status::invalid_argument;
     if (state_ != status::ok) return state_;
     if (const status s = detail::map_layers(cache, profile_->shape, slots_); s != status::ok) return s;
     std::int64_t end = 0;
     if (!extent(cache, position_, end)) return status::invalid_argument;
     if (end - position_ > max_frame_tokens || position_ > INT64_MAX - max_frame_tokens) return status::too_large;
     tokens_ = int(end - position_);
+    const token_weights& weights = options.weights;
+    if (!weights.attention.empty() &&
+        weights.attention.size() != std::size_t(profile_->shape.num_layers()) * std::size_t(tokens_))
+      return status::invalid_argument;
+    if (!weights.importance.empty() && weights.importance.size() != std::size_t(tokens_))
+      return status::invalid_argument;
     tiles_ = (tokens_ + tile_tokens - 1) / tile_tokens;
     made_ = detail::min(options.levels, passes());
     for (const kv_view& v : cache)
@@ -97,6 +104,11 @@ class encoder {
         if (!stored && v[p].present() && v[p].type == dtype::bytes) return status::unsupported_type;
     detail::shape_runs(*profile_, slots_, runs_);
     ropes_.fill(position_, tokens_, true);
+    side_ = options.side;
+    if (reads_tokens && !side_.tokens.empty()) {
+      if (side_.tokens.size() < std::size_t(tokens_)) return status::wrong_side_info;
+      side_.tokens = side_.tokens.first(std::size_t(tokens_));
+    }
     return status::ok;
   }
 
@@ -109,7 +121,8 @@ class encoder {
       tiles += std::size_t(tiles_) * std::size_t(q.groups());
     }
     coded_.assign(tiles, {});
-    const detail::encode_task task{profile_, slots_, &ropes_, options.side, position_, tokens_, made_};
+    const detail::encode_task task{profile_,  slots_,  &ropes_, side_,          options.weights,
+                                   position_, tokens_, made_,   options.coarser};
     // Layers ascend within a token tile, as they do when it is decoded: a predictor has seen the lower ones.
     const std::int64_t layers = profile_->shape.num_layers(), together = Codec::span > 0 ? layers : 1;
     const std::int64_t items = layers / detail::max<std::int64_t>(together, 1) * tiles_;
@@ -214,6 +227,8 @@ class encoder {
     h.shape_runs = std::uint16_t(runs_.size());
     h.passes = h.levels_present = std::uint8_t(listed_);
     h.codec = Codec::id;
+    if constexpr (reads_tokens)
+      if (!side_.tokens.empty()) h.side_checksum = side_checksum(side_.tokens);
     h.header_checksum = header_checksum(h);
     std::memcpy(out.data(), &h, sizeof h);
     return size;
@@ -240,6 +255,7 @@ class encoder {
   std::vector<std::uint8_t> kept_;         // passes of each
   std::vector<std::size_t> ends_;          // in the frame, of every tile in every pass
   std::int64_t position_ = 0;
+  side_info side_;
   int tokens_ = 0, tiles_ = 0, made_ = 1, listed_ = 1;
 };
 

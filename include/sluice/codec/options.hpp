@@ -36,6 +36,9 @@ struct parallel_for {
 struct encode_options {
   int levels = max_passes;  ///< passes to make, from the base on; more than the codec has means all
   side_info side{};         ///< what a predictor may use; the decoder must be given the same
+  token_weights weights{};  ///< for codecs whose steps differ from token to token
+  /// Quarter octaves by which their steps are coarser than the profile's; finer where it is negative.
+  int coarser = 0;
   /// The frame is never larger. Where all levels are, passes leave tile by tile as truncate_to() takes them; where not
   /// even the base fits, and for a codec of one level, it is output_too_small. SIZE_MAX = no limit.
   std::size_t max_bytes = SIZE_MAX;

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <sluice/codec/codec.hpp>
+#include <sluice/codec/preset/balanced.hpp>
 #include <sluice/codec/preset/cachegen_paper.hpp>
 #include <sluice/codec/preset/exact.hpp>
 #include <sluice/codec/preset/fixed.hpp>
 #include <sluice/codec/preset/int4.hpp>
 #include <sluice/codec/preset/kivi.hpp>
+#include <sluice/codec/preset/smallest.hpp>
 #include <sluice/codec/width/layer_bits.hpp>
 
 #include <array>
@@ -17,6 +19,9 @@
 // clang-format off
 #define SLUICE_PRESETS(row) \
   row(standard, "standard", "weighted basis, four levels in one frame, rANS: the default") \
+  row(balanced, "balanced", "standard with steps that know which tokens will be looked at") \
+  row(smallest, "smallest", "predicted from text and lower layers as well; three levels; needs token ids") \
+  row(smallest_single, "smallest_single", "the same with one level") \
   row(exact, "exact", "lossless, any type") \
   row(uncompressed, "raw", "the bytes as they are, with frame and checksums") \
   row(fixed<4>, "fixed4", "4 bits a value in the profile's basis, no entropy coder") \

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <sluice/codec/correction.hpp>
+#include <sluice/codec/row_classes.hpp>
 #include <sluice/codec/tile_codec.hpp>
 #include <sluice/numeric.hpp>
 
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -43,6 +45,7 @@ struct symbols {
   int made = 1;             ///< of these, how many are wanted
   int bits = 0;             ///< where every value is an unsigned number of so many bits; 0 = signed, of any size
   bool calibrated = false;  ///< see coefficients, and the step is the profile's own
+  row_classes classes;      ///< steps of rows; the entropy model may set their spreads
   std::vector<std::int16_t> finest;             ///< [rows][ld] at the finest of `passes`
   std::vector<std::int16_t> values;             ///< [rows][ld] of the base pass; the entropy model may change them
   std::vector<std::int8_t> digits[max_passes];  ///< [p], p >= 1: values of pass p = 3 * those of pass p - 1 + digit
@@ -54,6 +57,7 @@ using detail::coefficient_correction;
 struct decoded_symbols {
   const sluice::tile* tile = nullptr;               ///< whose sections are decoded; borrowed
   bool calibrated = false;                          ///< as it was when the tile was encoded
+  const row_classes* classes = nullptr;             ///< steps of rows, or null; borrowed
   int passes = 1;                                   ///< of the codec and the profile
   int bits = 0;                                     ///< as in symbols; set by the quantiser
   std::ptrdiff_t ld = 0;                            ///< elements from row to row of values
@@ -72,6 +76,7 @@ struct coefficient_rows {
   const float* floats = nullptr;                        ///< [rows][ld] where `values` is null
   std::ptrdiff_t ld = 0;                                ///< elements from row to row
   float scale = 1;                                      ///< of values and corrections, in the units of the transform
+  const float* row_scale = nullptr;                     ///< [rows] that every row is multiplied by as well, or null
   std::span<const coefficient_correction> corrections;  ///< rows counted from the first one here
 };
 
@@ -143,6 +148,19 @@ concept can_predict = requires {
   requires std::constructible_from<P, const profile&>;
   { p.predict(place, range, rows, side, out, ld) } -> std::same_as<bool>;
 };
+template <class B>
+concept observes = requires(typename B::encoder e, const tile_rows& all) {
+  e.observe(all);
+};
+template <class P>
+concept has_residual = requires(const profile& p) {
+  { P::residual(p) } -> std::same_as<std::shared_ptr<const profile>>;
+  { P::fingerprint(p) } -> std::same_as<std::uint64_t>;
+};
+template <class P>
+concept reads_tokens = requires {
+  requires P::reads_tokens;
+};
 template <class P>
 concept can_learn = requires {
   requires P::span == 0;
@@ -191,6 +209,10 @@ concept can_restore = requires(typename Q::decoder d, const tile& t, decoded_sym
   d.restore(t, 0, s, 0, 1, out);
 };
 template <class T>
+concept scales_rows = requires {
+  requires T::scales_rows;
+};
+template <class T>
 concept passes_through = requires {
   requires T::passes_through;
 };
@@ -230,12 +252,18 @@ concept grouping_policy = requires {
 ///   token must not depend on the other tokens in `rows`.
 ///   Without calibration steps follow the size of what is left: a good prediction buys quality there, not bytes.
 /// - where span > 0, `learn(place, range, rows, x, ld)`: the coded rows of a tile as a decoder of the base level has them,
-///   on both sides alike. Within a layer, tiles are predicted and learnt in any order: predict from layers below only.
+///   on both sides alike. K of a layer is learnt before V of it is predicted; otherwise groups of a layer come in any
+///   order: predict from layers below, and V from K.
 ///   A token that was kept exact, or a layer that the frame lacks, is not learnt, and a layer below the range that a
 ///   reader asked for may be predicted without what it needs: then predict nothing. A tile that could not be decoded is
 ///   not learnt, and what depends on it is status::corrupt_tile.
 ///   Two processors may disagree in the last bits of x: add and multiply, but decide nothing by it.
 /// - where span > 0, `forget()`: another token tile, or another frame, begins.
+/// - optional: static `residual(profile)`, a std::shared_ptr<const profile> whose planes describe what is left after
+///   prediction, from which transform, quantiser and entropy model are made for it; null = the profile does not serve.
+///   A tile is then predicted only where that takes fewer bytes. With it static `fingerprint(profile)`, what frames carry.
+/// - optional: static `reads_tokens` = true where it looks at side_info::tokens; frames then tell whether a reader's are
+///   the writer's.
 template <class P>
 concept predictor_policy = detail::has_id<P> && detail::has_span<P> && detail::can_predict<P> && detail::can_learn<P>;
 
@@ -249,6 +277,8 @@ concept predictor_policy = detail::has_id<P> && detail::has_span<P> && detail::c
 ///   reads its section of the tile at place `slot` of a batch, false = corrupt; `inverse(tile, slot, rows, out, ld)`
 ///   writes place.width() columns of rows.rows rows.
 /// - optional, for speed: `passes_through` = true where inverse() only copies floats.
+/// - optional: `scales_rows` = true where inverse() multiplies rows by rows.row_scale and rounded() takes one more
+///   argument, [rows] that coefficients are multiplied by, or null. Without, rows have no steps of their own.
 template <class T>
 concept transform_policy = detail::has_id<T> && detail::has_domain<T> && detail::has_uses<T> &&
     detail::can_transform<T> && detail::can_invert<T>;
@@ -278,6 +308,18 @@ concept quantizer_policy =
 /// - `bits(layer, plane, num_layers)`: 1 to 8, for quantisers of fixed width.
 template <class B>
 concept bit_widths_policy = detail::has_id<B>;
+/// A bit-width policy whose steps differ from row to row. It has, besides step() and measures(),
+/// - `keeps_exact(profile, position)`: whether the token at a position is kept exact;
+/// - `encoder{profile, isa}` with `rows(in, out)`: the class that each of in.count() rows wants, in out; called for K of a
+///   layer before V of it. Where a spread is open_spread the entropy model finds it. Optional `observe(all)`: the rows of a
+///   plane, all heads, before its groups.
+template <class B>
+concept sets_rows = bit_widths_policy<B> &&
+    requires(typename B::encoder e, const profile& p, const tile_rows& in, std::span<row_class> out) {
+  requires std::constructible_from<typename B::encoder, const profile&, isa>;
+  { B::keeps_exact(p, std::int64_t{}) } -> std::same_as<bool>;
+  e.rows(in, out);
+};
 /// A bit-width policy for quantisers of any width.
 template <class B>
 concept sets_steps = bit_widths_policy<B> && requires(int n, plane p, const coefficient_statistics& s) {

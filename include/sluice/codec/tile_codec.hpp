@@ -71,6 +71,7 @@ class per_group {
     return first_[2 * std::size_t(p.layer) + std::size_t(p.plane)] + std::size_t(p.group);
   }
   const T& of(const group_place& p) const noexcept { return all_[index(p)]; }
+  std::size_t size() const noexcept { return all_.size(); }
 
  private:
   std::vector<std::size_t> first_;  // [2 * layer + plane]
@@ -82,6 +83,14 @@ class per_group {
 /// What both sides know of the tokens besides the frame. Handed to predictors as it is; both sides must give the same.
 struct side_info {
   std::span<const std::int32_t> tokens{};  ///< token ids, [i] = of the frame's token i; empty = unknown
+};
+
+/// What an encoder may be told of how much each token will be looked at. It chooses by it; decoders need not know.
+struct token_weights {
+  /// [layers of the model][tokens of the frame] mean squared attention that was paid to each token; empty = not observed.
+  std::span<const float> attention{};
+  /// [tokens of the frame] what a token's weight is multiplied by; empty = 1 for all. 0 = worth nothing.
+  std::span<const float> importance{};
 };
 
 /// Which tokens of a frame a tile covers.
@@ -101,6 +110,9 @@ struct tile_rows {
   float* x = nullptr;                      ///< [rows][ld] floats; null where the codec's domain is `stored`
   std::ptrdiff_t ld = 0;                   ///< floats from row to row of x, a multiple of 32
   const std::uint8_t* elements = nullptr;  ///< [rows][width] elements, heads in order, where it is `stored`
+  const token_weights* weights = nullptr;  ///< of the frame's tokens; borrowed
+  int frame_tokens = 0;                    ///< tokens of the frame
+  int coarser = 0;                         ///< quarter octaves; see encode_options
 
   /// Tokens to code.
   int count() const noexcept { return int(rows.size()); }
@@ -193,6 +205,11 @@ concept begins_tiles = requires(typename C::encoder e, typename C::decoder d) {
   d.begin_tile();
 };
 
+template <class C>
+inline constexpr bool codec_reads_tokens = requires {
+  requires C::reads_tokens;
+};
+
 // Rows in the codec's domain. A concept of its own: nvcc loses the brackets of a condition inside of a requirement.
 template <class C>
 concept gives_rows = (C::domain == value_domain::stored && gives_elements<typename C::decoder>) ||
@@ -213,10 +230,13 @@ concept gives_rows = (C::domain == value_domain::stored && gives_elements<typena
 /// - `uses(profile)`: whether frames depend on what the profile says beyond the shape; then they carry its fingerprint,
 ///   and are refused by who has another. Where it is false, a decoder must not look at anything else of it. A codec with
 ///   an optional section of its own adds `fingerprint(profile)`: profile::fingerprint(stage, id).
-/// - `encoder{profile, isa}`, one a thread, may keep memory; borrows the profile. Where span is 0 tiles come in any order
-///   to several of them: what is written of one must not depend on others. `state()`: ok, or why the profile does not
+/// - optional: `reads_tokens` = true where it looks at side_info::tokens: a frame then tells other ids from its own.
+/// - `encoder{profile, isa}`, one a thread, may keep memory; borrows the profile. K of a layer and token tile comes before
+///   its V, to the same encoder; where span is 0 layers come in any order to several of them, and what is written of one
+///   must not depend on others. `state()`: ok, or why the profile does not
 ///   serve. `encode(rows, side, passes, writer)`: writes sections of passes 0 .. passes - 1; may move rows to
-///   the exact ones with make_exact() before it writes; may change rows.x. too_large = keep this tile as it is, which
+///   the exact ones with make_exact() before it writes; may change rows.x. Optional `observe(rows)`: all heads of a plane,
+///   before its groups are encoded. too_large = keep this tile as it is, which
 ///   also happens to a tile that would take more bytes than that.
 /// - `decoder{profile, isa}` likewise. `decode(tiles, side)`: takes up to tiles_at_once tiles of one layer, whose
 ///   sections are untrusted bytes, and sets each tile's state: ok or corrupt_tile. Layers come in ascending order

@@ -70,12 +70,27 @@ struct frame_header {
   std::uint8_t passes;            ///< that the index lists: those made, or fewer where tiles were cut
   std::uint8_t levels_present;    ///< passes that are here: truncation lowers this and nothing else
   codec_id codec;                 ///< what made the frame
-  std::uint8_t reserved[4];       ///< zero
+  std::uint32_t side_checksum;    ///< of what a predictor was told of the tokens, see side_checksum(); 0 = nothing
+  std::uint8_t loss[max_passes];  ///< expected loss of every level, see loss_of(); 0 = as the profile says
+  std::uint8_t reserved[2];       ///< zero
   std::uint32_t header_checksum;  ///< over all bytes before
+
+  /// What this frame's tokens are expected to lose at a level, in nats of KL divergence of a whole context that is coded
+  /// alike; negative where the encoder did not say.
+  double loss_of(int level) const noexcept {
+    const int code = level >= 0 && level < max_passes ? loss[level] : 0;
+    return code ? detail::exp2(double(code - loss_bias) / 8) : -1.0;
+  }
+  /// The nearest code of a loss: eighths of octaves.
+  static std::uint8_t loss_code(double nats) noexcept {
+    const double code = nats > 0 ? 8 * detail::log2(nats) + loss_bias + 0.5 : 0;
+    return std::uint8_t(code < 1 ? 1 : code > 255 ? 255 : code);
+  }
+  static constexpr int loss_bias = 200;  ///< the code of 1 nat
 };
-static_assert(sizeof(frame_header) == 88 && offsetof(frame_header, frame_size) == 24 &&
+static_assert(sizeof(frame_header) == 96 && offsetof(frame_header, frame_size) == 24 &&
               offsetof(frame_header, layers) == 48 && offsetof(frame_header, codec) == 56 &&
-              offsetof(frame_header, header_checksum) == 84);
+              offsetof(frame_header, side_checksum) == 80 && offsetof(frame_header, header_checksum) == 92);
 
 /// Consecutive layers of one shape and type (FORMAT.md section 3.3).
 struct shape_run {
@@ -240,6 +255,12 @@ SLUICE_HD constexpr bool reads_version(int major, int minor) noexcept {
 /// Checksum of a header's own bytes.
 inline std::uint32_t header_checksum(const frame_header& h) noexcept {
   return checksum(&h, offsetof(frame_header, header_checksum), frame_magic);
+}
+
+/// What tells token ids from others, in a header; never 0.
+inline std::uint32_t side_checksum(std::span<const std::int32_t> tokens) noexcept {
+  const std::uint32_t sum = checksum(tokens.data(), tokens.size_bytes(), frame_magic);
+  return sum ? sum : 1;
 }
 
 namespace detail {

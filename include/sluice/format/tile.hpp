@@ -18,14 +18,14 @@ namespace sluice {
 
 /// Sections that a tile can have in one pass. Those of basic_codec are named for the stage that owns them; a codec of
 /// another make uses them as it likes.
-enum class section : std::uint8_t { predictor, transform, quantizer, entropy, other4, other5, other6, other7 };
+enum class section : std::uint8_t { predictor, transform, quantizer, entropy, steps, other5, other6, other7 };
 /// How many of them there are.
 inline constexpr int max_sections = 8;
 
 /// The name of a section, as in the enumeration; never null.
 constexpr const char* to_string(section s) noexcept {
   constexpr const char* names[max_sections] = {"predictor", "transform", "quantizer", "entropy",
-                                               "other4",    "other5",    "other6",    "other7"};
+                                               "steps",     "other5",    "other6",    "other7"};
   return names[int(s)];
 }
 

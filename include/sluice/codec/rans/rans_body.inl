@@ -45,20 +45,20 @@ SLUICE_BODY_FN bool plausible(const base_block& b) {
 }
 
 template <alphabet A>
-SLUICE_BODY_FN bool make_plan(const warp& w, decode_plan<A>& plan, const decode_job& job, int row_count) {
+SLUICE_BODY_FN bool make_plan(const warp& w, decode_plan<A>& plan, const void* tables, int blocks, int row_count) {
   constexpr int digit_rows = warp::rows_of(2);
-  if (job.blocks < 0 || job.blocks > rans_max_blocks) return false;
+  if (blocks < 0 || blocks > rans_max_blocks) return false;
   int row = 0;
-  for (int i = 0; i < job.blocks; ++i) {
+  for (int i = 0; i < blocks; ++i) {
     planned_block p{static_cast<std::uint16_t>(row), 0, 0};
     if constexpr (A == alphabet::digits) {
-      const ternary_block& b = static_cast<const ternary_block*>(job.tables)[i];
+      const ternary_block& b = static_cast<const ternary_block*>(tables)[i];
       if (row_count - row < 2 * digit_rows) return false;
       w.make_rows(plan.rows + row, b.zero, 2, w.all());
       w.make_rows(plan.rows + row + digit_rows, b.nonzero, 2, w.all());
       row += 2 * digit_rows;
     } else {
-      const base_block& b = static_cast<const base_block*>(job.tables)[i];
+      const base_block& b = static_cast<const base_block*>(tables)[i];
       if (!plausible(b)) return false;
       const int count = b.symbols - 1, digits = A == alphabet::values ? b.digits : 0;
       const int search = count > 0 || A == alphabet::symbols ? warp::searched(count > 1 ? count : 1) : 0;
@@ -82,19 +82,19 @@ SLUICE_BODY_FN bool make_plan(const warp& w, decode_plan<A>& plan, const decode_
 }
 
 template <alphabet A>
-SLUICE_BODY_FN bool make_plan(const warp& w, encode_plan<A>& plan, const encode_job& job, int row_count) {
-  if (job.blocks < 0 || job.blocks > rans_max_blocks) return false;
+SLUICE_BODY_FN bool make_plan(const warp& w, encode_plan<A>& plan, const void* tables, int blocks, int row_count) {
+  if (blocks < 0 || blocks > rans_max_blocks) return false;
   int row = 0;
-  for (int i = 0; i < job.blocks; ++i) {
+  for (int i = 0; i < blocks; ++i) {
     planned_block p{static_cast<std::uint16_t>(row), 0, 0};
     if constexpr (A == alphabet::digits) {
-      const ternary_block& b = static_cast<const ternary_block*>(job.tables)[i];
+      const ternary_block& b = static_cast<const ternary_block*>(tables)[i];
       if (row_count - row < 6) return false;
       w.make_codes(plan.rows + row, b.zero, 2, w.all());
       w.make_codes(plan.rows + row + 3, b.nonzero, 2, w.all());
       row += 6;
     } else {
-      const base_block& b = static_cast<const base_block*>(job.tables)[i];
+      const base_block& b = static_cast<const base_block*>(tables)[i];
       if (!plausible(b)) return false;
       const int digits = A == alphabet::values ? b.digits : 0;
       if (row_count - row < b.symbols + 6 * digits) return false;
@@ -126,9 +126,14 @@ struct decode_cursor {
   warp::source in;
   value* out;
   const decode_plan<A>* plan;
-  std::int64_t skip;   // from the end of a row to the next
-  std::int64_t steps;  // yet to do before the states settle, and then before the end
-  int tail;            // steps after the states settle; -1 once they have, or where they never do
+  const std::uint16_t* row;  // where the row at work stands in the job's order; null = rows as they are
+  value* first;              // row 0
+  std::int64_t stride;       // to the next row
+  std::int64_t steps;        // yet to do before the run ends or the states settle
+  std::int64_t of_run;       // of the run, behind those
+  std::int64_t unsettled;    // before the states settle, behind those
+  int tail;                  // steps after the states settle; -1 once they have, or where they never do
+  int run;
   int block, blocks;
 };
 
@@ -170,8 +175,17 @@ SLUICE_BODY_INLINE void decode_step(const warp& w, decode_cursor<A>& c) {
   c.out += rans_lanes;
   if (++c.block == c.blocks) {
     c.block = 0;
-    c.out += c.skip;
+    c.out = c.row == nullptr ? c.out + c.stride - std::int64_t{c.blocks} * rans_lanes
+                             : c.first + std::int64_t{*++c.row} * c.stride;
   }
+}
+
+// How many steps the run and the states allow.
+template <alphabet A>
+SLUICE_BODY_FN void next_steps(decode_cursor<A>& c) {
+  c.steps = c.of_run < c.unsettled ? c.of_run : c.unsettled;
+  c.of_run -= c.steps;
+  c.unsettled -= c.steps;
 }
 
 /// Whether the code can be decoded at all; nothing has been written then.
@@ -190,21 +204,37 @@ SLUICE_BODY_FN bool decode_begin(const warp& w, decode_cursor<A>& c, const decod
   else
     c.out = job.values;
   c.plan = &plan;
-  c.skip = job.stride - std::int64_t{job.blocks} * rans_lanes;
-  c.steps = job.goes_on ? steps : steps - c.tail;
+  c.row = job.order;
+  c.first = c.out;
+  c.stride = job.stride;
+  if (c.row != nullptr && job.rows > 0) c.out += std::int64_t{*c.row} * c.stride;
+  c.run = 0;
+  c.of_run = std::int64_t{job.blocks} * run_of(job, 0).rows;
+  c.unsettled = job.goes_on ? steps : steps - c.tail;
+  next_steps(c);
   c.block = 0;
   c.blocks = job.blocks;
   return true;
 }
 
-/// What follows where the steps are done: the last ones, of settled states. False where those are done as well.
+/// What follows where the steps are done: those of settled states, or of the next run, whose plan takes the place of the
+/// one before. False where there is nothing more.
 template <alphabet A>
-SLUICE_BODY_FN bool decode_more(const warp& w, decode_cursor<A>& c) {
-  if (c.tail >= 0) {
+SLUICE_BODY_FN bool decode_more(const warp& w, decode_cursor<A>& c, const decode_job& job, decode_plan<A>& plan,
+                                int row_count) {
+  if (c.unsettled == 0 && c.tail >= 0) {
     c.x = w.settle(c.x);
-    c.steps = c.tail;
+    c.unsettled = c.tail;
     c.tail = -1;
   }
+  while (c.of_run == 0 && c.run + 1 < runs_of(job)) {
+    const table_run next = run_of(job, ++c.run);
+    if (next.rows == 0) continue;
+    w.sync();  // others may still read the plan
+    if (!make_plan(w, plan, next.tables, job.blocks, row_count)) return false;
+    c.of_run = std::int64_t{job.blocks} * next.rows;
+  }
+  next_steps(c);
   return c.steps > 0;
 }
 
@@ -212,7 +242,7 @@ SLUICE_BODY_FN bool decode_more(const warp& w, decode_cursor<A>& c) {
 template <alphabet A>
 SLUICE_BODY_FN bool decode_end(const warp& w, const decode_cursor<A>& c, const decode_job& job) {
   if (job.goes_on) w.store_state(job.states, c.x);
-  return c.in.used_up() && (job.goes_on || w.home(c.x));
+  return c.of_run == 0 && c.unsettled == 0 && c.in.used_up() && (job.goes_on || w.home(c.x));
 }
 
 // --- encoding: the decoder's steps backwards, from the last byte to the first ---
@@ -253,23 +283,54 @@ template <alphabet A>
 SLUICE_BODY_FN int most_digits(const encode_job& job) {
   int most = 0;
   if constexpr (A == alphabet::values)
-    for (int i = 0; i < job.blocks; ++i) {
-      const int d = static_cast<const base_block*>(job.tables)[i].digits;
-      most = most < d ? d : most;
-    }
+    for (int r = 0; r < runs_of(job); ++r)
+      for (int i = 0; i < job.blocks; ++i) {
+        const int d = static_cast<const base_block*>(run_of(job, r).tables)[i].digits;
+        most = most < d ? d : most;
+      }
   return most;
 }
 
+// Rows of a job from the last to the first, and the plan of the run that they are in.
+template <alphabet A>
+struct encode_rows_back {
+  const encode_job& job;
+  encode_plan<A>& plan;
+  int row_count;            // that the plan has room for
+  int run;                  // whose plan it is; -1 = none
+  std::int64_t first, end;  // of its rows
+
+  // Goes to the run that has a row; false where its tables make no plan.
+  SLUICE_BODY_FN bool seek(const warp& w, std::int64_t row) {
+    if (run >= 0 && row >= first && row < end) return true;
+    std::int64_t at = 0;
+    for (int i = 0; i < runs_of(job); ++i) {
+      const table_run r = run_of(job, i);
+      if (row >= at && row < at + r.rows) {
+        w.sync();  // others may still read the plan
+        run = i, first = at, end = at + r.rows;
+        return make_plan(w, plan, r.tables, job.blocks, row_count);
+      }
+      at += r.rows;
+    }
+    return false;
+  }
+  SLUICE_BODY_FN std::int64_t at(std::int64_t row, int block) const {
+    return (job.order == nullptr ? row : std::int64_t{job.order[row]}) * job.stride + std::int64_t{block} * rans_lanes;
+  }
+};
+
 /// Encodes as many of the last steps as fit into the states, and lifts these; returns how many steps that are.
 template <alphabet A>
-SLUICE_BODY_FN int encode_tail(const warp& w, encoder& e, const encode_plan<A>& plan, const encode_job& job) {
+SLUICE_BODY_FN int encode_tail(const warp& w, encoder& e, encode_rows_back<A>& rows) {
+  const encode_job& job = rows.job;
   std::uint8_t* const end = e.p;
   warp::state fits = e.x;
   int tail = 0, block = job.blocks;
   std::int64_t row = job.rows - 1;
-  for (int n = 1; n <= rans_max_tail && row >= 0 && job.blocks > 0; ++n) {
+  for (int n = 1; n <= rans_max_tail && row >= 0 && job.blocks > 0 && rows.seek(w, row); ++n) {
     --block;
-    encode_step(w, e, plan, job, block, row * job.stride + std::int64_t{block} * rans_lanes);
+    encode_step(w, e, rows.plan, job, block, rows.at(row, block));
     if (e.p != end) break;
     if (w.liftable(e.x)) fits = e.x, tail = n;
     if (block == 0) block = job.blocks, --row;
@@ -280,31 +341,39 @@ SLUICE_BODY_FN int encode_tail(const warp& w, encoder& e, const encode_plan<A>& 
   return tail;
 }
 
-/// Fills bytes, size and ok of the job; there may be no plan.
+/// Fills bytes, size and ok of the job; `plan` is memory for a plan of `row_count` rows, those of one run at a time.
 template <alphabet A>
-SLUICE_BODY_FN void encode_stream(const warp& w, encode_job& job, const encode_plan<A>* plan) {
+SLUICE_BODY_FN void encode_stream(const warp& w, encode_job& job, encode_plan<A>& plan, int row_count) {
   const std::uint8_t* bytes = nullptr;
   std::int64_t size = 0;
-  if (plan != nullptr && job.rows >= 0 && job.capacity >= encoded_bound(job.blocks, job.rows, most_digits<A>(job))) {
+  std::int64_t all = 0;  // rows of the runs
+  for (int i = 0; i < runs_of(job); ++i) all += run_of(job, i).rows;
+  if (job.rows >= 0 && all == job.rows && job.blocks >= 0 && job.blocks <= rans_max_blocks &&
+      job.capacity >= encoded_bound(job.blocks, job.rows, most_digits<A>(job))) {
     std::uint8_t* const end = job.scratch + job.capacity;
     encoder e{w.first_state(), w.none(), end};
+    encode_rows_back<A> rows{job, plan, row_count, -1, 0, 0};
+    bool planned = job.blocks == 0 || job.rows == 0 || rows.seek(w, job.rows - 1);
     // The last steps of the code, for as long as no state runs full; then those before them, from states of at least 256.
     int tail = 0;
     if (job.goes_on)
       e.x = w.load_state(job.states);
-    else
-      tail = encode_tail(w, e, *plan, job);
+    else if (planned)
+      tail = encode_tail(w, e, rows);
     const std::int64_t steps = std::int64_t{job.blocks} * job.rows - tail;
     std::int64_t row = job.blocks > 0 ? steps / job.blocks : 0;
-    for (int block = job.blocks > 0 ? static_cast<int>(steps % job.blocks) : 0; row >= 0; --row, block = job.blocks)
-      while (block-- > 0) encode_step(w, e, *plan, job, block, row * job.stride + std::int64_t{block} * rans_lanes);
+    for (int block = job.blocks > 0 ? static_cast<int>(steps % job.blocks) : 0; planned && row >= 0;
+         --row, block = job.blocks) {
+      if (block > 0) planned = rows.seek(w, row);
+      while (planned && block-- > 0) encode_step(w, e, plan, job, block, rows.at(row, block));
+    }
     if (!job.goes_on) {
       --e.p;
       if (w.leads()) *e.p = static_cast<std::uint8_t>(tail);
     }
     if (!job.continues) e.p -= rans_state_bytes;
     w.store_state(job.continues ? job.states : e.p, e.x);
-    bytes = w.any(e.impossible) ? nullptr : e.p;
+    bytes = !planned || w.any(e.impossible) ? nullptr : e.p;
     size = end - e.p;
   }
   job.ok = bytes != nullptr && size <= INT64_C(0xffffffff);
@@ -377,7 +446,8 @@ SLUICE_BODY_FN void decode_codes(decode_job* jobs, std::size_t count) {
     decode_cursor<A>* active[N];
     int n = 0;
     for (int i = 0; i < N; ++i) {
-      if (owner[i] != nullptr && cursors[i].steps == 0 && !decode_more(w, cursors[i])) {
+      if (owner[i] != nullptr && cursors[i].steps == 0 &&
+          !decode_more(w, cursors[i], *owner[i], plans[i], most_rows(A))) {
         owner[i]->ok = decode_end(w, cursors[i], *owner[i]);
         owner[i] = nullptr;
       }
@@ -385,7 +455,8 @@ SLUICE_BODY_FN void decode_codes(decode_job* jobs, std::size_t count) {
         decode_job& job = jobs[next++];
         std::memset(tails[i], 0, sizeof tails[i]);
         job.ok = false;
-        if (make_plan(w, plans[i], job, most_rows(A)) && decode_begin(w, cursors[i], job, plans[i], tails[i]))
+        if (make_plan(w, plans[i], run_of(job, 0).tables, job.blocks, most_rows(A)) &&
+            decode_begin(w, cursors[i], job, plans[i], tails[i]))
           owner[i] = &job;
       }
       if (owner[i] != nullptr) active[n++] = &cursors[i];
@@ -411,8 +482,7 @@ template <alphabet A>
 SLUICE_BODY_FN void encode_codes(encode_job* jobs, std::size_t count) {
   const warp w = warp::make();
   encode_plan<A> plan;
-  for (std::size_t i = 0; i < count; ++i)
-    encode_stream(w, jobs[i], make_plan(w, plan, jobs[i], most_codes(A)) ? &plan : nullptr);
+  for (std::size_t i = 0; i < count; ++i) encode_stream(w, jobs[i], plan, most_codes(A));
 }
 
 SLUICE_KERNEL void decode_values(decode_job* jobs, std::size_t count) noexcept {

@@ -41,10 +41,19 @@ struct base_block {
   bool operator==(const base_block&) const = default;
 };
 
+/// Rows of a code that share their tables; the next run goes on where they end.
+struct table_run {
+  const void* tables = nullptr;  ///< base_block[blocks] or ternary_block[blocks]
+  std::int32_t rows = 0;
+};
+
 /// A code to decode: `rows` tokens of `blocks` blocks, into values[row * stride + 32 * block + lane].
 struct decode_job {
-  const void* tables = nullptr;         ///< base_block[blocks] or ternary_block[blocks]
-  const std::uint8_t* bytes = nullptr;  ///< untrusted; nothing outside bytes[0, size) is read
+  const void* tables = nullptr;     ///< base_block[blocks] or ternary_block[blocks], where there are no runs
+  const table_run* runs = nullptr;  ///< [num_runs], of `rows` rows together, or null
+  std::int32_t num_runs = 0;
+  const std::uint16_t* order = nullptr;  ///< [rows] which row comes first, second, ..; null = as they are
+  const std::uint8_t* bytes = nullptr;   ///< untrusted; nothing outside bytes[0, size) is read
   std::uint32_t size = 0;
   std::int32_t blocks = 0, rows = 0;  ///< at most rans_max_blocks
   std::int16_t* values = nullptr;     ///< ternary: holds c before and 3c + r after
@@ -59,6 +68,9 @@ struct decode_job {
 /// A code to encode; the mirror of decode_job.
 struct encode_job {
   const void* tables = nullptr;
+  const table_run* runs = nullptr;
+  std::int32_t num_runs = 0;
+  const std::uint16_t* order = nullptr;
   std::int32_t blocks = 0, rows = 0;
   const std::int16_t* values = nullptr;   ///< base: the values; ternary: the parents c
   const std::int8_t* digits = nullptr;    ///< ternary: r of 3c + r, -1..1
@@ -72,6 +84,16 @@ struct encode_job {
   std::uint32_t size = 0;
   bool ok = false;  ///< out: the tables could express every value and the code is complete
 };
+
+/// The runs of a job that names none.
+template <class Job>
+SLUICE_HD constexpr int runs_of(const Job& job) noexcept {
+  return job.runs ? job.num_runs : 1;
+}
+template <class Job>
+SLUICE_HD constexpr table_run run_of(const Job& job, int i) noexcept {
+  return job.runs ? job.runs[i] : table_run{job.tables, job.rows};
+}
 
 /// Scratch an encoder may touch; `digits` = most ternary digits of any block (0 for symbols and for refinements).
 SLUICE_HD constexpr std::size_t encoded_bound(std::int64_t blocks, std::int64_t rows, int digits = 0) noexcept {

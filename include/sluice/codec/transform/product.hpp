@@ -24,7 +24,8 @@ struct inverse_job {
   const std::uint16_t* matrix = nullptr;  ///< f16 bits, [matrix_rows][n] as in the profile
   const float* mean = nullptr;            ///< [n], or null for zero
   float scale = 1;
-  float* x = nullptr;  ///< [rows][ldx]
+  const float* row_scale = nullptr;  ///< [rows] that `scale` is multiplied by, or null
+  float* x = nullptr;                ///< [rows][ldx]
   std::ptrdiff_t ldx = 0;
   std::int32_t rows = 0;
   std::int32_t k = 0;
@@ -38,8 +39,9 @@ struct inverse_job {
 struct forward_job {
   const float* x = nullptr;  ///< [rows][ldx]
   std::ptrdiff_t ldx = 0;
-  const float* mean = nullptr;    ///< [n], or null for zero
-  const float* matrix = nullptr;  ///< [n][ldm], its first k columns are used
+  const float* row_scale = nullptr;  ///< [rows] that sums are multiplied by, or null
+  const float* mean = nullptr;       ///< [n], or null for zero
+  const float* matrix = nullptr;     ///< [n][ldm], its first k columns are used
   std::ptrdiff_t ldm = 0;
   std::int16_t* c = nullptr;  ///< [rows][ldc]
   std::ptrdiff_t ldc = 0;
@@ -49,6 +51,21 @@ struct forward_job {
   std::int32_t k = 0;  ///< coefficients wanted
 };
 
+/// x[row][j] = scale * sum over i < k of f[row][i] * matrix[i][j].
+struct multiply_job {
+  const float* f = nullptr;  ///< [rows][ldf], and up to dense_tail_rows more, which may be any numbers
+  std::ptrdiff_t ldf = 0;
+  const std::uint16_t* matrix = nullptr;  ///< f16 bits, [k][ldm], its first n columns are used
+  std::ptrdiff_t ldm = 0;
+  float scale = 1;
+  float* x = nullptr;  ///< [rows][ldx]
+  std::ptrdiff_t ldx = 0;
+  std::int32_t rows = 0;
+  std::int32_t k = 0;
+  std::int32_t n = 0;
+};
+
+inline constexpr int dense_tail_rows = 5;  // of a tile, beyond the last row
 inline constexpr int dense_block_floats = 256 * 1024;
 
 SLUICE_HD constexpr int dense_round_up(int n) noexcept { return (n + 31) / 32 * 32; }
@@ -70,6 +87,7 @@ SLUICE_HD constexpr std::size_t dense_workspace(int rows, int inner, int columns
 #define SLUICE_FUNCTIONS                                                                                     \
   SLUICE_KERNEL void inverse_transform(const inverse_job& job, float* workspace) noexcept;                   \
   SLUICE_KERNEL void forward_transform(const forward_job& job, float* workspace) noexcept;                   \
+  SLUICE_KERNEL void multiply_rows(const multiply_job& job, float* workspace) noexcept;                      \
   SLUICE_KERNEL void dequantize_rows(const std::int16_t* c, std::ptrdiff_t ldc, int rows, int k, float step, \
                                      const float* mean, int n, float* x, std::ptrdiff_t ldx) noexcept;       \
   SLUICE_KERNEL void quantize_rows(const float* x, std::ptrdiff_t ldx, int rows, const float* mean,          \
@@ -89,6 +107,11 @@ inline void inverse_transform(isa i, const inverse_job& job, float* workspace) n
 /// See forward_job; `workspace` holds dense_workspace(rows, n, k) floats.
 inline void forward_transform(isa i, const forward_job& job, float* workspace) noexcept {
   SLUICE_RETURN_ON(i, forward_transform(job, workspace))
+}
+
+/// See multiply_job; `workspace` holds dense_workspace(0, k, n) floats.
+inline void multiply_rows(isa i, const multiply_job& job, float* workspace) noexcept {
+  SLUICE_RETURN_ON(i, multiply_rows(job, workspace))
 }
 
 /// Without a matrix: x = c * step + mean for the first k of n columns, mean for the others. `mean` may be null.

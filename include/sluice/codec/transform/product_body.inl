@@ -33,19 +33,21 @@ struct reconstruct_sink {
   std::ptrdiff_t ldx;
   const float* mean;  // at the tile's first column; may be null
   float scale;
-  int rows, columns;  // of the tile that exist
+  int rows, columns;                 // of the tile that exist
+  const float* row_scale = nullptr;  // of the tile's first row; may be null
 
   template <int C>
   SLUICE_BODY_FN void row(int r, const floats::vec (&sum)[C]) const {
     using f = floats;
     if (r >= rows) return;
+    const f::vec factor = f::set(row_scale ? scale * row_scale[r] : scale);
     SLUICE_UNROLL
     for (int j = 0; j < C; ++j) {
       const int at = j * f::width;
       const int m = columns - at < f::width ? columns - at : f::width;
       if (m <= 0) continue;
       const f::vec base = mean ? f::load(mean + at, m) : f::set(0.0f);
-      f::store(x + r * ldx + at, f::fma(sum[j], f::set(scale), base), m);
+      f::store(x + r * ldx + at, f::fma(sum[j], factor, base), m);
     }
   }
 };
@@ -95,13 +97,13 @@ SLUICE_BODY_FN void widen_row(const std::int16_t* from, int n, float* to) {
     f::store(to + i, f::from_ints(f::load_i16(from + i, n - i < f::width ? n - i : f::width)));
 }
 
-// to = from - mean, zero from n to the end of the last vector.
-SLUICE_BODY_FN void centre_row(const float* from, const float* mean, int n, float* to) {
+// to = (from - mean) * scale, zero from n to the end of the last vector.
+SLUICE_BODY_FN void centre_row(const float* from, const float* mean, float scale, int n, float* to) {
   using f = floats;
   for (int i = 0; i < n; i += f::width) {
     const int m = n - i < f::width ? n - i : f::width;
     const f::vec v = f::load(from + i, m);
-    f::store(to + i, mean ? f::sub(v, f::load(mean + i, m)) : v);
+    f::store(to + i, f::mul(mean ? f::sub(v, f::load(mean + i, m)) : v, f::set(scale)));
   }
 }
 
@@ -192,7 +194,13 @@ SLUICE_BODY_ONCE void sum_tile(const float* a, std::ptrdiff_t lda, int k, const 
 
 // The tile's corner in a sink that stands at the block's first row and column 0.
 SLUICE_BODY_FN reconstruct_sink at_tile(const reconstruct_sink& out, int r, int c, int columns) {
-  return {out.x + r * out.ldx + c, out.ldx, out.mean ? out.mean + c : nullptr, out.scale, out.rows - r, columns};
+  return {out.x + r * out.ldx + c,
+          out.ldx,
+          out.mean ? out.mean + c : nullptr,
+          out.scale,
+          out.rows - r,
+          columns,
+          out.row_scale ? out.row_scale + r : nullptr};
 }
 SLUICE_BODY_FN quantize_sink at_tile(const quantize_sink& out, int r, int c, int columns) {
   return {out.q + r * out.ldq + c, out.ldq, out.beyond ? out.beyond + r : nullptr, out.rows - r, columns};
@@ -260,12 +268,14 @@ SLUICE_KERNEL void inverse_transform(const inverse_job& job, float* workspace) n
         a[(e.row - r0) * lda + e.coefficient] += e.value;
     }
     multiply_block(a, lda, rows, k, job.matrix, n, n, panel,
-                   reconstruct_sink{job.x + r0 * job.ldx, job.ldx, job.mean, job.scale, rows, n});
+                   reconstruct_sink{job.x + r0 * job.ldx, job.ldx, job.mean, job.scale, rows, n,
+                                    job.row_scale ? job.row_scale + r0 : nullptr});
   }
   for (std::size_t i = 0; i < job.num_corrections; ++i) {
     const coefficient_correction& e = job.corrections[i];
     if (e.row >= 0 && e.row < job.rows && e.coefficient >= k && e.coefficient < job.matrix_rows)
-      add_scaled_row(job.x + e.row * job.ldx, job.scale * e.value, job.matrix + std::ptrdiff_t{e.coefficient} * n, n);
+      add_scaled_row(job.x + e.row * job.ldx, job.scale * (job.row_scale ? job.row_scale[e.row] : 1.0f) * e.value,
+                     job.matrix + std::ptrdiff_t{e.coefficient} * n, n);
   }
 }
 
@@ -277,10 +287,21 @@ SLUICE_KERNEL void forward_transform(const forward_job& job, float* workspace) n
   const int step = dense_block_rows(job.rows, lda);
   for (int r0 = 0; r0 < job.rows; r0 += step) {
     const int rows = job.rows - r0 < step ? job.rows - r0 : step;
-    for (int r = 0; r < rows; ++r) centre_row(job.x + (r0 + r) * job.ldx, job.mean, n, a + r * lda);
+    for (int r = 0; r < rows; ++r)
+      centre_row(job.x + (r0 + r) * job.ldx, job.mean, job.row_scale ? job.row_scale[r0 + r] : 1.0f, n, a + r * lda);
     zero_tail_rows(a, lda, rows);
     multiply_block(a, lda, rows, n, job.matrix, job.ldm, k, panel,
                    quantize_sink{job.c + r0 * job.ldc, job.ldc, job.beyond ? job.beyond + r0 : nullptr, rows, k});
+  }
+}
+
+SLUICE_KERNEL void multiply_rows(const multiply_job& job, float* workspace) noexcept {
+  static_assert(dense_tile_rows <= dense_tail_rows + 1);
+  const int step = dense_block_rows(job.rows, job.ldf);
+  for (int r0 = 0; r0 < job.rows; r0 += step) {
+    const int rows = job.rows - r0 < step ? job.rows - r0 : step;
+    multiply_block(job.f + r0 * job.ldf, job.ldf, rows, job.k, job.matrix, job.ldm, job.n, align_floats(workspace),
+                   reconstruct_sink{job.x + r0 * job.ldx, job.ldx, nullptr, job.scale, rows, job.n});
   }
 }
 

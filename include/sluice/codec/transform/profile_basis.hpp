@@ -38,6 +38,7 @@ inline namespace SLUICE_HOST_ABI {
 struct profile_basis {
   static constexpr stage_id id = stage_id::of(1);
   static constexpr value_domain domain = value_domain::unrotated;
+  static constexpr bool scales_rows = true;
   static bool uses(const profile&) noexcept { return true; }
 
   class encoder {
@@ -46,12 +47,14 @@ struct profile_basis {
     status state() const noexcept { return inverse_ ? status::ok : status::corrupt_profile; }
     bool calibrated(const group_place& p) const noexcept { return !means_.of(p).empty(); }
 
-    void rounded(const tile_rows& in, std::int16_t* values, std::ptrdiff_t ld, std::uint8_t* beyond) {
+    void rounded(const tile_rows& in, std::int16_t* values, std::ptrdiff_t ld, std::uint8_t* beyond,
+                 const float* row_scale = nullptr) {
       const int width = in.place.width(), rows = in.count();
       workspace_.resize(detail::dense_workspace(rows, width, width));
       detail::forward_transform(isa_,
                                 {.x = in.x,
                                  .ldx = in.ld,
+                                 .row_scale = row_scale,
                                  .mean = means_.of(in.place).data(),
                                  .matrix = (*inverse_)[means_.index(in.place)].data(),
                                  .ldm = width,
@@ -150,12 +153,19 @@ struct profile_basis {
       const std::uint16_t* matrix = q.matrix_of(t.place.group);
       if (c.floats && matrix) round_floats(c, detail::padded(width));
       if (!matrix) {
-        if (c.floats)
+        const auto factor = [&](int r) { return c.row_scale ? scale * c.row_scale[r] : scale; };
+        if (c.floats) {
           for (int r = 0; r < c.rows; ++r)
-            for (int i = 0; i < width; ++i) out[r * ld + i] = scale * c.floats[r * c.ld + i] + mean_[slot][i];
-        else
+            for (int i = 0; i < width; ++i) out[r * ld + i] = factor(r) * c.floats[r * c.ld + i] + mean_[slot][i];
+        } else if (c.row_scale) {
+          for (int r = 0; r < c.rows; ++r)
+            detail::dequantize_rows(isa_, c.values + r * c.ld, c.ld, 1, live, factor(r), mean_[slot], width,
+                                    out + r * ld, ld);
+        } else {
           detail::dequantize_rows(isa_, c.values, c.ld, c.rows, live, scale, mean_[slot], width, out, ld);
-        for (const coefficient_correction& e : c.corrections) out[e.row * ld + e.coefficient] += scale * e.value;
+        }
+        for (const coefficient_correction& e : c.corrections)
+          out[e.row * ld + e.coefficient] += factor(e.row) * e.value;
         return;
       }
       workspace_.resize(detail::dense_workspace(c.rows, width, width));
@@ -165,6 +175,7 @@ struct profile_basis {
                                  .matrix = matrix,
                                  .mean = mean_[slot],
                                  .scale = scale,
+                                 .row_scale = c.row_scale,
                                  .x = out,
                                  .ldx = ld,
                                  .rows = c.rows,

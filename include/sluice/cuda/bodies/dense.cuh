@@ -162,15 +162,17 @@ __global__ void __launch_bounds__(256) inverse_transform_kernel(detail::inverse_
   __syncthreads();
   constexpr int panel = Vectors * floats::width;
   for (int c0 = warp_in_block() * panel; c0 < n; c0 += warps_in_block() * panel)
-    multiply_tile<Rows, Vectors>(left, lda, k, f16_columns{job.matrix + c0, n, n - c0},
-                                 reconstruct_sink{job.x + r0 * job.ldx + c0, job.ldx,
-                                                  job.mean ? job.mean + c0 : nullptr, job.scale, rows, n - c0});
+    multiply_tile<Rows, Vectors>(
+        left, lda, k, f16_columns{job.matrix + c0, n, n - c0},
+        reconstruct_sink{job.x + r0 * job.ldx + c0, job.ldx, job.mean ? job.mean + c0 : nullptr, job.scale, rows,
+                         n - c0, job.row_scale ? job.row_scale + r0 : nullptr});
   __syncthreads();
   for (std::size_t i = 0; i < job.num_corrections; ++i) {
     const detail::coefficient_correction e = job.corrections[i];
     if (e.row >= r0 && e.row < r0 + rows && (e.row - r0) % warps_in_block() == warp_in_block() && e.coefficient >= k &&
         e.coefficient < job.matrix_rows)
-      add_scaled_row(job.x + e.row * job.ldx, job.scale * e.value, job.matrix + std::ptrdiff_t{e.coefficient} * n, n);
+      add_scaled_row(job.x + e.row * job.ldx, job.scale * (job.row_scale ? job.row_scale[e.row] : 1.0f) * e.value,
+                     job.matrix + std::ptrdiff_t{e.coefficient} * n, n);
   }
 }
 
@@ -181,7 +183,8 @@ __global__ void __launch_bounds__(256) forward_transform_kernel(detail::forward_
   const int r0 = static_cast<int>(blockIdx.x) * Rows, rows = job.rows - r0 < Rows ? job.rows - r0 : Rows;
   const int n = job.n, k = job.k, lda = detail::dense_round_up(n);
   for (int r = warp_in_block(); r < Rows; r += warps_in_block())
-    centre_row(job.x + (r0 + r) * job.ldx, job.mean, r < rows ? n : 0, left + r * lda);
+    centre_row(job.x + (r0 + r) * job.ldx, job.mean, job.row_scale && r < rows ? job.row_scale[r0 + r] : 1.0f,
+               r < rows ? n : 0, left + r * lda);
   __syncthreads();
   constexpr int panel = Vectors * floats::width;
   for (int c0 = warp_in_block() * panel; c0 < k; c0 += warps_in_block() * panel)

@@ -83,11 +83,10 @@ constexpr plan_memory encode_memory(int rows) noexcept {
   return plan_of<rans::encode_plan<A>>(rows);
 }
 
-/// The plan that a warp works by, in its part of the block's memory; null where its tables make none.
-template <class Plan, class Job>
-__device__ __forceinline__ const Plan* make_shared_plan(const warp& w, const Job& job, const plan_memory& m) {
-  auto* const plan = reinterpret_cast<Plan*>(ptx::dynamic_shared() + threadIdx.x / 32 * m.bytes);
-  return rans::make_plan(w, *plan, job, static_cast<int>(m.rows)) ? plan : nullptr;
+/// The plan that a warp works by, in its part of the block's memory.
+template <class Plan>
+__device__ __forceinline__ Plan& shared_plan(const plan_memory& m) {
+  return *reinterpret_cast<Plan*>(ptx::dynamic_shared() + threadIdx.x / 32 * m.bytes);
 }
 
 /// detail::decode_codes, a warp a job; blocks of whole warps, m.of_block(warps) bytes of dynamic shared memory.
@@ -97,13 +96,15 @@ __global__ void decode_kernel(decode_job* jobs, int count, plan_memory m) {
   const int mine = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
   if (mine >= count) return;
   const decode_job job = jobs[mine];
-  const auto* plan = make_shared_plan<rans::decode_plan<A>>(w, job, m);
+  auto& plan = shared_plan<rans::decode_plan<A>>(m);
+  const int rows = static_cast<int>(m.rows);
   bool ok = false;
   rans::decode_cursor<A> c;
-  if (plan != nullptr && rans::decode_begin(w, c, job, *plan, nullptr)) {
+  if (rans::make_plan(w, plan, run_of(job, 0).tables, job.blocks, rows) &&
+      rans::decode_begin(w, c, job, plan, nullptr)) {
     do
       for (; c.steps > 0; --c.steps) rans::decode_step(w, c);
-    while (rans::decode_more(w, c));
+    while (rans::decode_more(w, c, job, plan, rows));
     ok = rans::decode_end(w, c, job);
   }
   w.sync();  // others may still read the job
@@ -117,7 +118,7 @@ __global__ void encode_kernel(encode_job* jobs, int count, plan_memory m) {
   const int mine = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
   if (mine >= count) return;
   encode_job job = jobs[mine];
-  rans::encode_stream(w, job, make_shared_plan<rans::encode_plan<A>>(w, job, m));
+  rans::encode_stream(w, job, shared_plan<rans::encode_plan<A>>(m), static_cast<int>(m.rows));
   w.sync();
   if (w.leads()) {
     jobs[mine].bytes = job.bytes;

@@ -6,6 +6,7 @@
 #include <sluice/stream/plan/cost.hpp>
 
 #include <algorithm>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -16,9 +17,11 @@ namespace sluice::stream {
 template <class Codec = codec::standard, class Exact = codec::exact>
 class page_decoder {
  public:
-  /// For the chunks of one request, into views of its cache, which together show all of its positions.
-  page_decoder(const profile& p, const cost_model& cost, std::span<const kv_view> cache)
-      : decoder_(p), exact_(p), cost_(&cost), cache_(cache) {}
+  /// For the chunks of one request, into views of its cache, which together show all of its positions. `tokens`: ids of
+  /// the sequence, [i] = at position i, borrowed; codecs that predict from them refuse frames without.
+  page_decoder(const profile& p, const cost_model& cost, std::span<const kv_view> cache,
+               std::span<const std::int32_t> tokens = {})
+      : decoder_(p), exact_(p), cost_(&cost), cache_(cache), tokens_(tokens) {}
 
   /// As chunk_sink asks for it. Errors: wrong_positions where no view shows any of the chunk; those of
   /// decoder::decode().
@@ -33,7 +36,10 @@ class page_decoder {
     }
     if (part_.empty()) return {.worst = status::wrong_positions};
     if (level == cost_->exact_level()) return exact_.decode(frame, part_, {.sequence_end = sequence_end});
-    return decoder_.decode(frame, part_, {.level = level, .sequence_end = sequence_end});
+    side_info side;
+    if (c.position >= 0 && c.position + c.tokens <= std::ssize(tokens_))
+      side.tokens = tokens_.subspan(std::size_t(c.position), std::size_t(c.tokens));
+    return decoder_.decode(frame, part_, {.level = level, .sequence_end = sequence_end, .side = side});
   }
 
  private:
@@ -41,6 +47,7 @@ class page_decoder {
   decoder<Exact> exact_;
   const cost_model* cost_;
   std::span<const kv_view> cache_;
+  std::span<const std::int32_t> tokens_;
   std::vector<kv_view> part_;
 };
 

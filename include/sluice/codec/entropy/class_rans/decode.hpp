@@ -17,7 +17,7 @@ namespace sluice::detail::inline SLUICE_HOST_ABI {
 // class_rans: values under static class tables, base and refinements.
 class class_rans_decoder {
  public:
-  class_rans_decoder(const profile& p, isa i) : isa_(i), tables_(p) {}
+  class_rans_decoder(const profile& p, isa i) : isa_(i), tables_(p), moved_(tables_.size()) {}
 
   void decode(std::span<decoded_symbols> batch) {
     for (std::size_t i = 0; i < batch.size(); ++i) prepare(batch[i], scratch_[i]);
@@ -31,7 +31,7 @@ class class_rans_decoder {
   struct tile_scratch {
     class_section section[max_passes];
     group_tables own;
-    const group_tables* tables = nullptr;
+    row_tables tables;
     std::vector<std::uint8_t> states;  // of every part, from pass to pass
   };
 
@@ -49,10 +49,10 @@ class class_rans_decoder {
       s.state = status::corrupt_tile;
       return;
     }
-    t.tables = &known;
+    const group_tables* tables = &known;
     if (!b.classes.empty()) {
       t.own.build(b.classes, s.passes);
-      t.tables = &t.own;
+      tables = &t.own;
     } else if (b.delta_blocks) {
       t.own = known;
       const std::uint8_t* nibbles = b.deltas.data();
@@ -64,22 +64,30 @@ class class_rans_decoder {
           nibbles += 16;
         }
       t.own.count_blocks(s.passes);
-      t.tables = &t.own;
+      tables = &t.own;
     }
+    t.tables.set(*tables, s.classes, s.tile->rows(), s.passes,
+                 tables == &known ? &moved_[tables_.index(s.tile->place)] : nullptr);
   }
 
   // Parts of the code before this pass that leave it their states.
   static std::size_t parts_going_on(const tile_scratch& t, int pass) noexcept {
-    return pass && t.section[pass - 1].goes_on ? std::size_t(code_parts(t.tables->blocks[pass - 1])) : 0;
+    return pass && t.section[pass - 1].goes_on ? std::size_t(code_parts(t.tables.blocks(pass - 1))) : 0;
   }
 
   void run(std::span<decoded_symbols> batch, int pass) {
     jobs_.clear();
     owner_.clear();
+    runs_.clear();
     for (std::size_t i = 0; i < batch.size(); ++i) {
       decoded_symbols& s = batch[i];
       if (s.state == status::ok && s.tile->level >= pass && !add_jobs(s, scratch_[i], pass))
         s.state = status::corrupt_tile;
+    }
+    std::size_t run = 0;  // they have come to rest
+    for (decode_job& j : jobs_) {
+      j.runs = runs_.data() + run;
+      run += std::size_t(j.num_runs);
     }
     if (pass)
       decode_ternary(jobs_, isa_);
@@ -92,7 +100,7 @@ class class_rans_decoder {
   // One job for each part of a tile's code; false where the sizes of the parts do not fill it.
   bool add_jobs(decoded_symbols& s, tile_scratch& t, int pass) {
     std::span<const std::uint8_t> code = t.section[pass].code;
-    const int blocks = t.tables->blocks[pass];
+    const int blocks = t.tables.blocks(pass);
     const std::size_t parts = std::size_t(code_parts(blocks));
     const std::size_t before = parts_going_on(t, pass);
     const std::uint8_t* sizes = code.data();
@@ -110,10 +118,9 @@ class class_rans_decoder {
       const std::size_t packed = i < before ? 0 : unpack_states(code.first(size), j.states);
       if (i >= before && packed == 0) return false;
       const std::size_t first = i * rans_max_blocks;
-      if (pass)
-        j.tables = t.tables->ternary[pass - 1].data() + first;
-      else
-        j.tables = t.tables->base.data() + first;
+      t.tables.runs(pass, first, runs_);
+      j.num_runs = t.tables.count();
+      j.order = t.tables.order();
       j.bytes = code.data() + packed;
       j.size = std::uint32_t(size - packed);
       j.blocks = min(blocks - int(first), rans_max_blocks);
@@ -133,7 +140,7 @@ class class_rans_decoder {
   void finish(decoded_symbols& s, const tile_scratch& t) {
     if (s.state != status::ok) return;
     const int level = s.tile->level;
-    s.live = min(s.live, 32 * t.tables->blocks[level]);
+    s.live = min(s.live, 32 * t.tables.blocks(level));
     for (int pass = 0; pass <= level; ++pass)
       for (int i = 0; i < t.section[pass].num_exceptions(); ++i) {
         const exception e = t.section[pass].exception_at(i);
@@ -143,8 +150,10 @@ class class_rans_decoder {
 
   isa isa_;
   profile_tables tables_;
+  std::vector<row_tables::cache> moved_;  // of every group
   tile_scratch scratch_[tiles_at_once];
   std::vector<decode_job> jobs_;
+  std::vector<table_run> runs_;
   std::vector<decoded_symbols*> owner_;
 };
 

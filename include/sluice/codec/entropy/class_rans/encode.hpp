@@ -41,7 +41,7 @@ struct lane_histogram {
 // class_rans: values under static class tables, base and refinements.
 class class_rans_encoder {
  public:
-  class_rans_encoder(const profile& p, isa i) : isa_(i), tables_(p) {}
+  class_rans_encoder(const profile& p, isa i) : isa_(i), tables_(p), moved_(tables_.size()) {}
 
   // Errors: too_large where the tile does not fit the format's counts.
   status encode(symbols& s, tile_writer& w) {
@@ -52,14 +52,17 @@ class class_rans_encoder {
     stride_ = s.ld;
     const group_tables& known = tables_.of(s.place);
     explicit_ = !s.calibrated || known.classes.empty();
+    row_tables::cache* const kept = explicit_ ? nullptr : &moved_[tables_.index(s.place)];
+    choose_spreads(known);
     choose_classes(known, s.rows);
+    const row_tables& t = used_;
+    used_.set(chosen_ ? *chosen_ : own_, &s.classes, s.rows, passes_, chosen_ ? kept : nullptr);
     if (const status e = find_exceptions(s.rows); e != status::ok) return e;
-    const group_tables& t = chosen_ ? *chosen_ : own_;
     // Two passes at a time: an even one goes on in the one after it, so that two are coded with one set of states. The
     // later one is coded first, for a decoder's last states are an encoder's first.
     for (int pass = 0, level = 0; pass < made_; pass += 2) {
       while (level < pass - 1) advance(++level);
-      const bool two = pass + 1 < made_ && s.rows > 0 && t.blocks[pass] > 0;
+      const bool two = pass + 1 < made_ && s.rows > 0 && t.blocks(pass) > 0;
       if (pass + 1 < made_) {
         if (pass) {
           parents_ = s.values;
@@ -75,13 +78,13 @@ class class_rans_encoder {
 
  private:
   // The section of a pass. in_->values are those of the pass before, in the base pass its own.
-  bool write(const group_tables& t, int pass, bool continues, bool goes_on, tile_writer& w) {
+  bool write(const row_tables& t, int pass, bool continues, bool goes_on, tile_writer& w) {
     if (!code(t, pass, continues, goes_on)) return false;
     class_section c;
     if (pass == 0) {
       c.delta_blocks = delta_blocks_;
       c.deltas = deltas_;
-      if (explicit_) c.classes = std::span(t.classes).first(std::size_t(width_));
+      if (explicit_) c.classes = std::span(own_.classes).first(std::size_t(width_));
     }
     const std::vector<exception>& e = exceptions_[pass];
     c.exceptions = {reinterpret_cast<const std::uint8_t*>(e.data()), e.size() * sizeof(exception)};
@@ -92,6 +95,48 @@ class class_rans_encoder {
   }
 
   // --- classes
+
+  // How much wider than the profile says rows of an open class are: what takes the fewest bits. `norm_` brings values of
+  // all rows to the units of the profile's classes.
+  void choose_spreads(const group_tables& known) {
+    norm_.clear();
+    row_classes& classes = in_->classes;
+    if (classes.empty()) return;
+    for (int c = 0; c < int(classes.classes().size()); ++c) {
+      if (classes.classes()[std::size_t(c)].spread != open_spread) continue;
+      int best = 0;
+      float least = 1e30f;
+      for (int spread = 0; !explicit_ && spread <= max_row_spread; spread += 3) {
+        float bits = 0;
+        for (int r = 0; r < in_->rows; ++r)
+          if (classes.of(r) == c) bits += row_bits(known, r, spread - classes.classes()[std::size_t(c)].step);
+        if (bits < least) least = bits, best = spread;
+      }
+      classes.set_spread(c, best);
+    }
+    float factor[max_row_classes];
+    for (std::size_t c = 0; c < classes.classes().size(); ++c) factor[c] = row_scale(-classes.classes()[c].shift());
+    norm_.resize(std::size_t(in_->rows));
+    for (int r = 0; r < in_->rows; ++r) norm_[std::size_t(r)] = factor[classes.of(r)];
+  }
+  float norm(int row) const noexcept { return norm_.empty() ? 1.f : norm_[std::size_t(row)]; }
+
+  // Bits of one row under classes that are moved.
+  float row_bits(const group_tables& known, int row, int shift) const {
+    float bits = 0;
+    for (int i = 0; i < width_; ++i) {
+      const std::size_t at = std::size_t(row) * std::size_t(stride_) + std::size_t(i);
+      const std::uint8_t cls = shift_class(known.classes[std::size_t(i)], shift);
+      int v = in_->values[at];
+      bits += bits_base(cls, passes_ - 1, v);
+      for (int p = 1; p < made_; ++p) {
+        bits += bits_ternary(cls, passes_ - 1 - p, v, in_->digits[p][at]);
+        v = 3 * v + in_->digits[p][at];
+      }
+    }
+    return bits;
+  }
+
   void choose_classes(const group_tables& known, int rows) {
     delta_blocks_ = 0;
     deltas_.clear();
@@ -101,9 +146,11 @@ class class_rans_encoder {
       std::vector<std::uint8_t>& classes = own_classes_;
       classes.assign(std::size_t(width_), 0);
       for (int b = 0; b * 32 < width_; ++b) {
-        count(b, rows);
-        for (int lane = 0; lane < 32 && 32 * b + lane < width_; ++lane)
-          classes[std::size_t(32 * b + lane)] = fit(lane, class_of(deviation(lane, rows)));
+        count(b, 0, rows);
+        for (int lane = 0; lane < 32 && 32 * b + lane < width_; ++lane) {
+          const std::uint8_t guess = class_of(deviation(lane, rows));
+          classes[std::size_t(32 * b + lane)] = in_->classes.empty() ? fit(lane, guess) : guess;
+        }
       }
       own_.build(classes, passes_);
       chosen_ = nullptr;
@@ -113,20 +160,32 @@ class class_rans_encoder {
     for (int b = 0; b * 32 < width_ && width_ <= 32 * 32; ++b) {  // the mask of blocks has 32 bits
       measure(b, rows);
       if (!disagrees(known, b, rows)) continue;
-      count(b, rows);
+      // What each lane takes now, and moved by its guess and by one more or less.
+      float bits[32][4] = {};
+      int guess[32] = {};
+      for (int lane = 0; lane < 32; ++lane)
+        guess[lane] = detail::clamp(
+            class_of(deviation(lane, rows), 0) - known.classes[std::size_t(32 * b + lane)] % class_widths, -7, 6);
+      for (int c = 0; c < detail::max<int>(1, int(in_->classes.classes().size())); ++c) {
+        count(b, c, rows);
+        const int shift = in_->classes.empty() ? 0 : in_->classes.classes()[std::size_t(c)].shift();
+        for (int lane = 0; lane < 32; ++lane) {
+          const std::uint8_t cls = known.classes[std::size_t(32 * b + lane)];
+          if (cls % class_widths == 0) continue;
+          for (int d = -2; d <= 1; ++d)
+            bits[lane][d + 2] += histogram_[lane].bits(
+                shift_class(shift_class(cls, d == -2 ? 0 : guess[lane] + d), shift), passes_, made_);
+        }
+      }
       std::uint8_t nibbles[16] = {};
       float saved = 0;
       for (int lane = 0; lane < 32; ++lane) {
-        const std::uint8_t cls = known.classes[std::size_t(32 * b + lane)];
-        if (cls % class_widths == 0) continue;
-        const int guess = detail::clamp(class_of(deviation(lane, rows), 0) - cls % class_widths, -7, 6);
-        const float now = histogram_[lane].bits(cls, passes_, made_);
+        if (known.classes[std::size_t(32 * b + lane)] % class_widths == 0) continue;
+        const float now = bits[lane][0];
         float best = now;
         int delta = 0;
-        for (int d = guess - 1; d <= guess + 1; ++d) {
-          const float bits = histogram_[lane].bits(shift_class(cls, d), passes_, made_);
-          if (bits < best) best = bits, delta = d;
-        }
+        for (int d = -1; d <= 1; ++d)
+          if (bits[lane][d + 2] < best) best = bits[lane][d + 2], delta = guess[lane] + d;
         saved += now - best;
         nibbles[lane / 2] |= std::uint8_t((delta & 15) << (lane % 2 ? 4 : 0));
       }
@@ -149,8 +208,9 @@ class class_rans_encoder {
     for (float& e : energy_) e = 0;
     for (int r = 0; r < rows; ++r) {
       const std::size_t at = std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b);
+      const float n = norm(r);
       for (int lane = 0; lane < 32; ++lane) {
-        const float v = float(in_->finest[at + std::size_t(lane)]);
+        const float v = n * float(in_->finest[at + std::size_t(lane)]);
         energy_[lane] += v * v;
       }
     }
@@ -173,10 +233,13 @@ class class_rans_encoder {
     return promise > 100;
   }
 
-  void count(int b, int rows) {
+  // Of the rows of a class; of all where they have none, and where classes are to be chosen for all.
+  void count(int b, int of, int rows) {
     for (lane_histogram& h : histogram_) h = {};
     for (float& e : energy_) e = 0;
     for (int r = 0; r < rows; ++r) {
+      if (!in_->classes.empty() && !explicit_ && in_->classes.of(r) != of) continue;
+      const float n = norm(r);
       const std::size_t at = std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b);
       for (std::size_t lane = 0; lane < 32; ++lane) {
         int v = in_->values[at + lane];
@@ -187,7 +250,7 @@ class class_rans_encoder {
           ++histogram_[lane].digit[p - 1][v != 0][d == 0 ? 0 : (v < 0 ? -d : d) < 0 ? 1 : 2];
           v = 3 * v + d;
         }
-        const float f = float(in_->finest[at + lane]);
+        const float f = n * float(in_->finest[at + lane]);
         energy_[lane] += f * f;
       }
     }
@@ -207,35 +270,55 @@ class class_rans_encoder {
 
   // --- exceptions: what the chosen classes cannot say. Afterwards in_->values and digits_ hold what is coded.
   status find_exceptions(int rows) {
-    const group_tables& t = chosen_ ? *chosen_ : own_;
+    for (auto& e : exceptions_) e.clear();
+    places_.resize(max_exceptions);
+    for (int c = 0; c < used_.count(); ++c) {
+      set_limits(used_.of(c));
+      if (in_->classes.empty()) return find_in_rows(0, rows) ? status::ok : status::too_large;
+      for (int r = 0; r < rows; ++r)
+        if (in_->classes.of(r) == c && !find_in_rows(r, 1)) return status::too_large;
+    }
+    return status::ok;
+  }
+
+  // What each lane can say: values of the base pass up to limit_, no digits where dead_ is 255.
+  void set_limits(const group_tables& t) {
     limit_.assign(std::size_t(stride_), 0);
     for (std::size_t i = 0; i < std::size_t(stride_); ++i)
       limit_[i] = std::int16_t(detail::min(clip_limit(t.classes[i], passes_ - 1), 32767));
-    for (auto& e : exceptions_) e.clear();
-    places_.resize(max_exceptions);
-    const std::size_t found = scan_limits(isa_, in_->values.data(), stride_, rows, int(stride_), limit_.data(),
-                                          places_.data(), places_.size());
-    if (found > places_.size()) return status::too_large;
+    for (int p = 1; p < made_; ++p) {
+      dead_[p].assign(std::size_t(stride_), 0);
+      dead_blocks_[p].clear();
+      for (std::size_t b = 0; b * 32 < std::size_t(width_); ++b) {
+        bool any = false;
+        for (std::size_t i = 32 * b; i < 32 * b + 32; ++i) {
+          dead_[p][i] = live(t.classes[i], passes_ - 1 - p) ? 0 : 255;
+          any |= dead_[p][i] != 0;
+        }
+        if (any) dead_blocks_[p].push_back(32 * b);
+      }
+    }
+  }
+
+  // False where there are too many.
+  bool find_in_rows(int first, int rows) {
+    std::int16_t* const values = in_->values.data() + first * stride_;
+    const std::size_t found =
+        scan_limits(isa_, values, stride_, rows, int(stride_), limit_.data(), places_.data(), places_.size());
+    if (found + exceptions_[0].size() > places_.size()) return false;
     for (std::size_t i = 0; i < found; ++i) {
       const coefficient_place at = places_[i];
-      std::int16_t& v = in_->values[std::size_t(at.row) * std::size_t(stride_) + std::size_t(at.coefficient)];
+      std::int16_t& v = values[at.row * stride_ + at.coefficient];
       const std::int16_t limit = limit_[std::size_t(at.coefficient)];
       const std::int16_t coded = v < 0 ? std::int16_t(-limit) : limit;
-      exceptions_[0].push_back({std::uint16_t(at.row), std::uint16_t(at.coefficient), v - coded});
+      exceptions_[0].push_back({std::uint16_t(first + at.row), std::uint16_t(at.coefficient), v - coded});
       v = coded;
     }
-    // A digit of a lane that is dead in its pass: only the columns that are dead can hold one.
-    for (int p = 1; p < made_; ++p) {
-      for (int b = 0; b * 32 < width_; ++b) {
-        std::uint8_t dead[32];
-        bool any = false;
-        for (std::size_t lane = 0; lane < 32; ++lane) {
-          dead[lane] = live(t.classes[std::size_t(32 * b) + lane], passes_ - 1 - p) ? 0 : 255;
-          any |= dead[lane] != 0;
-        }
-        if (!any) continue;
-        for (int r = 0; r < rows; ++r) {
-          std::int8_t* d = &in_->digits[p][std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b)];
+    for (int p = 1; p < made_; ++p)
+      for (const std::size_t column : dead_blocks_[p])
+        for (int r = first; r < first + rows; ++r) {
+          std::int8_t* d = &in_->digits[p][std::size_t(r) * std::size_t(stride_) + column];
+          const std::uint8_t* dead = &dead_[p][column];
           std::uint64_t hit = 0;
           for (int i = 0; i < 4; ++i) {
             std::uint64_t x, m;
@@ -244,36 +327,36 @@ class class_rans_encoder {
             hit |= x & m;
           }
           if (!hit) continue;
-          for (int lane = 0; lane < 32; ++lane)
+          for (std::size_t lane = 0; lane < 32; ++lane)
             if (dead[lane] && d[lane]) {
-              exceptions_[p].push_back({std::uint16_t(r), std::uint16_t(32 * b + lane), d[lane]});
+              exceptions_[p].push_back({std::uint16_t(r), std::uint16_t(column + lane), d[lane]});
               d[lane] = 0;
             }
-          if (exceptions_[p].size() > max_exceptions) return status::too_large;
+          if (exceptions_[p].size() > max_exceptions) return false;
         }
-      }
-    }
-    return status::ok;
+    return true;
   }
 
   // --- entropy coding
-  bool code(const group_tables& t, int pass, bool continues, bool goes_on) {
+  bool code(const row_tables& t, int pass, bool continues, bool goes_on) {
     code_.clear();
-    const int rows = in_->rows, blocks = rows ? t.blocks[pass] : 0;
+    const int rows = in_->rows, blocks = rows ? t.blocks(pass) : 0;
     const std::size_t parts = std::size_t(code_parts(blocks));
-    const std::size_t before = continues ? std::size_t(code_parts(t.blocks[pass - 1])) : 0;
+    const std::size_t before = continues ? std::size_t(code_parts(t.blocks(pass - 1))) : 0;
     if (parts > 1) code_.resize(4 * parts);
     states_.resize(detail::max(states_.size(), parts * rans_state_bytes));
     for (std::size_t i = 0; i < parts; ++i) {
       const int first = int(i) * rans_max_blocks, n = detail::min(blocks - first, rans_max_blocks);
       int digits = 0;
-      for (int b = first; !pass && b < first + n; ++b) digits = detail::max<int>(digits, t.base[std::size_t(b)].digits);
+      for (int c = 0; !pass && c < t.count(); ++c)
+        for (int b = first; b < first + n; ++b) digits = detail::max<int>(digits, t.of(c).base[std::size_t(b)].digits);
+      runs_.clear();
+      t.runs(pass, std::size_t(first), runs_);
       scratch_.resize(encoded_bound(n, rows, digits));
       encode_job j;
-      if (pass)
-        j.tables = t.ternary[pass - 1].data() + first;
-      else
-        j.tables = t.base.data() + first;
+      j.runs = runs_.data();
+      j.num_runs = t.count();
+      j.order = t.order();
       j.blocks = n;
       j.rows = rows;
       j.values = in_->values.data() + 32 * first;
@@ -309,11 +392,17 @@ class class_rans_encoder {
 
   isa isa_;
   profile_tables tables_;
+  std::vector<row_tables::cache> moved_;  // of every group
+  row_tables used_;
+  std::vector<table_run> runs_;
+  std::vector<float> norm_;
   symbols* in_ = nullptr;
   int passes_ = 0, made_ = 0, width_ = 0;
   std::int64_t stride_ = 0;
   bool explicit_ = false;  // the tile names its classes
   std::vector<std::int16_t> limit_, parents_;
+  std::vector<std::uint8_t> dead_[max_passes];
+  std::vector<std::size_t> dead_blocks_[max_passes];  // their first columns
   std::vector<std::uint8_t> own_classes_, deltas_, scratch_, states_, code_;
   std::uint32_t delta_blocks_ = 0;
   const group_tables* chosen_ = nullptr;  // null = own_

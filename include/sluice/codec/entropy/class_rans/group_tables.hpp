@@ -2,13 +2,16 @@
 #pragma once
 
 #include <sluice/codec/entropy/class_rans/classes.hpp>
-#include <sluice/codec/rans/tables.hpp>
+#include <sluice/codec/rans/rans.hpp>
+#include <sluice/codec/row_classes.hpp>
 #include <sluice/codec/tile_codec.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/numeric.hpp>
 
 #include <cstdint>
+#include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace sluice::detail {
@@ -38,6 +41,13 @@ struct group_tables {
   void replace_block(std::size_t b, const std::uint8_t* new_classes, int passes) {
     detail::copy(new_classes, new_classes + 32, classes.begin() + std::ptrdiff_t(32 * b));
     build_block(b, passes);
+  }
+
+  // Those of rows that are wider by so many quarter octaves.
+  void build_moved(const group_tables& from, int shift, int passes) {
+    std::vector<std::uint8_t> moved(from.classes);
+    for (std::uint8_t& c : moved) c = shift_class(c, shift);
+    build(moved, passes);
   }
 
   // Live blocks never fall from pass to pass, so that a value coded once is refined in every pass after.
@@ -73,5 +83,72 @@ struct profile_tables : per_group<group_tables> {
           return t;
         }) {}
 };
+
+inline namespace SLUICE_HOST_ABI {
+
+// The tables of a tile's rows: one for each of their classes, which together say how many blocks a pass codes.
+class row_tables {
+ public:
+  // Tables that were moved before, of one group of the profile.
+  using cache = std::vector<std::pair<int, std::unique_ptr<group_tables>>>;
+
+  // For rows as `t` has them, or moved by their classes. `kept` is where moved ones stay, null where t is the tile's own.
+  void set(const group_tables& t, const row_classes* classes, int rows, int passes, cache* kept) {
+    of_.clear();
+    rows_.clear();
+    order_ = nullptr;
+    if (!classes || classes->empty()) {
+      of_.push_back(&t);
+      rows_.push_back(rows);
+    } else {
+      order_ = classes->order();
+      cache& moved = kept ? *kept : own_;
+      // Whoever sends frames does not choose how much memory tables take.
+      if (!kept || moved.size() > 2 * std::size_t(max_row_classes)) moved.clear();
+      for (std::size_t c = 0; c < classes->classes().size(); ++c) {
+        of_.push_back(find(t, classes->classes()[c].shift(), passes, moved));
+        rows_.push_back(classes->rows_of(int(c)));
+      }
+    }
+    for (int p = 0; p < passes; ++p) {
+      blocks_[p] = 0;
+      for (const group_tables* g : of_) blocks_[p] = max(blocks_[p], g->blocks[p]);
+    }
+  }
+
+  // Blocks that are coded in a pass.
+  int blocks(int pass) const noexcept { return blocks_[pass]; }
+  // Classes of rows, one where they have none.
+  int count() const noexcept { return int(of_.size()); }
+  const group_tables& of(int c) const noexcept { return *of_[std::size_t(c)]; }
+  const std::uint16_t* order() const noexcept { return order_; }
+
+  // What a job of some blocks of a pass runs through.
+  void runs(int pass, std::size_t first_block, std::vector<table_run>& out) const {
+    for (std::size_t c = 0; c < of_.size(); ++c) {
+      const void* tables = of_[c]->base.data() + first_block;
+      if (pass) tables = of_[c]->ternary[pass - 1].data() + first_block;
+      out.push_back({tables, rows_[c]});
+    }
+  }
+
+ private:
+  static const group_tables* find(const group_tables& t, int shift, int passes, cache& moved) {
+    if (shift == 0) return &t;
+    for (const auto& [by, tables] : moved)
+      if (by == shift) return tables.get();
+    moved.emplace_back(shift, std::make_unique<group_tables>());
+    moved.back().second->build_moved(t, shift, passes);
+    return moved.back().second.get();
+  }
+
+  std::vector<const group_tables*> of_;
+  std::vector<int> rows_;
+  const std::uint16_t* order_ = nullptr;
+  int blocks_[max_passes] = {};
+  cache own_;
+};
+
+}  // namespace SLUICE_HOST_ABI
 
 }  // namespace sluice::detail

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/codec/row_classes.hpp>
+#include <sluice/codec/stages.hpp>
+#include <sluice/codec/width/profile_steps.hpp>
+#include <sluice/model/profile.hpp>
+#include <sluice/numeric.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace sluice {
+
+namespace detail {
+
+/// What calibration knows of how much a layer's tokens will be looked at: log weight = direction . K + slope * log(tokens
+/// to the end of the tile), K un-rotated, all heads. Steps fall with weight^(-exponent / 2).
+struct layer_weights {
+  std::int8_t offset[2] = {};      ///< quarter octaves by which the steps of K and V are coarser than the profile's
+  std::uint8_t exponent[2] = {};   ///< of K and V, in sixty-fourths; 0 = all tokens alike
+  float slope = 0;                 ///< nats per nat
+  std::vector<float> direction{};  ///< [width of K]; empty = nothing is known
+};
+
+/// The profile's section of token_steps, which encoders read: (bit_widths, 3). Per layer i8 offset[2], u8 exponent[2], f32
+/// slope, f32 direction[width of K]; FORMAT.md section 7.
+struct token_weight_model {
+  static constexpr std::uint8_t id = 3;
+  std::vector<layer_weights> layers;
+
+  std::vector<std::byte> serialize() const {
+    std::vector<std::byte> out;
+    byte_writer w(out);
+    for (const layer_weights& l : layers) {
+      for (int p : {0, 1}) w.put(l.offset[p]);
+      for (int p : {0, 1}) w.put(l.exponent[p]);
+      w.put(l.slope);
+      w.put_bytes(l.direction.data(), l.direction.size() * sizeof(float));
+    }
+    return out;
+  }
+
+  /// Null where the profile has no such section, or one that is not sound.
+  static std::shared_ptr<const token_weight_model> of(const profile& p) {
+    const profile_section* s = p.find(profile_stage::bit_widths, id);
+    if (!s) return {};
+    return p.memo.get<token_weight_model>(p.fingerprint() ^ checksum64(s->bytes),
+                                          [&]() -> std::shared_ptr<const token_weight_model> {
+                                            auto m = std::make_shared<token_weight_model>();
+                                            byte_reader r(s->bytes);
+                                            for (int layer = 0; layer < p.shape.num_layers(); ++layer) {
+                                              layer_weights l;
+                                              for (int i : {0, 1}) l.offset[i] = r.get<std::int8_t>();
+                                              for (int i : {0, 1}) l.exponent[i] = r.get<std::uint8_t>();
+                                              l.slope = r.get<float>();
+                                              r.get_vector(l.direction, std::size_t(p.of(layer, plane::key).width));
+                                              bool sound = r.ok() && isfinite(l.slope);
+                                              for (int i : {0, 1})
+                                                sound = sound && abs(int{l.offset[i]}) <= max_row_step;
+                                              for (float f : l.direction) sound = sound && isfinite(f);
+                                              if (!sound) return nullptr;
+                                              m->layers.push_back(std::move(l));
+                                            }
+                                            return r.left() == 0 ? m : nullptr;
+                                          });
+  }
+};
+
+/// Puts deviations of log weights from their mean in place of what a layer's K says; `skip` leaves out the first ones.
+inline void centre(std::span<float> weights, std::size_t skip) noexcept {
+  double sum = 0;
+  for (std::size_t i = skip; i < weights.size(); ++i) sum += double(weights[i]);
+  const float mean = weights.size() > skip ? float(sum / double(weights.size() - skip)) : 0.f;
+  for (float& w : weights) w -= mean;
+}
+
+inline constexpr int finest_token_step = -8, coarsest_token_step = 12;  // quarter octaves around the plane's step
+inline constexpr int sink_step = -20;                                   // of the first tokens of a sequence
+inline constexpr std::uint8_t usual_exponent = 45;                      // 0.7
+
+/// Quarter octaves for a token whose log weight is `w` nats above the mean.
+inline int token_step(float w, int exponent) noexcept {
+  constexpr float quarters = 2 / 0.69314718f / 64;
+  const float q = -quarters * float(exponent) * w;
+  const float in = clamp(q, float(finest_token_step), float(coarsest_token_step));
+  return int(in < 0 ? in - 0.5f : in + 0.5f);
+}
+
+}  // namespace detail
+
+inline namespace SLUICE_HOST_ABI {
+
+/// Bit-width policy: the profile's step of each (layer, K or V), finer for tokens that later queries will look at and
+/// coarser for others. How much they will is told by token_weights::attention where an engine has seen it, else guessed
+/// from K alone by what calibration learnt (the profile's section; without, all tokens are alike); token_weights::importance
+/// multiplies either. The mean step of a tile stays. The first tokens of a sequence are rows at a fine step instead of
+/// exact ones. `Coarser`: quarter octaves that all steps are coarser by, with encode_options::coarser.
+/// Source: errors reach the output through squared attention; the guess is measured, bench/README.md says what it saves.
+template <int Coarser = 0>
+struct token_steps : profile_steps {
+  static_assert(Coarser >= -max_row_step && Coarser <= max_row_step, "sluice::token_steps<Coarser>: within 48");
+  static constexpr stage_id id = stage_id::of(3, std::uint32_t(128 + Coarser));
+
+  /// Rows have steps where the profile describes them.
+  static bool keeps_exact(const profile& p, std::int64_t position) noexcept {
+    return position < p.sinks && !p.calibrated();
+  }
+
+  class encoder {
+   public:
+    encoder(const profile& p, isa) : profile_(&p), model_(detail::token_weight_model::of(p)) {}
+
+    /// All heads of K or V of a tile, before its groups.
+    void observe(const tile_rows& all) {
+      if (all.place.plane != plane::key) {
+        if (all.place.layer != layer_ || all.range.frame_token != first_) forget(all);
+        return;
+      }
+      forget(all);
+      const std::size_t n = std::size_t(all.count());
+      const token_weights* told = all.weights;
+      std::size_t sinks = 0;
+      while (sinks < n && all.range.position + all.rows[sinks] < profile_->sinks) ++sinks;
+      std::vector<float> w(n, 0.f);
+      if (told && !told->attention.empty()) {
+        const float* a = told->attention.data() + std::size_t(all.place.layer) * std::size_t(all.frame_tokens) +
+                         std::size_t(all.range.frame_token);
+        double sum = 0;
+        for (std::size_t r = sinks; r < n; ++r) sum += double(a[all.rows[r]]);
+        const float floor = n > sinks ? float(1e-3 * sum / double(n - sinks)) + 1e-30f : 1;
+        for (std::size_t r = 0; r < n; ++r) w[r] = log(detail::max(a[all.rows[r]], floor));
+      } else if (model_) {
+        const detail::layer_weights& l = model_->layers[std::size_t(all.place.layer)];
+        for (std::size_t r = 0; r < n; ++r) {
+          const float* x = all.x + std::ptrdiff_t(r) * all.ld;
+          float sum = l.slope * log(float(all.range.count - all.rows[r]));
+          for (std::size_t i = 0; i < l.direction.size(); ++i) sum += l.direction[i] * x[i];
+          w[r] = detail::isfinite(sum) ? sum : 0.f;
+        }
+      }
+      detail::centre(w, sinks);
+      for (std::size_t r = 0; r < n; ++r) {
+        if (told && !told->importance.empty())
+          w[r] += log(told->importance[std::size_t(all.range.frame_token) + all.rows[r]]);
+        weight_[all.rows[r]] = w[r];
+      }
+    }
+
+    void rows(const tile_rows& in, std::span<row_class> out) const {
+      const int which = int(in.place.plane);
+      int offset = Coarser + in.coarser, exponent = detail::usual_exponent;
+      if (model_) {
+        offset += model_->layers[std::size_t(in.place.layer)].offset[which];
+        exponent = model_->layers[std::size_t(in.place.layer)].exponent[which];
+      }
+      for (std::size_t r = 0; r < out.size(); ++r) {
+        const bool sink = in.range.position + in.rows[r] < profile_->sinks;
+        const float w = in.rows[r] < weight_.size() ? weight_[in.rows[r]] : 0.f;
+        const int step = sink ? detail::sink_step : worthless(w) ? max_row_step : detail::token_step(w, exponent);
+        out[r] = {std::int8_t(detail::clamp(offset + step, -max_row_step, max_row_step)),
+                  sink ? open_spread : std::int8_t{0}};
+      }
+    }
+
+   private:
+    static float log(float x) noexcept { return 0.69314718f * detail::log2(x); }
+    static bool worthless(float w) noexcept { return w < -1e30f; }  // the logarithm of nothing
+
+    void forget(const tile_rows& all) {
+      layer_ = all.place.layer;
+      first_ = all.range.frame_token;
+      weight_.assign(std::size_t(all.range.count), 0.f);
+    }
+
+    const profile* profile_;
+    std::shared_ptr<const detail::token_weight_model> model_;
+    int layer_ = -1, first_ = -1;
+    std::vector<float> weight_;  // log weights of the tile's tokens around their mean
+  };
+};
+
+}  // namespace SLUICE_HOST_ABI
+}  // namespace sluice
