@@ -12,8 +12,8 @@
 #include <utility>
 
 // From captured caches to a profile. Two sweeps over the captures, of which the first keeps running sums and a sample, the
-// second counts; neither keeps a capture. calibration.hpp, which does it, needs Eigen (target sluice::calibration);
-// sluice::kernels has it compiled.
+// second counts; a third sees what prediction leaves. None keeps a capture. calibration.hpp, which does it, needs Eigen
+// (target sluice::calibration); sluice::kernels has it compiled.
 
 namespace sluice {
 

@@ -96,7 +96,8 @@ class prediction_calibration {
     if (!captured(layer, s)) return;
     const auto& y = s.own[std::size_t(layer)];
     rows_f values(y[0].rows(), y[0].cols() + y[1].cols());
-    values << y[0], y[1];
+    values.leftCols(y[0].cols()) = y[0];
+    if (y[1].cols()) values.rightCols(y[1].cols()) = y[1];
     const rows_f f = features(layer, plane::value, s.latents, [&](int l, plane p) { return quantized(s.own, l, p); });
     runs_of_folds(before, f.rows(), [&](std::int64_t first, std::int64_t n, std::size_t fold) {
       folds_[std::size_t(layer)][fold].add(f.middleRows(first, n), values.middleRows(first, n));

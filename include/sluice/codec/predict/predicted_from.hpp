@@ -9,6 +9,7 @@
 #include <sluice/warp/targets.hpp>
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
