@@ -19,7 +19,9 @@ calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> wind
   // Progress counts tokens times layers; a sweep of the calibrator takes about a tenth of a pass of the model.
   const std::size_t suffix = windows.front().size() - context, probes = std::size_t(how.sensitivity_windows);
   const std::size_t sweep = std::max<std::size_t>(context * layers / 10, 1);
-  const std::size_t all = n * (context * layers + 2 * sweep) + probes * suffix * layers * (layers + 2);
+  const int sweeps = how.prediction.sources ? 3 : 2;
+  const std::size_t all =
+      n * (context * layers + std::size_t(sweeps) * sweep) + probes * suffix * layers * (layers + 2);
   std::size_t done = 0;
   const auto advance = [&](std::size_t work) {
     done += work;
@@ -70,11 +72,16 @@ calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> wind
   options.threads = how.threads;
   options.sensitivity_k = out.measured.k;
   options.sensitivity_v = out.measured.v;
+  options.prediction = {
+      how.prediction,
+      {c.vocab, c.dim, [&net](std::int32_t token, float* row) { net.embedding_row(token, row); }},
+  };
   sluice::calibrator calibrator(kv_shape(c), options);
-  for (const bool second : {false, true})
-    for (seen& s : captures) {
-      const sluice::capture capture{s.cache.view(), s.known, query_statistics::kept, c.heads};
-      check(second ? calibrator.measure(capture) : calibrator.add(capture));
+  for (int s = 0; s < sweeps; ++s)
+    for (std::size_t i = 0; i < n; ++i) {
+      const sluice::capture capture{captures[i].cache.view(), captures[i].known, query_statistics::kept, c.heads,
+                                    windows[i].data()};
+      check(s == 0 ? calibrator.add(capture) : s == 1 ? calibrator.measure(capture) : calibrator.predict(capture));
       advance(sweep);
     }
   sluice::result<sluice::profile> made = calibrator.finish();

@@ -7,6 +7,7 @@
 #include "observe.hpp"
 #include "predictions.hpp"
 
+#include <sluice/codec/predict/prediction_model.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/status.hpp>
 
@@ -74,6 +75,7 @@ struct self_calibration {
   double target_kl = 0.010;               ///< nats at level 1
   int sensitivity_windows = 3;            ///< captures, evenly over all, whose suffixes they are measured on; the mean
                                           ///< counts. 0 = steps follow from the last queries of each context
+  sluice::prediction_kind prediction{};   ///< what to fit for a codec that predicts, which takes a third sweep
   sluice::dtype kv = sluice::dtype::f16;  ///< of the pages
   int threads = 1;                        ///< for the part that is not the model's
   std::function<void(std::size_t, std::size_t)> on_progress{};  ///< done, of all

@@ -32,14 +32,21 @@ class coded_cache {
     decoder_ = sluice::make_decoder(named->id, p);
   }
 
-  /// Encodes all tokens, whose ids these are, with all levels.
-  void encode(const sluice::kv_view& cache, std::span<const std::int32_t> ids) {
+  /// Encodes all tokens, whose ids these are, with all levels. `attention`: [layers][tokens] as observed_attention() gives
+  /// it, or empty: the codec guesses.
+  void encode(const sluice::kv_view& cache, std::span<const std::int32_t> ids, std::span<const float> attention = {}) {
     frames_.clear();
     ids_.assign(ids.begin(), ids.end());
     for (std::int64_t t = 0; t < cache.tokens; t += chunk_tokens) {
       const sluice::kv_view chunk = cache.slice(t, std::min<std::int64_t>(t + chunk_tokens, cache.tokens));
       auto& frame = frames_.emplace_back(encoder_->max_size(chunk));
-      const sluice::result<std::size_t> size = encoder_->encode(chunk, frame, {.side = side(t)});
+      std::vector<float> paid;
+      for (std::size_t at = std::size_t(t); at < attention.size(); at += std::size_t(cache.tokens)) {
+        const auto layer = attention.subspan(at, std::size_t(chunk.tokens));
+        paid.insert(paid.end(), layer.begin(), layer.end());
+      }
+      const sluice::result<std::size_t> size =
+          encoder_->encode(chunk, frame, {.side = side(t), .weights = {.attention = paid}});
       check("encoding", size.status());
       frame.resize(*size);
     }

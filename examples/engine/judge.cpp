@@ -21,7 +21,8 @@ void suffix_quality::add(const suffix_quality& other) {
 }
 
 suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const sequence& context, const matrix& exact,
-                            std::span<const std::int32_t> greedy, int level, coded_cache& coded) {
+                            std::span<const float> attention, std::span<const std::int32_t> greedy, int level,
+                            coded_cache& coded) {
   const int tokens = context.tokens();
   const auto suffix = ids.subspan(std::size_t(tokens), ids.size() - 1 - std::size_t(tokens));
   const auto target = [&](Eigen::Index i) { return ids[std::size_t(tokens + i + 1)]; };
@@ -32,7 +33,7 @@ suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const
   out.continued = greedy.size();
   out.elements = std::size_t(tokens) * 2 * std::size_t(pages.layers() * pages.kv_heads() * pages.head_dim());
 
-  coded.encode(context.view(), ids.first(std::size_t(tokens)));
+  coded.encode(context.view(), ids.first(std::size_t(tokens)), attention);
   sequence decoded(context.pool());
   for (const int l : levels_of(level, coded.levels())) {
     suffix_quality::at_level& to = out.levels.emplace_back();

@@ -24,6 +24,7 @@ struct quality_options : model_options {
   std::string profile, level = "all", keep;
   int context = 1024, suffix = 256, windows = -1, needles = 0, needle_context = 4096;
   int continuations = 0, continuation_tokens = 256;
+  bool observe = false;
   std::size_t offset = 0;
   std::uint64_t seed = 1;
 };
@@ -45,6 +46,9 @@ void describe(option_list& app, quality_options& o) {
   app.add_option("--keep", o.keep,
                  "a folder for what the model computes of the contexts, so that it is computed once for all codecs and "
                  "profiles that are judged on them (100 to 300 MB for each)");
+  app.add_flag(
+      "--observe", o.observe,
+      "tell encoders how much the last 32 tokens of a context looked at each token, instead of letting them guess");
   app.add_option("--continuations", o.continuations, "contexts that the model continues greedily").range(0, 4096);
   app.add_option("--continuation-tokens", o.continuation_tokens, "tokens of each").range(1, 1 << 16);
   app.add_option("--needles", o.needles, "numbers to hide in the texts and to ask for").range(0, 4096);
@@ -124,12 +128,13 @@ json judge_suffixes(const request& r) {
     const place& p = places[i];
     sequence context(pages);
     const computed_context exact = kept.run(p.ids, r.context, context);
+    const auto attention = r.observe ? std::span<const float>(exact.attention) : std::span<const float>();
     std::vector<std::int32_t> greedy;
     if (int(i) < r.continuations)
       greedy = continue_greedily(s.net, context, p.ids[std::size_t(r.context)], r.continuation_tokens);
     for (std::size_t c = 0; c < coded.size(); ++c) {
       bar.at(i * coded.size() + c, places.size() * coded.size());
-      const suffix_quality q = judge_window(s.net, p.ids, context, exact.predicted, greedy, r.at, coded[c]);
+      const suffix_quality q = judge_window(s.net, p.ids, context, exact.predicted, attention, greedy, r.at, coded[c]);
       all[c].add(q);
       each[c][p.text].add(q);
     }

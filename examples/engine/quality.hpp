@@ -54,11 +54,12 @@ struct suffix_quality {
 };
 
 /// Judges one window: a context, whose exact cache is in a sequence, a suffix and one token more, the last that is
-/// predicted. `exact` is what is predicted there, `greedy` what continue_greedily() gave behind the first token of the
-/// suffix, if that is to be judged; the sequence's pool has room for another context and what follows.
-/// Errors: throws std::runtime_error.
+/// predicted. `exact` is what is predicted there, `attention` what encoders are told of it, `greedy` what
+/// continue_greedily() gave behind the first token of the suffix, if that is to be judged; both may be empty. The
+/// sequence's pool has room for another context and what follows. Errors: throws std::runtime_error.
 suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const sequence& context, const matrix& exact,
-                            std::span<const std::int32_t> greedy, int level, coded_cache& coded);
+                            std::span<const float> attention, std::span<const std::int32_t> greedy, int level,
+                            coded_cache& coded);
 
 /// The `count` likeliest tokens, one after another, behind the sequence and one token more, `first`. Leaves the sequence as
 /// it was.

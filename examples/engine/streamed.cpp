@@ -146,7 +146,7 @@ stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std
       cost_of(prefixes, chunks, out.saved ? out.saved->costs : measured, seq, ids.size());
   const sluice::kv_view view = seq.view();
   page_sink sink{
-      &net, &seq, ids, &cost, chunks, {prefixes.profile(), cost, {&view, 1}}, std::vector<int>(chunks.size(), -1)};
+      &net, &seq, ids, &cost, chunks, {prefixes.profile(), cost, {&view, 1}, ids}, std::vector<int>(chunks.size(), -1)};
   out.raw_bytes = ids.size() * std::size_t(2 * seq.pool().layers()) * std::size_t(seq.pool().token_stride());
   out.locate_seconds = clock() - begin;
   const double left = std::max(0.0, deadline - out.locate_seconds);

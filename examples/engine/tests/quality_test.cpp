@@ -47,16 +47,18 @@ struct fixture {
     return calibrate(net, windows(4, context + suffix, 1),
                      {.context = context, .target_kl = target_kl, .sensitivity_windows = measured ? 1 : 0});
   }
-  suffix_quality judge(const sluice::profile& p, const char* codec, int level = -1, int count = 2) {
+  suffix_quality judge(const sluice::profile& p, const char* codec, int level = -1, int count = 2,
+                       bool observe = false) {
     page_pool pages(net.config(), sluice::dtype::f16, 2 * page_pool::pages_for(context + suffix));
     coded_cache coded(p, codec);
     suffix_quality sum;
     kept_contexts computed(net, threads, "");
     for (const auto& ids : windows(count, context + suffix + 1, 2)) {
       sequence seq(pages);
-      const matrix exact = computed.run(ids, context, seq).predicted;
+      const computed_context exact = computed.run(ids, context, seq);
+      const auto attention = observe ? std::span<const float>(exact.attention) : std::span<const float>();
       const auto greedy = continue_greedily(net, seq, ids[context], continued);
-      sum.add(judge_window(net, ids, seq, exact, greedy, level, coded));
+      sum.add(judge_window(net, ids, seq, exact.predicted, attention, greedy, level, coded));
     }
     CHECK(pages.free_pages() == pages.pages());
     CHECK(sum.predicted == std::size_t(count * suffix));
@@ -130,6 +132,11 @@ TEST_CASE("a model calibrated on itself loses less at every level, and nothing w
       CHECK(e.levels[0].continued.equal == e.continued);
       CHECK(e.levels[0].continued.prefix == e.continued);
     }
+    const suffix_quality guessed = f.judge(made.profile, "balanced", 1),
+                         seen = f.judge(made.profile, "balanced", 1, 2, true);
+    CHECK(guessed.levels[0].distance.kl() < 0.04);
+    CHECK(seen.levels[0].distance.kl() < 0.04);
+    CHECK(seen.levels[0].bytes != guessed.levels[0].bytes);
     CHECK(f.judge(made.profile, "plain8").levels[0].distance.kl() < 1e-3);
     const suffix_quality one = f.judge(made.profile, "standard", 1);
     REQUIRE(one.levels.size() == 1);
@@ -451,7 +458,7 @@ TEST_CASE("SmolLM2 with the committed profile: level 1 hardly changes the predic
   coded_cache coded(*profile, "standard");
   sequence context(pages);
   const matrix exact = kept_contexts(net, threads, "").run(ids, 320, context).predicted;
-  const suffix_quality q = judge_window(net, ids, context, exact, {}, -1, coded);
+  const suffix_quality q = judge_window(net, ids, context, exact, {}, {}, -1, coded);
   REQUIRE(q.levels.size() == 4);
   CHECK(q.levels[2].distance.kl() < 0.02);
   CHECK(q.levels[2].distance.top1() > 0.9);
