@@ -227,6 +227,10 @@ class prediction_calibration {
   bool has_latents() const noexcept { return kind_.sources & token_embedding<>::id; }
 
  private:
+  // As many tokens' worth of doubt about a latent, whose variance is about 1, and about a coefficient of another plane,
+  // in its rounding errors.
+  static constexpr double latent_ridge = 64, layer_ridge = 64.0 / 12;
+
   bool from_below() const noexcept { return kind_.sources & previous_layer<>::id; }
   bool from_k() const noexcept { return kind_.sources & same_layer_k_for_v::id; }
   int below(int layer) const noexcept { return from_below() ? layer_below(shape_, layer, kind_.span) : -1; }
@@ -303,7 +307,7 @@ class prediction_calibration {
     const matrix_d ff = s.ff.topLeftCorner(k, k) / s.n - f * f.transpose();
     const matrix_d fy = s.fy.block(0, from, k, w) / s.n - f * y.transpose();
     const matrix_d yy = s.yy.block(from, from, w, w) / s.n - y * y.transpose();
-    // A ridge as if each feature explained its share of a unit of its own size.
+    // A ridge: noise that calibration saw too little of to know.
     matrix_d shrunk = ff;
     const Eigen::Index z = has_latents() ? kind_.rank : 0;
     const double step = double(fit_step());
@@ -344,10 +348,6 @@ class prediction_calibration {
     }
   }
 
- public:
-  double latent_ridge = 64, layer_ridge = 64.0 / 12;
-
- private:
   const model_shape& shape_;
   prediction_kind kind_;
   int passes_;
