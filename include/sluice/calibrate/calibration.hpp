@@ -145,7 +145,7 @@ class calibration {
       token_weight_model weights;
       bool any = false;
       for (std::size_t l = 0; l < weights_.size(); ++l) {
-        weights.layers.push_back(weights_[l].fit(shape_.layers[l]));
+        weights.layers.push_back(weights_[l].fit(shape_.layers[l], options_.sinks));
         any |= weights.layers.back().exponent[0] > 0;
       }
       if (any)
@@ -420,14 +420,14 @@ class calibration {
         const auto seen = values.middleRows(first, last - first + 1);
         const Eigen::RowVectorXd o = a.transpose() * seen;
         for (Eigen::Index i = 0; i < a.size(); ++i) {
-          if (skip[std::size_t(first + i)]) continue;
-          through_v += a(i) * a(i);
-          gain(first + i) += a(i) * a(i) * (seen.row(i) - o).squaredNorm();
+          const double square = a(i) * a(i);
+          gain(first + i) += square * (seen.row(i) - o).squaredNorm();
+          if (!skip[std::size_t(first + i)]) through_v += square;
         }
         energy += o.squaredNorm();
       }
     }
-    through_k = gain.sum();
+    for (Eigen::Index t = 0; t < tokens; ++t) through_k += skip[std::size_t(t)] ? 0 : gain(t);
     if (!std::isfinite(through_k) || !std::isfinite(through_v) || !std::isfinite(energy)) return {};
     at(layer, plane::key).error_gain += through_k * double(dk);
     at(layer, plane::value).error_gain += through_v * double(dv) / double(wo ? group : 1);

@@ -147,7 +147,7 @@ class prediction_calibration {
   // Third sweep: what a decoder of the base pass has of some tokens, layer after layer, as deviations from the means.
   void decode(prediction_sample& s, std::int64_t first, std::int64_t n, const std::vector<plane_calibration>& planes,
               std::vector<std::array<rows_f, 2>>& decoded) const {
-    const auto step = static_cast<float>(power_of_3(passes_ - 1));
+    const float step = base_step();
     std::vector<std::array<rows_f, 2>> mine(s.x.size());
     const rows_f latents = s.latents.middleRows(first, n);
     for (int l = 0; l < shape_.num_layers(); ++l)
@@ -275,6 +275,8 @@ class prediction_calibration {
     const auto step = fit_step();
     return (own[std::size_t(layer)][std::size_t(which)] / step).array().round() * step;
   }
+  // About the base of `smallest`: predictions are made from a finer one than that of `standard`.
+  float base_step() const noexcept { return passes_ > 1 ? 0.5f * static_cast<float>(power_of_3(passes_ - 1)) : 1.f; }
   float fit_step() const noexcept { return static_cast<float>(power_of_3(passes_ - std::min(passes_, 2))); }
 
   static Eigen::RowVectorXf mean_of(const plane_profile& q) {
