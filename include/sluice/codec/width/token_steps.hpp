@@ -18,6 +18,8 @@ namespace sluice {
 
 namespace detail {
 
+inline constexpr std::int8_t finest_sink_step = -28;  // of the first tokens of a sequence
+
 /// What calibration knows of how much a layer's tokens will be looked at: log weight = direction . K + slope * log(tokens
 /// to the end of the tile), K un-rotated, all heads. Steps fall with weight^(-exponent / 2).
 struct layer_weights {
@@ -84,7 +86,6 @@ inline void centre(std::span<float> weights, std::size_t skip) noexcept {
 }
 
 inline constexpr int finest_token_step = -8, coarsest_token_step = 12;  // quarter octaves around the plane's step
-inline constexpr std::int8_t finest_sink_step = -28;                    // of the first tokens of a sequence
 inline constexpr std::uint8_t usual_exponent = 45;                      // 0.7
 
 /// Quarter octaves for a token whose log weight is `w` nats above the mean, within bounds.
