@@ -184,7 +184,7 @@ struct basic_codec : detail::grouping_checks<Grouping>,
 
   // Of tiles as the profile describes them, or of what prediction leaves.
   using forward = detail::forward_stages<Transform, Quantizer, BitWidths, EntropyModel>;
-  using inverse = detail::inverse_stages<Transform, Quantizer, EntropyModel>;
+  using inverse = detail::inverse_stages<Transform, Quantizer, EntropyModel, sets_rows<BitWidths>>;
 
  public:
   class decoder;

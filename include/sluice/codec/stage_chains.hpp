@@ -136,8 +136,8 @@ class forward_stages {
   std::vector<std::uint8_t> beyond_;
 };
 
-// Entropy model, quantiser and transform, from the sections of tiles to rows.
-template <class Transform, class Quantizer, class EntropyModel>
+// Entropy model, quantiser and transform, from the sections of tiles to rows; `Steps`: whether rows have their own.
+template <class Transform, class Quantizer, class EntropyModel, bool Steps>
 class inverse_stages {
  public:
   inverse_stages(const profile& p, isa i) : profile_(&p), transform_(p, i), quantizer_(i), entropy_(p, i) {}
@@ -161,10 +161,9 @@ class inverse_stages {
       values_[i].assign(std::size_t(t.rows()) * std::size_t(s.ld), 0);
       s.values = values_[i].data();
       s.classes = nullptr;
-      if (!classes_[i].parse(t.section(0, section::steps), t.rows())) s.state = status::corrupt_tile;
-      if (!classes_[i].empty()) {
-        s.classes = &classes_[i];
-        if (!scales_rows<Transform>) s.state = status::corrupt_tile;
+      if constexpr (Steps) {
+        if (!classes_[i].parse(t.section(0, section::steps), t.rows())) s.state = status::corrupt_tile;
+        if (!classes_[i].empty()) s.classes = &classes_[i];
       }
       if (!transform_.open(t, t.slot) || !quantizer_.open(t, t.slot, s)) s.state = status::corrupt_tile;
       // A tile without rows has no sections.

@@ -218,7 +218,7 @@ __device__ inline status open_frame(const decode_state& d, open_request& r, fram
   if (h.tokens != asked.tokens || h.tile_tokens != asked.tile_tokens || r.strands == 0) return status::wrong_shape;
   const auto* frame = reinterpret_cast<const std::uint8_t*>(asked.frame);
   if (!same_layers(frame + sizeof h, d.image, m, layers)) return status::wrong_shape;
-  if (h.passes > head.passes) return status::corrupt_header;
+  if (h.passes > head.passes || h.side_checksum) return status::corrupt_header;  // nothing here predicts
   if (h.levels_present == 0 || asked.level < 0) return status::level_not_present;
   const kv_view& v = asked.cache;
   if (const status s = map_view(v, d.image, [layers](int l) -> std::int32_t& { return layers[l].slot; });
