@@ -787,7 +787,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   require(file.size() >= 96, "truncated");
   reader h(file);
   require(h.get<std::uint32_t>() == 0x46434c53, "magic");
-  require(h.get<std::uint8_t>() == 0 && h.get<std::uint8_t>() == 3, "version");
+  require(h.get<std::uint8_t>() == 0 && h.get<std::uint8_t>() == 4, "version");
   require(h.get<std::uint16_t>() == 96 &&
               checksum(file.first(84), 0x46434c53) == reader(file.subspan(84)).get<std::uint32_t>(),
           "header");

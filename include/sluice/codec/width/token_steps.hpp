@@ -62,6 +62,7 @@ struct token_weight_model {
                                               for (int i : {0, 1}) l.offset[i] = r.get<std::int8_t>();
                                               for (int i : {0, 1}) l.exponent[i] = r.get<std::uint8_t>();
                                               l.slope = r.get<float>();
+                                              r.get_vector(l.sinks, std::size_t(p.sinks));
                                               r.get_vector(l.direction, std::size_t(p.of(layer, plane::key).width));
                                               bool sound = r.ok() && isfinite(l.slope);
                                               for (int i : {0, 1})
