@@ -106,6 +106,26 @@ inline std::int8_t sink_step(float w, int exponent) noexcept {
 
 inline namespace SLUICE_HOST_ABI {
 
+/// Makes all steps of a profile's token_steps coarser by so many quarter octaves, or finer, parts of one in the mean of all
+/// planes: for who has measured what a level costs. Errors: missing_section.
+inline status coarsen_steps(profile& p, double quarters) {
+  const auto known = detail::token_weight_model::of(p);
+  if (!known) return status::missing_section;
+  detail::token_weight_model moved = *known;
+  double part = 0;  // of an even spread over [0, 1), so that the mean is exact
+  for (detail::layer_weights& l : moved.layers)
+    for (std::int8_t& offset : l.offset) {
+      const double to = detail::clamp(offset + quarters, -double(max_row_step), double(max_row_step - 1));
+      part += 0.61803399;
+      part -= part >= 1;
+      int whole = int(to + max_row_step) - max_row_step;
+      whole += to - whole > 1 - part;
+      offset = std::int8_t(whole);
+    }
+  p.set_section({std::uint8_t(profile_stage::bit_widths), detail::token_weight_model::id, true, moved.serialize()});
+  return status::ok;
+}
+
 /// Bit-width policy: the profile's step of each (layer, K or V), finer for tokens that later queries will look at and
 /// coarser for others. How much they will is told by token_weights::attention where an engine has seen it, else guessed
 /// from K alone by what calibration learnt (the profile's section; without, all tokens are alike); token_weights::importance
