@@ -304,7 +304,7 @@ TEST_CASE("frame: what does not belong together is refused by name") {
   CHECK(changed([](frame_header& h) { h.codec.method.parameter[1] = 3; }) == status::ok);
   CHECK(changed([](frame_header& h) { h.codec.bit_widths.parameter[0] = 3; }) == status::ok);
   CHECK(changed([](frame_header& h) { h.reserved[0] = 1; }) == status::corrupt_header);
-  CHECK(changed([](frame_header& h) { h.reserved[3] = 255; }) == status::corrupt_header);
+  CHECK(changed([](frame_header& h) { h.reserved[1] = 255; }) == status::corrupt_header);
 
   // More passes than the profile has, each with an index that holds them: all tiles of the added pass are empty.
   bytes more = f.frame;
@@ -494,7 +494,7 @@ TEST_CASE("frame: tiles that change places are found") {
 TEST_CASE("frame: an index of absurd sizes allocates nothing and overflows nothing") {
   // A header and an index made by hand, every checksum right.
   const auto verdict = [](const frame_header& like, const std::vector<shape_run>& runs, std::size_t entries) {
-    bytes b(sizeof(frame_header) + (runs.size() * sizeof(shape_run) + entries * 8 + 8 + 15) / 16 * 16 - 8);
+    bytes b(sizeof(frame_header) + (runs.size() * sizeof(shape_run) + entries * 8 + 15) / 16 * 16);
     frame_header h = like;
     h.magic = frame_magic;
     h.version_major = SLUICE_FORMAT_VERSION_MAJOR;
