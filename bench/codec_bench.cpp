@@ -15,6 +15,7 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <support/prediction.hpp>
 #include <vector>
 
 #ifndef SLUICE_TEST_DATA
@@ -32,6 +33,7 @@ struct fixture {
   sluice::profile per_head;    // one basis a head, calibrated here
   sluice::profile uncalibrated;
   sluice::kv_view cache;
+  std::vector<std::int32_t> tokens;
   std::size_t raw = 0, values = 0;
   std::vector<std::byte> pages[2];
   std::vector<std::byte*> k, v;
@@ -47,12 +49,14 @@ struct fixture {
     calibrated = sluice::profile::load((data + "/smollm2.profile").c_str()).value();
     // Tables of the context itself: good enough for speed.
     calibrated.set_section(sluice::calibrate_cachegen(calibrated, file.views()).value());
+    caches::add_prediction(calibrated, 1);  // made up: good enough for speed as well
     uncalibrated = sluice::profile::uncalibrated(file.shape());
     sluice::calibrator c(file.shape(), {.heads_per_basis = 1});
     for (const sluice::capture& x : file.captures()) (void)c.add(x);
     for (const sluice::capture& x : file.captures()) (void)c.measure(x);
     per_head = c.finish().value();
     cache = file.views().at(0);
+    tokens = caches::token_ids(cache.tokens);
     const sluice::layer_shape& s = file.shape().layers[0];
     values = 2 * std::size_t(cache.tokens) * std::size_t(cache.num_layers) * std::size_t(s.num_kv_heads * s.head_dim_k);
     raw = 2 * values;
@@ -96,7 +100,7 @@ void encode(benchmark::State& state, int basis, int levels, isa on) {
   sluice::encoder<Codec> encoder(profile_of(basis), {on});
   std::vector<std::byte> out(encoder.max_size(data().cache));
   std::size_t n = 0;
-  for (auto _ : state) n = encoder.encode(data().cache, out, {levels}).value();
+  for (auto _ : state) n = encoder.encode(data().cache, out, {levels, {data().tokens}}).value();
   count(state, n);
 }
 
@@ -104,10 +108,10 @@ template <class Codec>
 void decode(benchmark::State& state, int basis, int level, isa on) {
   sluice::encoder<Codec> encoder(profile_of(basis));
   std::vector<std::byte> frame(encoder.max_size(data().cache));
-  frame.resize(encoder.encode(data().cache, frame).value());
+  frame.resize(encoder.encode(data().cache, frame, {.side = {data().tokens}}).value());
   sluice::decoder<Codec> decoder(profile_of(basis), {on});
   for (auto _ : state)
-    if (const auto s = decoder.decode(frame, data().paged, {.level = level}); !s)
+    if (const auto s = decoder.decode(frame, data().paged, {.level = level, .side = {data().tokens}}); !s)
       state.SkipWithError(to_string(s.worst));
   sluice::frame_index index;
   (void)index.parse(frame);

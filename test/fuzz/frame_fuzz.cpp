@@ -28,7 +28,8 @@ template <class Codec>
 void decode_hybrid(std::span<const std::byte> frame, std::uint8_t how) {
   static decoder<Codec> d(known().hybrid);
   const caches::mixed_cache c = fuzz_models::hybrid_pages(how);
-  const page_status done = d.decode(frame, c.views(), {.level = how >> 3 & 7, .position = how & 4 ? 100 : -1});
+  const page_status done =
+      d.decode(frame, c.views(), {.level = how >> 3 & 7, .position = how & 4 ? 100 : -1, .side = {known().ids}});
   require(done.damaged <= done.tiles && done.degraded <= done.tiles && done.outside <= done.tiles);
   require(done.coarser + done.degraded <= done.tiles);
   if (done.tiles == 0)
@@ -46,7 +47,8 @@ void decode(std::span<const std::byte> frame, const profile& p, std::uint8_t how
   const kv_view v = how & 64 ? a.view().slice(3, 18) : a.view();
   const int level = how >> 3 & 7;
   status pages[2];
-  const page_status done = d.decode(frame, v, {.level = level, .position = how & 4 ? 100 : -1, .pages = pages});
+  const page_status done =
+      d.decode(frame, v, {.level = level, .position = how & 4 ? 100 : -1, .side = {known().ids}, .pages = pages});
   require(done.damaged <= done.tiles && done.degraded <= done.tiles && done.outside == 0);
   require((done.worst == status::ok) == (pages[0] == status::ok && pages[1] == status::ok) ||
           done.worst != status::ok || pages[0] == status::absent || pages[1] == status::absent);
@@ -58,7 +60,7 @@ void decode(std::span<const std::byte> frame, const profile& p, std::uint8_t how
   cut.shrink_to_fit();
   caches::cache b = caches::make_cache(known().shape, 23, type, caches::engine::vllm_nhd, how & 4 ? 100 : 0);
   const kv_view w = how & 64 ? b.view().slice(3, 18) : b.view();
-  const page_status again = d.decode(cut, w, {.position = how & 4 ? 100 : -1});
+  const page_status again = d.decode(cut, w, {.position = how & 4 ? 100 : -1, .side = {known().ids}});
   require(again.worst == done.worst && again.damaged == done.damaged && a.bytes() == b.bytes());
 
   // Cut to fit: no larger, still a frame, and nothing is damaged that was not.
@@ -68,7 +70,7 @@ void decode(std::span<const std::byte> frame, const profile& p, std::uint8_t how
   require(*fits <= budget);
   cut.resize(*fits);
   cut.shrink_to_fit();
-  const page_status smaller = d.decode(cut, w, {.position = how & 4 ? 100 : -1});
+  const page_status smaller = d.decode(cut, w, {.position = how & 4 ? 100 : -1, .side = {known().ids}});
   require(smaller.damaged <= done.damaged && smaller.degraded <= done.degraded && smaller.tiles == done.tiles);
 }
 
@@ -82,9 +84,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const profile& p = how & 2 ? known().tuned : known().plain;
   if (how & 1 && frame.size() >= sizeof(frame_header)) {
     frame_header h = frames::load<frame_header>(frame, 0);
-    static const std::uint64_t prints[] = {known().plain.fingerprint(), known().tuned.fingerprint(),
-                                           known().hybrid.fingerprint()};
-    if (h.fingerprint != 0) h.fingerprint = prints[h.layers == 4 ? 2 : &p == &known().tuned];
+    if (h.fingerprint != 0)
+      codec::with_codec(h.codec, [&]<class Codec>() {
+        static const std::uint64_t prints[] = {fingerprint_of<Codec>(known().plain),
+                                               fingerprint_of<Codec>(known().tuned),
+                                               fingerprint_of<Codec>(known().hybrid)};
+        h.fingerprint = prints[h.layers == 4 ? 2 : &p == &known().tuned];
+      });
     frames::store(frame, 0, h);
     frames::fix_checksums(frame);
   }

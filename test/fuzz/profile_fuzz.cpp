@@ -40,14 +40,17 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto id = std::int32_t(first);
   caches::cache source(shape, {id}, 9, dtype::f32), back(shape, {id}, 9, dtype::f32);
   caches::fill(source.view(), p->shape, 1);
-  encoder<> e(*p);
-  std::vector<std::byte> out(e.max_size(source.view()));
-  const auto n = e.encode(source.view(), out);
-  if (!n) {
-    require(n.status() == status::corrupt_profile);
-    return 0;
-  }
-  const page_status done = decoder<>(*p).decode(std::span(out).first(*n), back.view());
-  require(done.worst == status::ok);
+  const std::int32_t ids[] = {0, 1, 2, -1, 3, 1, 0, 1, 2};
+  const auto use = [&]<class Codec>() {
+    encoder<Codec> e(*p);
+    std::vector<std::byte> out(e.max_size(source.view()));
+    const auto n = e.encode(source.view(), out, {.side = {ids}});
+    if (!n) return require(n.status() == status::corrupt_profile || n.status() == status::missing_section);
+    const page_status done = decoder<Codec>(*p).decode(std::span(out).first(*n), back.view(), {.side = {ids}});
+    require(done.worst == status::ok);
+  };
+  use.operator()<codec::standard>();
+  use.operator()<codec::balanced>();
+  use.operator()<codec::smallest>();
   return 0;
 }

@@ -5,6 +5,7 @@
 #include <sluice/model/profile.hpp>
 
 #include <support/caches.hpp>
+#include <support/prediction.hpp>
 #include <vector>
 
 /// The models whose frames lie in fuzz/corpus/frame, and the caches that these frames go to.
@@ -22,9 +23,11 @@ struct models {
     caches::fill(c.view(), shape, 4242);
     tuned = caches::make_profile(shape, {&c.view(), 1}, 0, 3, 2);
     for (profile* p : {&plain, &tuned}) p->set_section(*calibrate_cachegen(*p, {&c.view(), 1}));
+    caches::add_prediction(tuned, 4242, 6);
     hybrid.set_section(*calibrate_cachegen(hybrid, {}));
   }
   static constexpr std::int64_t tokens = 23;
+  std::vector<std::int32_t> ids = caches::token_ids(tokens, 6);  // of the tokens, for predictors
 };
 
 inline const models& known() {

@@ -122,13 +122,24 @@ struct plane {
   std::vector<std::uint8_t> classes;
   std::vector<double> mean, matrix;  // the matrices of all groups, one after the other
 };
+struct optional_section {
+  int stage, id;
+  std::uint64_t fingerprint;
+  std::vector<std::uint8_t> content;
+};
 struct profile {
-  std::uint64_t fingerprint, cachegen_fingerprint;  // 0 where there is no section (5, 5)
+  std::uint64_t fingerprint;
   int passes, sinks;
   std::vector<rope> ropes;
   std::vector<layer> layers;
   std::vector<plane> planes;  // K and V of a layer, layer by layer
-  std::vector<std::uint8_t> cachegen;
+  std::vector<optional_section> sections;
+
+  const optional_section& section(int stage, int id) const {
+    for (const optional_section& s : sections)
+      if (s.stage == stage && s.id == id) return s;
+    throw std::runtime_error("no such section");
+  }
 };
 
 inline std::uint64_t fingerprint_of(bytes b) {
@@ -161,15 +172,14 @@ inline profile read_profile(bytes file) {
     if (i < 4) require(stage == own[i].first && id == own[i].second && flags == 0, "profile section");
     if (i >= 4) require(flags == 1, "unknown section of a profile");
     if (i < 4) section[i] = content;
-    if (stage == 5 && id == 5) {
+    if (flags) {
       std::vector<std::uint8_t> both(8);
       std::memcpy(both.data(), &p.fingerprint, 8);
       both.insert(both.end(), head_bytes.begin(), head_bytes.end());
       both.insert(both.end(), content.begin(), content.end());
-      p.cachegen_fingerprint = fingerprint_of(both);
-      p.cachegen.assign(content.begin(), content.end());
+      p.sections.push_back({stage, id, fingerprint_of(both), {content.begin(), content.end()}});
+      continue;
     }
-    if (flags) continue;
     hashed.insert(hashed.end(), head_bytes.begin(), head_bytes.end());
     hashed.insert(hashed.end(), content.begin(), content.end());
   }
@@ -219,6 +229,104 @@ inline profile read_profile(bytes file) {
   }
   require(transform.left() == 0 && quantizer.left() == 0 && entropy.left() == 0, "profile body");
   return p;
+}
+
+// --- 6.6 prediction: its section
+
+struct predicted_plane {
+  plane left;  // what prediction leaves
+  int features = 0;
+  double scale = 0;
+  std::vector<double> matrix;  // [features][width]
+};
+struct prediction {
+  int sources = 0, rank = 0, span = 0;
+  std::uint32_t vocab = 0;
+  std::vector<predicted_plane> planes;  // as the profile's
+  std::vector<double> latent_scale;
+  std::vector<std::int8_t> latents;
+
+  // The nearest layer below that holds anything, of those that it may depend on; -1 = none.
+  int below(const profile& p, int layer) const {
+    int first = span ? layer / (span + 1) * (span + 1) : 0, l = layer - 1;
+    while (l >= first && p.layers[std::size_t(l)].heads == 0) --l;
+    return l >= first ? l : -1;
+  }
+};
+
+inline prediction read_prediction(const profile& p, int id) {
+  const optional_section& s = p.section(1, id);
+  reader r(s.content);
+  prediction m;
+  require(r.get<std::uint8_t>() == 1, "version of a prediction");
+  m.sources = r.get<std::uint8_t>();
+  m.rank = r.get<std::uint16_t>();
+  m.vocab = r.get<std::uint32_t>();
+  m.span = int(r.get<std::uint32_t>());
+  require(m.sources == id, "sources");
+  for (const plane& own : p.planes) {
+    predicted_plane& q = m.planes.emplace_back();
+    q.left = own;
+    if (own.width == 0) continue;
+    q.features = int(r.get<std::uint32_t>());
+    if (q.features == 0) continue;
+    q.left.scale = double(r.get<float>());
+    for (double& x : q.left.mean) x = half(r.get<std::uint16_t>());
+    for (double& x : q.left.matrix) x = half(r.get<std::uint16_t>());
+    for (std::uint8_t& c : q.left.classes) c = r.get<std::uint8_t>();
+    q.scale = double(r.get<float>());
+    for (int i = 0; i < q.features * own.width; ++i) q.matrix.push_back(half(r.get<std::uint16_t>()));
+  }
+  for (int i = 0; i < m.rank; ++i) m.latent_scale.push_back(double(r.get<float>()));
+  for (std::size_t i = 0; m.rank && i < std::size_t(m.rank) * m.vocab; ++i) m.latents.push_back(r.get<std::int8_t>());
+  require(r.left() == 0, "bytes after a prediction");
+  return m;
+}
+
+// --- 4.1 row classes
+
+struct row_class {
+  int step = 0, spread = 0;
+  double factor() const {
+    constexpr float quarter[] = {1.f, 1.18920712f, 1.41421356f, 1.68179283f};
+    const int of = (step % 4 + 4) % 4;
+    return std::ldexp(double(quarter[of]), (step - of) / 4);
+  }
+};
+struct row_classes {
+  std::vector<row_class> classes{row_class{}};
+  std::vector<int> of;  // of every row
+  std::vector<int> order() const {
+    std::vector<int> rows(of.size());
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = int(i);
+    std::stable_sort(rows.begin(), rows.end(), [&](int a, int b) { return of[std::size_t(a)] < of[std::size_t(b)]; });
+    return rows;
+  }
+};
+
+inline row_classes open_row_classes(bytes section, int rows) {
+  row_classes c;
+  c.of.assign(std::size_t(rows), 0);
+  if (section.empty()) return c;
+  require(rows > 0, "classes of no rows");
+  reader r(section);
+  c.classes.resize(std::size_t(r.get<std::uint8_t>()) + 1);
+  require(c.classes.size() <= 16, "classes of rows");
+  for (row_class& x : c.classes) {
+    x.step = r.get<std::int8_t>();
+    x.spread = r.get<std::int8_t>();
+    require(std::abs(x.step) <= 48 && std::abs(x.spread) <= 63, "class of rows");
+  }
+  std::size_t b = 0, at = 0;
+  while (std::size_t{1} << b < c.classes.size()) ++b;
+  const bytes packed = r.take((std::size_t(rows) * b + 7) / 8);
+  require(r.left() == 0, "bytes after row classes");
+  for (int& x : c.of) {
+    for (std::size_t i = 0; i < b; ++i, ++at) x |= (packed[at / 8] >> at % 8 & 1) << i;
+    require(std::size_t(x) < c.classes.size(), "class of a row");
+  }
+  for (; at < 8 * packed.size(); ++at) require((packed[at / 8] >> at % 8 & 1) == 0, "padding");
+  return c;
 }
 
 // --- 5.1 classes
@@ -315,15 +423,18 @@ inline int digit_of(int symbol, int parent) {
 // The states that the next pass begins with, by part.
 using ends = std::vector<states>;
 
+// classes, values: [row][stride].
 inline states decode_part(bytes code, const states* begin, bool goes_on, int pass, int back,
-                          const std::uint8_t* classes, int blocks, int rows, int* values, int stride) {
+                          const std::uint8_t* all_classes, int blocks, const std::vector<int>& order, int* values,
+                          int stride) {
   reader in(code);
   const states own = begin ? *begin : packed_states(in);
-  rans coder(own, in, rows * blocks, goes_on);
-  for (int row = 0; row < rows; ++row)
+  rans coder(own, in, int(order.size()) * blocks, goes_on);
+  for (const int row : order)
     for (int b = 0; b < blocks; ++b) {
       coder.begin_block();
       int* const v = values + row * stride + 32 * b;
+      const std::uint8_t* const classes = all_classes + row * stride;
       const std::uint8_t* t[32];
       int s[32];
       const auto refine = [&](int below, const auto& wanted) {
@@ -365,7 +476,7 @@ inline states decode_part(bytes code, const states* begin, bool goes_on, int pas
 
 // `before` = of the pass before, if that goes on.
 inline ends decode_code(bytes code, const ends& before, bool goes_on, int pass, int back, const std::uint8_t* classes,
-                        int blocks, int rows, int* values, int stride) {
+                        int blocks, const std::vector<int>& order, int* values, int stride) {
   ends after;
   if (blocks == 0) require(code.empty(), "a code of nothing");
   if (blocks == 0) return after;
@@ -377,7 +488,7 @@ inline ends decode_code(bytes code, const ends& before, bool goes_on, int pass, 
   for (int part = 0; part < parts; ++part)
     after.push_back(decode_part(
         in.take(sizes[std::size_t(part)]), std::size_t(part) < before.size() ? &before[std::size_t(part)] : nullptr,
-        goes_on, pass, back, classes + 256 * part, std::min(8, blocks - 8 * part), rows, values + 256 * part, stride));
+        goes_on, pass, back, classes + 256 * part, std::min(8, blocks - 8 * part), order, values + 256 * part, stride));
   require(in.left() == 0, "parts do not fill the code");
   return goes_on ? after : ends{};
 }
@@ -685,7 +796,8 @@ inline envelope open_tile(bytes tile, int pass, int tokens, std::size_t row_byte
   if (last >= 0) e.section[last] = r.take(r.left());
   return e;
 }
-inline constexpr int transform_section = 1, quantizer_section = 2, entropy_section = 3;
+inline constexpr int predictor_section = 0, transform_section = 1, quantizer_section = 2, entropy_section = 3,
+                     steps_section = 4;
 
 // --- 5 the section of class_rans
 
@@ -728,9 +840,10 @@ inline class_section open_classes(bytes section, int pass, int rows, int width, 
 }
 
 // Coefficients of rows at a level, with what corrects them; P = passes of a complete tile.
-inline std::vector<double> decode_classes(const std::vector<envelope>& tile, int rows, int width, int P,
+inline std::vector<double> decode_classes(std::span<const envelope> tile, const row_classes& of_rows, int width, int P,
                                           const std::uint8_t* known) {
-  const int blocks_all = (width + 31) / 32, stride = 32 * blocks_all, level = int(tile.size()) - 1;
+  const int rows = int(of_rows.of.size()), blocks_all = (width + 31) / 32, stride = 32 * blocks_all,
+            level = int(tile.size()) - 1;
   std::vector<exception> corrections;
   std::vector<class_section> pass;
   for (int p = 0; p <= level; ++p)
@@ -753,14 +866,25 @@ inline std::vector<double> decode_classes(const std::vector<envelope>& tile, int
     }
     at += 16;
   }
+  // Each class of rows moves them.
+  std::vector<std::vector<std::uint8_t>> moved;
+  for (const row_class& c : of_rows.classes) {
+    moved.push_back(classes);
+    for (std::uint8_t& k : moved.back())
+      if (k % 64 && (c.spread || c.step)) k = std::uint8_t(k / 64 * 64 + std::clamp(k % 64 + c.spread - c.step, 1, 63));
+  }
+  std::vector<std::uint8_t> all_classes;
+  for (const int c : of_rows.of)
+    all_classes.insert(all_classes.end(), moved[std::size_t(c)].begin(), moved[std::size_t(c)].end());
   std::vector<int> values(std::size_t(rows * stride));
   int blocks = 0;
   ends before;
   for (int p = 0; p <= level; ++p) {
-    for (int i = 0; i < width; ++i)
-      if (!dead(at_pass(classes[std::size_t(i)], P - 1 - p))) blocks = std::max(blocks, i / 32 + 1);
-    before = decode_code(pass[std::size_t(p)].code, before, pass[std::size_t(p)].goes_on, p, P - 1 - p, classes.data(),
-                         blocks, rows, values.data(), stride);
+    for (const auto& of : moved)
+      for (int i = 0; i < width; ++i)
+        if (!dead(at_pass(of[std::size_t(i)], P - 1 - p))) blocks = std::max(blocks, i / 32 + 1);
+    before = decode_code(pass[std::size_t(p)].code, before, pass[std::size_t(p)].goes_on, p, P - 1 - p,
+                         all_classes.data(), blocks, of_rows.order(), values.data(), stride);
   }
   std::vector<double> c(values.begin(), values.end());
   for (const exception& e : corrections)  // 5.4
@@ -783,13 +907,14 @@ struct frame {
   std::vector<plane_values> planes;  // K and V of a layer, layer by layer
 };
 
-inline frame decode(bytes file, const profile& p, int level, std::int64_t position = -1) {
+inline frame decode(bytes file, const profile& p, int level, std::int64_t position = -1,
+                    std::span<const std::int32_t> ids = {}) {
   require(file.size() >= 96, "truncated");
   reader h(file);
   require(h.get<std::uint32_t>() == 0x46434c53, "magic");
   require(h.get<std::uint8_t>() == 0 && h.get<std::uint8_t>() == 4, "version");
   require(h.get<std::uint16_t>() == 96 &&
-              checksum(file.first(84), 0x46434c53) == reader(file.subspan(84)).get<std::uint32_t>(),
+              checksum(file.first(92), 0x46434c53) == reader(file.subspan(92)).get<std::uint32_t>(),
           "header");
   const auto fingerprint = h.get<std::uint64_t>();
   frame out;
@@ -809,7 +934,11 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
     id[i] = int(stage & 255), parameter[i] = int(stage >> 8);
   }
   const int method = id[0], transform = id[2], quantizer = id[3], entropy = id[5];
-  require(id[1] == 0 && parameter[1] == 0 && parameter[2] == 0 && parameter[5] == 0, "codec");
+  require(parameter[2] == 0 && parameter[5] == 0, "codec");
+  if (id[1] == 0)
+    require(parameter[1] == 0, "codec");
+  else
+    require(id[1] <= 7 && method == 0 && transform == 1 && quantizer == 1, "codec");
   if (method == 0)
     require(transform <= 1 && (quantizer == 1 ? parameter[3] <= 5 && entropy == 1 : quantizer == 2 || quantizer == 3) &&
                 (entropy == 1 || entropy == 2),
@@ -819,7 +948,22 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   else
     require(method == 1 && transform == 0 && quantizer == 0 && parameter[3] == 0 && (entropy == 3 || entropy == 4),
             "codec");
-  require(h.get<std::uint32_t>() == 0, "reserved");
+  const auto side = h.get<std::uint32_t>();
+  h.take(6);  // expected losses
+  require(h.get<std::uint16_t>() == 0, "reserved");
+  if (side == 0) ids = {};
+  if (side != 0) {
+    require(ids.size() >= std::size_t(out.tokens), "token ids are missing");
+    ids = ids.first(std::size_t(out.tokens));
+    const std::uint32_t sum =
+        checksum({reinterpret_cast<const std::uint8_t*>(ids.data()), ids.size_bytes()}, 0x46434c53);
+    require(side == (sum ? sum : 1), "token ids");
+  }
+  prediction predictor;
+  if (id[1]) {
+    predictor = read_prediction(p, id[1]);
+    require(parameter[1] == predictor.rank + 4096 * predictor.span, "codec");
+  }
   const bool profiled = method == 2 || (method == 0 && (transform == 1 || entropy == 1));
   const int P = method == 0 && quantizer == 1 ? p.passes : 1;  // passes of a complete tile
   const int most = method == 0 && quantizer == 1 ? std::min(P, parameter[3] + 1) : 1;
@@ -827,7 +971,11 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   require(out.tokens >= 1 && out.tokens <= 1 << 20 && tile_tokens >= 1 && tile_tokens <= 4096, "tokens");
   require(present >= 1 && present <= out.passes && out.passes <= most, "passes");
   require((96 + index_size) % 16 == 0, "index size");
-  require(fingerprint == (method == 2 ? p.cachegen_fingerprint : profiled ? p.fingerprint : 0), "profile");
+  require(fingerprint == (method == 2 ? p.section(5, 5).fingerprint
+                          : id[1]     ? p.section(1, id[1]).fingerprint
+                          : profiled  ? p.fingerprint
+                                      : 0),
+          "profile");
   require(layers == p.layers.size(), "layers");
   level = std::min(level, present - 1);
   if (position < 0) position = out.position;
@@ -897,18 +1045,20 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   if (method == 2) {
     int channels = 0;
     for (const plane& q : p.planes) channels += q.width;
-    anchors = read_tables(p.cachegen, 0, channels);
-    differences = read_tables(p.cachegen, parameter[3], channels);
+    anchors = read_tables(p.section(5, 5).content, 0, channels);
+    differences = read_tables(p.section(5, 5).content, parameter[3], channels);
   }
 
   std::size_t ordinal = 0, plane_channel = 0;  // of the model's
+  std::vector<std::vector<double>> base;       // of each plane so far: what predictions see, [token][channel]
   for (int l = 0; l < layers; ++l)
     for (int which = 0; which < 2; ++which) {
       const shape& s = shapes[std::size_t(l)];
-      const plane& known = p.planes[std::size_t(2 * l + which)];
+      const plane& own = p.planes[std::size_t(2 * l + which)];
+      base.emplace_back(id[1] ? std::size_t(out.tokens) * std::size_t(own.width) : 0);
       const int dim = s.dim[which], type = s.type[which];
       const std::size_t first_of_plane = plane_channel;
-      plane_channel += std::size_t(known.width);
+      plane_channel += std::size_t(own.width);
       const std::size_t element_size = size_of(type);
       plane_values v;
       v.width = s.heads * dim;
@@ -964,7 +1114,11 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
               v.exact[cell(token, c)] = 0;
             }
           }
-          const bytes entropy_bytes = e[0].section[entropy_section];
+          const bytes entropy_bytes = e[0].section[entropy_section], unpredicted = e[0].section[predictor_section];
+          if (id[1] && !unpredicted.empty())
+            require(unpredicted.size() == 1 && unpredicted[0] == 0, "predicted or not");
+          const bool predicted = id[1] && unpredicted.empty() && rows > 0;
+          const plane& known = predicted ? predictor.planes[std::size_t(2 * l + which)].left : own;
           if (method == 1) {
             if (rows == 0) continue;
             const auto elements = entropy == 3 ? unsplit(entropy_bytes, type, rows, w)
@@ -1030,36 +1184,83 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
             for (const envelope& pass : e) require(pass.section[entropy_section].empty(), "rows of nothing");
             continue;
           }
+          // 6.6 what is expected of a token
+          const auto expected = [&](int token) {
+            std::vector<double> f, x(std::size_t(w), 0.0);
+            const std::size_t at = std::size_t(first + token);
+            if (predictor.sources & 1) {
+              const bool has = at < ids.size() && ids[at] >= 0 && std::uint32_t(ids[at]) < predictor.vocab;
+              for (std::size_t i = 0; i < predictor.latent_scale.size(); ++i)
+                f.push_back(has ? predictor.latent_scale[i] *
+                                      predictor.latents[std::size_t(ids[at]) * predictor.latent_scale.size() + i]
+                                : 0);
+            }
+            const auto put = [&](int layer, int of) {
+              const std::size_t at_plane = std::size_t(2 * layer + of), n = std::size_t(p.planes[at_plane].width);
+              for (std::size_t i = 0; i < n; ++i) f.push_back(base[at_plane][at * n + i]);
+            };
+            const int below = predictor.below(p, l);
+            if (predictor.sources & 2 && below >= 0) put(below, 0), put(below, 1);
+            if (predictor.sources & 4 && which == 1) put(l, 0);
+            const predicted_plane& q = predictor.planes[std::size_t(2 * l + which)];
+            require(q.features > 0 && f.size() == std::size_t(q.features), "features");
+            for (std::size_t k = 0; k < f.size(); ++k)
+              for (int i = 0; i < w; ++i)
+                x[std::size_t(i)] +=
+                    q.scale * f[k] * q.matrix[k * std::size_t(v.width) + std::size_t(first_channel + i)];
+            return x;
+          };
           // 5, 6.3
-          std::vector<double> c;
-          if (entropy == 1) {
-            const bool known_classes = described && quantizer == 1 && !own_step;
-            c = decode_classes(e, rows, w, P, known_classes ? known.classes.data() + first_channel : nullptr);
-          } else {
-            const std::vector<int> codes = unpack(entropy_bytes, bits, rows, blocks);
-            c.assign(codes.begin(), codes.end());
-          }
           const double* matrix = nullptr;
           if (transform == 1 && !known.matrix.empty())
             matrix =
                 known.matrix.data() + std::size_t(g) * std::size_t(known.group_width) * std::size_t(known.group_width);
-          double scale = transform == 1 ? known.scale : 1;
-          if (quantizer == 1) scale *= step * std::pow(3.0, P - 1 - tile_level);
-          for (int i = 0; quantizer != 1 && i < rows; ++i)
-            for (int k = 0; k < w; ++k) {
-              const int group = along_channels ? (i * (w / dim) + k / dim) * of_head + k % dim / run : i / run * w + k;
-              double& x = c[std::size_t(i * stride + k)];
-              x = double(float(x * steps[std::size_t(group)] + zeros[std::size_t(group)]));
-              if (matrix) x = std::isnan(x) ? -32767.0 : std::clamp(std::nearbyint(x), -32767.0, 32767.0);
+          row_classes of_rows = open_row_classes(id[4] == 3 ? e[0].section[steps_section] : bytes{}, rows);
+          // Rows without their rotation, of the passes up to one.
+          const auto rows_at = [&](int at_level) {
+            std::vector<double> c;
+            if (entropy == 1) {
+              const bool known_classes = described && quantizer == 1 && !own_step;
+              c = decode_classes(std::span(e).first(std::size_t(at_level + 1)), of_rows, w, P,
+                                 known_classes ? known.classes.data() + first_channel : nullptr);
+            } else {
+              const std::vector<int> codes = unpack(entropy_bytes, bits, rows, blocks);
+              c.assign(codes.begin(), codes.end());
             }
+            double scale = transform == 1 ? known.scale : 1;
+            if (quantizer == 1) scale *= step * std::pow(3.0, P - 1 - at_level);
+            for (int i = 0; quantizer != 1 && i < rows; ++i)
+              for (int k = 0; k < w; ++k) {
+                const int group =
+                    along_channels ? (i * (w / dim) + k / dim) * of_head + k % dim / run : i / run * w + k;
+                double& x = c[std::size_t(i * stride + k)];
+                x = double(float(x * steps[std::size_t(group)] + zeros[std::size_t(group)]));
+                if (matrix) x = std::isnan(x) ? -32767.0 : std::clamp(std::nearbyint(x), -32767.0, 32767.0);
+              }
+            std::vector<std::vector<double>> all;
+            for (int i = 0; i < rows; ++i) {
+              std::vector<double>& x = all.emplace_back(std::size_t(w), 0.0);
+              if (predicted) x = expected(row_token[std::size_t(i)]);
+              const double of_row = scale * of_rows.classes[std::size_t(of_rows.of[std::size_t(i)])].factor();
+              for (int channel = 0; channel < w; ++channel) {
+                double sum = 0;
+                if (!matrix) sum = c[std::size_t(i * stride + channel)];
+                for (int k = 0; matrix && k < w; ++k) sum += c[std::size_t(i * stride + k)] * matrix[k * w + channel];
+                x[std::size_t(channel)] += of_row * sum + mean[std::size_t(channel)];
+              }
+            }
+            return all;
+          };
+          auto values = rows_at(tile_level);
+          if (id[1]) {
+            const auto of_base = tile_level ? rows_at(0) : values;
+            for (int i = 0; i < rows; ++i)
+              for (int channel = 0; channel < w; ++channel)
+                base.back()[cell(row_token[std::size_t(i)], channel)] =
+                    of_base[std::size_t(i)][std::size_t(channel)] - own.mean[std::size_t(first_channel + channel)];
+          }
           for (int i = 0; i < rows; ++i) {
-            std::vector<double> x(std::size_t(w), 0.0);
-            for (int channel = 0; channel < w; ++channel) {
-              double sum = 0;
-              if (!matrix) sum = c[std::size_t(i * stride + channel)];
-              for (int k = 0; matrix && k < w; ++k) sum += c[std::size_t(i * stride + k)] * matrix[k * w + channel];
-              x[std::size_t(channel)] = scale * sum + mean[std::size_t(channel)];
-            }
+            std::vector<double>& x = values[std::size_t(i)];
             const int token = row_token[std::size_t(i)];
             rotation(x.data(), double(position + first + token));
             for (int channel = 0; channel < w; ++channel) {

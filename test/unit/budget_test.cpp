@@ -9,6 +9,7 @@
 #include <doctest/doctest.h>
 #include <support/caches.hpp>
 #include <support/frames.hpp>
+#include <support/prediction.hpp>
 #include <support/real_cache.hpp>
 #include <support/reference_decoder.hpp>
 
@@ -178,6 +179,7 @@ TEST_CASE("budget: without a profile's losses, and on every instruction set") {
 TEST_CASE("budget: codecs of one level fit or do not") {
   const real_cache c;
   profile model = c.model;
+  caches::add_prediction(model, seed);
   for (const char* name : codec::preset_names) {
     CAPTURE(std::string(name));
     codec::with_preset(name, [&]<class Codec>() {

@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 #include <support/caches.hpp>
 #include <support/frames.hpp>
+#include <support/prediction.hpp>
 
 #include <cmath>
 #include <cstdint>
@@ -419,6 +420,8 @@ TEST_CASE("codec shapes: max_size is a bound for every preset and any input") {
     caches::fill(source.view(), shape, seed);
     profile calibrated = caches::make_profile(shape, {&source.view(), 1}), uncalibrated = profile::uncalibrated(shape);
     for (profile* p : {&calibrated, &uncalibrated}) p->set_section(*calibrate_cachegen(*p, {&source.view(), 1}));
+    caches::add_prediction(calibrated, seed);
+    const std::vector<std::int32_t> ids = caches::token_ids(tokens);
     if (random() % 2) caches::fill_with_noise(source.view(), random());
     for (const char* name : codec::preset_names)
       codec::with_preset(name, [&]<class Codec>() {
@@ -426,7 +429,8 @@ TEST_CASE("codec shapes: max_size is a bound for every preset and any input") {
           encoder<Codec> e(*p);
           const std::size_t most = e.max_size(source.view());
           std::vector<std::byte> out(2 * most + 100000);
-          const auto n = e.encode(source.view(), out);
+          const auto n = e.encode(source.view(), out, {.side = {ids}});
+          if (n.status() == status::missing_section && p == &uncalibrated) continue;
           REQUIRE(n);
           CHECK(*n <= most);
         }

@@ -9,6 +9,7 @@
 #include <doctest/doctest.h>
 #include <support/cachegen_model.hpp>
 #include <support/caches.hpp>
+#include <support/prediction.hpp>
 #include <support/reference_decoder.hpp>
 
 #include <cmath>
@@ -109,13 +110,15 @@ void check_codes(const std::vector<again>& codes, int rows, std::ptrdiff_t ld) {
 }
 
 // The integers of every tile of a frame at every level, from the library's own rooms; checks that they encode to the
-// same code. Returns a checksum of each level's integers, tile after tile.
-std::vector<std::uint32_t> integers(const profile& p, const bytes& frame) {
+// same code, where all rows have one step. Returns a checksum of each level's integers, tile after tile. `left`: the
+// profile of what prediction leaves, or null.
+std::vector<std::uint32_t> integers(const profile& own, const profile* left, const bytes& frame) {
   frame_index index;
   REQUIRE(index.parse(frame) == status::ok);
   std::vector<std::vector<std::int16_t>> all(index.header().levels_present);
-  class_rans::decoder decoder(p, isa::best);
+  class_rans::decoder plain_decoder(own, isa::best), left_decoder(left ? *left : own, isa::best);
   codec::standard::quantizer::decoder quantizer(isa::best);
+  const profile& p = own;
   for (int l = 0; l < p.shape.num_layers(); ++l)
     for (plane which : caches::planes)
       for (int k = 0; k < index.token_tiles(); ++k)
@@ -133,7 +136,10 @@ std::vector<std::uint32_t> integers(const profile& p, const bytes& frame) {
           for (int pass = 1; pass < levels; ++pass)
             REQUIRE(parse_refinement(payload(pass), t.refinements[pass - 1]) == status::ok);
           if (t.rows() == 0) continue;
-          const detail::group_tables tables = tables_of(p, t);
+          const bool predicted = left && t.section(0, section::predictor).empty();
+          row_classes classes;
+          REQUIRE(classes.parse(t.section(0, section::steps), t.rows()));
+          const detail::group_tables tables = tables_of(predicted ? *left : p, t);
           const std::ptrdiff_t ld = detail::padded(t.place.width());
           const auto n = std::size_t(t.rows()) * std::size_t(ld);
           std::vector<std::int16_t> coarser(n);
@@ -148,11 +154,13 @@ std::vector<std::uint32_t> integers(const profile& p, const bytes& frame) {
             s.ld = ld;
             s.live = t.place.width();
             s.values = values.data();
+            if (!classes.empty()) s.classes = &classes;
             REQUIRE(quantizer.open(t, 0, s));
-            decoder.decode({&s, 1});
+            (predicted ? left_decoder : plain_decoder).decode({&s, 1});
             REQUIRE(s.state == status::ok);
             all[std::size_t(level)].insert(all[std::size_t(level)].end(), values.begin(), values.end());
 
+            if (!classes.empty()) continue;
             // The same integers for the entropy coder.
             const int blocks = tables.blocks[level];
             REQUIRE(blocks <= detail::rans_max_blocks);
@@ -207,7 +215,14 @@ constexpr golden streams[] = {
     {"kivi2", "narrow", "kivi2", dtype::f16, 173, 64, 0, false, true},
     {"cachegen_paper", "tables", "cachegen_paper", dtype::f16, 40, 64, 0, false, true},
     {"standard_cut", "small", "standard", dtype::f16, 40, 0, 3, false},
+    {"balanced", "steps", "balanced", dtype::f16, 40, 0, 3, true},
+    {"smallest", "predicted", "smallest", dtype::f16, 40, 0, 2, true},
+    {"smallest_later", "predicted", "smallest_single", dtype::bf16, 24, 70000, 0, false},
 };
+
+// Ids of the tokens of every frame, which predictors look at; some of no vocabulary.
+constexpr std::uint32_t vocab = 12;
+const std::vector<std::int32_t> ids = caches::token_ids(200, vocab);
 
 bytes elements_of(const caches::mixed_cache& c) {
   bytes all;
@@ -257,8 +272,9 @@ caches::mixed_cache captured(const profile& p, const golden& s) {
 // Tiles of 16 tokens, or where more are needed to fill a group, those of the preset.
 template <class Codec>
 bytes encode(const golden& s, const profile& p, const caches::mixed_cache& source, isa on) {
-  if (s.tokens > 64) return caches::encode<Codec>(p, source.views(), {}, on);
-  return caches::encode<typename Codec::template with_grouping<tile_tokens<16>>>(p, source.views(), {}, on);
+  const encode_options options{.side = {ids}};
+  if (s.tokens > 64) return caches::encode<Codec>(p, source.views(), options, on);
+  return caches::encode<typename Codec::template with_grouping<tile_tokens<16>>>(p, source.views(), options, on);
 }
 
 // What streams.txt pins: checksums of the integers of every level, or of the elements of a lossless frame.
@@ -273,7 +289,9 @@ std::string sums_of(const golden& s) {
       const bytes elements = elements_of(back);
       sums.push_back(checksum(elements.data(), elements.size(), 0));
     } else if constexpr (Codec::id.entropy == class_rans::id) {
-      sums = integers(p, frame);
+      std::shared_ptr<const profile> left;
+      if constexpr (Codec::id.predictor.id != 0) left = Codec::predictor::residual(p);
+      sums = integers(p, left.get(), frame);
     }
   });
   std::string line = s.name;
@@ -314,11 +332,12 @@ TEST_CASE("golden: values on every instruction set, as pinned and as the documen
     CAPTURE(std::string(s.name));
     const profile p = load(s.profile);
     const bytes frame = read(std::string(s.name) + ".slc"), file = read(std::string(s.profile) + ".profile");
-    const reference::frame r = reference::decode(plain(frame), reference::read_profile(plain(file)), s.level);
+    const reference::frame r = reference::decode(plain(frame), reference::read_profile(plain(file)), s.level, -1, ids);
     codec::with_preset(s.preset, [&]<class Codec>() {
       for (isa on : {isa::portable, isa::avx2, isa::avx512}) {
         caches::mixed_cache back = pages_for(p, s), expected = pages_for(p, s);
-        CHECK(caches::decode<Codec>(p, frame, back.views(), {.level = max_passes}, on).worst == status::ok);
+        CHECK(caches::decode<Codec>(p, frame, back.views(), {.level = max_passes, .side = {ids}}, on).worst ==
+              status::ok);
         for (std::size_t i = 0; i < back.views().size(); ++i) {
           const kv_view &got = back.views()[i], &wanted = expected.views()[i];
           caches::for_each_element(wanted, [&](plane which, int, std::int64_t t, int h, int d, std::byte* to) {
@@ -346,13 +365,15 @@ TEST_CASE("golden: values on every instruction set, as pinned and as the documen
         if (!s.pinned) continue;
         const bytes values = read(std::string(s.name) + ".values");
         std::size_t at = 0;
-        caches::for_each_element(expected.views()[0], [&](plane, auto, auto, auto, auto, std::byte* to) {
-          REQUIRE(at + 2 <= values.size());
-          std::memcpy(to, &values[at], 2);
-          at += 2;
-        });
+        for (std::size_t i = 0; i < back.views().size(); ++i) {
+          caches::for_each_element(expected.views()[i], [&](plane, auto, auto, auto, auto, std::byte* to) {
+            REQUIRE(at + 2 <= values.size());
+            std::memcpy(to, &values[at], 2);
+            at += 2;
+          });
+          CHECK(caches::worst_ulps(expected.views()[i], back.views()[i]) <= 1);
+        }
         CHECK(at == values.size());
-        CHECK(caches::worst_ulps(expected.views()[0], back.views()[0]) <= 1);
       }
     });
   }
@@ -391,6 +412,30 @@ TEST_CASE("golden: make" * doctest::skip()) {
     for (plane which : caches::planes) hybrid.of(l, which) = small.of(0, which);
   hybrid.set_name("golden, hybrid");
   write("hybrid.profile", hybrid.serialize());
+
+  profile steps = small;
+  caches::add_token_steps(steps, 5);
+  steps.set_name("golden, steps of tokens");
+  write("steps.profile", steps.serialize());
+
+  // Two layers, narrow ones: features times width make the section.
+  profile predicted = profile::uncalibrated(model_shape::uniform(2, 2, 16), 4, 2);
+  for (std::size_t i = 0; i < 4; ++i) {
+    plane_profile& q = predicted.planes[i];
+    const plane_profile& from = small.planes[i % 2];
+    q.group_width = 32;
+    q.step = q.scale = 1.f / 16;
+    q.loss = from.loss;
+    q.mean.assign(from.mean.begin(), from.mean.begin() + 32);
+    for (int k = 0; k < 32; ++k) {
+      q.classes.push_back(std::uint8_t(k % 4 * 64 + 30 - k / 2));
+      for (int c = 0; c < 32; ++c)
+        q.matrix.push_back(from_float<f16>(__builtin_popcount(unsigned(k & c)) % 2 ? -0.176777f : 0.176777f).bits);
+    }
+  }
+  predicted.set_name("golden, predicted");
+  caches::add_prediction(predicted, 6, vocab);
+  write("predicted.profile", predicted.serialize());
 
   profile smollm2 = profile::uncalibrated(model_shape::uniform(1, 3, 64, {.base = 1e5}), 4, 4);
   smollm2.set_name("SmolLM2-135M, layer 7");
@@ -439,6 +484,8 @@ TEST_CASE("golden: make" * doctest::skip()) {
     caches::mixed_cache source = s.captured ? captured(p, s) : pages_for(p, s);
     if (!s.captured && std::string(s.profile) == "smollm2")  // the lossless one is where the other comes from
       REQUIRE(caches::decode<codec::exact>(p, read("smollm2_exact.slc"), source.views()).worst == status::ok);
+    else if (!s.captured && std::string(s.profile) == "predicted")
+      for (const kv_view& v : source.views()) caches::fill(v, p.shape, 8);  // of no matter on which machine
     else if (!s.captured)
       for (const kv_view& v : source.views()) fill(v);
     codec::with_preset(s.preset, [&]<class Codec>() {
@@ -452,7 +499,7 @@ TEST_CASE("golden: make" * doctest::skip()) {
       write(std::string(s.name) + ".slc", frame);
       if (!s.pinned) return;
       caches::mixed_cache back = pages_for(p, s);
-      REQUIRE(caches::decode<Codec>(p, frame, back.views(), {}, isa::portable).worst == status::ok);
+      REQUIRE(caches::decode<Codec>(p, frame, back.views(), {.side = {ids}}, isa::portable).worst == status::ok);
       write(std::string(s.name) + ".values", elements_of(back));
     });
   }

@@ -28,6 +28,7 @@ static_assert(tile_codec<codec::standard::with_predictor<from_tokens>>);
 static_assert(everything::id == stage_id::of(7, 3) && in_pairs::id == stage_id::of(2, 1 << 12));
 static_assert(from_tokens::span == 0 && k_for_v::span == 1 && in_pairs::span == 1);
 static_assert(everything::span >= max_model_layers - 1);
+static_assert(everything::reads_tokens && from_tokens::reads_tokens && !in_pairs::reads_tokens);
 
 constexpr unsigned seed = 2024;
 constexpr std::uint32_t vocab = 5;

@@ -7,7 +7,11 @@
 #include <support/llama_states.hpp>
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <random>
+#include <string>
 #include <vector>
 
 namespace {
@@ -323,5 +327,27 @@ TEST_CASE("slot: damage to a packed state is found") {
     bytes longer = packed;
     longer.push_back(std::byte{0});
     CHECK_FALSE(slot::unpack(longer, &known()).has_value());
+  }
+}
+
+// States stay; what is packed of them is written anew with a new version of the format.
+TEST_CASE("slot: make the fuzzer's seeds" * doctest::skip()) {
+  const std::string folder = SLUICE_SOURCE_DIR "/test/fuzz/corpus/slot/";
+  const profile model = profile::uncalibrated(model_shape::uniform(2, 3, 64));
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    const bool coarse = name.starts_with("coarse_");
+    if (!coarse && !name.starts_with("packed_")) continue;
+    std::ifstream in(folder + name.substr(7), std::ios::binary);
+    const std::string text{std::istreambuf_iterator<char>(in), {}};
+    REQUIRE(text.size() > 1);
+    const auto state = std::as_bytes(std::span(text)).subspan(1);
+    slot::options o;
+    o.lossless = !coarse;
+    const auto packed = slot::pack(state, coarse ? &model : nullptr, o);
+    REQUIRE(packed);
+    std::ofstream out(entry.path(), std::ios::binary);
+    out.put(1).write(reinterpret_cast<const char*>(packed->data()), std::streamsize(packed->size()));
+    REQUIRE(out.good());
   }
 }

@@ -112,9 +112,11 @@ class decode_worker {
       counts_.outside += outside && shown;
       counts_.damaged += missing && shown;
     };
-    const auto damage = [&](status s) {
+    bool unsound_key = false;
+    const auto damage = [&](status s, plane which) {
       counts_.damaged += shown;
       unsound_ = layer;
+      unsound_key |= which == plane::key;
       note(s, 0, tokens);
     };
     opened_.clear();
@@ -136,7 +138,7 @@ class decode_worker {
         } else if (s == status::absent) {
           lacks(0, 0);
         } else {
-          damage(s);
+          damage(s, which);
         }
       }
     for (std::size_t i = 0; i < batch_.size(); i += tiles_at_once) {
@@ -145,11 +147,13 @@ class decode_worker {
       for (std::size_t k = 0; k < batch.size(); ++k) {
         const sluice::tile& t = batch[k];
         const int first = t.envelope.first, last = first + t.envelope.count;
-        if (t.state != status::ok || (shown && !built_on_damage && !store(t, layer, tile))) {
-          damage(status::corrupt_tile);
+        // V may be predicted from all K of its layer.
+        const bool built = built_on_damage || (Codec::span > 0 && unsound_key && t.place.plane == plane::value);
+        if (t.state != status::ok || (shown && !built && !store(t, layer, tile))) {
+          damage(status::corrupt_tile, t.place.plane);
           continue;
         }
-        if (built_on_damage) {  // decoded for the sake of what builds on it and not on the damage: a span ends there
+        if (built) {  // decoded for the sake of what builds on it and not on the damage: a span ends there
           counts_.damaged += shown;
           note(status::corrupt_tile, 0, tokens);
           continue;

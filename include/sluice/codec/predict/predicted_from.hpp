@@ -21,7 +21,7 @@ namespace sluice {
 
 /// What gives features of tokens to predicted_from: numbers that both sides know before the tile.
 /// - `id`: one bit, 128 for your own; `span`: as a predictor's; optional `rank`, of latents that it needs of the section,
-///   and `lower`, how many layers it lets follow one that stands alone.
+///   `lower`, how many layers it lets follow one that stands alone, and `reads_tokens`, as a predictor's.
 /// - constructed from a detail::prediction_model, which it may borrow; `width(shape, layer, plane)`: features, 0 = none.
 /// - `gather(place, range, rows, side, out, ld)`: [rows.size()][ld], width() of each written, zeros where nothing is
 ///   known; returns whether anything is.

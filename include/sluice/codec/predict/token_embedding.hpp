@@ -22,6 +22,7 @@ class token_embedding {
   static constexpr int id = 1;
   static constexpr int span = 0;
   static constexpr int rank = Rank;
+  static constexpr bool reads_tokens = true;
 
   explicit token_embedding(const detail::prediction_model& m) : model_(&m) {}
 
