@@ -244,7 +244,8 @@ TEST_CASE("faults: what a damaged layer costs a predictor's reader") {
       caches::cache back = make_cache(shape(), tokens);
       const page_status s = caches::decode<predicted>(p, bad, back.view());
       CHECK(s.worst == status::corrupt_tile);
-      CHECK(s.damaged == (damaged + 1 < layers ? 1u + 2 * groups : 1u));  // and the layer within the span
+      // And V of the layer, and the layer within the span.
+      CHECK(s.damaged == 1u + (which == plane::key ? groups : 0u) + (damaged + 1 < layers ? 2 * groups : 0u));
       for (int l = 0; l < layers; ++l) {
         CAPTURE(l);
         for (const auto& [first, last] : {std::pair{0, tile_size}, {2 * tile_size, tokens}})

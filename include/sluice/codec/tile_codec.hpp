@@ -223,7 +223,7 @@ concept gives_rows = (C::domain == value_domain::stored && gives_elements<typena
 /// - `span`: lower layers that a layer's rows depend on, directly or through others; 0 = every layer decodes alone.
 ///   Where it is not 0, encoder and decoder have `begin_tile()`, called before the lowest layer of a token tile: what was
 ///   learnt of another tile, or of another frame, is to be forgotten. A damaged tile costs its reader the `span` layers
-///   above it as well.
+///   above it as well, and one of K the V of its layer.
 /// - `passes(profile)`: passes that encode() makes when asked for all, 1 to max_passes.
 /// - `keeps_exact(profile, position, end)`: whether the token at `position` is kept exact, `end` being the position
 ///   behind the last token encoded.
