@@ -101,62 +101,6 @@ class query_statistics {
   last_queries last_;
 };
 
-/// Means and covariances of the un-rotated queries of every query head, over any number of contexts: what queries that
-/// nobody has seen yet are likely to be.
-class query_moments {
- public:
-  explicit query_moments(const model_config& c) : config_(c), sums_(std::size_t(c.layers)) {
-    for (sums& s : sums_) {
-      s.first.setZero(c.heads, c.head_dim);
-      s.second.setZero(c.heads * c.head_dim, c.head_dim);
-    }
-  }
-
-  /// As model::forward shows them; the first tokens of a context are left out.
-  void add(int layer, int position, std::span<const float> queries) {
-    const int d = config_.head_dim, width = config_.heads * d, n = int(queries.size()) / width;
-    const int skipped = std::clamp(query_statistics::sinks - position, 0, n);
-    const auto q = Eigen::Map<const matrix>(queries.data(), n, width).bottomRows(n - skipped);
-    sums& s = sums_[std::size_t(layer)];
-    s.tokens += double(q.rows());
-    for (int h = 0; h < config_.heads; ++h) {
-      const matrix head = q.middleCols(h * d, d);
-      s.first.row(h) += head.colwise().sum().cast<double>();
-      s.second.middleRows(h * d, d) += (head.transpose() * head).cast<double>();
-    }
-  }
-
-  /// [heads][head_dim]
-  std::vector<float> mean(int layer) const {
-    const sums& s = sums_[std::size_t(layer)];
-    std::vector<float> out(std::size_t(s.first.size()));
-    Eigen::Map<matrix>(out.data(), s.first.rows(), s.first.cols()) = (s.first / s.tokens).cast<float>();
-    return out;
-  }
-
-  /// [heads][head_dim][head_dim], about the mean.
-  std::vector<float> covariance(int layer) const {
-    const sums& s = sums_[std::size_t(layer)];
-    const int d = config_.head_dim;
-    std::vector<float> out(std::size_t(s.second.size()));
-    for (int h = 0; h < config_.heads; ++h) {
-      const Eigen::RowVectorXd m = s.first.row(h) / s.tokens;
-      Eigen::Map<matrix>(out.data() + std::ptrdiff_t(h) * d * d, d, d) =
-          (s.second.middleRows(h * d, d) / s.tokens - m.transpose() * m).cast<float>();
-    }
-    return out;
-  }
-
- private:
-  using sum_matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  struct sums {
-    double tokens = 0;
-    sum_matrix first, second;  // [heads][head_dim], [heads * head_dim][head_dim]
-  };
-  model_config config_;
-  std::vector<sums> sums_;
-};
-
 /// [layers][tokens] mean over all heads of the squared attention that the last queries of a context pay to each of its
 /// tokens, those queries counted that stand behind the token; 0 where the layer's window leaves it out. The sequence holds
 /// the context.

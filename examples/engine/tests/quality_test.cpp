@@ -195,7 +195,7 @@ TEST_CASE("measuring sensitivities leaves the cache as it was and does not depen
   }
 }
 
-TEST_CASE("observed attention is what a plain softmax gives, and moments are those of the queries") {
+TEST_CASE("observed attention is what a plain softmax gives") {
   for (const tiny::recipe& r : recipes) {
     CAPTURE(r.arch);
     fixture f(r);
@@ -205,11 +205,9 @@ TEST_CASE("observed attention is what a plain softmax gives, and moments are tho
     page_pool pages(c, sluice::dtype::f32, page_pool::pages_for(n));
     sequence seq(pages);
     last_queries last(f.net, n);
-    query_moments moments(c);
     std::vector<matrix> all(std::size_t(c.layers));
     f.net.forward(ids, seq, {.on_queries = [&](int layer, int position, std::span<const float> q) {
                     last.add(layer, position, q);
-                    moments.add(layer, position, q);
                     all[std::size_t(layer)] = Eigen::Map<const matrix>(q.data(), n, c.heads * c.head_dim);
                   }});
     const std::vector<float> found = observed_attention(c, seq, last, f.threads);
@@ -235,21 +233,6 @@ TEST_CASE("observed attention is what a plain softmax gives, and moments are tho
     for (int t = 0; t < n; ++t)
       CHECK(double(found[std::size_t(layer * n + t)]) ==
             doctest::Approx(sum[std::size_t(t)] / count[std::size_t(t)]).epsilon(1e-3));
-
-    const auto head = all[0].bottomRows(n - query_statistics::sinks).middleCols(d, d).cast<double>();
-    const Eigen::RowVectorXd mean = head.colwise().mean();
-    const Eigen::MatrixXd covariance =
-        (head.rowwise() - mean).transpose() * (head.rowwise() - mean) / double(head.rows());
-    const std::vector<float> m = moments.mean(0), v = moments.covariance(0);
-    CHECK((Eigen::Map<const Eigen::RowVectorXf>(m.data() + d, d).cast<double>() - mean).norm() <
-          1e-4 * (1 + mean.norm()));
-    CHECK((Eigen::Map<const matrix>(v.data() + d * d, d, d).cast<double>() - covariance).norm() <
-          1e-4 * covariance.norm());
-
-    std::vector<float> row(std::size_t(c.dim));
-    f.net.embedding_row(5, row.data());
-    CHECK(Eigen::Map<const Eigen::ArrayXf>(row.data(), c.dim).square().mean() == doctest::Approx(1).epsilon(0.01));
-    CHECK_THROWS(f.net.embedding_row(c.vocab, row.data()));
   }
 }
 
@@ -332,64 +315,6 @@ TEST_CASE("what is kept of a context is what was computed, and is computed again
   CHECK(kept.run(ids, fixture::context, third).predicted == computed.predicted);
   CHECK(bytes(third) == bytes(first));
   CHECK(there().file_size() == size);
-}
-
-TEST_CASE("observed attention is what a plain softmax gives, and moments are those of the queries") {
-  for (const tiny::recipe& r : recipes) {
-    CAPTURE(r.arch);
-    fixture f(r);
-    const model_config& c = f.net.config();
-    constexpr int n = 100;
-    const auto ids = f.windows(1, n, 6)[0];
-    page_pool pages(c, sluice::dtype::f32, page_pool::pages_for(n));
-    sequence seq(pages);
-    last_queries last(f.net, n);
-    query_moments moments(c);
-    std::vector<matrix> all(std::size_t(c.layers));
-    f.net.forward(ids, seq, {.on_queries = [&](int layer, int position, std::span<const float> q) {
-                    last.add(layer, position, q);
-                    moments.add(layer, position, q);
-                    all[std::size_t(layer)] = Eigen::Map<const matrix>(q.data(), n, c.heads * c.head_dim);
-                  }});
-    const std::vector<float> found = observed_attention(c, seq, last, f.threads);
-    const int layer = c.layers - 1, d = c.head_dim, window = c.layer_window(layer);
-    std::vector<double> sum(n), count(n);
-    for (int t = n - last_queries::kept; t < n; ++t)
-      for (int h = 0; h < c.heads; ++h) {
-        std::vector<float> q(all[std::size_t(layer)].row(t).data() + h * d,
-                             all[std::size_t(layer)].row(t).data() + (h + 1) * d);
-        f.net.rotate(layer, q.data(), t);
-        std::vector<double> p(std::size_t(t + 1));
-        double total = 0;
-        for (int i = window ? std::max(0, t + 1 - window) : 0; i <= t; ++i) {
-          const auto* k =
-              reinterpret_cast<const float*>(seq.at(sluice::plane::key, layer, i, h / (c.heads / c.kv_heads)));
-          double score = 0;
-          for (int j = 0; j < d; ++j) score += double(q[std::size_t(j)] * k[j]);
-          total += p[std::size_t(i)] = std::exp(score / std::sqrt(double(d)));
-        }
-        for (int i = 0; i <= t; ++i)
-          sum[std::size_t(i)] += p[std::size_t(i)] * p[std::size_t(i)] / total / total, ++count[std::size_t(i)];
-      }
-    for (int t = 0; t < n; ++t)
-      CHECK(double(found[std::size_t(layer * n + t)]) ==
-            doctest::Approx(sum[std::size_t(t)] / count[std::size_t(t)]).epsilon(1e-3));
-
-    const auto head = all[0].bottomRows(n - query_statistics::sinks).middleCols(d, d).cast<double>();
-    const Eigen::RowVectorXd mean = head.colwise().mean();
-    const Eigen::MatrixXd covariance =
-        (head.rowwise() - mean).transpose() * (head.rowwise() - mean) / double(head.rows());
-    const std::vector<float> m = moments.mean(0), v = moments.covariance(0);
-    CHECK((Eigen::Map<const Eigen::RowVectorXf>(m.data() + d, d).cast<double>() - mean).norm() <
-          1e-4 * (1 + mean.norm()));
-    CHECK((Eigen::Map<const matrix>(v.data() + d * d, d, d).cast<double>() - covariance).norm() <
-          1e-4 * covariance.norm());
-
-    std::vector<float> row(std::size_t(c.dim));
-    f.net.embedding_row(5, row.data());
-    CHECK(Eigen::Map<const Eigen::ArrayXf>(row.data(), c.dim).square().mean() == doctest::Approx(1).epsilon(0.01));
-    CHECK_THROWS(f.net.embedding_row(c.vocab, row.data()));
-  }
 }
 
 TEST_CASE("windows are spread over all texts as far as their lengths allow") {
