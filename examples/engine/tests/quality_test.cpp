@@ -195,7 +195,7 @@ TEST_CASE("measuring sensitivities leaves the cache as it was and does not depen
   }
 }
 
-TEST_CASE("observed attention is what a plain softmax gives") {
+TEST_CASE("observed attention is what a plain softmax gives, and embeddings have the mean square 1") {
   for (const tiny::recipe& r : recipes) {
     CAPTURE(r.arch);
     fixture f(r);
@@ -233,6 +233,11 @@ TEST_CASE("observed attention is what a plain softmax gives") {
     for (int t = 0; t < n; ++t)
       CHECK(double(found[std::size_t(layer * n + t)]) ==
             doctest::Approx(sum[std::size_t(t)] / count[std::size_t(t)]).epsilon(1e-3));
+
+    std::vector<float> row(std::size_t(c.dim));
+    f.net.embedding_row(5, row.data());
+    CHECK(Eigen::Map<const Eigen::ArrayXf>(row.data(), c.dim).square().mean() == doctest::Approx(1).epsilon(0.01));
+    CHECK_THROWS(f.net.embedding_row(c.vocab, row.data()));
   }
 }
 
