@@ -145,7 +145,7 @@ class calibration {
       token_weight_model weights;
       bool any = false;
       for (std::size_t l = 0; l < weights_.size(); ++l) {
-        weights.layers.push_back(weights_[l].fit(shape_.layers[l], options_.sinks));
+        weights.layers.push_back(weights_[l].fit(shape_.layers[l]));
         any |= weights.layers.back().exponent[0] > 0;
       }
       if (any)

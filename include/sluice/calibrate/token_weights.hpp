@@ -30,7 +30,6 @@ class token_weight_fit {
       against_.setZero(n);
     }
     for (std::int64_t begin = 0; begin < gain.size();) {
-      const std::int64_t start = begin;
       const std::int64_t end = std::min<std::int64_t>(begin + tile - (position + begin) % tile, gain.size());
       matrix_d f(end - begin, n);
       Eigen::VectorXd y(end - begin);
@@ -49,21 +48,12 @@ class token_weight_fit {
       product_ += centred.transpose() * centred;
       against_ += centred.transpose() * of;
       rows_ += rows;
-      for (std::int64_t t = start; t < end && position + t < max_sinks; ++t)
-        if (gain(t) > 0 && std::isfinite(gain(t))) {
-          sinks_[position + t] += std::log(gain(t)) - y.head(rows).mean();
-          ++sinks_seen_[position + t];
-        }
     }
   }
 
   // What the profile keeps. A token's step falls with weight^(-exponent / 2).
-  layer_weights fit(const layer_shape& shape, int sinks) const {
+  layer_weights fit(const layer_shape& shape) const {
     layer_weights out;
-    for (int i = 0; i < sinks; ++i) {
-      const double w = sinks_seen_[i] ? sinks_[i] / sinks_seen_[i] : detail::infinity;
-      out.sinks.push_back(sink_step(float(w), usual_exponent));
-    }
     const Eigen::Index n = Eigen::Index(shape.num_kv_heads) * shape.head_dim_k;
     out.direction.assign(std::size_t(n), 0.f);
     if (n == 0 || rows_ < 4 * n || !product_.allFinite()) return out;
@@ -89,8 +79,6 @@ class token_weight_fit {
   matrix_d product_;
   Eigen::VectorXd against_;
   std::int64_t rows_ = 0;
-  double sinks_[max_sinks] = {};  // sums of log weights above the tile's mean, of the first tokens of sequences
-  int sinks_seen_[max_sinks] = {};
 };
 
 }  // namespace sluice::detail::inline SLUICE_CALIBRATION_ABI

@@ -21,7 +21,6 @@
   row(standard, "standard", "weighted basis, four levels in one frame, rANS: the default") \
   row(balanced, "balanced", "standard with steps that know which tokens will be looked at") \
   row(smallest, "smallest", "predicted from text and lower layers as well; three levels; needs token ids") \
-  row(smallest_single, "smallest_single", "the same with one level") \
   row(exact, "exact", "lossless, any type") \
   row(uncompressed, "raw", "the bytes as they are, with frame and checksums") \
   row(fixed<4>, "fixed4", "4 bits a value in the profile's basis, no entropy coder") \

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/codec/quantize/embedded.hpp>
+#include <sluice/codec/stages.hpp>
 #include <sluice/codec/transform/identity.hpp>
 #include <sluice/codec/transform/profile_basis.hpp>
 #include <sluice/cuda/strand.hpp>
@@ -30,6 +31,7 @@
 // or state = corrupt_tile where a host refuses the bytes, which are untrusted: sizes of sections are those of the frame.
 // store_stage<Codec> has init() and launch() as well and puts values into pages; without one of its own a codec has that of
 // cuda/entropy/integer_stages.cuh: values times scale, in a profile's basis or as they are.
+// Codecs that predict, or whose rows have steps of their own (token_steps), have no stages here.
 // A codec of another make than basic_codec and stored_codec specialises codec_stages as a whole.
 
 namespace sluice::cuda {
@@ -101,12 +103,17 @@ struct quantizer_stage<embedded<Refinements>> {
 
 namespace detail {
 
+// No device has the stages of codecs that predict, or whose rows have steps of their own.
+template <class Codec>
+concept alike_rows = !requires { typename Codec::bit_widths; }
+|| !(sets_rows<typename Codec::bit_widths> || Codec::predictor::predicts);
+
 template <class Codec>
 struct entropy_of {
   using type = void;
 };
 template <class Codec>
-requires requires { typename Codec::entropy; }
+requires requires { typename Codec::entropy; } && alike_rows<Codec>
 struct entropy_of<Codec> {
   using type = typename Codec::entropy;
 };

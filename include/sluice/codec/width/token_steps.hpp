@@ -18,20 +18,17 @@ namespace sluice {
 
 namespace detail {
 
-inline constexpr std::int8_t finest_sink_step = -28;  // of the first tokens of a sequence
-
 /// What calibration knows of how much a layer's tokens will be looked at: log weight = direction . K + slope * log(tokens
 /// to the end of the tile), K un-rotated, all heads. Steps fall with weight^(-exponent / 2).
 struct layer_weights {
-  std::int8_t offset[2] = {};        ///< quarter octaves by which the steps of K and V are coarser than the profile's
-  std::uint8_t exponent[2] = {};     ///< of K and V, in sixty-fourths; 0 = all tokens alike
-  float slope = 0;                   ///< nats per nat
-  std::vector<std::int8_t> sinks{};  ///< steps of the first tokens of a sequence, quarter octaves from the plane's
-  std::vector<float> direction{};    ///< [width of K]; empty = nothing is known
+  std::int8_t offset[2] = {};      ///< quarter octaves by which the steps of K and V are coarser than the profile's
+  std::uint8_t exponent[2] = {};   ///< of K and V, in sixty-fourths; 0 = all tokens alike
+  float slope = 0;                 ///< nats per nat
+  std::vector<float> direction{};  ///< [width of K]; empty = nothing is known
 };
 
 /// The profile's section of token_steps, which encoders read: (bit_widths, 3). Per layer i8 offset[2], u8 exponent[2], f32
-/// slope, i8 sinks[the profile's], f32 direction[width of K]; FORMAT.md section 7.
+/// slope, f32 direction[width of K]; FORMAT.md section 7.
 struct token_weight_model {
   static constexpr std::uint8_t id = 3;
   std::vector<layer_weights> layers;
@@ -43,7 +40,6 @@ struct token_weight_model {
       for (int p : {0, 1}) w.put(l.offset[p]);
       for (int p : {0, 1}) w.put(l.exponent[p]);
       w.put(l.slope);
-      w.put_bytes(l.sinks.data(), l.sinks.size());
       w.put_bytes(l.direction.data(), l.direction.size() * sizeof(float));
     }
     return out;
@@ -62,13 +58,10 @@ struct token_weight_model {
                                               for (int i : {0, 1}) l.offset[i] = r.get<std::int8_t>();
                                               for (int i : {0, 1}) l.exponent[i] = r.get<std::uint8_t>();
                                               l.slope = r.get<float>();
-                                              r.get_vector(l.sinks, std::size_t(p.sinks));
                                               r.get_vector(l.direction, std::size_t(p.of(layer, plane::key).width));
                                               bool sound = r.ok() && isfinite(l.slope);
                                               for (int i : {0, 1})
                                                 sound = sound && abs(int{l.offset[i]}) <= max_row_step;
-                                              for (std::int8_t q : l.sinks)
-                                                sound = sound && q >= finest_sink_step && q <= 0;
                                               for (float f : l.direction) sound = sound && isfinite(f);
                                               if (!sound) return nullptr;
                                               m->layers.push_back(std::move(l));
@@ -87,24 +80,40 @@ inline void centre(std::span<float> weights, std::size_t skip) noexcept {
 }
 
 inline constexpr int finest_token_step = -8, coarsest_token_step = 12;  // quarter octaves around the plane's step
-inline constexpr std::uint8_t usual_exponent = 45;                      // 0.7
+// Of the first tokens of a sequence, quarter octaves. Which of them attention sinks into differs from text to text.
+inline constexpr int sink_step = -24;
+inline constexpr std::uint8_t usual_exponent = 45;  // 0.7
 
-/// Quarter octaves for a token whose log weight is `w` nats above the mean, within bounds.
-inline int weighted_step(float w, int exponent, int finest, int coarsest) noexcept {
-  constexpr float quarters = 2 / 0.69314718f / 64;
-  const float in = clamp(-quarters * float(exponent) * w, float(finest), float(coarsest));
-  return int(in < 0 ? in - 0.5f : in + 0.5f);
-}
+/// Quarter octaves for a token whose log weight is `w` nats above the mean.
 inline int token_step(float w, int exponent) noexcept {
-  return weighted_step(w, exponent, finest_token_step, coarsest_token_step);
-}
-inline std::int8_t sink_step(float w, int exponent) noexcept {
-  return std::int8_t(weighted_step(w, exponent, finest_sink_step, 0));
+  constexpr float quarters = 2 / 0.69314718f / 64;
+  const float in = clamp(-quarters * float(exponent) * w, float(finest_token_step), float(coarsest_token_step));
+  return int(in < 0 ? in - 0.5f : in + 0.5f);
 }
 
 }  // namespace detail
 
 inline namespace SLUICE_HOST_ABI {
+
+/// Makes all steps of a profile's token_steps coarser by so many quarter octaves, or finer, parts of one in the mean of all
+/// planes: for who has measured what a level costs. Errors: missing_section.
+inline status coarsen_steps(profile& p, double quarters) {
+  const auto known = detail::token_weight_model::of(p);
+  if (!known) return status::missing_section;
+  detail::token_weight_model moved = *known;
+  double part = 0;  // of an even spread over [0, 1), so that the mean is exact
+  for (detail::layer_weights& l : moved.layers)
+    for (std::int8_t& offset : l.offset) {
+      const double to = detail::clamp(offset + quarters, -double(max_row_step), double(max_row_step - 1));
+      part += 0.61803399;
+      part -= part >= 1;
+      int whole = int(to + max_row_step) - max_row_step;
+      whole += to - whole > 1 - part;
+      offset = std::int8_t(whole);
+    }
+  p.set_section({std::uint8_t(profile_stage::bit_widths), detail::token_weight_model::id, true, moved.serialize()});
+  return status::ok;
+}
 
 /// Bit-width policy: the profile's step of each (layer, K or V), finer for tokens that later queries will look at and
 /// coarser for others. How much they will is told by token_weights::attention where an engine has seen it, else guessed
@@ -176,13 +185,9 @@ struct token_steps : profile_steps {
         exponent = model_->layers[std::size_t(in.place.layer)].exponent[which];
       }
       for (std::size_t r = 0; r < out.size(); ++r) {
-        const std::int64_t position = in.range.position + in.rows[r];
-        const bool sink = position < profile_->sinks;
+        const bool sink = in.range.position + in.rows[r] < profile_->sinks;
         const float w = in.rows[r] < weight_.size() ? weight_[in.rows[r]] : 0.f;
-        int step = worthless(w) ? max_row_step : detail::token_step(w, exponent);
-        if (sink)
-          step = model_ ? model_->layers[std::size_t(in.place.layer)].sinks[std::size_t(position)]
-                        : detail::finest_sink_step;
+        const int step = sink ? detail::sink_step : worthless(w) ? max_row_step : detail::token_step(w, exponent);
         out[r] = {std::int8_t(detail::clamp(offset + step, -max_row_step, max_row_step)),
                   sink ? open_spread : std::int8_t{0}};
       }
