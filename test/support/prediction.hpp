@@ -35,7 +35,6 @@ inline void add_token_steps(sluice::profile& p, std::uint64_t seed) {
     sluice::detail::layer_weights& w = m.layers.emplace_back();
     for (int i : {0, 1}) w.offset[i] = std::int8_t(int(random() % 7) - 2), w.exponent[i] = std::uint8_t(random() % 90);
     w.slope = float(random() % 16) / 16;
-    for (int i = 0; i < p.sinks; ++i) w.sinks.push_back(std::int8_t(-int(random() % 29)));
     for (int i = 0; i < p.of(l, sluice::plane::key).width; ++i)
       w.direction.push_back((float(random() % 129) - 64) / 256);
   }

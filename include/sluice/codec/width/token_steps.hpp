@@ -150,10 +150,14 @@ struct token_steps : profile_steps {
       if (told && !told->attention.empty()) {
         const float* a = told->attention.data() + std::size_t(all.place.layer) * std::size_t(all.frame_tokens) +
                          std::size_t(all.range.frame_token);
+        const auto seen = [&](std::size_t r) {  // what is no amount of attention is none
+          const float x = a[all.rows[r]];
+          return x > 0 && detail::isfinite(x) ? x : 0.f;
+        };
         double sum = 0;
-        for (std::size_t r = sinks; r < n; ++r) sum += double(a[all.rows[r]]);
+        for (std::size_t r = sinks; r < n; ++r) sum += double(seen(r));
         const float floor = n > sinks ? float(1e-3 * sum / double(n - sinks)) + 1e-30f : 1;
-        for (std::size_t r = 0; r < n; ++r) w[r] = log(detail::max(a[all.rows[r]], floor));
+        for (std::size_t r = 0; r < n; ++r) w[r] = log(detail::max(seen(r), floor));
       } else if (model_) {
         const detail::layer_weights& l = model_->layers[std::size_t(all.place.layer)];
         for (std::size_t r = 0; r < n; ++r) {
@@ -165,8 +169,10 @@ struct token_steps : profile_steps {
       }
       detail::centre(w, sinks);
       for (std::size_t r = 0; r < n; ++r) {
-        if (told && !told->importance.empty())
-          w[r] += log(told->importance[std::size_t(all.range.frame_token) + all.rows[r]]);
+        if (told && !told->importance.empty()) {
+          const float by = told->importance[std::size_t(all.range.frame_token) + all.rows[r]];
+          w[r] += by > 0 ? log(by) : -detail::infinity_f;
+        }
         weight_[all.rows[r]] = w[r];
       }
     }
