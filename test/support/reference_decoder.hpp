@@ -1187,27 +1187,27 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
           // 6.6 what is expected of a token
           const auto expected = [&](int token) {
             std::vector<double> f, x(std::size_t(w), 0.0);
-            const std::size_t at = std::size_t(first + token);
+            const std::size_t id = std::size_t(first + token);
             if (predictor.sources & 1) {
-              const bool has = at < ids.size() && ids[at] >= 0 && std::uint32_t(ids[at]) < predictor.vocab;
+              const bool has = id < ids.size() && ids[id] >= 0 && std::uint32_t(ids[id]) < predictor.vocab;
               for (std::size_t i = 0; i < predictor.latent_scale.size(); ++i)
                 f.push_back(has ? predictor.latent_scale[i] *
-                                      predictor.latents[std::size_t(ids[at]) * predictor.latent_scale.size() + i]
+                                      predictor.latents[std::size_t(ids[id]) * predictor.latent_scale.size() + i]
                                 : 0);
             }
             const auto put = [&](int layer, int of) {
               const std::size_t at_plane = std::size_t(2 * layer + of), n = std::size_t(p.planes[at_plane].width);
-              for (std::size_t i = 0; i < n; ++i) f.push_back(base[at_plane][at * n + i]);
+              for (std::size_t i = 0; i < n; ++i) f.push_back(base[at_plane][id * n + i]);
             };
             const int below = predictor.below(p, l);
             if (predictor.sources & 2 && below >= 0) put(below, 0), put(below, 1);
             if (predictor.sources & 4 && which == 1) put(l, 0);
-            const predicted_plane& q = predictor.planes[std::size_t(2 * l + which)];
-            require(q.features > 0 && f.size() == std::size_t(q.features), "features");
+            const predicted_plane& how = predictor.planes[std::size_t(2 * l + which)];
+            require(how.features > 0 && f.size() == std::size_t(how.features), "features");
             for (std::size_t k = 0; k < f.size(); ++k)
               for (int i = 0; i < w; ++i)
                 x[std::size_t(i)] +=
-                    q.scale * f[k] * q.matrix[k * std::size_t(v.width) + std::size_t(first_channel + i)];
+                    how.scale * f[k] * how.matrix[k * std::size_t(v.width) + std::size_t(first_channel + i)];
             return x;
           };
           // 5, 6.3
