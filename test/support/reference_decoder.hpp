@@ -1187,17 +1187,17 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
           // 6.6 what is expected of a token
           const auto expected = [&](int token) {
             std::vector<double> f, x(std::size_t(w), 0.0);
-            const std::size_t id = std::size_t(first + token);
+            const std::size_t asked = std::size_t(first + token);
             if (predictor.sources & 1) {
-              const bool has = id < ids.size() && ids[id] >= 0 && std::uint32_t(ids[id]) < predictor.vocab;
+              const bool has = asked < ids.size() && ids[asked] >= 0 && std::uint32_t(ids[asked]) < predictor.vocab;
               for (std::size_t i = 0; i < predictor.latent_scale.size(); ++i)
                 f.push_back(has ? predictor.latent_scale[i] *
-                                      predictor.latents[std::size_t(ids[id]) * predictor.latent_scale.size() + i]
+                                      predictor.latents[std::size_t(ids[asked]) * predictor.latent_scale.size() + i]
                                 : 0);
             }
             const auto put = [&](int layer, int of) {
               const std::size_t at_plane = std::size_t(2 * layer + of), n = std::size_t(p.planes[at_plane].width);
-              for (std::size_t i = 0; i < n; ++i) f.push_back(base[at_plane][id * n + i]);
+              for (std::size_t i = 0; i < n; ++i) f.push_back(base[at_plane][asked * n + i]);
             };
             const int below = predictor.below(p, l);
             if (predictor.sources & 2 && below >= 0) put(below, 0), put(below, 1);
