@@ -532,7 +532,7 @@ TEST_CASE("frame: an index of absurd sizes allocates nothing and overflows nothi
             2) == status::ok);
   CHECK(verdict(h, {{3, 0, {0, 0}, {0, 0}, {0, 0}, 0}}, 0) == status::corrupt_index);
   h.layers = 1;
-  CHECK(verdict(h, {{1, 2, {8, 8}, {16, 16}, {1, 1}, 0}}, 1) == status::corrupt_index);
+  CHECK(verdict(h, {{1, 2, {8, 8}, {16, 16}, {1, 1}, 0}}, 0) == status::corrupt_index);
   CHECK(verdict(h, {{1, 0, {8, 8}, {16, 16}, {1, 1}, 0}}, 0) == status::corrupt_index);
   CHECK(verdict(h, {{1, 2, {8, 8}, {0, 16}, {1, 1}, 0}}, 2) == status::corrupt_index);
   CHECK(verdict(h, {{1, 2, {8, 8}, {12, 16}, {1, 1}, 0}}, 2) == status::corrupt_index);

@@ -11,6 +11,9 @@ namespace sluice::cuda {
 using detail::alphabet;
 using detail::base_block;
 using detail::decode_job;
+using detail::run_of;
+using detail::runs_of;
+using detail::table_run;
 using detail::encode_job;
 using detail::encoded_bound;
 using detail::rans_lanes;
