@@ -11,9 +11,6 @@ namespace sluice::cuda {
 using detail::alphabet;
 using detail::base_block;
 using detail::decode_job;
-using detail::run_of;
-using detail::runs_of;
-using detail::table_run;
 using detail::encode_job;
 using detail::encoded_bound;
 using detail::rans_lanes;
@@ -22,6 +19,9 @@ using detail::rans_max_digits;
 using detail::rans_max_symbols;
 using detail::rans_max_tail;
 using detail::rans_state_bytes;
+using detail::run_of;
+using detail::runs_of;
+using detail::table_run;
 using detail::ternary_block;
 
 /// The 32-lane machine of warp/host.hpp with a thread as a lane: same members, same bytes. All 32 threads take part in
