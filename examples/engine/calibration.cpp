@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "calibration.hpp"
 #include "coded_cache.hpp"
-#include "distribution.hpp"
+#include "quality.hpp"
 
 #include <sluice/calibrate/calibrate.hpp>
 
@@ -13,6 +13,13 @@
 
 namespace engine {
 
+namespace {
+
+constexpr int level_rounds = 2;         // of measuring what level 1 loses
+constexpr std::size_t most_judged = 6;  // captures that it is measured on
+
+}  // namespace
+
 calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> windows, const self_calibration& how) {
   const model_config& c = net.config();
   const auto layers = std::size_t(c.layers), context = std::size_t(how.context), n = windows.size();
@@ -21,11 +28,11 @@ calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> wind
   };
   // Progress counts tokens times layers; a sweep of the calibrator takes about a tenth of a pass of the model.
   const std::size_t suffix = windows.front().size() - context, probes = std::size_t(how.sensitivity_windows);
+  const std::size_t judged = probes && suffix > 1 ? std::min(n, most_judged) : 0;
   const std::size_t sweep = std::max<std::size_t>(context * layers / 10, 1);
   const int sweeps = how.prediction.sources ? 3 : 2;
   const std::size_t all = n * (context * layers + std::size_t(sweeps) * sweep) +
-                          probes * suffix * layers * (layers + 2) +
-                          (probes && suffix ? 4 * std::min<std::size_t>(n, 6) * suffix * layers : 0);
+                          probes * suffix * layers * (layers + 2) + (1 + level_rounds) * judged * suffix * layers;
   std::size_t done = 0;
   const auto advance = [&](std::size_t work) {
     done += work;
@@ -40,9 +47,11 @@ calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> wind
     std::vector<std::vector<sluice::f16>> last{};
     std::vector<sluice::capture_layer> known{};
   };
-  page_pool pages(
-      c, how.kv, int(n) * page_pool::pages_for(how.context) + page_pool::pages_for(int(suffix) + page_pool::page_size));
-  page_pool judging(c, how.kv, 2 * page_pool::pages_for(how.context + int(suffix)));
+  // Room for the captures, for what follows one of them, and for one as it decodes.
+  page_pool pages(c, how.kv,
+                  int(n) * page_pool::pages_for(how.context) +
+                      page_pool::pages_for(int(suffix) + page_pool::page_size) +
+                      page_pool::pages_for(how.context + int(suffix)));
   std::deque<seen> captures;  // a sequence does not move
   std::vector<matrix> output_metrics;
   for (int l = 0; l < c.layers; ++l) output_metrics.push_back(output_metric(net, l));
@@ -93,31 +102,24 @@ calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> wind
   check(made.status());
   out.profile = *std::move(made);
   // What single planes cost does not say to a factor of two what all of them do: level 1 is measured, and steps follow.
-  for (int round = 0; probes && suffix && round < 2; ++round) {
-    distance_sum distance;
+  std::vector<matrix> exact;
+  for (std::size_t i = 0; i < judged; ++i) {
+    seen& s = captures[i * n / judged];
+    exact.push_back(predict(net, std::span(windows[i * n / judged]).subspan(context, suffix - 1), s.cache));
+    s.cache.truncate(how.context);
+    advance(suffix * layers);
+  }
+  for (int round = 0; judged && round < level_rounds; ++round) {
+    suffix_quality sum;
     coded_cache coded(out.profile, "balanced");
-    const std::size_t judged = std::min<std::size_t>(n, 6);
     for (std::size_t i = 0; i < judged; ++i) {
       const std::size_t at = i * n / judged;
-      sequence& exact = captures[at].cache;
-      const auto ids = std::span(windows[at]);
-      coded.encode(exact.view(), ids.first(context));
-      if (coded.levels() < 2) return out;
-      coded.truncate(1);
-      const matrix expected = predict(net, ids.subspan(context), exact);
-      exact.truncate(how.context);
-      sequence decoded(judging);
-      coded.decode(decoded);
-      net.forward(ids.subspan(context), decoded,
-                  {.logits_from = 0, .on_logits = [&](int position, std::span<const float> logits) {
-                     distance.add(row_of(expected, position - how.context), logits);
-                   }});
-      advance(2 * suffix * layers);
+      sum.add(judge_window(net, windows[at], captures[at].cache, exact[i], {}, {}, 1, coded));
+      advance(suffix * layers);
     }
     // KL goes with the step to the power of 1.8.
-    if (!(distance.kl() > 0) ||
-        coarsen_steps(out.profile, 4 / 1.8 * std::log2(how.target_kl / distance.kl())) != sluice::status::ok)
-      break;
+    const double kl = sum.levels.front().distance.kl();
+    if (!(kl > 0) || coarsen_steps(out.profile, 4 / 1.8 * std::log2(how.target_kl / kl)) != sluice::status::ok) break;
   }
   return out;
 }

@@ -23,9 +23,9 @@ class calibration;
 
 inline namespace SLUICE_CALIBRATION_ABI {
 
-/// Makes a profile from captures in two sweeps: add() every capture, then measure() every capture again in the same
-/// order, then, with prediction, predict() every capture, then finish(). Captures need not be in memory together. Calibrate on at least 8 x 1,024 tokens of what the
-/// model will read: prose and code, many domains.
+/// Makes a profile from captures in sweeps: add() every capture, then measure() every capture again in the same order,
+/// then, with prediction, predict() every capture, then finish(). Captures need not be in memory together. Calibrate on at
+/// least 8 x 1,024 tokens of what the model will read: prose and code, many domains.
 class calibrator {
  public:
   /// Reports invalid_argument; for a place that another one is moved to.

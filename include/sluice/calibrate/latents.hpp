@@ -54,9 +54,7 @@ class latent_calibration {
   void weigh(std::size_t at, const plane_calibration& p, double step) {
     matrix_d& s = products_[at];
     if (!s.size()) return;
-    Eigen::RowVectorXd mean(p.width);
-    for (int j = 0; j < p.width; ++j) mean(j) = double(to_float(f16{p.profile.mean[std::size_t(j)]}));
-    s -= sum_ * mean;
+    s -= sum_ * mean_of(p.profile).cast<double>();
     for (int g = 0; g < p.groups(); ++g) {
       matrix_d c = s.middleCols(p.begin_of(g), p.width_of(g)) * p.forward[std::size_t(g)].cast<double>();
       for (Eigen::Index k = 0; k < c.cols(); ++k)

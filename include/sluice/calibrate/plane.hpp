@@ -80,6 +80,13 @@ struct group_basis {
   }
 };
 
+// A plane's means, of all channels.
+inline Eigen::RowVectorXf mean_of(const plane_profile& q) {
+  Eigen::RowVectorXf m(q.width);
+  for (int j = 0; j < q.width; ++j) m(j) = to_float(f16{q.mean[std::size_t(j)]});
+  return m;
+}
+
 // Means and decoder's matrices of a profile's plane, in f16, from bases in units of the finest step; `forward`: the exact
 // inverses that encoders will use. False where they are no numbers of f16.
 inline bool put_basis(const std::vector<group_basis>& basis, plane_profile& out, std::vector<matrix_f>& forward) {
@@ -265,24 +272,21 @@ struct plane_calibration {
     return true;
   }
 
-  // Rows of channels in units of the finest step.
+  // A group's channels in units of the finest step.
+  matrix_f coefficients(int g, const rows_f& x) const {
+    const Eigen::RowVectorXf mean = mean_of(profile).segment(begin_of(g), width_of(g));
+    return (x.middleCols(begin_of(g), width_of(g)).rowwise() - mean) * forward[std::size_t(g)];
+  }
   rows_f coefficients(const rows_f& x) const {
     rows_f out(x.rows(), x.cols());
-    for (int g = 0; g < groups(); ++g) {
-      Eigen::RowVectorXf mean(width_of(g));
-      for (int j = 0; j < width_of(g); ++j) mean(j) = to_float(f16{profile.mean[std::size_t(begin_of(g) + j)]});
-      out.middleCols(begin_of(g), width_of(g)) =
-          (x.middleCols(begin_of(g), width_of(g)).rowwise() - mean) * forward[std::size_t(g)];
-    }
+    for (int g = 0; g < groups(); ++g) out.middleCols(begin_of(g), width_of(g)) = coefficients(g, x);
     return out;
   }
 
   void measure(const rows_f& x, int passes) {
     for (int g = 0; g < groups(); ++g) {
       const int w = width_of(g);
-      Eigen::RowVectorXf mean(w);
-      for (int j = 0; j < w; ++j) mean(j) = to_float(f16{profile.mean[std::size_t(begin_of(g) + j)]});
-      matrix_f y = (x.middleCols(begin_of(g), w).rowwise() - mean) * forward[std::size_t(g)];
+      matrix_f y = coefficients(g, x);
       count(g, y, passes);
       for (int p = 0; p < passes; ++p) {
         const auto s = static_cast<float>(power_of_3(passes - 1 - p)), inverse = 1 / s;

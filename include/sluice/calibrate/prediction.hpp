@@ -138,7 +138,7 @@ class prediction_calibration {
     q.step = p.profile.step;
     whole.forward.clear();
     if (!put_basis(whole.basis, q, whole.forward)) return false;
-    for (int j = 0; j < p.width; ++j) whole.mean(j) = to_float(f16{q.mean[std::size_t(j)]});
+    whole.mean = mean_of(q);
     return true;
   }
   void begin_fit() { left_.resize(model_.planes.size()); }
@@ -279,11 +279,6 @@ class prediction_calibration {
   float base_step() const noexcept { return passes_ > 1 ? 0.5f * static_cast<float>(power_of_3(passes_ - 1)) : 1.f; }
   float fit_step() const noexcept { return static_cast<float>(power_of_3(passes_ - std::min(passes_, 2))); }
 
-  static Eigen::RowVectorXf mean_of(const plane_profile& q) {
-    Eigen::RowVectorXf m(q.width);
-    for (int j = 0; j < q.width; ++j) m(j) = to_float(f16{q.mean[std::size_t(j)]});
-    return m;
-  }
   static matrix_f matrix_of(const plane_profile& q, int g) {
     const int w = q.width_of(g);
     matrix_f m(w, w);

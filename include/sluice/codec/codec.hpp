@@ -158,12 +158,9 @@ struct basic_codec : detail::grouping_checks<Grouping>,
   static bool uses(const profile& p) noexcept {
     return Transform::uses(p) || EntropyModel::uses(p) || Predictor::predicts || Quantizer::depth(p) > 1;
   }
-  /// That of the profile, or of a predictor with a section of its own.
-  static std::uint64_t fingerprint(const profile& p) {
-    if constexpr (detail::has_residual<Predictor>)
-      return Predictor::fingerprint(p);
-    else
-      return uses(p) ? p.fingerprint() : 0;
+  /// Of a predictor with a section of its own.
+  static std::uint64_t fingerprint(const profile& p) requires(detail::has_residual<Predictor>) {
+    return Predictor::fingerprint(p);
   }
   static constexpr bool reads_tokens = detail::reads_tokens<Predictor>;
 

@@ -80,7 +80,7 @@ class decoder {
     if (!same_shape()) return status::wrong_shape;
     if (h.passes > Codec::passes(*profile_)) return status::corrupt_header;
     side_ = options.side;
-    if constexpr (detail::codec_reads_tokens<Codec>) {
+    if constexpr (detail::reads_tokens<Codec>) {
       // Other ids would give other numbers, and nothing else would tell.
       side_.tokens = side_.tokens.first(h.side_checksum ? detail::min(side_.tokens.size(), std::size_t{h.tokens}) : 0);
       if (h.side_checksum && (side_.tokens.size() != h.tokens || side_checksum(side_.tokens) != h.side_checksum))

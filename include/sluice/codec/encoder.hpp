@@ -69,7 +69,7 @@ class encoder {
  private:
   static constexpr int tile_tokens = Codec::tile_tokens;
   static constexpr bool stored = Codec::domain == value_domain::stored;
-  static constexpr bool reads_tokens = detail::codec_reads_tokens<Codec>;
+  static constexpr bool reads_tokens = detail::reads_tokens<Codec>;
 
   int passes() const noexcept { return Codec::passes(*profile_); }
   static bool extent(std::span<const kv_view> cache, std::int64_t& begin, std::int64_t& end) noexcept {

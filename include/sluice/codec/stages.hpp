@@ -158,10 +158,6 @@ concept has_residual = requires(const profile& p) {
   { P::fingerprint(p) } -> std::same_as<std::uint64_t>;
 };
 template <class P>
-concept reads_tokens = requires {
-  requires P::reads_tokens;
-};
-template <class P>
 concept can_learn = requires {
   requires P::span == 0;
 }

@@ -205,9 +205,10 @@ concept begins_tiles = requires(typename C::encoder e, typename C::decoder d) {
   d.begin_tile();
 };
 
-template <class C>
-inline constexpr bool codec_reads_tokens = requires {
-  requires C::reads_tokens;
+// Of a predictor, a source of features or a codec: whether it looks at side_info::tokens.
+template <class T>
+concept reads_tokens = requires {
+  requires T::reads_tokens;
 };
 
 // Rows in the codec's domain. A concept of its own: nvcc loses the brackets of a condition inside of a requirement.

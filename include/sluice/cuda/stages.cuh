@@ -105,7 +105,9 @@ namespace detail {
 
 // No device has the stages of codecs that predict, or whose rows have steps of their own.
 template <class Codec>
-concept alike_rows = !requires { typename Codec::bit_widths; }
+concept alike_rows = !requires {
+  typename Codec::bit_widths;
+}
 || !(sets_rows<typename Codec::bit_widths> || Codec::predictor::predicts);
 
 template <class Codec>

@@ -17,8 +17,5 @@ using smallest =
     standard::with_predictor<predicted_from<token_embedding<>, previous_layer<>, same_layer_k_for_v>>::with_quantizer<
         embedded<2>>::with_bit_widths<token_steps<-6>>;
 
-/// `smallest` without refinements.
-using smallest_single = smallest::with_quantizer<single_level>;
-
 }  // namespace SLUICE_HOST_ABI
 }  // namespace sluice::codec

@@ -71,7 +71,7 @@ struct token_weight_model {
   }
 };
 
-/// Puts deviations of log weights from their mean in place of what a layer's K says; `skip` leaves out the first ones.
+/// Takes the mean off log weights; the first `skip` have no say in it.
 inline void centre(std::span<float> weights, std::size_t skip) noexcept {
   double sum = 0;
   for (std::size_t i = skip; i < weights.size(); ++i) sum += double(weights[i]);
@@ -120,7 +120,7 @@ inline status coarsen_steps(profile& p, double quarters) {
 /// from K alone by what calibration learnt (the profile's section; without, all tokens are alike); token_weights::importance
 /// multiplies either. The mean step of a tile stays. The first tokens of a sequence are rows at a fine step instead of
 /// exact ones. `Coarser`: quarter octaves that all steps are coarser by, with encode_options::coarser.
-/// Source: errors reach the output through squared attention; the guess is measured, bench/README.md says what it saves.
+/// Source: errors reach the output through squared attention; guess and exponents are measured choices.
 template <int Coarser = 0>
 struct token_steps : profile_steps {
   static_assert(Coarser >= -max_row_step && Coarser <= max_row_step, "sluice::token_steps<Coarser>: within 48");
