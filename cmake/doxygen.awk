@@ -5,7 +5,7 @@
 # in codec/ those of tile_codec but for its folders.
 BEGIN {
   concept["/sluice/codec/group/"] = "sluice::grouping_policy"
-  concept["/sluice/codec/predict/"] = "sluice::predictor_policy"
+  concept["/sluice/codec/predict/"] = "sluice::predictor_policy or sluice::feature_source"
   concept["/sluice/codec/transform/"] = "sluice::transform_policy"
   concept["/sluice/codec/quantize/"] = "sluice::quantizer_policy"
   concept["/sluice/codec/width/"] = "sluice::bit_widths_policy"
@@ -21,9 +21,10 @@ FNR == 1 {
     if (index(FILENAME, place)) asked_by = concept[place]
 }
 asked_by && !documented &&
-  (/^  static constexpr [a-z_:* ]+ (id|tokens|heads_per_basis|tile_tokens|domain|span|predicts|passes)[ {]/ ||
-   /^  static constexpr [a-z_:* ]+ (fixed_width|rounds|name|refines|in_place) =/ || /^  using (en|de)coder = / ||
+  (/^  static constexpr [a-z_:* ]+ (id|tokens|heads_per_basis|tile_tokens|domain|span|predicts|passes|rank|lower)[ {]/ ||
+   /^  static constexpr [a-z_:* ]+ (fixed_width|rounds|name|refines|in_place|scales_rows|reads_tokens) =/ || /^  using (en|de)coder = / ||
    /^  static [a-z_0-9: ]+ (passes|keeps_exact|uses|fingerprint|depth|measures|step|bits)\(/ ||
+   /^  (static int width|(bool|void) (predict|gather|learn|forget))\(/ || /^  explicit [a-z_]+\(const (profile|detail::prediction_model)& / ||
    /^  step (link|compute)\(/ || /^  (placement_move|double) (move|worth|worth_at|density)\(/ ||
    /^  [a-z_0-9:<>]+ (size|put|detail|submit|arrived|cancel|poll)\(/) {
   sub(/^  /, "  /** Asked for by " asked_by ". */ ")
