@@ -84,11 +84,11 @@ inline constexpr int finest_token_step = -8, coarsest_token_step = 12;  // quart
 inline constexpr int sink_step = -24;
 inline constexpr std::uint8_t usual_exponent = 45;  // 0.7
 
-/// Quarter octaves for a token whose log weight is `w` nats above the mean.
+/// Quarter octaves for a token whose log weight is `w` nats above the mean; half octaves are fine enough, and fewer classes.
 inline int token_step(float w, int exponent) noexcept {
-  constexpr float quarters = 2 / 0.69314718f / 64;
-  const float in = clamp(-quarters * float(exponent) * w, float(finest_token_step), float(coarsest_token_step));
-  return int(in < 0 ? in - 0.5f : in + 0.5f);
+  constexpr float halves = 1 / 0.69314718f / 64;
+  const float in = clamp(-halves * float(exponent) * w, 0.5f * finest_token_step, 0.5f * coarsest_token_step);
+  return 2 * int(in < 0 ? in - 0.5f : in + 0.5f);
 }
 
 }  // namespace detail

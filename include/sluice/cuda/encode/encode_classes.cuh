@@ -52,7 +52,7 @@ __device__ __forceinline__ int width_of(const encode_tables& t, float sigma) {
   return w < 1 ? 1 : w;
 }
 
-/// How often each symbol of a lane occurs; see sluice::detail::lane_histogram. [symbol][lane], digits behind the values.
+/// How often each symbol of a lane occurs; see sluice::detail::block_histogram. [symbol][lane], digits behind the values.
 inline constexpr int histogram_rows = encode_histogram + (max_passes - 1) * encode_digit_rows;
 inline constexpr std::size_t histogram_bytes = histogram_rows * 32 * sizeof(std::uint16_t);
 

@@ -19,7 +19,7 @@ inline constexpr double operation_bits = 0.0006;
 
 // How often a coefficient took each base value and each digit below a zero or nonzero parent.
 struct coefficient_counts {
-  static constexpr int range = 128;  // values beyond count as this: no class there is right anyway
+  static constexpr int range = code_lengths::reach;  // values beyond count as this: no class there is right anyway
   std::array<std::uint32_t, 2 * range + 1> base{};
   std::array<std::array<std::array<std::uint32_t, 3>, 2>, max_passes>
       digit{};  // [back][parent != 0][0, inward, outward]
@@ -57,12 +57,7 @@ struct coefficient_counts {
 // decoder's effort is worth, since the lane with most symbols and digits sets the pace of its block.
 class class_chooser {
  public:
-  explicit class_chooser(int passes) : passes_(passes), base_bits_(256) {
-    constexpr int r = coefficient_counts::range;
-    for (std::size_t c = 0; c < 256; ++c)
-      for (int v = -r; v <= r; ++v)
-        base_bits_[c][std::size_t(v + r)] = bits_base(static_cast<std::uint8_t>(c), passes - 1, v);
-  }
+  explicit class_chooser(int passes) : passes_(passes) {}
 
   void choose(std::span<const coefficient_counts> counts, std::span<std::uint8_t> out) const {
     std::vector<options> all(32);
@@ -82,16 +77,16 @@ class class_chooser {
   }
 
   double bits(const coefficient_counts& c, std::uint8_t cls) const noexcept {
+    const code_lengths& lengths = code_lengths::all();
+    const float* const base = lengths.base_of(cls, passes_ - 1) - coefficient_counts::range;
     double sum = 0;
     for (std::size_t v = 0; v < c.base.size(); ++v)
-      if (c.base[v]) sum += double(c.base[v]) * double(base_bits_[cls][v]);
-    for (int back = 0; back + 1 < passes_; ++back) {
-      const auto& d = c.digit[std::size_t(back)];
+      if (c.base[v]) sum += double(c.base[v]) * double(base[v]);
+    for (int back = 0; back + 1 < passes_; ++back)
       for (int parent = 0; parent < 2; ++parent)
         for (int s = 0; s < 3; ++s)
-          if (const std::uint32_t n = d[std::size_t(parent)][std::size_t(s)])
-            sum += double(n) * double(bits_ternary(cls, back, parent, s == 0 ? 0 : s == 1 ? -1 : 1));
-    }
+          if (const std::uint32_t n = c.digit[std::size_t(back)][std::size_t(parent)][std::size_t(s)])
+            sum += double(n) * double(lengths.digit_of(cls, back)[parent][s]);
     return sum;
   }
 
@@ -124,7 +119,6 @@ class class_chooser {
   }
 
   int passes_;
-  std::vector<std::array<float, 2 * coefficient_counts::range + 1>> base_bits_;
 };
 
 }  // namespace sluice::detail

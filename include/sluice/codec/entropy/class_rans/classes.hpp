@@ -92,26 +92,26 @@ SLUICE_HD constexpr int coarser(int value) noexcept { return (value + 1 - (value
 
 /// Fills the tables of one block from its 32 classes; lanes without a coefficient have class 0.
 constexpr void build_base_block(const std::uint8_t* classes, int back, base_block& out) noexcept {
-  out = base_block{};
+  std::uint8_t at[32] = {};
   int symbols = 1, digits = 0;
-  for (int k = 0; k < 4; ++k)
-    for (int lane = 0; lane < 32; ++lane)
-      for (int s = 0; s < 2; ++s) out.digit[k].zero[s][lane] = out.digit[k].nonzero[s][lane] = 255;
   for (int lane = 0; lane < 32; ++lane) {
-    const std::uint8_t cls = class_at(classes[lane], back);
-    const class_tables& t = class_table[cls];
-    for (int s = 0; s < 15; ++s) out.threshold[s][lane] = t.base[s];
+    at[lane] = class_at(classes[lane], back);
+    const class_tables& t = class_table[at[lane]];
     out.lane_digits[lane] = t.digits;
-    for (int k = 0; k < t.digits; ++k) {
-      const class_tables& d = class_table[class_at(cls, k)];
-      for (int s = 0; s < 2; ++s) {
-        out.digit[k].zero[s][lane] = d.zero[s];
-        out.digit[k].nonzero[s][lane] = d.nonzero[s];
-      }
-    }
-    symbols = base_symbols(t) > symbols ? base_symbols(t) : symbols;
+    while (symbols < 16 && t.base[symbols - 1] != 255) ++symbols;
     digits = t.digits > digits ? t.digits : digits;
   }
+  for (int s = 0; s < 15; ++s)
+    for (int lane = 0; lane < 32; ++lane)
+      out.threshold[s][lane] = s < symbols - 1 ? class_table[at[lane]].base[s] : 255;
+  for (int k = 0; k < 4; ++k)
+    for (int lane = 0; lane < 32; ++lane) {
+      const class_tables* d = k < digits && k < out.lane_digits[lane] ? &class_table[class_at(at[lane], k)] : nullptr;
+      for (int s = 0; s < 2; ++s) {
+        out.digit[k].zero[s][lane] = d ? d->zero[s] : std::uint8_t{255};
+        out.digit[k].nonzero[s][lane] = d ? d->nonzero[s] : std::uint8_t{255};
+      }
+    }
   out.symbols = static_cast<std::uint8_t>(symbols);
   out.digits = static_cast<std::uint8_t>(digits);
 }
@@ -184,5 +184,27 @@ constexpr float bits_base(std::uint8_t cls, int back, int value) noexcept {
   }
   return bits + symbol_bits(t.base, 15, value < 0 ? -2 * value - 1 : 2 * value);
 }
+
+/// Bits of everything that a class codes at its own step, for who compares many classes.
+struct code_lengths {
+  static constexpr int reach = 128;  ///< values of the base pass beyond it count as this
+  float base[256][2 * reach + 1];    ///< [class][reach + value], as bits_base()
+  float digit[256][2][3];            ///< [class][parent != 0][0, -1 or inward, 1 or outward]
+
+  code_lengths() {
+    for (int c = 0; c < 256; ++c) {
+      const auto cls = static_cast<std::uint8_t>(c);
+      for (int v = -reach; v <= reach; ++v) base[c][v + reach] = bits_base(cls, 0, v);
+      for (int parent = 0; parent < 2; ++parent)
+        for (int s = 0; s < 3; ++s) digit[c][parent][s] = bits_ternary(cls, 0, parent, s == 0 ? 0 : s == 1 ? -1 : 1);
+    }
+  }
+  static const code_lengths& all() {
+    static const code_lengths lengths;
+    return lengths;
+  }
+  const float* base_of(std::uint8_t cls, int back) const noexcept { return &base[class_at(cls, back)][reach]; }
+  const float (*digit_of(std::uint8_t cls, int back) const noexcept)[3] { return digit[class_at(cls, back)]; }
+};
 
 }  // namespace sluice::detail

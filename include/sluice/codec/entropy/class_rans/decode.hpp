@@ -66,7 +66,7 @@ class class_rans_decoder {
       t.own.count_blocks(s.passes);
       tables = &t.own;
     }
-    t.tables.set(*tables, s.classes, s.tile->rows(), s.passes,
+    t.tables.set(*tables, s.classes, s.tile->rows(), s.passes, s.tile->level + 1,
                  tables == &known ? &moved_[tables_.index(s.tile->place)] : nullptr);
   }
 

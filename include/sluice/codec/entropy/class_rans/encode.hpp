@@ -16,26 +16,77 @@
 
 namespace sluice::detail::inline SLUICE_HOST_ABI {
 
-// How often each symbol of a lane occurs: values of the base pass within +-reach (the ends collect what lies beyond),
-// and refinement digits by context (parent zero, parent not zero; digits same, towards zero or -1, away or +1).
-struct lane_histogram {
-  static constexpr int reach = 40;
-  std::uint16_t base[2 * reach + 1] = {};
-  std::uint16_t digit[max_passes - 1][2][3] = {};
+// How often each symbol of the lanes of a block occurs: values of the base pass within +-reach (the ends collect what lies
+// beyond), and refinement digits by context (parent zero, parent not zero; digits same, towards zero or -1, away or +1).
+class block_histogram {
+ public:
+  // Of no rows yet; `made` passes.
+  void clear(int made) {
+    made_ = made;
+    half_ = (power_of_3(made - 1) - 1) / 2;
+    least_ = most_ = 0;
+    fine_.assign(std::size_t(32 * fine_stride()), 0);
+    std::memset(base_, 0, sizeof base_);
+  }
 
-  // Bits of everything counted under a class, all passes made.
-  float bits(std::uint8_t cls, int passes, int made) const noexcept {
-    float sum = 0;
-    for (int v = -reach; v <= reach; ++v)
-      if (base[v + reach]) sum += float(base[v + reach]) * bits_base(cls, passes - 1, v);
-    for (int p = 1; p < made; ++p)
-      for (int r = -1; r <= 1; ++r) {
-        const int s = r == 0 ? 0 : r < 0 ? 1 : 2;
-        if (digit[p - 1][0][s]) sum += float(digit[p - 1][0][s]) * bits_ternary(cls, passes - 1 - p, 0, r);
-        if (digit[p - 1][1][s]) sum += float(digit[p - 1][1][s]) * bits_ternary(cls, passes - 1 - p, 1, r);
+  // One row: its values in the base pass, and where its digits are.
+  void add(const std::int16_t* values, const std::int8_t* const* digits, std::size_t at) {
+    for (std::size_t lane = 0; lane < 32; ++lane) {
+      const int v = values[at + lane];
+      const int base = detail::clamp(v, -reach, reach);
+      least_ = detail::min(least_, base);
+      most_ = detail::max(most_, base);
+      ++base_[lane][base + reach];
+      int below = 0;  // what all digits make together
+      for (int p = 1; p < made_; ++p) below = 3 * below + digits[p][at + lane];
+      const int place = half_ + (v < 0 ? -below : below) + (v == 0 ? 0 : 2 * half_ + 1);
+      ++fine_[lane * std::size_t(fine_stride()) + std::size_t(place)];
+    }
+  }
+
+  // To be called once all rows are there.
+  void count_digits() {
+    for (std::size_t lane = 0; lane < 32; ++lane) {
+      std::memset(digit_[lane], 0, sizeof digit_[lane]);
+      const std::uint16_t* const fine = &fine_[lane * std::size_t(fine_stride())];
+      for (int place = 0; place < fine_stride(); ++place) {
+        if (!fine[place]) continue;
+        const bool nonzero = place > 2 * half_;
+        // Below any value but zero digits are what they are below 1.
+        int value = nonzero ? 2 * half_ + 1 + place - 3 * half_ - 1 : place - half_;
+        for (int p = made_ - 1; p > 0; --p) {
+          const int parent = coarser(value), r = parent < 0 ? 3 * parent - value : value - 3 * parent;
+          digit_[lane][p - 1][parent != 0][r == 0 ? 0 : r < 0 ? 1 : 2] += fine[place];
+          value = parent;
+        }
       }
+    }
+  }
+
+  // Bits of everything counted of a lane under a class.
+  float bits(int lane, std::uint8_t cls, int passes) const noexcept {
+    const code_lengths& lengths = code_lengths::all();
+    const float* const base = lengths.base_of(cls, passes - 1);
+    float sum = 0;
+    for (int v = least_; v <= most_; ++v) sum += float(base_[lane][v + reach]) * base[v];
+    for (int p = 1; p < made_; ++p) {
+      const auto* const digit = lengths.digit_of(cls, passes - 1 - p);
+      for (const int s : {1, 0, 2})
+        for (int parent = 0; parent < 2; ++parent)
+          if (const std::uint16_t n = digit_[lane][p - 1][parent][s]) sum += float(n) * digit[parent][s];
+    }
     return sum;
   }
+
+ private:
+  static constexpr int reach = 40;
+  int fine_stride() const noexcept { return 2 * (2 * half_ + 1); }
+
+  int made_ = 0, half_ = 0;
+  int least_ = 0, most_ = 0;
+  std::uint16_t base_[32][2 * reach + 1];
+  std::vector<std::uint16_t> fine_;  // below zero, then below other values, their sign taken off
+  std::uint16_t digit_[32][max_passes - 1][2][3];
 };
 
 // class_rans: values under static class tables, base and refinements.
@@ -56,7 +107,7 @@ class class_rans_encoder {
     choose_spreads(known);
     choose_classes(known, s.rows);
     const row_tables& t = used_;
-    used_.set(chosen_ ? *chosen_ : own_, &s.classes, s.rows, passes_, chosen_ ? kept : nullptr);
+    used_.set(chosen_ ? *chosen_ : own_, &s.classes, s.rows, passes_, made_, chosen_ ? kept : nullptr);
     if (const status e = find_exceptions(s.rows); e != status::ok) return e;
     // Two passes at a time: an even one goes on in the one after it, so that two are coded with one set of states. The
     // later one is coded first, for a decoder's last states are an encoder's first.
@@ -106,12 +157,16 @@ class class_rans_encoder {
       if (classes.classes()[std::size_t(c)].spread != open_spread) continue;
       int best = 0;
       float least = 1e30f;
-      for (int spread = 0; !explicit_ && spread <= max_row_spread; spread += 3) {
+      const auto consider = [&](int spread) {
         float bits = 0;
         for (int r = 0; r < in_->rows; ++r)
           if (classes.of(r) == c) bits += row_bits(known, r, spread - classes.classes()[std::size_t(c)].step);
         if (bits < least) least = bits, best = spread;
-      }
+      };
+      for (int spread = 0; !explicit_ && spread <= max_row_spread; spread += 12) consider(spread);
+      for (const int by : {6, 3})
+        for (const int spread : {best - by, best + by})
+          if (!explicit_ && spread >= 0 && spread <= max_row_spread) consider(spread);
       classes.set_spread(c, best);
     }
     float factor[max_row_classes];
@@ -123,15 +178,18 @@ class class_rans_encoder {
 
   // Bits of one row under classes that are moved.
   float row_bits(const group_tables& known, int row, int shift) const {
+    const code_lengths& lengths = code_lengths::all();
     float bits = 0;
     for (int i = 0; i < width_; ++i) {
       const std::size_t at = std::size_t(row) * std::size_t(stride_) + std::size_t(i);
       const std::uint8_t cls = shift_class(known.classes[std::size_t(i)], shift);
       int v = in_->values[at];
-      bits += bits_base(cls, passes_ - 1, v);
+      bits +=
+          detail::abs(v) <= code_lengths::reach ? lengths.base_of(cls, passes_ - 1)[v] : bits_base(cls, passes_ - 1, v);
       for (int p = 1; p < made_; ++p) {
-        bits += bits_ternary(cls, passes_ - 1 - p, v, in_->digits[p][at]);
-        v = 3 * v + in_->digits[p][at];
+        const int d = in_->digits[p][at];
+        bits += lengths.digit_of(cls, passes_ - 1 - p)[v != 0][d == 0 ? 0 : (v < 0 ? -d : d) < 0 ? 1 : 2];
+        v = 3 * v + d;
       }
     }
     return bits;
@@ -146,6 +204,7 @@ class class_rans_encoder {
       std::vector<std::uint8_t>& classes = own_classes_;
       classes.assign(std::size_t(width_), 0);
       for (int b = 0; b * 32 < width_; ++b) {
+        measure(b, rows);
         count(b, 0, rows);
         for (int lane = 0; lane < 32 && 32 * b + lane < width_; ++lane) {
           const std::uint8_t guess = class_of(deviation(lane, rows));
@@ -173,8 +232,8 @@ class class_rans_encoder {
           const std::uint8_t cls = known.classes[std::size_t(32 * b + lane)];
           if (cls % class_widths == 0) continue;
           for (int d = -2; d <= 1; ++d)
-            bits[lane][d + 2] += histogram_[lane].bits(
-                shift_class(shift_class(cls, d == -2 ? 0 : guess[lane] + d), shift), passes_, made_);
+            bits[lane][d + 2] +=
+                histogram_.bits(lane, shift_class(shift_class(cls, d == -2 ? 0 : guess[lane] + d), shift), passes_);
         }
       }
       std::uint8_t nibbles[16] = {};
@@ -235,25 +294,13 @@ class class_rans_encoder {
 
   // Of the rows of a class; of all where they have none, and where classes are to be chosen for all.
   void count(int b, int of, int rows) {
-    for (lane_histogram& h : histogram_) h = {};
-    for (float& e : energy_) e = 0;
-    for (int r = 0; r < rows; ++r) {
-      if (!in_->classes.empty() && !explicit_ && in_->classes.of(r) != of) continue;
-      const float n = norm(r);
-      const std::size_t at = std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b);
-      for (std::size_t lane = 0; lane < 32; ++lane) {
-        int v = in_->values[at + lane];
-        ++histogram_[lane]
-              .base[detail::clamp(v, -lane_histogram::reach, lane_histogram::reach) + lane_histogram::reach];
-        for (int p = 1; p < made_; ++p) {
-          const int d = in_->digits[p][at + lane];
-          ++histogram_[lane].digit[p - 1][v != 0][d == 0 ? 0 : (v < 0 ? -d : d) < 0 ? 1 : 2];
-          v = 3 * v + d;
-        }
-        const float f = n * float(in_->finest[at + lane]);
-        energy_[lane] += f * f;
-      }
-    }
+    const std::int8_t* digits[max_passes] = {};
+    for (int p = 1; p < made_; ++p) digits[p] = in_->digits[p].data();
+    histogram_.clear(made_);
+    for (int r = 0; r < rows; ++r)
+      if (in_->classes.empty() || explicit_ || in_->classes.of(r) == of)
+        histogram_.add(in_->values.data(), digits, std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b));
+    histogram_.count_digits();
   }
 
   std::uint8_t fit(int lane, std::uint8_t guess) const {
@@ -262,7 +309,7 @@ class class_rans_encoder {
     for (int shape = 0; shape < class_shapes; ++shape)
       for (int d = -2; d <= 2; ++d) {
         const std::uint8_t cls = shift_class(std::uint8_t(shape * class_widths + guess % class_widths), d);
-        const float bits = histogram_[lane].bits(cls, passes_, made_);
+        const float bits = histogram_.bits(lane, cls, passes_);
         if (bits < least) least = bits, best = cls;
       }
     return best;
@@ -407,7 +454,7 @@ class class_rans_encoder {
   std::uint32_t delta_blocks_ = 0;
   const group_tables* chosen_ = nullptr;  // null = own_
   group_tables own_;
-  lane_histogram histogram_[32];
+  block_histogram histogram_;
   float energy_[32] = {};
   std::vector<coefficient_place> places_;
   std::vector<exception> exceptions_[max_passes];

@@ -43,11 +43,25 @@ struct group_tables {
     build_block(b, passes);
   }
 
-  // Those of rows that are wider by so many quarter octaves.
-  void build_moved(const group_tables& from, int shift, int passes) {
-    std::vector<std::uint8_t> moved(from.classes);
-    for (std::uint8_t& c : moved) c = shift_class(c, shift);
-    build(moved, passes);
+  // Those of rows that are wider by so many quarter octaves, for the first `made` of all passes.
+  void build_moved(const group_tables& from, int shift, int passes, int made) {
+    classes.assign(from.classes.begin(), from.classes.end());
+    for (std::uint8_t& c : classes) c = shift_class(c, shift);
+    base.resize(classes.size() / 32);
+    count_blocks(passes);
+    for (std::size_t b = 0; b < base.size(); ++b) build_base_block(&classes[32 * b], passes - 1, base[b]);
+    for (std::vector<ternary_block>& t : ternary) t.clear();
+    refine(passes, made);
+  }
+
+  // Builds what is not there yet for the first `made` of all passes.
+  void refine(int passes, int made) {
+    for (int p = 1; p < made; ++p)
+      if (ternary[p - 1].empty()) {
+        ternary[p - 1].resize(base.size());
+        for (std::size_t b = 0; b < base.size(); ++b)
+          build_ternary_block(&classes[32 * b], passes - 1 - p, ternary[p - 1][b]);
+      }
   }
 
   // Live blocks never fall from pass to pass, so that a value coded once is refined in every pass after.
@@ -92,8 +106,9 @@ class row_tables {
   // Tables that were moved before, of one group of the profile.
   using cache = std::vector<std::pair<int, std::unique_ptr<group_tables>>>;
 
-  // For rows as `t` has them, or moved by their classes. `kept` is where moved ones stay, null where t is the tile's own.
-  void set(const group_tables& t, const row_classes* classes, int rows, int passes, cache* kept) {
+  // For rows as `t` has them, or moved by their classes, of which `made` of all passes are coded. `kept` is where moved
+  // ones stay, null where t is the tile's own.
+  void set(const group_tables& t, const row_classes* classes, int rows, int passes, int made, cache* kept) {
     of_.clear();
     rows_.clear();
     order_ = nullptr;
@@ -102,11 +117,11 @@ class row_tables {
       rows_.push_back(rows);
     } else {
       order_ = classes->order();
-      cache& moved = kept ? *kept : own_;
+      used_ = 0;
       // Whoever sends frames does not choose how much memory tables take.
-      if (!kept || moved.size() > 2 * std::size_t(max_row_classes)) moved.clear();
+      if (kept && kept->size() > 2 * std::size_t(max_row_classes)) kept->clear();
       for (std::size_t c = 0; c < classes->classes().size(); ++c) {
-        of_.push_back(find(t, classes->classes()[c].shift(), passes, moved));
+        of_.push_back(find(t, classes->classes()[c].shift(), passes, made, kept));
         rows_.push_back(classes->rows_of(int(c)));
       }
     }
@@ -133,20 +148,25 @@ class row_tables {
   }
 
  private:
-  static const group_tables* find(const group_tables& t, int shift, int passes, cache& moved) {
+  const group_tables* find(const group_tables& t, int shift, int passes, int made, cache* kept) {
     if (shift == 0) return &t;
-    for (const auto& [by, tables] : moved)
-      if (by == shift) return tables.get();
-    moved.emplace_back(shift, std::make_unique<group_tables>());
-    moved.back().second->build_moved(t, shift, passes);
-    return moved.back().second.get();
+    cache& moved = kept ? *kept : own_;
+    const std::size_t known = kept ? kept->size() : used_;
+    for (std::size_t i = 0; i < known; ++i)
+      if (moved[i].first == shift) return moved[i].second->refine(passes, made), moved[i].second.get();
+    if (known == moved.size()) moved.emplace_back(shift, std::make_unique<group_tables>());
+    moved[known].first = shift;
+    moved[known].second->build_moved(t, shift, passes, made);
+    used_ += !kept;
+    return moved[known].second.get();
   }
 
   std::vector<const group_tables*> of_;
   std::vector<int> rows_;
   const std::uint16_t* order_ = nullptr;
   int blocks_[max_passes] = {};
-  cache own_;
+  cache own_;             // of a tile's own tables; the memory serves the next tile
+  std::size_t used_ = 0;  // of them
 };
 
 }  // namespace SLUICE_HOST_ABI
