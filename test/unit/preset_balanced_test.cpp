@@ -80,18 +80,18 @@ TEST_CASE("balanced: steps follow attention and importance as they are said to")
   check_steps(m, encode({}), [](int) { return 0; });
   check_steps(m, encode({.coarser = 5}), [](int) { return 5; });
 
-  // Sixteen times the attention is twice the logarithm of four around the mean: three quarter octaves either way.
+  // Sixteen times the attention is twice the logarithm of four around the mean: half an octave either way, for 0.7 of one.
   std::vector<float> attention(std::size_t(layers * tokens));
   for (std::size_t i = 0; i < attention.size(); ++i) attention[i] = i % 2 ? 1e-3f : 16e-3f;
-  check_steps(m, encode({.weights = {.attention = attention}}), [](int t) { return t % 2 ? 3 : -3; });
+  check_steps(m, encode({.weights = {.attention = attention}}), [](int t) { return t % 2 ? 2 : -2; });
 
   std::vector<float> importance(tokens, 1.f);
   for (std::size_t t = 0; t < tokens; t += 2) importance[t] = 4;
-  check_steps(m, encode({.weights = {.importance = importance}}), [](int t) { return t % 2 ? 0 : -3; });
-  check_steps(m, encode({.weights = {attention, importance}}), [](int t) { return t % 2 ? 3 : -6; });
+  check_steps(m, encode({.weights = {.importance = importance}}), [](int t) { return t % 2 ? 0 : -2; });
+  check_steps(m, encode({.weights = {attention, importance}}), [](int t) { return t % 2 ? 2 : -6; });
   for (std::size_t t = 0; t < tokens; t += 4) importance[t] = 0;
   check_steps(m, encode({.weights = {.importance = importance}}), [](int t) {
-    return t % 2 ? 0 : t % 4 ? -3 : max_row_step;
+    return t % 2 ? 0 : t % 4 ? -2 : max_row_step;
   });
 }
 
