@@ -6,6 +6,7 @@
 #include <Eigen/Cholesky>
 #include <Eigen/Eigenvalues>
 
+#include <algorithm>
 #include <utility>
 
 // The dense algebra of calibration: plain functions of few types, since every expression that is multiplied or solved
@@ -62,10 +63,39 @@ inline rows_f rounded(const block_of_rows& x, float step) { return (x / step).ar
 // What is symmetric but for rounding.
 inline matrix_d symmetric(const matrix_d& a) { return (a + a.transpose()) / 2; }
 
-// Eigenvalues as they rise, and vectors in columns; the lower triangle is read.
+// Applies the reflections that made a matrix tridiagonal to the rows of v, in blocks: I - w m w'.
+inline void reflect(const Eigen::Tridiagonalization<matrix_d>& t, matrix_d& v) {
+  const matrix_d& packed = t.packedMatrix();
+  const vector_d tau = t.householderCoefficients();
+  constexpr Eigen::Index block = 48;
+  for (Eigen::Index end = v.rows() - 1, first; end > 0; end = first) {
+    first = std::max<Eigen::Index>(0, end - block);
+    const Eigen::Index n = end - first, rows = v.rows() - 1 - first;
+    matrix_d w = matrix_d::Zero(rows, n), m = matrix_d::Zero(n, n);
+    for (Eigen::Index i = 0; i < n; ++i) {
+      w(i, i) = 1;
+      for (Eigen::Index r = i + 1; r < rows; ++r) w(r, i) = packed(first + 1 + r, first + i);
+    }
+    const matrix_d wt = transposed(w), inner = product(wt, w);
+    for (Eigen::Index i = 0; i < n; ++i) {
+      m(i, i) = tau(first + i);
+      for (Eigen::Index r = 0; r < i; ++r)
+        for (Eigen::Index c = r; c < i; ++c) m(r, i) -= m(i, i) * m(r, c) * inner(c, i);
+    }
+    v.bottomRows(rows) -= product(w, product(m, product(wt, v.bottomRows(rows))));
+  }
+}
+
+// Eigenvalues as they rise, and vectors in columns; the lower triangle is read. In two steps, since what Eigen's solver
+// applies reflections with takes longer to compile than all the rest.
 inline std::pair<vector_d, matrix_d> eigen_of(const matrix_d& a) {
-  const Eigen::SelfAdjointEigenSolver<matrix_d> solver(a);
-  return {solver.eigenvalues(), solver.eigenvectors()};
+  const double largest = a.cwiseAbs().maxCoeff(), scale = largest > 0 ? largest : 1;
+  const Eigen::Tridiagonalization<matrix_d> t(matrix_d(a / scale));
+  Eigen::SelfAdjointEigenSolver<matrix_d> solver;
+  solver.computeFromTridiagonal(t.diagonal(), t.subDiagonal());
+  matrix_d vectors = solver.eigenvectors();
+  reflect(t, vectors);
+  return {solver.eigenvalues() * scale, vectors};
 }
 
 // The same as they fall.
