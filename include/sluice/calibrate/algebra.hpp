@@ -10,8 +10,9 @@
 #include <utility>
 
 // The dense algebra of calibration: plain functions of few types, since every expression that is multiplied or solved
-// compiles kernels of its own. Matrices are doubles in columns, or floats in rows. A parameter or result in each
-// signature tells the Eigen of sluice::kernels from a program's own, so there are no classes here; see capture.hpp.
+// compiles kernels of its own. Matrices are doubles in columns, or floats in rows. Each function takes something of
+// Eigen, so that its name tells the Eigen of sluice::kernels from a program's own, and there are no classes here; see
+// capture.hpp.
 
 namespace sluice::detail::inline SLUICE_CALIBRATION_ABI {
 
