@@ -13,8 +13,6 @@
 #include <sluice/tensor/rotate.hpp>
 #include <sluice/tensor/rows.hpp>
 
-#include <Eigen/Dense>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -58,7 +56,7 @@ class calibration {
       latents_->add(kept(embeddings, sinks_of(c.cache)));
     }
     return sweep(c, [&](int layer, int index, std::array<rows_f, 2>& x, std::span<const std::uint8_t> skip) {
-      Eigen::VectorXd gain;
+      vector_d gain;
       if (index < static_cast<int>(c.layers.size())) observe(c, layer, index, x, skip, gain);
       unrotate(layer, x[0]);
       if (options_.token_steps && gain.size()) weights_[std::size_t(layer)].add(x[0], gain, skip, c.cache.position);
@@ -357,23 +355,24 @@ class calibration {
 
   // Metrics, and what attention lets through of an error: x holds K as it is cached (rotated), and V.
   void observe(const capture& c, int layer, int index, const std::array<rows_f, 2>& x,
-               std::span<const std::uint8_t> skip, Eigen::VectorXd& gain) {
+               std::span<const std::uint8_t> skip, vector_d& gain) {
     const capture_layer& known = c.layers[std::size_t(index)];
     const layer_shape& s = shape_.layers[std::size_t(layer)];
     plane_calibration &k = at(layer, plane::key), &v = at(layer, plane::value);
     const Eigen::Index dk = s.head_dim_k, dv = s.head_dim_v, heads = s.num_kv_heads, all = c.num_heads;
     using rows_of_floats = Eigen::Map<const rows_f>;
     if (known.wo && dv) {
-      Eigen::MatrixXd wo(dv, heads * dv);
+      matrix_d wo(dv, heads * dv);
       for (Eigen::Index h = 0; h < heads; ++h)
-        wo.middleCols(h * dv, dv) = rows_of_floats(known.wo + h * dv * dv, dv, dv).cast<double>();
+        wo.middleCols(h * dv, dv) = rows_to_double(rows_of_floats(known.wo + h * dv * dv, dv, dv));
       if (wo.allFinite()) {
-        v.metric = v.metric.size() ? Eigen::MatrixXd(v.metric + wo) : wo;
+        if (!v.metric.size()) v.metric.setZero(dv, heads * dv);
+        v.metric += wo;
         ++v.metrics;
       }
     }
-    Eigen::MatrixXd q2;
-    if (known.q2) q2 = rows_of_floats(known.q2, heads, dk).cast<double>().transpose();
+    matrix_d q2;
+    if (known.q2) q2 = transposed(rows_to_double(rows_of_floats(known.q2, heads, dk)));
     if (known.queries) {
       const Eigen::Index n = c.query_tokens, group = all / heads;
       rows_f q(n, all * dk);
@@ -383,7 +382,7 @@ class calibration {
         q2.setZero(dk, heads);
         for (Eigen::Index h = 0; h < all; ++h)
           q2.col(h / group) +=
-              q.middleCols(h * dk, dk).cast<double>().colwise().squaredNorm().transpose() / double(n * group);
+              rows_to_double(q.middleCols(h * dk, dk)).colwise().squaredNorm().transpose() / double(n * group);
       }
     }
     if (!q2.size() || !q2.allFinite()) return;
@@ -395,30 +394,30 @@ class calibration {
   // How much of a unit weighted squared error per coefficient reaches the attention output o = sum a_i v_i:
   // through V sum a_i^2, through K (logits move by q.dk) sum a_i^2 |v_i - o|^2, both relative to |o|^2. Returns the latter
   // of every token that all queries see.
-  Eigen::VectorXd attend(const capture& c, int layer, const rows_f& q, const std::array<rows_f, 2>& x, const float* wo,
-                         std::span<const std::uint8_t> skip) {
+  vector_d attend(const capture& c, int layer, const rows_f& q, const std::array<rows_f, 2>& x, const float* wo,
+                  std::span<const std::uint8_t> skip) {
     const layer_shape& s = shape_.layers[std::size_t(layer)];
     const Eigen::Index dk = s.head_dim_k, dv = s.head_dim_v, group = c.num_heads / s.num_kv_heads, tokens = x[0].rows();
     double through_k = 0, through_v = 0, energy = 0;
-    Eigen::VectorXd gain = Eigen::VectorXd::Zero(tokens);
+    vector_d gain = vector_d::Zero(tokens);
     for (Eigen::Index h = 0; h < c.num_heads; ++h) {
       const Eigen::Index kv = h / group;
-      matrix_d values = x[1].middleCols(kv * dv, dv).cast<double>();
+      matrix_d values = rows_to_double(x[1].middleCols(kv * dv, dv));
       if (wo) {
-        const matrix_d w = Eigen::Map<const rows_f>(wo + kv * dv * dv, dv, dv).cast<double>() / double(group);
-        const Eigen::SelfAdjointEigenSolver<matrix_d> e((w + w.transpose()) / 2);
-        values = values * (e.eigenvectors() * e.eigenvalues().cwiseMax(0).cwiseSqrt().asDiagonal());
+        const matrix_d w = rows_to_double(Eigen::Map<const rows_f>(wo + kv * dv * dv, dv, dv)) / double(group);
+        const auto [squares, axes] = eigen_of(symmetric(w));
+        values = product(values, axes * squares.cwiseMax(0).cwiseSqrt().asDiagonal());
       }
-      const matrix_d logits =
-          (q.middleCols(h * dk, dk) * x[0].middleCols(kv * dk, dk).transpose()).cast<double>() / std::sqrt(double(dk));
+      const matrix_d logits = to_double(product(q.middleCols(h * dk, dk), x[0].middleCols(kv * dk, dk).transpose())) /
+                              std::sqrt(double(dk));
       for (Eigen::Index t = 0; t < q.rows(); ++t) {
         const Eigen::Index last = tokens - q.rows() + t;
         const Eigen::Index first = s.window ? std::max<Eigen::Index>(0, last - s.window + 1) : 0;
-        const Eigen::VectorXd l = logits.row(t).segment(first, last - first + 1).transpose();
-        Eigen::VectorXd a = (l.array() - l.maxCoeff()).exp();
+        const vector_d l = logits.row(t).segment(first, last - first + 1);
+        vector_d a = (l.array() - l.maxCoeff()).exp();
         a /= a.sum();
         const auto seen = values.middleRows(first, last - first + 1);
-        const Eigen::RowVectorXd o = a.transpose() * seen;
+        const matrix_d o = product(a.transpose(), seen);
         for (Eigen::Index i = 0; i < a.size(); ++i) {
           const double square = a(i) * a(i);
           gain(first + i) += square * (seen.row(i) - o).squaredNorm();

@@ -3,11 +3,11 @@
 
 #include <sluice/calibrate/plane.hpp>
 
-#include <Eigen/Dense>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <span>
+#include <utility>
 #include <vector>
 
 namespace sluice::detail::inline SLUICE_CALIBRATION_ABI {
@@ -29,7 +29,7 @@ class latent_calibration {
   rows_f look_up(const std::int32_t* tokens, std::int64_t n) const {
     rows_f e = rows_f::Zero(n, embeddings_.dim);
     for (std::int64_t t = 0; t < n; ++t)
-      if (tokens[t] >= 0 && tokens[t] < embeddings_.vocab) look_up(tokens[t], e.row(t));
+      if (tokens[t] >= 0 && tokens[t] < embeddings_.vocab) look_up(tokens[t], e.row(t).data());
     return e;
   }
 
@@ -39,14 +39,15 @@ class latent_calibration {
       square_.setZero(e.cols(), e.cols());
     }
     n_ += double(e.rows());
-    sum_ += e.colwise().sum().cast<double>().transpose();
-    square_ += (e.transpose() * e).cast<double>();
+    sum_ += sum_of_rows(e);
+    square_ += transposed_product(e, e);
   }
 
   // The same tokens' rows of a plane; planes run on several threads.
   void add(std::size_t at, const rows_f& e, const rows_f& x) {
-    const matrix_d p = (e.transpose() * x).cast<double>();
-    products_[at] = products_[at].size() ? matrix_d(products_[at] + p) : p;
+    matrix_d p = transposed_product(e, x);
+    if (products_[at].size()) p += products_[at];
+    products_[at] = std::move(p);
   }
 
   // After the first sweep, of one plane: e' y of coefficients, each in the unit in which what is left of it counts:
@@ -54,9 +55,9 @@ class latent_calibration {
   void weigh(std::size_t at, const plane_calibration& p, double step) {
     matrix_d& s = products_[at];
     if (!s.size()) return;
-    s -= sum_ * mean_of(p.profile).cast<double>();
+    s -= outer(sum_, to_double(mean_of(p.profile)));
     for (int g = 0; g < p.groups(); ++g) {
-      matrix_d c = s.middleCols(p.begin_of(g), p.width_of(g)) * p.forward[std::size_t(g)].cast<double>();
+      matrix_d c = product(s.middleCols(p.begin_of(g), p.width_of(g)), to_double(p.forward[std::size_t(g)]));
       for (Eigen::Index k = 0; k < c.cols(); ++k)
         c.col(k) /= std::hypot(double(p.deviations[std::size_t(p.begin_of(g) + k)]), step);
       s.middleCols(p.begin_of(g), p.width_of(g)) = c;
@@ -66,34 +67,35 @@ class latent_calibration {
   // After weigh() of all planes.
   latent_table fit() {
     const Eigen::Index d = embeddings_.dim;
-    const Eigen::VectorXd mean = sum_ / n_;
-    matrix_d c = square_ / n_ - mean * mean.transpose();
+    const vector_d mean = sum_ / n_;
+    matrix_d c = square_ / n_ - outer(mean, mean);
     c.diagonal().array() += ridge * c.trace() / double(d) + 1e-12;
-    const Eigen::LLT<matrix_d> root(c);
+    const matrix_d root = cholesky(c);
     matrix_d explained = matrix_d::Zero(d, d);
     for (matrix_d& p : products_) {
       if (!p.size()) continue;
-      const matrix_d a = root.matrixL().solve(p / n_);
-      explained.selfadjointView<Eigen::Lower>().rankUpdate(a);
+      p /= n_;
+      solve_lower(root, p);
+      add_square(p, explained);
       p = {};
     }
-    const Eigen::SelfAdjointEigenSolver<matrix_d> solver(explained);
-    const Eigen::Index used = std::min<Eigen::Index>(rank_, d);
-    const matrix_d u = solver.eigenvectors().rightCols(used).rowwise().reverse();
-    const matrix_f project = root.matrixU().solve(u).cast<float>();
-    return quantize(project, mean.cast<float>());
+    matrix_d u = principal_axes(explained).second.leftCols(std::min<Eigen::Index>(rank_, d));
+    solve_upper(root, u);
+    return quantize(to_float(u), to_float(mean));
   }
 
  private:
   static constexpr double ridge = 1e-3;  // of the mean variance of an embedding's elements
   static constexpr float widest = 6;     // deviations that a latent can express
 
-  void look_up(std::int32_t token, Eigen::Ref<Eigen::RowVectorXf> row) const {
-    embeddings_.row(token, row.data());
-    if (!row.allFinite()) row.setZero();
+  void look_up(std::int32_t token, float* row) const {
+    embeddings_.row(token, row);
+    const std::span<float> all(row, std::size_t(embeddings_.dim));
+    if (!std::all_of(all.begin(), all.end(), [](float v) { return std::isfinite(v); }))
+      std::fill(all.begin(), all.end(), 0.f);
   }
 
-  latent_table quantize(const matrix_f& project, const Eigen::VectorXf& mean) const {
+  latent_table quantize(const matrix_f& project, const row_f& mean) const {
     latent_table out;
     const auto rank = std::size_t(rank_);
     out.vocab = std::uint32_t(embeddings_.vocab);
@@ -103,8 +105,8 @@ class latent_calibration {
     for (int t = 0; t < embeddings_.vocab; t += block) {
       const int n = std::min(block, embeddings_.vocab - t);
       rows_f e(n, embeddings_.dim);
-      for (int i = 0; i < n; ++i) look_up(t + i, e.row(i));
-      all.middleRows(t, n) = (e.rowwise() - mean.transpose()) * project;
+      for (int i = 0; i < n; ++i) look_up(t + i, e.row(i).data());
+      all.middleRows(t, n) = product_in_rows(less_mean(e, mean), project);
     }
     out.scale.assign(rank, 0.f);
     for (Eigen::Index i = 0; i < all.cols(); ++i) {
@@ -122,7 +124,7 @@ class latent_calibration {
   const token_embeddings& embeddings_;
   int rank_;
   double n_ = 0;
-  Eigen::VectorXd sum_;
+  vector_d sum_;
   matrix_d square_;
   std::vector<matrix_d> products_;  // [2 * layer + plane][dim][width]
 };

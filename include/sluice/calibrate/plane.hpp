@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/calibrate/algebra.hpp>
 #include <sluice/calibrate/capture.hpp>
 #include <sluice/codec/entropy/class_rans/class_choice.hpp>
 #include <sluice/codec/entropy/class_rans/classes.hpp>
@@ -10,22 +11,17 @@
 #include <sluice/tensor/rope.hpp>
 #include <sluice/tensor/shape.hpp>
 
-#include <Eigen/Dense>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 // What a calibrator keeps of K or V of one layer: running sums, then bases, then counts.
 
 namespace sluice::detail::inline SLUICE_CALIBRATION_ABI {
-
-using matrix_f = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic>;
-using rows_f = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-using matrix_d = Eigen::MatrixXd;
 
 inline constexpr std::int64_t fold_tokens = 512;  // runs of tokens that alternate between the two halves
 inline constexpr std::size_t sample_rows = 1024;
@@ -34,55 +30,49 @@ inline constexpr double eigenvalue_floor = 1e-4;  // of the head's largest; as k
 // Mean, covariance and the basis they give, of one group of channels.
 struct group_sums {
   double n = 0;
-  Eigen::VectorXd sum;
-  matrix_d product;  // lower triangle
+  vector_d sum;
+  matrix_d squares;  // lower triangle
 
-  void add(const Eigen::Ref<const rows_f, 0, Eigen::OuterStride<>>& x) {
+  void add(const block_of_rows& x) {
     if (sum.size() == 0) {
       sum.setZero(x.cols());
-      product.setZero(x.cols(), x.cols());
+      squares.setZero(x.cols(), x.cols());
     }
-    const matrix_d d = x.cast<double>().transpose();
     n += double(x.rows());
-    sum += d.rowwise().sum();
-    product.selfadjointView<Eigen::Lower>().rankUpdate(d);
+    add_tokens(x, sum, squares);
   }
 };
 
 struct group_basis {
-  Eigen::VectorXd mean;
+  vector_d mean;
   matrix_d forward;  // y = (x - mean) * forward, in the weighted domain, by falling variance
   matrix_d inverse;
-  Eigen::VectorXd variance;  // of each coefficient
+  vector_d variance;  // of each coefficient
 
   void fit(const group_sums& a, const group_sums& b, const matrix_d& root, const matrix_d& inverse_root) {
     const Eigen::Index w = root.rows();
     const double n = a.n + b.n;
     mean.setZero(w);
-    matrix_d product = matrix_d::Zero(w, w);
+    matrix_d c = matrix_d::Zero(w, w);
     for (const group_sums* s : {&a, &b})
       if (s->n > 0) {
         mean += s->sum / n;
-        product += s->product / n;
+        c += s->squares / n;
       }
-    matrix_d c = product.selfadjointView<Eigen::Lower>();
-    c = root * (c - mean * mean.transpose()) * root;
-    const Eigen::SelfAdjointEigenSolver<matrix_d> solver((c + c.transpose()) / 2);
-    matrix_d u = solver.eigenvectors().rowwise().reverse();
-    for (Eigen::Index k = 0; k < w; ++k) {
-      Eigen::Index largest = 0;
-      u.col(k).cwiseAbs().maxCoeff(&largest);
-      if (u(largest, k) < 0) u.col(k) *= -1;
-    }
-    variance = solver.eigenvalues().reverse().cwiseMax(0);
-    forward = root * u;
-    inverse = u.transpose() * inverse_root;
+    for (Eigen::Index i = 0; i < w; ++i)
+      for (Eigen::Index j = 0; j < i; ++j) c(j, i) = c(i, j);
+    c -= outer(mean, mean);
+    auto [values, u] = principal_axes(symmetric(product(product(root, c), root)));
+    choose_signs(u);
+    variance = values.cwiseMax(0);
+    forward = product(root, u);
+    inverse = product(transposed(u), inverse_root);
   }
 };
 
 // A plane's means, of all channels.
-inline Eigen::RowVectorXf mean_of(const plane_profile& q) {
-  Eigen::RowVectorXf m(q.width);
+inline row_f mean_of(const plane_profile& q) {
+  row_f m(q.width);
   for (int j = 0; j < q.width; ++j) m(j) = to_float(f16{q.mean[std::size_t(j)]});
   return m;
 }
@@ -127,7 +117,7 @@ void runs_of_folds(std::int64_t from, std::int64_t rows, const F& f) {
 struct plane_calibration {
   int width = 0, head_dim = 0, heads = 0, group_width = 0;
   std::array<std::vector<group_sums>, 2> folds;
-  Eigen::MatrixXd metric;  // sums of q2 (one column a head) or wo (head_dim columns a head)
+  matrix_d metric;  // sums of q2 (one column a head) or wo (head_dim columns a head)
   int metrics = 0;
   std::vector<float> sample;
   std::int64_t stride = 1, seen = 0, measured = 0;
@@ -167,24 +157,24 @@ struct plane_calibration {
   // head_dim), since its error turns with the position; V: wo.
   void roots(plane which, const rope* r, std::vector<matrix_d>& root, std::vector<matrix_d>& inverse) const {
     const Eigen::Index d = head_dim;
-    std::vector<Eigen::SelfAdjointEigenSolver<matrix_d>> solvers;
+    std::vector<std::pair<vector_d, matrix_d>> solved;
     double largest = 0;
     for (int h = 0; metrics && h < heads; ++h) {
       matrix_d w = matrix_d::Zero(d, d);
       if (which == plane::value) {
         w = metric.middleCols(h * d, d) / metrics;
       } else {
-        Eigen::VectorXd q2 = metric.col(h) / metrics / double(d);
+        vector_d q2 = metric.col(h) / metrics / double(d);
         const int dims = r ? rotary_dims(*r, head_dim) : 0;
         for (int i = 0; i < dims / 2; ++i) {
           const int a = r->pairing == rope_pairing::half ? i : 2 * i;
           const int b = r->pairing == rope_pairing::half ? i + dims / 2 : 2 * i + 1;
           q2(a) = q2(b) = (q2(a) + q2(b)) / 2;
         }
-        w = q2.asDiagonal();
+        w.diagonal() = q2;
       }
-      solvers.emplace_back((w + w.transpose()) / 2);
-      largest = std::max(largest, solvers.back().eigenvalues().maxCoeff());
+      solved.push_back(eigen_of(symmetric(w)));
+      largest = std::max(largest, solved.back().first(d - 1));
     }
     for (int h = 0; h < heads; ++h) {
       if (!(largest > 0) || !std::isfinite(largest)) {
@@ -192,12 +182,12 @@ struct plane_calibration {
         inverse.push_back(root.back());
         continue;
       }
-      const auto& s = solvers[std::size_t(h)];
+      const auto& [values, vectors] = solved[std::size_t(h)];
       // A head that hardly matters must not push the others out of the range of f16: 1e-8 of all heads.
-      const double least = std::max(eigenvalue_floor * s.eigenvalues().maxCoeff(), 1e-8 * largest);
-      const Eigen::VectorXd e = s.eigenvalues().cwiseMax(least).cwiseSqrt();
-      root.push_back(s.eigenvectors() * e.asDiagonal() * s.eigenvectors().transpose());
-      inverse.push_back(s.eigenvectors() * e.cwiseInverse().asDiagonal() * s.eigenvectors().transpose());
+      const double least = std::max(eigenvalue_floor * values(d - 1), 1e-8 * largest);
+      const vector_d e = values.cwiseMax(least).cwiseSqrt();
+      root.push_back(with_values(vectors, e));
+      inverse.push_back(with_values(vectors, e.cwiseInverse()));
     }
   }
 
@@ -229,8 +219,8 @@ struct plane_calibration {
     Eigen::Map<rows_f> s(sample.data(), Eigen::Index(sample.size()) / width, width);
     for (int g = 0; g < groups(); ++g) {
       const group_basis& q = basis[std::size_t(g)];
-      const rows_f y = (s.middleCols(begin_of(g), width_of(g)).rowwise() - q.mean.cast<float>().transpose()) *
-                       q.forward.cast<float>();
+      const rows_f x = less_mean(s.middleCols(begin_of(g), width_of(g)), to_float(q.mean));
+      const rows_f y = product_in_rows(x, to_float(q.forward));
       s.middleCols(begin_of(g), width_of(g)) = y;
       variance += y.cast<double>().squaredNorm();
     }
@@ -265,7 +255,7 @@ struct plane_calibration {
     }
     if (!put_basis(basis, profile, forward)) return false;
     for (int f = 0; f < 2; ++f)
-      for (const group_basis& g : held_out[f]) held_out_forward[f].push_back((g.forward / finest).cast<float>());
+      for (const group_basis& g : held_out[f]) held_out_forward[f].push_back(to_float(matrix_d(g.forward / finest)));
     counts.resize(std::size_t(width));
     basis = {};
     sample = {};
@@ -274,8 +264,8 @@ struct plane_calibration {
 
   // A group's channels in units of the finest step.
   matrix_f coefficients(int g, const rows_f& x) const {
-    const Eigen::RowVectorXf mean = mean_of(profile).segment(begin_of(g), width_of(g));
-    return (x.middleCols(begin_of(g), width_of(g)).rowwise() - mean) * forward[std::size_t(g)];
+    const row_f mean = mean_of(profile).segment(begin_of(g), width_of(g));
+    return product(less_mean(x.middleCols(begin_of(g), width_of(g)), mean), forward[std::size_t(g)]);
   }
   rows_f coefficients(const rows_f& x) const {
     rows_f out(x.rows(), x.cols());
@@ -305,8 +295,8 @@ struct plane_calibration {
       if (held_out[0].empty()) continue;
       runs_of_folds(measured, x.rows(), [&](std::int64_t first, std::int64_t n, std::size_t fold) {
         const auto i = std::size_t(g);
-        y = (x.block(first, begin_of(g), n, w).rowwise() - held_out[1 - fold][i].mean.cast<float>().transpose()) *
-            held_out_forward[1 - fold][i];
+        y = product(less_mean(x.block(first, begin_of(g), n, w), to_float(held_out[1 - fold][i].mean)),
+                    held_out_forward[1 - fold][i]);
         count(g, y, passes);
       });
     }

@@ -7,8 +7,6 @@
 #include <sluice/codec/predict/prediction_model.hpp>
 #include <sluice/codec/predict/token_embedding.hpp>
 
-#include <Eigen/Dense>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -32,7 +30,7 @@ struct prediction_sample {
 // Running sums over the tokens of one fold: features f and coefficients y of K and V of a layer.
 struct prediction_sums {
   double n = 0;
-  Eigen::VectorXd f, y;
+  vector_d f, y;
   matrix_d ff, fy, yy;
 
   void add(const rows_f& features, const rows_f& values) {
@@ -44,11 +42,11 @@ struct prediction_sums {
       yy.setZero(y.size(), y.size());
     }
     n += double(features.rows());
-    f += features.colwise().sum().cast<double>().transpose();
-    y += values.colwise().sum().cast<double>().transpose();
-    ff += (features.transpose() * features).cast<double>();
-    fy += (features.transpose() * values).cast<double>();
-    yy += (values.transpose() * values).cast<double>();
+    f += sum_of_rows(features);
+    y += sum_of_rows(values);
+    ff += transposed_product(features, features);
+    fy += transposed_product(features, values);
+    yy += transposed_product(values, values);
   }
   void add(const prediction_sums& o) {
     if (o.n == 0) return;
@@ -60,7 +58,7 @@ struct prediction_sums {
 // Fitted to some tokens: expected deviation = features * matrix, and coefficients of what is left.
 struct fitted_prediction {
   matrix_f matrix;                 // [features][width] of decoded channels
-  Eigen::RowVectorXf mean;         // of channels, of what is left
+  row_f mean;                      // of channels, of what is left
   std::vector<matrix_f> forward;   // of each group
   std::vector<group_basis> basis;  // in doubles, before f16
 };
@@ -158,19 +156,20 @@ class prediction_calibration {
         const bool predicted = predicts(l, which, s);
         const plane_profile& q = predicted ? left_[at] : p.profile;
         const fitted_prediction& fit = fitted_[at][2];
-        const Eigen::RowVectorXf mean = mean_of(q), own = mean_of(p.profile);
+        const row_f mean = mean_of(q), own = mean_of(p.profile);
         rows_f expected = rows_f::Zero(n, p.width);
         if (predicted)
-          expected = features(l, which, latents,
-                              [&](int of, plane o) -> const rows_f& { return mine[std::size_t(of)][std::size_t(o)]; }) *
-                     fit.matrix;
-        const rows_f left = (s.x[std::size_t(l)][std::size_t(which)].middleRows(first, n) - expected).rowwise() - mean;
+          expected = product_in_rows(
+              features(l, which, latents,
+                       [&](int of, plane o) -> const rows_f& { return mine[std::size_t(of)][std::size_t(o)]; }),
+              fit.matrix);
+        const rows_f left = less_mean(s.x[std::size_t(l)][std::size_t(which)].middleRows(first, n) - expected, mean);
         rows_f& out = mine[std::size_t(l)][std::size_t(which)];
-        out = expected.rowwise() + (mean - own);
+        out = less_mean(expected, own - mean);
         for (int g = 0; g < p.groups(); ++g) {
           const auto& forward = (predicted ? fit.forward : p.forward)[std::size_t(g)];
-          const rows_f c = ((left.middleCols(p.begin_of(g), p.width_of(g)) * forward) / step).array().round() * step;
-          out.middleCols(p.begin_of(g), p.width_of(g)) += c * matrix_of(q, g);
+          const rows_f c = rounded(product_in_rows(left.middleCols(p.begin_of(g), p.width_of(g)), forward), step);
+          out.middleCols(p.begin_of(g), p.width_of(g)) += product_in_rows(c, matrix_of(q, g));
         }
         decoded[std::size_t(l)][std::size_t(which)].middleRows(first, n) = out;
       }
@@ -186,9 +185,10 @@ class prediction_calibration {
                               [&](int l, plane o) -> const rows_f& { return decoded[std::size_t(l)][std::size_t(o)]; });
     const rows_f& x = s.x[std::size_t(layer)][std::size_t(which)];
     const auto count = [&](const fitted_prediction& fit, std::int64_t first, std::int64_t n) {
-      const rows_f left = (x.middleRows(first, n) - f.middleRows(first, n) * fit.matrix).rowwise() - fit.mean;
+      const rows_f expected = product_in_rows(f.middleRows(first, n), fit.matrix);
+      const rows_f left = less_mean(x.middleRows(first, n) - expected, fit.mean);
       for (int g = 0; g < p.groups(); ++g) {
-        const matrix_f c = left.middleCols(p.begin_of(g), p.width_of(g)) * fit.forward[std::size_t(g)];
+        const matrix_f c = product(left.middleCols(p.begin_of(g), p.width_of(g)), fit.forward[std::size_t(g)]);
         for (Eigen::Index k = 0; k < c.cols(); ++k) {
           coefficient_counts& to = counts_[at][std::size_t(p.begin_of(g) + k)];
           to.add(c.col(k).data(), n, passes_);
@@ -272,8 +272,7 @@ class prediction_calibration {
 
   // Coefficients as they decode without prediction: a little better than the base pass leaves them, as prediction does.
   rows_f quantized(const std::vector<std::array<rows_f, 2>>& own, int layer, plane which) const {
-    const auto step = fit_step();
-    return (own[std::size_t(layer)][std::size_t(which)] / step).array().round() * step;
+    return rounded(own[std::size_t(layer)][std::size_t(which)], fit_step());
   }
   // About the base of `smallest`: predictions are made from a finer one than that of `standard`.
   float base_step() const noexcept { return passes_ > 1 ? 0.5f * static_cast<float>(power_of_3(passes_ - 1)) : 1.f; }
@@ -300,48 +299,48 @@ class prediction_calibration {
     const plane_calibration& p = planes[2 * std::size_t(layer) + std::size_t(which)];
     const Eigen::Index k = width_of_features(layer, which), w = p.width;
     const Eigen::Index from = which == plane::value ? s.y.size() - w : 0;
-    const Eigen::VectorXd f = s.f.head(k) / s.n, y = s.y.segment(from, w) / s.n;
-    const matrix_d ff = s.ff.topLeftCorner(k, k) / s.n - f * f.transpose();
-    const matrix_d fy = s.fy.block(0, from, k, w) / s.n - f * y.transpose();
-    const matrix_d yy = s.yy.block(from, from, w, w) / s.n - y * y.transpose();
+    const vector_d f = s.f.head(k) / s.n, y = s.y.segment(from, w) / s.n;
+    const matrix_d ff = s.ff.block(0, 0, k, k) / s.n - outer(f, f);
+    const matrix_d fy = s.fy.block(0, from, k, w) / s.n - outer(f, y);
+    const matrix_d yy = s.yy.block(from, from, w, w) / s.n - outer(y, y);
     // A ridge: noise that calibration saw too little of to know.
     matrix_d shrunk = ff;
     const Eigen::Index z = has_latents() ? kind_.rank : 0;
     const double step = double(fit_step());
     for (Eigen::Index i = 0; i < k; ++i) shrunk(i, i) += i < z ? latent_ridge / s.n : layer_ridge * step * step / s.n;
-    const matrix_d m = shrunk.ldlt().solve(fy);
-    const matrix_d left = yy - fy.transpose() * m - m.transpose() * fy + m.transpose() * ff * m;
+    const matrix_d m = solve(shrunk, fy), mt = transposed(m);
+    matrix_d left = yy - product(transposed(fy), m);
+    left -= product(mt, fy);
+    left += product(product(mt, ff), m);
 
     // From coefficients to channels, on both sides.
     matrix_d of_channels(k, w);
-    const matrix_d back = whole(p, false).cast<double>();
-    of_channels.topRows(z) = m.topRows(z) * back;
+    const matrix_d back = to_double(whole(p, false));
+    of_channels.topRows(z) = product(m.topRows(z), back);
     Eigen::Index at = z;
     const auto put = [&](int l, plane o) {
       const plane_calibration& q = planes[2 * std::size_t(l) + std::size_t(o)];
       if (!q.width) return;
-      of_channels.middleRows(at, q.width) = whole(q, true).cast<double>() * m.middleRows(at, q.width) * back;
+      of_channels.middleRows(at, q.width) =
+          product(product(to_double(whole(q, true)), m.middleRows(at, q.width)), back);
       at += q.width;
     };
     if (below(layer) >= 0)
       for (const plane o : {plane::key, plane::value}) put(below(layer), o);
     if (from_k() && which == plane::value) put(layer, plane::key);
-    out.matrix = of_channels.cast<float>();
-    const Eigen::VectorXd rest = back.transpose() * (y - m.transpose() * f);
-    out.mean = mean_of(p.profile) + rest.transpose().cast<float>();
+    out.matrix = to_float(of_channels);
+    out.mean = mean_of(p.profile) + to_float(vector_d(product(transposed(back), y - product(mt, f))));
 
     out.forward.clear();
     out.basis.clear();
     for (int g = 0; g < p.groups(); ++g) {
       const int first = p.begin_of(g), n = p.width_of(g);
-      const matrix_d c = left.block(first, first, n, n);
-      const Eigen::SelfAdjointEigenSolver<matrix_d> solver((c + c.transpose()) / 2);
-      const matrix_d u = solver.eigenvectors().rowwise().reverse();
+      const matrix_d u = principal_axes(symmetric(left.block(first, first, n, n))).second;
       group_basis& b = out.basis.emplace_back();
-      b.mean = out.mean.segment(first, n).transpose().cast<double>();
-      b.forward = p.forward[std::size_t(g)].cast<double>() * u;
-      b.inverse = u.transpose() * matrix_of(p.profile, g).cast<double>();
-      out.forward.push_back(b.forward.cast<float>());
+      b.mean = to_double(out.mean).segment(first, n);
+      b.forward = product(to_double(p.forward[std::size_t(g)]), u);
+      b.inverse = product(transposed(u), to_double(matrix_of(p.profile, g)));
+      out.forward.push_back(to_float(b.forward));
     }
   }
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/calibrate/algebra.hpp>
 #include <sluice/codec/entropy/class_rans/classes.hpp>
+#include <sluice/codec/transform/inverse_bases.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/status.hpp>
 #include <sluice/tensor/half.hpp>
 #include <sluice/tensor/shape.hpp>
-
-#include <Eigen/Dense>
 
 #include <algorithm>
 #include <cmath>
@@ -27,8 +27,8 @@ namespace detail {
 // decode^T variance decode, and the metric that errors are weighed with encode encode^T, since an error of one step
 // counts 1 whatever the coefficient.
 struct group_knowledge {
-  Eigen::MatrixXd decode, encode;
-  Eigen::VectorXd variance, spread;  // of each coefficient; spread: nats by which its scale wanders
+  matrix_d decode, encode;    // encode: zeros where the basis is singular
+  vector_d variance, spread;  // of each coefficient; spread: nats by which its scale wanders
 
   group_knowledge(const plane_profile& q, int g) {
     const int w = q.width_of(g);
@@ -41,7 +41,11 @@ struct group_knowledge {
       variance(k) = std::exp2(double(cls % class_widths - 16) / 2);
       spread(k) = class_spread[cls / class_widths];
     }
-    encode = decode.inverse();
+    encode.setZero(w, w);
+    std::vector<float> inverse;
+    if (!invert_basis(q.matrix_of(g), w, double(q.scale), inverse)) return;
+    for (int c = 0; c < w; ++c)
+      for (int k = 0; k < w; ++k) encode(c, k) = double(inverse[std::size_t(c * w + k)]);
   }
   static constexpr double class_spread[class_shapes] = {0, 0.25, 0.4, 0.8};
 };
@@ -67,39 +71,36 @@ inline status slice_plane(const plane_profile& from, int begin, plane_profile& o
   }
   std::vector<group_knowledge> known;
   for (int g = first_group; g * from.group_width < end; ++g) known.emplace_back(from, g);
-  std::vector<Eigen::MatrixXd> bases;
+  std::vector<matrix_d> bases;
   double largest = 0;
   for (int at = begin; at < end; at += out.group_width) {
     const int w = std::min(out.group_width, end - at);
     // Groups of the whole have nothing to say about each other.
-    Eigen::MatrixXd covariance = Eigen::MatrixXd::Zero(w, w), metric = covariance, wandering = covariance;
+    matrix_d covariance = matrix_d::Zero(w, w), metric = covariance, wandering = covariance;
     for (int g = at / from.group_width; g * from.group_width < at + w; ++g) {
       const group_knowledge& k = known[std::size_t(g - first_group)];
       const int group = g * from.group_width, first = std::max(at, group);
       const int n = std::min(at + w, group + from.width_of(g)) - first, to = first - at;
-      const Eigen::MatrixXd d = k.decode.middleCols(first - group, n), e = k.encode.middleRows(first - group, n);
-      covariance.block(to, to, n, n) = d.transpose() * k.variance.asDiagonal() * d;
-      wandering.block(to, to, n, n) = d.transpose() * k.variance.cwiseProduct(k.spread.cwiseAbs2()).asDiagonal() * d;
-      metric.block(to, to, n, n) = e * e.transpose();
+      const matrix_d d = k.decode.middleCols(first - group, n), e = k.encode.middleRows(first - group, n);
+      const matrix_d dt = transposed(d);
+      const vector_d wander = k.variance.cwiseProduct(k.spread.cwiseAbs2());
+      covariance.block(to, to, n, n) = product(dt * k.variance.asDiagonal(), d);
+      wandering.block(to, to, n, n) = product(dt * wander.asDiagonal(), d);
+      metric.block(to, to, n, n) = product(e, transposed(e));
     }
-    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> weights((metric + metric.transpose()) / 2);
-    if (!(weights.eigenvalues().minCoeff() > 0)) return status::corrupt_profile;
-    const Eigen::MatrixXd root = weights.operatorSqrt();
-    const Eigen::MatrixXd c = root * covariance * root;
-    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver((c + c.transpose()) / 2);
-    Eigen::MatrixXd u = solver.eigenvectors().rowwise().reverse();
-    for (Eigen::Index k = 0; k < w; ++k) {
-      Eigen::Index most = 0;
-      u.col(k).cwiseAbs().maxCoeff(&most);
-      if (u(most, k) < 0) u.col(k) *= -1;
-    }
-    bases.push_back(u.transpose() * weights.operatorInverseSqrt());
+    const auto [weights, directions] = eigen_of(symmetric(metric));
+    if (!(weights.minCoeff() > 0)) return status::corrupt_profile;
+    const vector_d roots = weights.cwiseSqrt();
+    const matrix_d root = with_values(directions, roots);
+    auto [variances, u] = principal_axes(symmetric(product(product(root, covariance), root)));
+    choose_signs(u);
+    bases.push_back(product(transposed(u), with_values(directions, roots.cwiseInverse())));
+    const matrix_d r = product(root, u), wandered = product(wandering, r);
     largest = std::max(largest, bases.back().cwiseAbs().maxCoeff());
     for (Eigen::Index k = 0; k < w; ++k) {
-      const double variance = std::max(solver.eigenvalues()(w - 1 - k), 0.0);
+      const double variance = std::max(variances(k), 0.0);
       // Of the family of those that it is mixed of.
-      const Eigen::VectorXd r = root * u.col(k);
-      const double spread = variance > 0 ? std::sqrt(std::max(r.dot(wandering * r) / variance, 0.0)) : 0;
+      const double spread = variance > 0 ? std::sqrt(std::max(r.col(k).dot(wandered.col(k)) / variance, 0.0)) : 0;
       out.classes.push_back(class_of(static_cast<float>(std::sqrt(variance)), class_shape_of(spread)));
     }
   }
@@ -107,7 +108,7 @@ inline status slice_plane(const plane_profile& from, int begin, plane_profile& o
   if (!(largest > 0) || !std::isfinite(largest)) return status::values_out_of_range;
   if (std::frexp(largest, &exponent) == 0.5) --exponent;  // the largest entry lands in (0.5, 1]
   out.scale = std::ldexp(1.0f, exponent);
-  for (const Eigen::MatrixXd& b : bases)
+  for (const matrix_d& b : bases)
     for (Eigen::Index k = 0; k < b.rows(); ++k)
       for (Eigen::Index j = 0; j < b.cols(); ++j)
         out.matrix.push_back(from_float<f16>(static_cast<float>(std::ldexp(b(k, j), -exponent))).bits);

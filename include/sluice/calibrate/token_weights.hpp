@@ -4,8 +4,6 @@
 #include <sluice/calibrate/plane.hpp>
 #include <sluice/codec/width/token_steps.hpp>
 
-#include <Eigen/Dense>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -23,7 +21,7 @@ class token_weight_fit {
   static constexpr std::int64_t tile = 256;
 
   // K un-rotated and what errors in each token come to, of tokens from a position on; 0 = not known.
-  void add(const rows_f& k, const Eigen::VectorXd& gain, std::span<const std::uint8_t> skip, std::int64_t position) {
+  void add(const rows_f& k, const vector_d& gain, std::span<const std::uint8_t> skip, std::int64_t position) {
     const Eigen::Index n = k.cols() + 1;
     if (product_.size() == 0) {
       product_.setZero(n, n);
@@ -32,7 +30,7 @@ class token_weight_fit {
     for (std::int64_t begin = 0; begin < gain.size();) {
       const std::int64_t end = std::min<std::int64_t>(begin + tile - (position + begin) % tile, gain.size());
       matrix_d f(end - begin, n);
-      Eigen::VectorXd y(end - begin);
+      vector_d y(end - begin);
       Eigen::Index rows = 0;
       for (std::int64_t t = begin; t < end; ++t) {
         if (skip[std::size_t(t)] || !(gain(t) > 0) || !std::isfinite(gain(t))) continue;
@@ -44,9 +42,10 @@ class token_weight_fit {
       if (rows < 16) continue;
       const auto x = f.topRows(rows);
       const matrix_d centred = x.rowwise() - x.colwise().mean();
-      const Eigen::VectorXd of = y.head(rows).array() - y.head(rows).mean();
-      product_ += centred.transpose() * centred;
-      against_ += centred.transpose() * of;
+      const vector_d of = y.head(rows).array() - y.head(rows).mean();
+      const matrix_d features = transposed(centred);
+      product_ += product(features, centred);
+      against_ += product(features, of);
       rows_ += rows;
     }
   }
@@ -61,7 +60,7 @@ class token_weight_fit {
     matrix_d p = product_;
     p.diagonal() *= 1 + ridge / double(rows_);
     p.topLeftCorner(n, n).diagonal().array() += 1e-3 * product_.topLeftCorner(n, n).trace() / double(n);
-    const Eigen::VectorXd b = p.ldlt().solve(against_);
+    const vector_d b = solve(p, against_);
     if (!b.allFinite()) return out;
     for (Eigen::Index i = 0; i < n; ++i) out.direction[std::size_t(i)] = static_cast<float>(b(i));
     out.slope = static_cast<float>(b(n));
@@ -77,7 +76,7 @@ class token_weight_fit {
   static constexpr std::int8_t key_offset = 4, value_offset = 2;
 
   matrix_d product_;
-  Eigen::VectorXd against_;
+  vector_d against_;
   std::int64_t rows_ = 0;
 };
 
