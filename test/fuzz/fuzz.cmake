@@ -34,11 +34,13 @@ foreach(source IN LISTS fuzzers)
     # Sanitizers take minutes over the vector bodies; in replays of whole codecs the portable ones stand for them, which
     # other tests compare. The fuzzers proper have all.
     file(STRINGS "${source}" whole_codec REGEX "#include <sluice/sluice.hpp>")
+    set(optimize -O1)
     if(whole_codec)
       target_compile_definitions(fuzz_${name}_replay PRIVATE SLUICE_PORTABLE_ONLY)
+      set(optimize -O0)  # half the time to compile, and a replay has its seconds either way
     endif()
     if(SLUICE_HAS_SANITIZERS)
-      target_compile_options(fuzz_${name}_replay PRIVATE -O1 -g1 ${fuzz_sanitize})
+      target_compile_options(fuzz_${name}_replay PRIVATE ${optimize} -g1 ${fuzz_sanitize})
       target_link_options(fuzz_${name}_replay PRIVATE ${fuzz_sanitize})
     endif()
     add_test(NAME fuzz.${name} COMMAND fuzz_${name}_replay "${corpus}")
