@@ -7,11 +7,13 @@
 
 DIR of --models holds {smol,qwen,gemma}.gguf. Contexts: the first 1,024 tokens of each text, judged on the 256 tokens that
 follow. Calibration: --captures windows of TEXTS, sensitivities from several of them. Profiles in --work are reused, and so
-is what the models make of the contexts (1 to 5 GB a model). All bytes of the frames count. Files are written model by model.
+is what the models make of the contexts (1 to 5 GB a model). All bytes of the frames count. The file is written model by
+model, and keeps what it says of models that --only leaves out.
 """
 import argparse, json, math, os, pathlib, subprocess
 
 NAMES = {'smol': 'SmolLM2-135M', 'qwen': 'Qwen2.5-0.5B', 'gemma': 'Gemma-3-270m'}
+NAMES_OF = {name: m for m, name in NAMES.items()}
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SET = [ROOT / 'bench/judging', ROOT / 'README.md']
 
@@ -22,6 +24,16 @@ def at_kl(levels, kl):
     i = next((i for i in range(1, len(p)) if p[i][1] <= kl), len(p) - 1)
     (b0, k0), (b1, k1) = p[i - 1], p[i]
     return b0 + (b1 - b0) * (math.log(k0) - math.log(kl)) / (math.log(k0) - math.log(k1))
+
+
+def of_standard(codec, standard):
+    """Bytes over those that `standard` needs for the same KL: 0.010, or what the coarsest level has where that is less."""
+    share = {}
+    for ours, its in zip(codec['texts'], standard['texts']):
+        kl = min(0.010, max(l['kl'] for l in ours['levels']))
+        share[ours['text']] = at_kl(ours['levels'], kl) / at_kl(its['levels'], kl)
+    worst = max(share, key=share.get)
+    return dict(mean=sum(share.values()) / len(share), worst=share[worst], worst_text=worst)
 
 
 def run(a, *words): return json.loads(subprocess.run([a.engine, *map(str, words), '--json'], check=True, stdout=subprocess.PIPE, text=True).stdout)
@@ -41,7 +53,8 @@ def judge(a, model, variant, codecs, options=(), gguf=None, calibration=None):
     judged = run(a, 'quality', gguf, *SET, '--codec', ','.join(codecs), '--keep', a.work / 'contexts', *options)
     for c in judged['suffix']['codecs']:
         r = dict(model=NAMES[model], variant=variant if c['codec'] == codecs[0] else c['codec'], calibration=calibration, **c)
-        if len(c['levels']) > 1: r['bits_per_value_at_kl_0.010'] = at_kl(c['levels'], 0.010)
+        if len(c['levels']) > 1 and max(l['kl'] for l in c['levels']) >= 0.010: r['bits_per_value_at_kl_0.010'] = at_kl(c['levels'], 0.010)
+        if c['codec'] in ('balanced', 'smallest'): r['bytes_of_standard'] = of_standard(c, judged['suffix']['codecs'][0])
         print(r['model'], r['variant'], ' · '.join(f"{l['bits_per_value']:.3f} @ {l['kl']:.4f} (worst {l['worst_kl']:.4f} {l['worst']})" for l in c['levels']), flush=True)
         yield r
 
@@ -51,17 +64,20 @@ if __name__ == '__main__':
     p.add_argument('--models', required=True)
     for n in ('texts', 'work'): p.add_argument('--' + n, required=True, type=pathlib.Path)
     p.add_argument('--engine', default='build/bin/engine')
-    p.add_argument('--captures', type=int, default=60)
-    p.add_argument('--continuations', type=int, default=4)
+    p.add_argument('--captures', type=int, default=24)
+    p.add_argument('--continuations', type=int, default=17, help='of SmolLM2')
     p.add_argument('--only', default='smol,qwen,gemma')
     p.add_argument('--out', default='bench/results/quality.json')
+    p.add_argument('--variants', action=argparse.BooleanOptionalAction, default=True, help='also SmolLM2 without sensitivities, and without calibration')
     a = p.parse_args()
-    results = []
+    old = json.loads(pathlib.Path(a.out).read_text()) if os.path.exists(a.out) else {}
+    results = [r for r in old.get('results', []) if old.get('set') and NAMES_OF[r['model']] not in a.only.split(',')]
     for m in a.only.split(','):
-        path, made = profile(a, m)
-        rivals = ['plain8', 'plain4', 'fixed4'] if m == 'smol' else []
-        results += judge(a, m, 'standard', ['standard', *rivals], ['--profile', path, '--continuations', a.continuations], calibration=made)
-        if m == 'smol':
+        path, made = profile(a, m, '--predict')
+        rivals = ['plain8', 'plain4', 'fixed4', 'int4', 'kivi4'] if m == 'smol' else []
+        results += judge(a, m, 'standard', ['standard', 'balanced', 'smallest', *rivals],
+                         ['--profile', path, '--continuations', a.continuations if m == 'smol' else 0], calibration=made)
+        if m == 'smol' and a.variants:
             path, made = profile(a, m + '_estimated', '--no-sensitivities')
             results += judge(a, m, 'no_sensitivities', ['standard'], ['--profile', path], calibration=made)
             bare = a.work / 'uncalibrated' / f'{m}.gguf'  # no profile lies beside it

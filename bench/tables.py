@@ -16,11 +16,20 @@ def table(head, rows): return '\n'.join(['| ' + ' | '.join(head) + ' |', '|' + '
 
 
 def result():
-    models = [r for r in json.loads(read('quality.json'))['results'] if r['variant'] == 'standard']
-    cell = lambda l: f"{l['bits_per_value']:.2f}, {l['kl']:.4f}, {100 * l['top1']:.1f} %"
-    at = lambda r: f"**{r['bits_per_value_at_kl_0.010']:.2f}** ({16 / r['bits_per_value_at_kl_0.010']:.1f} times smaller)"
-    return table(['bits per value, KL, top-1'] + [r['model'] for r in models],
-                 [[f'level {i}'] + [cell(r['levels'][i]) for r in models] for i in range(4)] + [['bits per value at KL 0.010, interpolated'] + [at(r) for r in models]])
+    q = json.loads(read('quality.json'))['results']
+    models = list(dict.fromkeys(r['model'] for r in q))
+    of = {(r['model'], r['variant']): r for r in q}
+    rows = []
+    for preset, levels in (('standard', range(4)), ('balanced', range(4)), ('smallest', range(3))):
+        for i in levels:
+            l = [of[m, preset]['levels'][i] for m in models]
+            rows.append([f'`{preset}`, level {i}'] + [f"{x['bits_per_value']:.2f}, {x['kl']:.4f} ({x['worst_kl']:.4f}), {100 * x['top1']:.1f} %" for x in l])
+    for preset in ('standard', 'balanced'):
+        rows.append([f'`{preset}` at KL 0.010, interpolated'] + [f"**{of[m, preset]['bits_per_value_at_kl_0.010']:.2f}**" for m in models])
+    for preset in ('balanced', 'smallest'):
+        share = [of[m, preset]['bytes_of_standard'] for m in models]
+        rows.append([f'`{preset}`: bytes of `standard` at equal KL (worst text)'] + [f"**{100 * x['mean']:.0f} %** ({100 * x['worst']:.0f} %)" for x in share])
+    return table(['bits per value, KL (worst text), top-1'] + models, rows)
 
 
 def speed_line():
@@ -32,14 +41,16 @@ def speed_line():
 
 def variants():
     q = json.loads(read('quality.json'))['results']
-    names = dict(standard='standard: one basis for all heads, measured sensitivities', per_head='one basis per head', no_sensitivities='no sensitivities given (estimated from queries)',
-                 uncalibrated='no calibration', plain8='`plain8`: 8 bits, range per channel and tile', plain4='`plain4`: 4 bits', fixed4='`fixed4`: 4 bits in the calibrated basis')
+    names = dict(standard='`standard`', balanced='`balanced`', smallest='`smallest`', no_sensitivities='`standard`, no sensitivities given (estimated from queries)',
+                 uncalibrated='`standard`, no calibration', plain8='`plain8`: 8 bits, range per channel and tile', plain4='`plain4`: 4 bits', fixed4='`fixed4`: 4 bits in the calibrated basis',
+                 int4='`int4`: 4 bits, a scale for each token and head', kivi4='`kivi4`: KIVI, 4 bits')
     rows = []
     for r in q:
         if r['model'] != 'SmolLM2-135M': continue
         k = f"{r['bits_per_value_at_kl_0.010']:.2f}" if 'bits_per_value_at_kl_0.010' in r else '-'
-        rows.append([names[r['variant']], ' · '.join(f"{l['bits_per_value']:.2f} @ {l['kl']:.4f}" for l in r['levels']), k])
-    return table(['SmolLM2-135M', 'bits per value @ KL, levels 0 to 3', 'bits per value at KL 0.010'], rows)
+        same = [l['equal_tokens'] for l in r['levels'] if 'equal_tokens' in l]
+        rows.append([names[r['variant']], ' · '.join(f"{l['bits_per_value']:.2f} @ {l['kl']:.4f}" for l in r['levels']), k, ' · '.join(f'{100 * x:.0f} %' for x in same)])
+    return table(['SmolLM2-135M', 'bits per value @ KL by level', 'bits per value at KL 0.010', 'tokens of continuations that stay'], rows)
 
 
 def speed():
