@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sluice/codec/entropy/class_rans/classes.hpp>
+#include <sluice/codec/entropy/class_rans/encode.hpp>
 
 #include <doctest/doctest.h>
 
@@ -191,4 +192,41 @@ TEST_CASE("tables cost little more than the entropy of what they describe") {
     }
     CHECK(split / n < entropy * 1.03 + 0.03);
   }
+}
+
+TEST_CASE("counted together, the rows of a block take the bits that their values take one by one") {
+  const auto seed = std::random_device{}();
+  INFO("seed ", seed);
+  std::mt19937 rng(seed);
+  block_histogram histogram;
+  for (int passes = 1; passes <= sluice::max_passes; ++passes)
+    for (int made = 1; made <= passes; ++made) {
+      CAPTURE(passes);
+      CAPTURE(made);
+      const std::size_t rows = 1 + rng() % 40;
+      std::vector<std::int16_t> values(32 * rows);
+      std::vector<std::int8_t> digits[sluice::max_passes];
+      const std::int8_t* pointers[sluice::max_passes] = {};
+      for (std::int16_t& v : values) v = std::int16_t(std::lround(std::normal_distribution<double>(0, 3)(rng)));
+      for (int p = 1; p < made; ++p) {
+        for (std::size_t i = 0; i < values.size(); ++i) digits[p].push_back(std::int8_t(int(rng() % 3) - 1));
+        pointers[p] = digits[p].data();
+      }
+      histogram.clear(made);
+      for (std::size_t r = 0; r < rows; ++r) histogram.add(values.data(), pointers, 32 * r);
+      histogram.count_digits();
+      for (int lane = 0; lane < 32; ++lane) {
+        const auto cls = std::uint8_t(rng() % 256);
+        double sum = 0;
+        for (std::size_t at = std::size_t(lane); at < values.size(); at += 32) {
+          int v = values[at];
+          sum += double(bits_base(cls, passes - 1, v));
+          for (int p = 1; p < made; ++p) {
+            sum += double(bits_ternary(cls, passes - 1 - p, v, digits[p][at]));
+            v = 3 * v + digits[p][at];
+          }
+        }
+        CHECK(double(histogram.bits(lane, cls, passes)) == doctest::Approx(sum).epsilon(1e-4));
+      }
+    }
 }
