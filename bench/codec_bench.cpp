@@ -175,7 +175,11 @@ void add(const std::string& name, auto f) {
 template <class Codec>
 void add_preset(const std::string& name) {
   add("encode/" + name, [](benchmark::State& s) { encode<Codec>(s, 2, 6, isa::best); });
-  add("decode/" + name, [](benchmark::State& s) { decode<Codec>(s, 2, 6, isa::best); });
+  int levels = 1;
+  if constexpr (requires { Codec::quantizer::passes; }) levels = Codec::quantizer::passes;
+  for (int level = 0; level < levels; ++level)
+    add("decode/" + name + (levels > 1 ? "/level_" + std::to_string(level) : ""),
+        [=](benchmark::State& s) { decode<Codec>(s, 2, level, isa::best); });
 }
 
 const bool registered = [] {

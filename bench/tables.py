@@ -65,9 +65,14 @@ def instruction_sets():
     b = {x['name']: x.get('bytes_per_second', 0) / 1e9 for x in json.loads(read('codec.json'))['benchmarks']}
     rows = [[f'{width} channels', isa] + [f"{b[f'decode/standard/basis_{width}/level_{l}/{isa}']:.2f}" for l in range(4)] + ([f"{b[f'encode/standard/basis_192/levels_{n}/{isa}']:.2f}" for n in (2, 4)] if width == 192 else ['', ''])
             for width in (64, 192) for isa in ('avx512', 'avx2')]
+    presets = [[f'`{p}`', f"{b[f'encode/{p}']:.3f}"] + [f"{b[f'decode/{p}/level_{l}']:.3f}" if f'decode/{p}/level_{l}' in b else '' for l in range(4)] for p in ('balanced', 'smallest')]
+    best = next(i for i in ('avx512', 'avx2') if f'encode/standard/basis_192/levels_4/{i}' in b)
+    presets.insert(0, ['`standard`', f"{b[f'encode/standard/basis_192/levels_4/{best}']:.3f}"] + [f"{b[f'decode/standard/basis_192/level_{l}/{best}']:.3f}" for l in range(4)])
     return (f"From `sluice-bench` (codec.json): `standard` by width of the basis and instruction set. {json.loads(read('codec.json'))['context']['cpu']}. "
             f"In the same run zstd -1 decodes {b['decode/zstd/1']:.2f} GB/s and memcpy copies {b['memcpy']:.1f}.\n\n"
-            + table(['basis over', 'instructions', 'decode level 0', 'level 1', 'level 2', 'level 3', 'encode to level 1', 'to level 3'], rows))
+            + table(['basis over', 'instructions', 'decode level 0', 'level 1', 'level 2', 'level 3', 'encode to level 1', 'to level 3'], rows)
+            + '\n\nThe three presets with levels, in the same run, all heads in one basis; the profile is one that `engine calibrate --predict` made.\n\n'
+            + table(['preset', 'encode all levels', 'decode level 0', 'level 1', 'level 2', 'level 3'], presets))
 
 
 # Of the first codec that `engine quality` judged; older files know of one.
