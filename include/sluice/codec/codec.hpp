@@ -10,6 +10,7 @@
 #include <sluice/codec/transform/profile_basis.hpp>
 #include <sluice/codec/width/profile_steps.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -239,7 +240,7 @@ struct basic_codec : detail::grouping_checks<Grouping>,
 
       status encode(forward& plain, tile_rows& in, std::span<const row_class> wanted, const side_info& side, int passes,
                     tile_writer& w) {
-        const bool expected = back.expect(in.place, in.range, in.rows, side, 0);
+        const bool expected = back.ask(in.place, in.range, in.rows, side);
         if constexpr (!chooses) {
           if (expected) subtract(in);
           return plain.encode(in, wanted, passes, w);
@@ -348,6 +349,7 @@ struct basic_codec : detail::grouping_checks<Grouping>,
         for (const plane which : {plane::key, plane::value})
           for (tile& t : base_)
             if (t.place.plane == which) learn(t, side, !finer);
+        asked_.clear();
         for (std::size_t i = 0; i < tiles.size(); ++i) tiles[i].state = base_[i].state;
         if (finer) restore(tiles);
       }
@@ -413,8 +415,19 @@ struct basic_codec : detail::grouping_checks<Grouping>,
       predicted_[t.slot] = expect(t.place, t.range, tokens_, side, t.slot);
       if (chooses && !predicted_[t.slot]) t.state = status::corrupt_tile;
     }
+    // For the encoder, of the tile that it will have decoded next: then the same rows are not predicted again.
+    bool ask(const group_place& place, const tile_tokens_range& range, std::span<const std::uint16_t> tokens,
+             const side_info& side) {
+      asked_.clear();
+      answer_ = expect(place, range, tokens, side, 0);
+      asked_.assign(tokens.begin(), tokens.end());
+      return answer_;
+    }
     bool expect(const group_place& place, const tile_tokens_range& range, std::span<const std::uint16_t> tokens,
                 const side_info& side, int slot) {
+      if (slot == 0 && !asked_.empty() && asked_.size() == tokens.size() &&
+          std::equal(tokens.begin(), tokens.end(), asked_.begin()))
+        return answer_;
       expected_ld_[slot] = detail::padded(place.width());
       expected_[slot].assign(tokens.size() * std::size_t(expected_ld_[slot]), 0.f);
       return predictor_.predict(place, range, tokens, side, expected_[slot].data(), expected_ld_[slot]);
@@ -445,7 +458,8 @@ struct basic_codec : detail::grouping_checks<Grouping>,
     bool known_[tiles_at_once] = {};      // rows are in learnt_
     std::vector<float> expected_[tiles_at_once], learnt_[tiles_at_once];
     std::ptrdiff_t expected_ld_[tiles_at_once] = {};
-    std::vector<std::uint16_t> tokens_;
+    std::vector<std::uint16_t> tokens_, asked_;  // asked_: rows that expected_[0] holds already, with answer_
+    bool answer_ = false;
     std::vector<tile> base_;
   };
 };
