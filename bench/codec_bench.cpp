@@ -18,7 +18,6 @@
 #include <numeric>
 #include <optional>
 #include <random>
-#include <safetensors.hpp>
 #include <string>
 #include <vector>
 

@@ -13,7 +13,6 @@ model, and keeps what it says of models that --only leaves out.
 import argparse, json, math, os, pathlib, subprocess
 
 NAMES = {'smol': 'SmolLM2-135M', 'qwen': 'Qwen2.5-0.5B', 'gemma': 'Gemma-3-270m'}
-NAMES_OF = {name: m for m, name in NAMES.items()}
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SET = [ROOT / 'bench/judging', ROOT / 'README.md']
 
@@ -70,9 +69,10 @@ if __name__ == '__main__':
     p.add_argument('--out', default='bench/results/quality.json')
     p.add_argument('--variants', action=argparse.BooleanOptionalAction, default=True, help='also SmolLM2 without sensitivities, and without calibration')
     a = p.parse_args()
-    old = json.loads(pathlib.Path(a.out).read_text()) if os.path.exists(a.out) else {}
-    results = [r for r in old.get('results', []) if old.get('set') and NAMES_OF[r['model']] not in a.only.split(',')]
-    for m in a.only.split(','):
+    only = a.only.split(',')
+    old = json.loads(pathlib.Path(a.out).read_text())['results'] if os.path.exists(a.out) else []
+    results = [r for r in old if r['model'] not in [NAMES[m] for m in only]]
+    for m in only:
         path, made = profile(a, m, '--predict')
         rivals = ['plain8', 'plain4', 'fixed4', 'int4', 'kivi4'] if m == 'smol' else []
         results += judge(a, m, 'standard', ['standard', 'balanced', 'smallest', *rivals],

@@ -20,8 +20,8 @@ def result():
     models = list(dict.fromkeys(r['model'] for r in q))
     of = {(r['model'], r['variant']): r for r in q}
     rows = []
-    for preset, levels in (('standard', range(4)), ('balanced', range(4)), ('smallest', range(3))):
-        for i in levels:
+    for preset in ('standard', 'balanced', 'smallest'):
+        for i in range(len(of[models[0], preset]['levels'])):
             l = [of[m, preset]['levels'][i] for m in models]
             rows.append([f'`{preset}`, level {i}'] + [f"{x['bits_per_value']:.2f}, {x['kl']:.4f} ({x['worst_kl']:.4f}), {100 * x['top1']:.1f} %" for x in l])
     for preset in ('standard', 'balanced'):

@@ -400,10 +400,11 @@ class calibration {
     const Eigen::Index dk = s.head_dim_k, dv = s.head_dim_v, group = c.num_heads / s.num_kv_heads, tokens = x[0].rows();
     double through_k = 0, through_v = 0, energy = 0;
     vector_d gain = vector_d::Zero(tokens);
+    matrix_d values;  // of the KV head that a group of query heads reads
     for (Eigen::Index h = 0; h < c.num_heads; ++h) {
       const Eigen::Index kv = h / group;
-      matrix_d values = rows_to_double(x[1].middleCols(kv * dv, dv));
-      if (wo) {
+      if (h % group == 0) values = rows_to_double(x[1].middleCols(kv * dv, dv));
+      if (wo && h % group == 0) {
         const matrix_d w = rows_to_double(Eigen::Map<const rows_f>(wo + kv * dv * dv, dv, dv)) / double(group);
         const auto [squares, axes] = eigen_of(symmetric(w));
         values = product(values, axes * squares.cwiseMax(0).cwiseSqrt().asDiagonal());

@@ -425,9 +425,7 @@ struct basic_codec : detail::grouping_checks<Grouping>,
     }
     bool expect(const group_place& place, const tile_tokens_range& range, std::span<const std::uint16_t> tokens,
                 const side_info& side, int slot) {
-      if (slot == 0 && !asked_.empty() && asked_.size() == tokens.size() &&
-          std::equal(tokens.begin(), tokens.end(), asked_.begin()))
-        return answer_;
+      if (slot == 0 && std::equal(tokens.begin(), tokens.end(), asked_.begin(), asked_.end())) return answer_;
       expected_ld_[slot] = detail::padded(place.width());
       expected_[slot].assign(tokens.size() * std::size_t(expected_ld_[slot]), 0.f);
       return predictor_.predict(place, range, tokens, side, expected_[slot].data(), expected_ld_[slot]);

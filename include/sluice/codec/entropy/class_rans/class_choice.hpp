@@ -29,8 +29,7 @@ struct coefficient_counts {
   void add(int value, std::uint32_t n, int passes) noexcept {
     for (int back = 0; back + 1 < passes; ++back) {
       const int parent = coarser(value);
-      const int r = parent < 0 ? 3 * parent - value : value - 3 * parent;
-      digit[std::size_t(back)][parent != 0][r == 0 ? 0 : r < 0 ? 1 : 2] += n;
+      digit[std::size_t(back)][parent != 0][std::size_t(digit_symbol(parent, value - 3 * parent))] += n;
       value = parent;
     }
     base[std::size_t(detail::clamp(value, -range, range) + range)] += n;

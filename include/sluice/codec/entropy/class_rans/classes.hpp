@@ -155,11 +155,13 @@ constexpr float symbol_bits(const std::uint8_t* t, int n, int s) noexcept {
   return count_bits[static_cast<std::size_t>(end - begin)];
 }
 
+/// The symbol of the digit r in -1..1 below a parent value: 0, -1, 1 below zero, else 0, inward, outward.
+constexpr int digit_symbol(int parent, int r) noexcept { return r == 0 ? 0 : (parent < 0 ? -r : r) < 0 ? 1 : 2; }
+
 /// Bits of the digit r in -1..1 below the coded parent value, at the class's own step.
 constexpr float digit_bits(const class_tables& t, int parent, int r) noexcept {
   if (t.zero[0] == 255) return r == 0 ? 0.0f : exception_bits;
-  const int s = r == 0 ? 0 : (parent < 0 ? -r : r) < 0 ? 1 : 2;
-  return symbol_bits(parent == 0 ? t.zero : t.nonzero, 2, s);
+  return symbol_bits(parent == 0 ? t.zero : t.nonzero, 2, digit_symbol(parent, r));
 }
 
 /// Bits of a refinement digit; an estimate for encoders, with exception_bits for what a dead lane cannot say.
@@ -189,7 +191,7 @@ constexpr float bits_base(std::uint8_t cls, int back, int value) noexcept {
 struct code_lengths {
   static constexpr int reach = 128;  ///< values of the base pass beyond it count as this
   float base[256][2 * reach + 1];    ///< [class][reach + value], as bits_base()
-  float digit[256][2][3];            ///< [class][parent != 0][0, -1 or inward, 1 or outward]
+  float digit[256][2][3];            ///< [class][parent != 0][digit_symbol()]
 
   code_lengths() {
     for (int c = 0; c < 256; ++c) {

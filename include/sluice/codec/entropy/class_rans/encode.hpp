@@ -51,12 +51,10 @@ class block_histogram {
       const std::uint16_t* const fine = &fine_[lane * std::size_t(fine_stride())];
       for (int place = 0; place < fine_stride(); ++place) {
         if (!fine[place]) continue;
-        const bool nonzero = place > 2 * half_;
-        // Below any value but zero digits are what they are below 1.
-        int value = nonzero ? 2 * half_ + 1 + place - 3 * half_ - 1 : place - half_;
+        int value = place - half_;
         for (int p = made_ - 1; p > 0; --p) {
-          const int parent = coarser(value), r = parent < 0 ? 3 * parent - value : value - 3 * parent;
-          digit_[lane][p - 1][parent != 0][r == 0 ? 0 : r < 0 ? 1 : 2] += fine[place];
+          const int parent = coarser(value);
+          digit_[lane][p - 1][parent != 0][digit_symbol(parent, value - 3 * parent)] += fine[place];
           value = parent;
         }
       }
@@ -85,7 +83,9 @@ class block_histogram {
   int made_ = 0, half_ = 0;
   int least_ = 0, most_ = 0;
   std::uint16_t base_[32][2 * reach + 1];
-  std::vector<std::uint16_t> fine_;  // below zero, then below other values, their sign taken off
+  // Finest values that begin with 0 or 1 in the base pass, from -half_ on: digits below any other are as below 1, but for
+  // the sign.
+  std::vector<std::uint16_t> fine_;
   std::uint16_t digit_[32][max_passes - 1][2][3];
 };
 
@@ -188,7 +188,7 @@ class class_rans_encoder {
           detail::abs(v) <= code_lengths::reach ? lengths.base_of(cls, passes_ - 1)[v] : bits_base(cls, passes_ - 1, v);
       for (int p = 1; p < made_; ++p) {
         const int d = in_->digits[p][at];
-        bits += lengths.digit_of(cls, passes_ - 1 - p)[v != 0][d == 0 ? 0 : (v < 0 ? -d : d) < 0 ? 1 : 2];
+        bits += lengths.digit_of(cls, passes_ - 1 - p)[v != 0][digit_symbol(v, d)];
         v = 3 * v + d;
       }
     }

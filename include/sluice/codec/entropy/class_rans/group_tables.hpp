@@ -30,11 +30,7 @@ struct group_tables {
   void build(std::span<const std::uint8_t> from, int passes) {
     classes.assign(std::size_t(padded(int(from.size()))), 0);
     detail::copy(from.begin(), from.end(), classes.begin());
-    const std::size_t all = classes.size() / 32;
-    base.resize(all);
-    for (int p = 1; p < passes; ++p) ternary[p - 1].resize(all);
-    count_blocks(passes);
-    for (std::size_t b = 0; b < all; ++b) build_block(b, passes);
+    fill(passes, passes);
   }
 
   // Gives one block new classes; count_blocks() must follow.
@@ -47,11 +43,7 @@ struct group_tables {
   void build_moved(const group_tables& from, int shift, int passes, int made) {
     classes.assign(from.classes.begin(), from.classes.end());
     for (std::uint8_t& c : classes) c = shift_class(c, shift);
-    base.resize(classes.size() / 32);
-    count_blocks(passes);
-    for (std::size_t b = 0; b < base.size(); ++b) build_base_block(&classes[32 * b], passes - 1, base[b]);
-    for (std::vector<ternary_block>& t : ternary) t.clear();
-    refine(passes, made);
+    fill(passes, made);
   }
 
   // Builds what is not there yet for the first `made` of all passes.
@@ -73,6 +65,14 @@ struct group_tables {
   }
 
  private:
+  void fill(int passes, int made) {
+    base.resize(classes.size() / 32);
+    count_blocks(passes);
+    for (std::size_t b = 0; b < base.size(); ++b) build_base_block(&classes[32 * b], passes - 1, base[b]);
+    for (std::vector<ternary_block>& t : ternary) t.clear();
+    refine(passes, made);
+  }
+
   void build_block(std::size_t b, int passes) {
     build_base_block(&classes[32 * b], passes - 1, base[b]);
     for (int p = 1; p < passes; ++p) build_ternary_block(&classes[32 * b], passes - 1 - p, ternary[p - 1][b]);
