@@ -8,7 +8,7 @@
 DIR of --models holds {smol,qwen,gemma}.gguf. Contexts: the first 1,024 tokens of each text, judged on the 256 tokens that
 follow. Calibration: --captures windows of TEXTS, sensitivities from several of them. Profiles in --work are reused, and so
 is what the models make of the contexts (1 to 5 GB a model). All bytes of the frames count. The file is written model by
-model, and keeps what it says of models that --only leaves out.
+model, and keeps what it says of models and parts that are left out.
 """
 import argparse, json, math, os, pathlib, subprocess
 
@@ -47,42 +47,55 @@ def profile(a, name, *options):
     return path, {k: v for k, v in json.loads(report.read_text()).items() if k in ('tokens', 'bytes', 'expected_loss', 'seconds')}
 
 
-def judge(a, model, variant, codecs, options=(), gguf=None, calibration=None):
+def judge(a, model, codecs, options=(), gguf=None, calibration=None, of='', standard=None):
+    """Results of codecs, called as they are, with `of` in front; `standard` is what they are compared with."""
     gguf = gguf or f'{a.models}/{model}.gguf'
     judged = run(a, 'quality', gguf, *SET, '--codec', ','.join(codecs), '--keep', a.work / 'contexts', *options)
     for c in judged['suffix']['codecs']:
-        r = dict(model=NAMES[model], variant=variant if c['codec'] == codecs[0] else c['codec'], calibration=calibration, **c)
+        if c['codec'] == 'standard' and not of: standard = c
+        r = dict(model=NAMES[model], variant=of + c['codec'], calibration=calibration, **c)
         if len(c['levels']) > 1 and max(l['kl'] for l in c['levels']) >= 0.010: r['bits_per_value_at_kl_0.010'] = at_kl(c['levels'], 0.010)
-        if c['codec'] in ('balanced', 'smallest'): r['bytes_of_standard'] = of_standard(c, judged['suffix']['codecs'][0])
+        if c['codec'] in ('balanced', 'smallest') and standard: r['bytes_of_standard'] = of_standard(c, standard)
         print(r['model'], r['variant'], ' · '.join(f"{l['bits_per_value']:.3f} @ {l['kl']:.4f} (worst {l['worst_kl']:.4f} {l['worst']})" for l in c['levels']), flush=True)
         yield r
 
 
-if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(doc, only):
+    """Of a program that calibrates models and judges them."""
+    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--models', required=True)
     for n in ('texts', 'work'): p.add_argument('--' + n, required=True, type=pathlib.Path)
     p.add_argument('--engine', default='build/bin/engine')
     p.add_argument('--captures', type=int, default=24)
+    p.add_argument('--only', default=only)
+    return p
+
+
+if __name__ == '__main__':
+    p = arguments(__doc__, 'smol,qwen,gemma')
     p.add_argument('--continuations', type=int, default=17, help='of SmolLM2')
-    p.add_argument('--only', default='smol,qwen,gemma')
+    p.add_argument('--parts', default='codecs,measured,variants', help='measured: steps by what is measured on each document; variants: SmolLM2 without sensitivities, and without calibration')
     p.add_argument('--out', default='bench/results/quality.json')
-    p.add_argument('--variants', action=argparse.BooleanOptionalAction, default=True, help='also SmolLM2 without sensitivities, and without calibration')
     a = p.parse_args()
-    only = a.only.split(',')
-    old = json.loads(pathlib.Path(a.out).read_text())['results'] if os.path.exists(a.out) else []
-    results = [r for r in old if r['model'] not in [NAMES[m] for m in only]]
-    for m in only:
+    parts = a.parts.split(',')
+    results = {(r['model'], r['variant']): r for r in (json.loads(pathlib.Path(a.out).read_text())['results'] if os.path.exists(a.out) else [])}
+    for m in a.only.split(','):
         path, made = profile(a, m, '--predict')
-        rivals = ['plain8', 'plain4', 'fixed4', 'int4', 'kivi4'] if m == 'smol' else []
-        results += judge(a, m, 'standard', ['standard', 'balanced', 'smallest', *rivals],
-                         ['--profile', path, '--continuations', a.continuations if m == 'smol' else 0], calibration=made)
-        if m == 'smol' and a.variants:
-            path, made = profile(a, m + '_estimated', '--no-sensitivities')
-            results += judge(a, m, 'no_sensitivities', ['standard'], ['--profile', path], calibration=made)
+        found = []
+        if 'codecs' in parts:
+            rivals = ['plain8', 'plain4', 'fixed4', 'int4', 'kivi4'] if m == 'smol' else []
+            found += judge(a, m, ['standard', 'balanced', 'smallest', *rivals], ['--profile', path, '--continuations', a.continuations if m == 'smol' else 0], calibration=made)
+        if 'measured' in parts:
+            standard = next((r for r in found if r['variant'] == 'standard'), results.get((NAMES[m], 'standard')))
+            found += judge(a, m, ['balanced', 'smallest'], ['--profile', path, '--measure'], calibration=made, of='measured ', standard=standard)
+        if 'variants' in parts and m == 'smol':
+            estimated, how = profile(a, m + '_estimated', '--no-sensitivities')
+            found += judge(a, m, ['standard'], ['--profile', estimated], calibration=how, of='no_sensitivities ')
             bare = a.work / 'uncalibrated' / f'{m}.gguf'  # no profile lies beside it
             bare.parent.mkdir(exist_ok=True)
             if not bare.exists(): bare.symlink_to(os.path.abspath(f'{a.models}/{m}.gguf'))
-            results += judge(a, m, 'uncalibrated', ['standard'], gguf=bare)
+            found += judge(a, m, ['standard'], gguf=bare, of='uncalibrated ')
+        results |= {(r['model'], r['variant']): r for r in found}
+        in_order = sorted(results.values(), key=lambda r: list(NAMES.values()).index(r['model']))
         json.dump(dict(script='bench/quality.py', set=[str(s.relative_to(ROOT)) for s in SET], context_tokens=1024, suffix_tokens=256, chunk_tokens=256,
-                       continuation_tokens=256, results=results), open(a.out, 'w'), indent=1)
+                       continuation_tokens=256, results=in_order), open(a.out, 'w'), indent=1)

@@ -24,6 +24,9 @@ def result():
         for i in range(len(of[models[0], preset]['levels'])):
             l = [of[m, preset]['levels'][i] for m in models]
             rows.append([f'`{preset}`, level {i}'] + [f"{x['bits_per_value']:.2f}, {x['kl']:.4f} ({x['worst_kl']:.4f}), {100 * x['top1']:.1f} %" for x in l])
+    for preset, i in (('balanced', 1), ('smallest', 0)):
+        l = [of[m, 'measured ' + preset]['levels'][i] for m in models]
+        rows.append([f'`{preset}`, level {i}, steps measured on the document'] + [f"{x['bits_per_value']:.2f}, {x['kl']:.4f} ({x['worst_kl']:.4f}), {100 * x['top1']:.1f} %" for x in l])
     for preset in ('standard', 'balanced'):
         rows.append([f'`{preset}` at KL 0.010, interpolated'] + [f"**{of[m, preset]['bits_per_value_at_kl_0.010']:.2f}**" for m in models])
     for preset in ('balanced', 'smallest'):
@@ -41,9 +44,10 @@ def speed_line():
 
 def variants():
     q = json.loads(read('quality.json'))['results']
-    names = dict(standard='`standard`', balanced='`balanced`', smallest='`smallest`', no_sensitivities='`standard`, no sensitivities given (estimated from queries)',
-                 uncalibrated='`standard`, no calibration', plain8='`plain8`: 8 bits, range per channel and tile', plain4='`plain4`: 4 bits', fixed4='`fixed4`: 4 bits in the calibrated basis',
-                 int4='`int4`: 4 bits, a scale for each token and head', kivi4='`kivi4`: KIVI, 4 bits')
+    names = dict(standard='`standard`', balanced='`balanced`', smallest='`smallest`', plain8='`plain8`: 8 bits, range per channel and tile', plain4='`plain4`: 4 bits', fixed4='`fixed4`: 4 bits in the calibrated basis',
+                 int4='`int4`: 4 bits, a scale for each token and head', kivi4='`kivi4`: KIVI, 4 bits') | {
+                 'no_sensitivities standard': '`standard`, no sensitivities given (estimated from queries)', 'uncalibrated standard': '`standard`, no calibration',
+                 'measured balanced': '`balanced`, steps measured on the document', 'measured smallest': '`smallest`, steps measured on the document'}
     rows = []
     for r in q:
         if r['model'] != 'SmolLM2-135M': continue
@@ -97,9 +101,10 @@ def needles():
     rows = []
     for m in d['models']:
         n = m["needles"]
-        rows.append([m['name'], f"{100 * n['exact_score']:.0f} %"] + [f"{100 * l['score']:.0f} %" for l in levels_in(n)])
-    n = d['models'][0]['needles']
-    return table(['needles found', 'exact cache'] + [f"level {l['level']}" for l in levels_in(n)], rows)
+        for c in n['codecs']:
+            scores = [f"{100 * l['score']:.0f} %" for l in c['levels']]
+            rows.append([f"{m['name']}, `{c['codec']}`, {n['needles']} needles", f"{100 * n['exact_score']:.0f} %"] + scores + [''] * (4 - len(scores)))
+    return table(['needles found', 'exact cache'] + [f'level {i}' for i in range(4)], rows)
 
 
 def streaming():

@@ -12,7 +12,7 @@
 struct codec_row {
   std::string name;
   std::string what;  ///< in a few words
-  int level = -1;    ///< of the standard codec; -1 = another codec
+  int level = -1;    ///< of `balanced`; -1 = another codec
   bool lossless = false;
   std::size_t bytes = 0;
   double error = 0;        ///< of attention outputs: relative L2 per layer, averaged

@@ -11,8 +11,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <vector>
 
 // The engine's own KV cache. sluice knows nothing of it but what `sequence::view()` says: where K and V lie, the strides
@@ -142,5 +144,14 @@ class sequence {
   std::vector<std::int32_t> block_table_;
   int tokens_ = 0;
 };
+
+/// Fills an empty sequence with the first tokens of another of the same pool. Errors: throws std::runtime_error.
+inline void copy_tokens(const sequence& from, int tokens, sequence& to) {
+  if (to.grow(tokens) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
+  for (const sluice::plane p : {sluice::plane::key, sluice::plane::value})
+    for (int l = 0; l < from.pool().layers(); ++l)
+      for (int t = 0; t < tokens; ++t)
+        std::memcpy(to.at(p, l, t), from.at(p, l, t), std::size_t(from.pool().token_stride()));
+}
 
 }  // namespace engine

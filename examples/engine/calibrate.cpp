@@ -74,9 +74,8 @@ int calibrate_model(const calibrate_options& o) {
   file.write(bytes);
   if (!file.commit()) throw data_error(file.error());
 
-  std::vector<double> loss(std::size_t(made.profile.passes), 0.0);
-  for (const sluice::plane_profile& p : made.profile.planes)
-    for (std::size_t j = 0; j < loss.size(); ++j) loss[j] += double(p.loss[j]);
+  std::vector<double> loss;
+  for (int j = 0; j < made.profile.passes; ++j) loss.push_back(made.profile.loss_of(j));
   char id[17];
   std::snprintf(id, sizeof id, "%016llx", static_cast<unsigned long long>(made.profile.fingerprint()));
   const double seconds = clock.seconds();

@@ -114,12 +114,11 @@ calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> wind
     coded_cache coded(out.profile, "balanced");
     for (std::size_t i = 0; i < judged; ++i) {
       const std::size_t at = i * n / judged;
-      sum.add(judge_window(net, windows[at], captures[at].cache, exact[i], {}, {}, 1, coded));
+      sum.add(judge_window(net, windows[at], captures[at].cache, exact[i], {}, {}, {}, 1, coded));
       advance(suffix * layers);
     }
-    // KL goes with the step to the power of 1.8.
     const double kl = sum.levels.front().distance.kl();
-    if (!(kl > 0) || coarsen_steps(out.profile, 4 / 1.8 * std::log2(how.target_kl / kl)) != sluice::status::ok) break;
+    if (!(kl > 0) || coarsen_steps(out.profile, sluice::quarters_for(how.target_kl / kl)) != sluice::status::ok) break;
   }
   return out;
 }

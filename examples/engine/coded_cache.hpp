@@ -4,6 +4,8 @@
 #include "cache.hpp"
 
 #include <sluice/codec/any_codec.hpp>
+#include <sluice/codec/budget.hpp>
+#include <sluice/codec/width/document_steps.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/model/profile.hpp>
 
@@ -28,13 +30,16 @@ class coded_cache {
   coded_cache(const sluice::profile& p, const std::string& codec) {
     const sluice::preset* named = sluice::preset_named(codec.c_str());
     if (!named) throw std::invalid_argument("no codec is called " + codec);
+    profile_ = &p;
+    codec_ = named->id;
     encoder_ = sluice::make_encoder(named->id, p);
     decoder_ = sluice::make_decoder(named->id, p);
   }
 
   /// Encodes all tokens, whose ids these are, with all levels. `attention`: [layers][tokens] as observed_attention() gives
   /// it, or empty: the codec guesses.
-  void encode(const sluice::kv_view& cache, std::span<const std::int32_t> ids, std::span<const float> attention = {}) {
+  void encode(const sluice::kv_view& cache, std::span<const std::int32_t> ids, std::span<const float> attention = {},
+              const sluice::document_steps& steps = {}) {
     frames_.clear();
     ids_.assign(ids.begin(), ids.end());
     for (std::int64_t t = 0; t < cache.tokens; t += chunk_tokens) {
@@ -45,8 +50,9 @@ class coded_cache {
         const auto layer = attention.subspan(at, std::size_t(chunk.tokens));
         paid.insert(paid.end(), layer.begin(), layer.end());
       }
-      const sluice::result<std::size_t> size =
-          encoder_->encode(chunk, frame, {.side = side(t), .weights = {.attention = paid}});
+      const sluice::result<std::size_t> size = encoder_->encode(
+          chunk, frame,
+          {.side = side(t), .weights = {.attention = paid}, .coarser = steps.coarser, .loss = steps.told()});
       check("encoding", size.status());
       frame.resize(*size);
     }
@@ -54,8 +60,17 @@ class coded_cache {
     tokens_ = int(cache.tokens);
   }
 
+  const sluice::profile& profile() const noexcept { return *profile_; }
+  const sluice::codec_id& codec() const noexcept { return codec_; }
   /// Those that encode() made.
   int levels() const noexcept { return levels_; }
+  /// Nats that a level is expected to lose, of the first frame; 0 where the profile expects nothing of this codec.
+  double expected_loss(int level) const {
+    if (levels_ < 2 || !(profile_->loss_of(0) > 0)) return 0;
+    const sluice::result<double> loss = sluice::expected_loss(index_of(frames_.front()), *profile_, level);
+    check("reading", loss.status());
+    return *loss;
+  }
   std::size_t bytes() const noexcept {
     std::size_t n = 0;
     for (const auto& f : frames_) n += f.size();
@@ -97,6 +112,8 @@ class coded_cache {
     return index;
   }
 
+  const sluice::profile* profile_;
+  sluice::codec_id codec_;
   std::unique_ptr<sluice::any_encoder> encoder_;
   std::unique_ptr<sluice::any_decoder> decoder_;
   std::vector<std::vector<std::byte>> frames_;

@@ -2,6 +2,10 @@
 #include "predictions.hpp"
 #include "quality.hpp"
 
+#include <sluice/codec/preset/balanced.hpp>
+
+#include <algorithm>
+
 namespace engine {
 
 void suffix_quality::add(const suffix_quality& other) {
@@ -14,15 +18,49 @@ void suffix_quality::add(const suffix_quality& other) {
     levels[j].level = other.levels[j].level;
     levels[j].bytes += other.levels[j].bytes;
     levels[j].nll += other.levels[j].nll;
+    levels[j].expected += other.levels[j].expected;
     levels[j].distance.add(other.levels[j].distance);
     levels[j].continued.equal += other.levels[j].continued.equal;
     levels[j].continued.prefix += other.levels[j].continued.prefix;
   }
 }
 
+document_probe::document_probe(model& net, std::span<const std::int32_t> ids, const sequence& context)
+    : net_(&net), context_(&context) {
+  const int half = context.tokens() / 2, chunk = coded_cache::chunk_tokens;
+  const int begin = half < chunk ? half : half / chunk * chunk;
+  before_ = ids.first(std::size_t(begin));
+  after_ = ids.subspan(std::size_t(begin), std::size_t(std::min(most, context.tokens() - begin)));
+  sequence copy(context.pool());
+  copy_tokens(context, begin, copy);
+  exact_ = predict(net, after_, copy);
+}
+
+sluice::document_steps document_probe::steps(coded_cache& coded, double target) {
+  constexpr std::size_t too_few = 32;
+  if (coded.codec().bit_widths.id != sluice::codec::balanced::id.bit_widths.id || after_.size() < too_few) return {};
+  coded.encode(context_->view().slice(0, std::int64_t(before_.size())), before_);
+  const int level = sluice::level_losing(target, coded.profile(), coded.codec(), coded.levels());
+  // Products of 8 bits move predictions whatever the cache is; the finest level shows by how much.
+  const double noise = lost(coded, coded.levels() - 1), all = lost(coded, level);
+  // What follows the whole context has twice as much before it, and loses so many times as much (three models).
+  constexpr double growth = 1.3;
+  return sluice::steps_for(target, growth * std::max(all - noise, all / 10), coded.profile(), coded.codec(), level);
+}
+
+double document_probe::lost(coded_cache& coded, int level) {
+  coded.truncate(level);
+  sequence decoded(context_->pool());
+  coded.decode(decoded);
+  distance_sum sum;
+  const matrix with = predict(*net_, after_, decoded);
+  for (Eigen::Index i = 0; i < with.rows(); ++i) sum.add(row_of(exact_, i), row_of(with, i));
+  return sum.kl();
+}
+
 suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const sequence& context, const matrix& exact,
-                            std::span<const float> attention, std::span<const std::int32_t> greedy, int level,
-                            coded_cache& coded) {
+                            std::span<const float> attention, const sluice::document_steps& steps,
+                            std::span<const std::int32_t> greedy, int level, coded_cache& coded) {
   const int tokens = context.tokens();
   const auto suffix = ids.subspan(std::size_t(tokens), ids.size() - 1 - std::size_t(tokens));
   const auto target = [&](Eigen::Index i) { return ids[std::size_t(tokens + i + 1)]; };
@@ -33,13 +71,14 @@ suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const
   out.continued = greedy.size();
   out.elements = std::size_t(tokens) * 2 * std::size_t(pages.layers() * pages.kv_heads() * pages.head_dim());
 
-  coded.encode(context.view(), ids.first(std::size_t(tokens)), attention);
+  coded.encode(context.view(), ids.first(std::size_t(tokens)), attention, steps);
   sequence decoded(context.pool());
   for (const int l : levels_of(level, coded.levels())) {
     suffix_quality::at_level& to = out.levels.emplace_back();
     to.level = l;
     coded.truncate(l);
     to.bytes = coded.bytes();
+    to.expected = coded.expected_loss(l) * double(suffix.size());
     decoded.truncate(0);
     coded.decode(decoded);
     net.forward(suffix, decoded, {.logits_from = 0, .on_logits = [&](int position, std::span<const float> logits) {

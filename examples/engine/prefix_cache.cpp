@@ -100,6 +100,7 @@ sluice::status prefix_cache::check(const sluice::frame_header& h, const located_
 template <class Codec>
 std::size_t prefix_cache::put_missing(std::span<const std::int32_t> ids, std::span<const located_chunk> chunks,
                                       sluice::digest located_chunk::*key, const sequence& seq, int levels,
+                                      const sluice::document_steps& steps,
                                       std::vector<sluice::encoder<Codec>>& encoders, save_report& report) {
   levels = std::min(levels, Codec::passes(profile_));
   struct work {
@@ -156,9 +157,11 @@ std::size_t prefix_cache::put_missing(std::span<const std::int32_t> ids, std::sp
     const sluice::stream::object_header header = sluice::stream::make_object_header(c.*key);
     w.object.resize(envelope + encoder.max_size(tokens));
     std::memcpy(w.object.data(), &header, envelope);
-    const auto size =
-        encoder.encode(tokens, std::span(w.object).subspan(envelope),
-                       {.levels = w.levels, .side = {ids.subspan(std::size_t(c.begin), std::size_t(c.end - c.begin))}});
+    const auto size = encoder.encode(tokens, std::span(w.object).subspan(envelope),
+                                     {.levels = w.levels,
+                                      .side = {ids.subspan(std::size_t(c.begin), std::size_t(c.end - c.begin))},
+                                      .coarser = steps.coarser,
+                                      .loss = steps.told()});
     w.state = size.status();
     w.object.resize(envelope + *size);
   });
@@ -178,16 +181,17 @@ std::size_t prefix_cache::put_missing(std::span<const std::int32_t> ids, std::sp
   return bytes;
 }
 
-save_report prefix_cache::save(std::span<const std::int32_t> ids, const sequence& seq, int levels, bool exact_copies) {
+save_report prefix_cache::save(std::span<const std::int32_t> ids, const sequence& seq, int levels, bool exact_copies,
+                               const sluice::document_steps& steps) {
   const std::vector<located_chunk> chunks = chunks_of(ids);
   save_report report;
   report.chunks = int(chunks.size());
   report.raw_bytes = raw_bytes(int(ids.size()), seq);
-  report.bytes = put_missing(ids, chunks, &located_chunk::key, seq, levels, encoders_, report);
+  report.bytes = put_missing(ids, chunks, &located_chunk::key, seq, levels, steps, encoders_, report);
   if (exact_copies) {
-    const int standard = report.already_there;
-    report.exact_bytes = put_missing(ids, chunks, &located_chunk::exact_key, seq, 1, exact_encoders_, report);
-    report.already_there = standard;
+    const int coded = report.already_there;
+    report.exact_bytes = put_missing(ids, chunks, &located_chunk::exact_key, seq, 1, {}, exact_encoders_, report);
+    report.already_there = coded;
   }
   return report;
 }

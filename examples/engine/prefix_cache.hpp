@@ -7,6 +7,7 @@
 #include <sluice/codec/decoder.hpp>
 #include <sluice/codec/encoder.hpp>
 #include <sluice/codec/presets.hpp>
+#include <sluice/codec/width/document_steps.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/stream/store/object.hpp>
 
@@ -83,7 +84,7 @@ struct prefix_options {
 
 class prefix_cache {
  public:
-  using codec = sluice::codec::standard;
+  using codec = sluice::codec::balanced;
   using exact = sluice::codec::exact;
   static constexpr int chunk_tokens = 256;
 
@@ -94,8 +95,10 @@ class prefix_cache {
 
   /// Encodes the first ids.size() tokens of the sequence, with `levels` passes, and stores what the store lacks; with
   /// `exact_copies` every bit of them as well. What is there is read and checked, tile by tile: it stays if it is sound and
-  /// not coarser, and is replaced if not, never by less than it holds. Errors: throws std::runtime_error.
-  save_report save(std::span<const std::int32_t> ids, const sequence& seq, int levels, bool exact_copies = false);
+  /// not coarser, and is replaced if not, never by less than it holds. `steps`: of what is encoded, where somebody has
+  /// measured. Errors: throws std::runtime_error.
+  save_report save(std::span<const std::int32_t> ids, const sequence& seq, int levels, bool exact_copies = false,
+                   const sluice::document_steps& steps = {});
 
   /// Looks for the chunks of these tokens, and for the sizes of exact copies, within the time given; what has not come by
   /// then counts as not stored (timed_out). Chunks end at multiples of chunk_tokens and where the tokens do.
@@ -123,7 +126,8 @@ class prefix_cache {
   template <class Codec>
   std::size_t put_missing(std::span<const std::int32_t> ids, std::span<const located_chunk> chunks,
                           sluice::digest located_chunk::*key, const sequence& seq, int levels,
-                          std::vector<sluice::encoder<Codec>>& encoders, save_report& report);
+                          const sluice::document_steps& steps, std::vector<sluice::encoder<Codec>>& encoders,
+                          save_report& report);
   void decode(std::span<const std::int32_t> ids, std::span<const located_chunk> chunks, std::span<const piece> objects,
               sequence& seq, int level, restore_report& report);
 

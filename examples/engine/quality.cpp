@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdio>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,9 @@ struct quality_options : model_options {
   std::string profile, level = "all", keep;
   int context = 1024, suffix = 256, windows = -1, needles = 0, needle_context = 4096;
   int continuations = 0, continuation_tokens = 256;
-  bool observe = false;
+  bool observe = false, measure = false;
+  float coarser = 0;
+  double target_kl = 0.010;
   std::size_t offset = 0;
   std::uint64_t seed = 1;
 };
@@ -49,6 +52,13 @@ void describe(option_list& app, quality_options& o) {
   app.add_flag(
       "--observe", o.observe,
       "tell encoders how much the last 32 tokens of a context looked at each token, instead of letting them guess");
+  option coarser =
+      app.add_option("--coarser", o.coarser, "quarter octaves by which steps are coarser than the profile's, or finer")
+          .range(-24.f, 24.f);
+  app.add_flag("--measure", o.measure,
+               "choose the steps of each context by what the codec is measured to lose on its first half")
+      .excludes(coarser);
+  app.add_option("--target-kl", o.target_kl, "what is then to be lost, in nats").range(1e-6, 10.0);
   app.add_option("--continuations", o.continuations, "contexts that the model continues greedily").range(0, 4096);
   app.add_option("--continuation-tokens", o.continuation_tokens, "tokens of each").range(1, 1 << 16);
   app.add_option("--needles", o.needles, "numbers to hide in the texts and to ask for").range(0, 4096);
@@ -91,6 +101,7 @@ json levels_of(const suffix_quality& q, sluice::dtype kv) {
                                         {"delta_nll", l->nll / tokens - exact},
                                         {"top1", l->distance.top1()},
                                         {"perplexity", std::exp(l->nll / tokens)}});
+    if (l->expected > 0) at["expected_kl"] = l->expected / tokens;
     if (q.continued == 0) continue;
     at["equal_tokens"] = double(l->continued.equal) / double(q.continued);
     at["equal_prefix"] = double(l->continued.prefix) / double(q.continued);
@@ -129,12 +140,17 @@ json judge_suffixes(const request& r) {
     sequence context(pages);
     const computed_context exact = kept.run(p.ids, r.context, context);
     const auto attention = r.observe ? std::span<const float>(exact.attention) : std::span<const float>();
+    std::optional<document_probe> probe;
+    if (r.measure) probe.emplace(s.net, std::span(p.ids).first(std::size_t(r.context)), context);
     std::vector<std::int32_t> greedy;
     if (int(i) < r.continuations)
       greedy = continue_greedily(s.net, context, p.ids[std::size_t(r.context)], r.continuation_tokens);
     for (std::size_t c = 0; c < coded.size(); ++c) {
       bar.at(i * coded.size() + c, places.size() * coded.size());
-      const suffix_quality q = judge_window(s.net, p.ids, context, exact.predicted, attention, greedy, r.at, coded[c]);
+      const sluice::document_steps steps =
+          probe ? probe->steps(coded[c], r.target_kl) : sluice::document_steps{.coarser = r.coarser};
+      const suffix_quality q =
+          judge_window(s.net, p.ids, context, exact.predicted, attention, steps, greedy, r.at, coded[c]);
       all[c].add(q);
       each[c][p.text].add(q);
     }

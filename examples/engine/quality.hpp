@@ -35,12 +35,34 @@ struct agreement {
 };
 agreement agree(std::span<const std::int32_t> a, std::span<const std::int32_t> b);
 
+/// Measures what codecs lose on a document itself: its first half is coded, and what is predicted behind it is compared.
+class document_probe {
+ public:
+  static constexpr int most = 256;  ///< tokens that are predicted
+
+  /// Predicts with the exact cache of a context, which is in a sequence, and borrows all three. The sequence's pool has room
+  /// for half of the context and what is predicted. Errors: throws std::runtime_error.
+  document_probe(model& net, std::span<const std::int32_t> ids, const sequence& context);
+
+  /// Steps for a codec to lose `target` nats at the level whose loss is meant to be nearest to it. Moves nothing where the
+  /// codec's steps cannot move, or where a context is too short to say anything.
+  sluice::document_steps steps(coded_cache& coded, double target);
+
+ private:
+  double lost(coded_cache& coded, int level);
+
+  model* net_;
+  std::span<const std::int32_t> before_, after_;
+  const sequence* context_;
+  matrix exact_;
+};
+
 /// Sums over windows.
 struct suffix_quality {
   struct at_level {
     int level = 0;
     std::size_t bytes = 0;
-    double nll = 0;
+    double nll = 0, expected = 0;  ///< expected: nats by the frames, summed over predicted tokens; 0 = not known
     distance_sum distance{};
     agreement continued{};  ///< with the continuation of the exact cache
   };
@@ -54,12 +76,12 @@ struct suffix_quality {
 };
 
 /// Judges one window: a context, whose exact cache is in a sequence, a suffix and one token more, the last that is
-/// predicted. `exact` is what is predicted there, `attention` what encoders are told of it, `greedy` what
+/// predicted. `exact` is what is predicted there, `attention` and `steps` what encoders are told of it, `greedy` what
 /// continue_greedily() gave behind the first token of the suffix, if that is to be judged; both may be empty. The
 /// sequence's pool has room for another context and what follows. Errors: throws std::runtime_error.
 suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const sequence& context, const matrix& exact,
-                            std::span<const float> attention, std::span<const std::int32_t> greedy, int level,
-                            coded_cache& coded);
+                            std::span<const float> attention, const sluice::document_steps& steps,
+                            std::span<const std::int32_t> greedy, int level, coded_cache& coded);
 
 /// The `count` likeliest tokens, one after another, behind the sequence and one token more, `first`. Leaves the sequence as
 /// it was.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "costs.hpp"
 #include "prefix_cache.hpp"
+#include "quality.hpp"
 #include "session.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -14,7 +16,8 @@ namespace {
 
 struct save_options : document_options {
   int levels = sluice::max_passes;
-  bool exact_copies = false;
+  bool exact_copies = false, measure = false;
+  double target_kl = 0.010;
 };
 
 void describe(option_list& app, save_options& o) {
@@ -22,15 +25,21 @@ void describe(option_list& app, save_options& o) {
   app.add_option("--levels", o.levels,
                  "levels of quality that are kept, from the coarsest on; a finer object that is there stays")
       .range(1, int(sluice::max_passes));
+  app.add_flag("--measure", o.measure,
+               "choose steps by what is measured to be lost on the document's first half: as long as computing 768 "
+               "tokens, and levels that lose what they are meant to");
+  app.add_option("--target-kl", o.target_kl, "what level 1 is then to lose, in nats").range(1e-6, 10.0);
   app.add_flag("--exact-copies", o.exact_copies, "keep every bit as well, for policies that fetch it");
 }
 
 int save(const save_options& o, store& kept) {
   session s(o);
-  prefix_cache prefixes(s.net, load_profile(o.profile, o.model, s), kept, s.threads, {kv_type(o), o.salt});
+  const sluice::profile profile = load_profile(o.profile, o.model, s);
+  prefix_cache prefixes(s.net, profile, kept, s.threads, {kv_type(o), o.salt});
   const std::vector<std::int32_t> ids = document_of(o, s.text, read_text(o.prompt_file));
   s.check_context(ids.size(), 0);
-  page_pool pages(s.net.config(), kv_type(o), page_pool::pages_for(int(ids.size())));
+  const int measured = o.measure ? int(ids.size()) / 2 + document_probe::most : 0;
+  page_pool pages(s.net.config(), kv_type(o), page_pool::pages_for(int(ids.size())) + page_pool::pages_for(measured));
   sequence seq(pages);
   batch_times times;
   stopwatch clock;
@@ -45,7 +54,14 @@ int save(const save_options& o, store& kept) {
     s.net.forward(ids, seq, prefill);
   }
   const double prefill_seconds = elapsed + clock.seconds();
-  const save_report r = prefixes.save(ids, seq, o.levels, o.exact_copies);
+  sluice::document_steps steps;
+  stopwatch measuring;
+  if (o.measure) {
+    coded_cache coded(profile, "balanced");
+    steps = document_probe(s.net, ids, seq).steps(coded, o.target_kl);
+  }
+  const double measure_seconds = measuring.seconds();
+  const save_report r = prefixes.save(ids, seq, o.levels, o.exact_copies, steps);
 
   // What was left there says what computing and decoding cost.
   machine_costs costs = times.fit(int(ids.size()), prefill_seconds);
@@ -80,6 +96,9 @@ int save(const save_options& o, store& kept) {
                     {"prefill_seconds", prefill_seconds},
                     {"encode_seconds", r.encode_seconds},
                     {"check_seconds", r.check_seconds},
+                    {"measure_seconds", measure_seconds},
+                    {"coarser", steps.coarser},
+                    {"expected_loss", steps.told()},
                     {"write_seconds", r.write_seconds},
                     {"warnings", s.warnings}});
     return 0;
@@ -88,6 +107,12 @@ int save(const save_options& o, store& kept) {
               prefill_seconds, r.check_seconds, r.encode_seconds, r.write_seconds);
   std::printf("%d chunks (%d were there and sound), %.2f MB for %.2f MB of pages: %.2f times smaller, all levels\n",
               r.chunks, r.already_there, double(r.bytes) / 1e6, double(r.raw_bytes) / 1e6, ratio);
+  if (!steps.told().empty()) {
+    std::printf("measured in %.3f s: steps %.2f octaves %s than usual; expected loss in nats by level:",
+                measure_seconds, double(std::abs(steps.coarser)) / 4, steps.coarser < 0 ? "finer" : "coarser");
+    for (const double nats : steps.told().first(std::size_t(profile.passes))) std::printf(" %.4f", nats);
+    std::printf("\n");
+  }
   for (const missing_run& m : r.replaced)
     std::printf("tokens %d to %d were there %s: replaced\n", m.position, m.position + m.tokens - 1,
                 m.why == sluice::status::level_not_present

@@ -223,9 +223,8 @@ int calibrate(const calibrate_arguments& a) {
   output_file file(path);
   file.write(bytes);
   if (!file.commit()) throw data_error(file.error());
-  std::vector<double> loss(std::size_t(made->passes), 0.0);
-  for (const sluice::plane_profile& p : made->planes)
-    for (std::size_t j = 0; j < loss.size(); ++j) loss[j] += double(p.loss[j]);
+  std::vector<double> loss;
+  for (int j = 0; j < made->passes; ++j) loss.push_back(made->loss_of(j));
   if (a.as_json) {
     program::print({{"profile", path},
                     {"model", made->name.data()},

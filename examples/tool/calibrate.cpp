@@ -214,9 +214,8 @@ int calibrate(const calibrate_arguments& a) {
   file.write(bytes);
   if (!file.commit()) throw data_error(file.error());
 
-  std::vector<double> loss(std::size_t(profile.passes), 0.0);
-  for (const sluice::plane_profile& p : profile.planes)
-    for (std::size_t j = 0; j < loss.size(); ++j) loss[j] += double(p.loss[j]);
+  std::vector<double> loss;
+  for (int j = 0; j < profile.passes; ++j) loss.push_back(profile.loss_of(j));
   char id[17];
   std::snprintf(id, sizeof id, "%016llx", static_cast<unsigned long long>(profile.fingerprint()));
   if (a.as_json) {

@@ -123,6 +123,18 @@ int info(const info_arguments& a) {
     for (int j = 0; j < passes; ++j)
       size_at[std::size_t(j)] += std::size_t(f.index.size_at(std::min(j, f.index.header().passes - 1)));
 
+  // What its frames say that a level loses, of tokens alike; 0 where one of them does not say.
+  const auto loss_at = [&](std::size_t level) {
+    double sum = 0, tokens = 0;
+    for (const slc_file::frame& f : file.frames()) {
+      const double said = f.index.header().loss_of(int(level));
+      if (said < 0) return 0.0;
+      sum += said * f.index.header().tokens;
+      tokens += f.index.header().tokens;
+    }
+    return sum / tokens;
+  };
+
   std::vector<double> ideal;
   if (!a.profile.empty()) {
     ideal = ideal_bytes(file, load_profile(a.profile));
@@ -144,6 +156,8 @@ int info(const info_arguments& a) {
                         {"bytes", size_at[j]},
                         {"bits_per_value", bits(size_at[j])},
                         {"ratio", ratio(size_at[j])}});
+    for (std::size_t j = 0; j < size_at.size(); ++j)
+      if (loss_at(j) > 0) levels[j]["expected_loss"] = loss_at(j);
     for (std::size_t j = 0; j < ideal.size(); ++j) {
       levels[j]["ideal_bytes"] = ideal[j];
       levels[j]["overhead"] = double(size_at[j]) / ideal[j] - 1;
@@ -202,6 +216,7 @@ int info(const info_arguments& a) {
   for (std::size_t j = 0; j < size_at.size(); ++j) {
     std::printf("%5zu %10zu %12.3f %8.2f", j, size_at[j], bits(size_at[j]), ratio(size_at[j]));
     if (j < ideal.size()) std::printf("%20.2f %%", 100 * (double(size_at[j]) / ideal[j] - 1));
+    if (loss_at(j) > 0) std::printf("   loses about %.4f nats", loss_at(j));
     std::printf("%s\n", int(j) < present ? "" : "   not here");
   }
   if (c.cut)

@@ -10,6 +10,7 @@
 #include <sluice/codec/fit.hpp>
 #include <sluice/codec/instances.hpp>
 #include <sluice/codec/presets.hpp>
+#include <sluice/codec/width/document_steps.hpp>
 #include <sluice/config.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/model/pairs.hpp>

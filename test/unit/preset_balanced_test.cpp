@@ -131,7 +131,7 @@ TEST_CASE("balanced: weights of another size are refused") {
     CHECK(e.encode(m.source.view(), out, {.weights = {.importance = std::span(some).first(n)}}).status() ==
           status::invalid_argument);
   for (const std::byte b : out) REQUIRE(b == std::byte{0x5a});
-  for (const int coarser : {-49, 49})
+  for (const float coarser : {-49.f, 48.5f, std::numeric_limits<float>::quiet_NaN()})
     CHECK(e.encode(m.source.view(), out, {.coarser = coarser}).status() == status::invalid_argument);
 }
 

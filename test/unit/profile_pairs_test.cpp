@@ -94,6 +94,10 @@ TEST_CASE("with_pairs: a cache in another order has frames of the same size and 
     std::printf("level %zu: half %zu, interleaved %zu, order unknown %zu bytes\n", level, a[level], b[level],
                 wrong[level]);
   }
+  // Steps of tokens are what they were: what guesses them has moved with the channels.
+  const auto c = sizes<codec::balanced>(p, half.view), d = sizes<codec::balanced>(q, pairs.view);
+  for (std::size_t level = 0; level < 4; ++level) CHECK(std::fabs(double(d[level]) / double(c[level]) - 1) < 0.001);
+
   memory x(half.shape, half.view.tokens), y(pairs.shape, pairs.view.tokens);
   REQUIRE(caches::decode(p, caches::encode(p, half.view), x.view, {.level = 1}).worst == status::ok);
   REQUIRE(caches::decode(q, caches::encode(q, pairs.view), y.view, {.level = 1}).worst == status::ok);
@@ -110,7 +114,7 @@ TEST_CASE("with_pairs: CacheGen's tables move with the channels") {
   REQUIRE(section.has_value());
   p.set_section(*section);
   profile q = *with_pairs(p, rope_pairing::interleaved);
-  CHECK(q.sections.empty());
+  CHECK_FALSE(q.find(profile_stage::entropy, detail::cachegen::section_id));
   const memory pairs = captures::rotated(half, q.shape.ropes);
   CHECK(encoder<codec_t>(q).encode(pairs.view, {}).status() == status::missing_section);
   const auto moved = cachegen_with_pairs(p, rope_pairing::interleaved);

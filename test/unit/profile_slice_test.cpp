@@ -191,6 +191,16 @@ TEST_CASE("slice_heads: one head of each layer of SmolLM2") {
     }
   }
   CHECK(slice_heads(p, 0, 3)->fingerprint() == p.fingerprint());
+  CHECK(slice_heads(p, 0, 3)->sections == p.sections);
+  // Guesses of how much a token matters are cut to what the heads say, and still pay.
+  const profile middle = *slice_heads(p, 1, 2);
+  const auto guesses = detail::token_weight_model::of(middle), all = detail::token_weight_model::of(p);
+  REQUIRE(guesses);
+  for (std::size_t l = 0; l < 30; ++l)
+    CHECK(std::equal(guesses->layers[l].direction.begin(), guesses->layers[l].direction.end(),
+                     all->layers[l].direction.begin() + 64));
+  CHECK(caches::encode<codec::balanced>(middle, m.view.heads(1, 2)).size() <
+        caches::encode(middle, m.view.heads(1, 2)).size());
   // What a slice of a slice knows is what a slice knows.
   const profile direct = *slice_heads(p, 2, 3), twice = *slice_heads(*slice_heads(p, 1, 3), 1, 2);
   const auto a = sizes(caches::encode(direct, m.view.heads(2, 3))),

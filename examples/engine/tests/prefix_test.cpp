@@ -223,6 +223,17 @@ TEST_CASE("prefix: other models, profiles and codecs do not find these objects; 
   CHECK(r.unread[0].why != sluice::status::not_found);
 }
 
+TEST_CASE("prefix: what levels were measured to lose stands in the objects") {
+  fixture f;
+  prefix_cache p = f.prefixes();
+  const sluice::document_steps steps{.coarser = 2, .loss = {0.2, 0.02, 0.002, 0.0002}};
+  p.save(f.ids, f.document, sluice::max_passes, true, steps);
+  const located_prefix found = p.locate(f.ids, true);
+  REQUIRE(found.chunks.size() == 3);
+  for (const located_chunk& c : found.chunks)
+    for (int j = 0; j < 4; ++j) CHECK(c.index.header().loss_of(j) == doctest::Approx(steps.loss[j]).epsilon(0.05));
+}
+
 TEST_CASE("prefix: a second save repairs what is damaged, refines what is coarser, and leaves all else as it is") {
   fixture f;
   prefix_cache p = f.prefixes();

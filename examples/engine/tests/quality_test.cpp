@@ -58,7 +58,7 @@ struct fixture {
       const computed_context exact = computed.run(ids, context, seq);
       const auto attention = observe ? std::span<const float>(exact.attention) : std::span<const float>();
       const auto greedy = continue_greedily(net, seq, ids[context], continued);
-      sum.add(judge_window(net, ids, seq, exact.predicted, attention, greedy, level, coded));
+      sum.add(judge_window(net, ids, seq, exact.predicted, attention, {}, greedy, level, coded));
     }
     CHECK(pages.free_pages() == pages.pages());
     CHECK(sum.predicted == std::size_t(count * suffix));
@@ -157,6 +157,37 @@ TEST_CASE("the target decides how much level 1 loses, with sensitivities and wit
   }
   const suffix_quality none = f.judge(sluice::profile::uncalibrated(kv_shape(f.net.config())), "standard");
   CHECK(none.levels[0].distance.kl() < none.levels[3].distance.kl());
+}
+
+TEST_CASE("steps of a document follow what is measured on it") {
+  fixture f(recipes[0]);
+  const calibrated made = f.self(true);
+  const auto ids = f.windows(1, fixture::context + fixture::suffix + 1, 5)[0];
+  page_pool pages(f.net.config(), sluice::dtype::f16, 2 * page_pool::pages_for(fixture::context + fixture::suffix));
+  sequence seq(pages);
+  const matrix exact = kept_contexts(f.net, f.threads, "").run(ids, fixture::context, seq).predicted;
+  const int free = pages.free_pages();
+  document_probe probe(f.net, std::span(ids).first(fixture::context), seq);
+  coded_cache balanced(made.profile, "balanced"), standard(made.profile, "standard");
+  CHECK(probe.steps(standard, 0.010).told().empty());
+
+  double coarser = -100, kl = 0;
+  for (const double target : {0.006, 0.010, 0.016}) {
+    CAPTURE(target);
+    const sluice::document_steps steps = probe.steps(balanced, target);
+    CHECK(double(steps.coarser) > coarser);
+    coarser = double(steps.coarser);
+    CHECK(steps.loss[1] == doctest::Approx(target).epsilon(1e-3));
+    const suffix_quality q = judge_window(f.net, ids, seq, exact, {}, steps, {}, 1, balanced);
+    CHECK(q.levels[0].expected / double(q.predicted) == doctest::Approx(target).epsilon(0.05));
+    CHECK(q.levels[0].distance.kl() > kl);
+    kl = q.levels[0].distance.kl();
+  }
+  CHECK(pages.free_pages() == free);
+  CHECK(seq.tokens() == fixture::context);
+
+  seq.truncate(48);  // too short to say anything
+  CHECK(document_probe(f.net, std::span(ids).first(48), seq).steps(balanced, 0.010).told().empty());
 }
 
 TEST_CASE("measuring sensitivities leaves the cache as it was and does not depend on how the pages lie") {
@@ -388,7 +419,7 @@ TEST_CASE("SmolLM2 with the committed profile: level 1 hardly changes the predic
   coded_cache coded(*profile, "standard");
   sequence context(pages);
   const matrix exact = kept_contexts(net, threads, "").run(ids, 320, context).predicted;
-  const suffix_quality q = judge_window(net, ids, context, exact, {}, {}, -1, coded);
+  const suffix_quality q = judge_window(net, ids, context, exact, {}, {}, {}, -1, coded);
   REQUIRE(q.levels.size() == 4);
   CHECK(q.levels[2].distance.kl() < 0.02);
   CHECK(q.levels[2].distance.top1() > 0.9);

@@ -5,6 +5,7 @@
 #include <sluice/codec/entropy/class_rans/classes.hpp>
 #include <sluice/codec/transform/inverse_bases.hpp>
 #include <sluice/model/profile.hpp>
+#include <sluice/model/token_weight_model.hpp>
 #include <sluice/status.hpp>
 #include <sluice/tensor/half.hpp>
 #include <sluice/tensor/shape.hpp>
@@ -123,7 +124,8 @@ inline status slice_plane(const plane_profile& from, int begin, plane_profile& o
 /// the metric that the group's basis and classes imply: as good as calibrating those heads alone, but what heads know of
 /// each other is lost. SmolLM2 (three heads in a group) in ranks of one head takes 15.7 % more bytes at level 1 and
 /// Qwen2.5-0.5B (two) 13.4 %, 8.8 % and 7.6 % at level 3, with errors 7.6 % and 0.5 % larger; cutting nothing, but
-/// computing the basis all the same, takes 0.1 %. Sections of other stages are left out.
+/// computing the basis all the same, takes 0.1 %. Of sections that of token_steps is cut to what these heads say; others
+/// are left out.
 /// Frames of ranks are read by a decoder for each rank's profile into kv_view::heads() of what is wanted; a rank that
 /// wants fewer heads than a frame has decodes into memory for all of the frame's. Make a slice once and keep the file: its
 /// last bits depend on compiler and machine, and so does its fingerprint.
@@ -155,6 +157,9 @@ inline result<profile> slice_heads(const profile& p, int begin, int end) {
       out.of(l, which) = std::move(to);
     }
   }
+  detail::carry_token_weights(p, out, [&](int layer, std::size_t c) {
+    return std::size_t(begin) * std::size_t(p.shape.layers[std::size_t(layer)].head_dim_k) + c;
+  });
   return validate(out) == status::ok ? result<profile>(std::move(out)) : status::values_out_of_range;
 }
 

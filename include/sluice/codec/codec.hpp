@@ -246,12 +246,17 @@ struct basic_codec : detail::grouping_checks<Grouping>,
           return plain.encode(in, wanted, passes, w);
         } else {
           const std::uint8_t not_predicted = 0;
-          if (!expected) {
+          // Both ways, and what takes fewer bytes stays, unless that is plain to see.
+          const float left = expected ? energy_left(in) : detail::infinity_f;
+          if (left > 1.25f) {
             const status e = plain.encode(in, wanted, passes, w);
             if (e == status::ok && in.count()) w.put(0, section::predictor, not_predicted);
             return e;
           }
-          // Both ways, and what takes fewer bytes stays.
+          if (left < 0.8f) {
+            subtract(in);
+            return residual.encode(in, wanted, passes, w);
+          }
           tile_rows as_it_is = in;
           x.resize(std::size_t(in.count()) * std::size_t(in.ld));
           for (int r = 0; r < in.count(); ++r)
@@ -268,6 +273,32 @@ struct basic_codec : detail::grouping_checks<Grouping>,
           std::swap(w, other);
           return status::ok;
         }
+      }
+
+      // Of the tile's energy around its means, the part that prediction leaves.
+      float energy_left(const tile_rows& in) {
+        const std::size_t width = std::size_t(in.place.width());
+        const int rows = in.count();
+        sums.assign(4 * width, 0.f);
+        float *const sum = sums.data(), *const squares = sum + width, *const sum_left = squares + width,
+                     *const squares_left = sum_left + width;
+        const float *first = in.x, *first_expected = back.expected(0, 0);
+        for (int r = 0; r < rows; ++r) {
+          const float *row = in.x + r * in.ld, *expected = back.expected(0, r);
+          for (std::size_t i = 0; i < width; ++i) {
+            const float d = row[i] - first[i], left = d - (expected[i] - first_expected[i]);
+            sum[i] += d;
+            squares[i] += d * d;
+            sum_left[i] += left;
+            squares_left[i] += left * left;
+          }
+        }
+        double all = 0, left = 0;
+        for (std::size_t i = 0; i < width; ++i) {
+          all += double(squares[i] - sum[i] * sum[i] / float(rows));
+          left += double(squares_left[i] - sum_left[i] * sum_left[i] / float(rows));
+        }
+        return all > 0 ? float(left / all) : 1;
       }
 
       void subtract(tile_rows& in) {
@@ -300,7 +331,7 @@ struct basic_codec : detail::grouping_checks<Grouping>,
       decoder back;
       std::conditional_t<chooses, forward, nothing> residual;
       tile_writer other;
-      std::vector<float> x;
+      std::vector<float> x, sums;
       std::vector<std::uint8_t> bytes, nothing_exact;
     };
 

@@ -36,7 +36,7 @@ struct encode_task {
   std::int64_t position = 0;  // of the frame's first token
   int tokens = 0;
   int passes = 1;  // to make
-  int coarser = 0;
+  float coarser = 0;
 };
 
 // Turns tokens of one layer and token tile into tiles. One for each thread that works on a frame; keeps its memory.

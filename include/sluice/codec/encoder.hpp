@@ -8,6 +8,7 @@
 #include <sluice/codec/options.hpp>
 #include <sluice/codec/share_work.hpp>
 #include <sluice/codec/tile_codec.hpp>
+#include <sluice/codec/width/document_steps.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/format/tile.hpp>
 #include <sluice/numeric.hpp>
@@ -84,7 +85,7 @@ class encoder {
   }
 
   status begin(std::span<const kv_view> cache, const encode_options& options) {
-    if (options.levels < 1 || detail::abs(options.coarser) > max_row_step) return status::invalid_argument;
+    if (options.levels < 1 || !(detail::abs(options.coarser) <= max_row_step)) return status::invalid_argument;
     if (state_ != status::ok) return state_;
     if (const status s = detail::map_layers(cache, profile_->shape, slots_); s != status::ok) return s;
     std::int64_t end = 0;
@@ -178,7 +179,7 @@ class encoder {
     return status::ok;
   }
 
-  result<std::size_t> assemble(std::span<std::byte> out, const parallel_for& parallel) {
+  result<std::size_t> assemble(std::span<std::byte> out, const encode_options& options) {
     const std::size_t tiles = coded_.size(), entries = tiles * std::size_t(listed_);
     const std::size_t front = detail::front_size(runs_.size(), tiles, std::size_t(listed_));
     ends_.resize(entries);
@@ -192,8 +193,8 @@ class encoder {
     std::memset(index, 0, front - sizeof(frame_header));
     if (!runs_.empty()) std::memcpy(index, runs_.data(), runs_.size() * sizeof(shape_run));
     const std::int64_t blocks = std::int64_t((entries + block_tiles - 1) / block_tiles);
-    const int workers = detail::workers_for(parallel, blocks);
-    detail::share_work(parallel, workers, blocks, [&](int, std::int64_t block) {
+    const int workers = detail::workers_for(options.parallel, blocks);
+    detail::share_work(options.parallel, workers, blocks, [&](int, std::int64_t block) {
       const std::size_t begin = std::size_t(block) * block_tiles;
       for (std::size_t k = begin; k < detail::min(begin + block_tiles, entries); ++k) {
         const detail::coded_tile& t = coded_[k % tiles];
@@ -229,9 +230,18 @@ class encoder {
     h.codec = Codec::id;
     if constexpr (reads_tokens)
       if (!side_.tokens.empty()) h.side_checksum = side_checksum(side_.tokens);
+    for (int j = 0; j < listed_; ++j)
+      if (const double nats = loss_said(options, j); nats > 0) h.loss[j] = frame_header::loss_code(nats);
     h.header_checksum = header_checksum(h);
     std::memcpy(out.data(), &h, sizeof h);
     return size;
+  }
+
+  // What the header says that a level loses; 0 = as the profile does.
+  double loss_said(const encode_options& options, int level) const noexcept {
+    if (!options.loss.empty()) return level < int(options.loss.size()) ? options.loss[std::size_t(level)] : 0;
+    const double moved = expected_loss(*profile_, Codec::id, level, double(options.coarser));
+    return moved == profile_->loss_of(level) ? 0 : moved;
   }
 
   using worker = detail::encode_worker<Codec>;
@@ -297,7 +307,7 @@ result<std::size_t> encoder<Codec>::encode(std::span<const kv_view> cache, std::
   if (const status s = begin(cache, options); s != status::ok) return s;
   if (const status s = encode_tiles(options); s != status::ok) return s;
   if (const status s = choose(options); s != status::ok) return s;
-  return assemble(out, options.parallel);
+  return assemble(out, options);
 }
 
 }  // namespace SLUICE_HOST_ABI

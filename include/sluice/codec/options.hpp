@@ -37,8 +37,11 @@ struct encode_options {
   int levels = max_passes;  ///< passes to make, from the base on; more than the codec has means all
   side_info side{};         ///< what a predictor may use; the decoder must be given the same
   token_weights weights{};  ///< for codecs whose steps differ from token to token
-  /// Quarter octaves by which their steps are coarser than the profile's; finer where it is negative.
-  int coarser = 0;
+  /// Quarter octaves by which their steps are coarser than the profile's, in the mean of all planes; finer where negative.
+  float coarser = 0;
+  /// Nats that each level is expected to lose, for the header, from level 0 on; not above 0 = as the profile says. Empty:
+  /// as the profile says with `coarser`.
+  std::span<const double> loss{};
   /// The frame is never larger. Where all levels are, passes leave tile by tile as truncate_to() takes them; where not
   /// even the base fits, and for a codec of one level, it is output_too_small. SIZE_MAX = no limit.
   std::size_t max_bytes = SIZE_MAX;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/format/limits.hpp>
 #include <sluice/format/tile.hpp>
 #include <sluice/numeric.hpp>
 
@@ -26,10 +27,6 @@ struct row_class {
 
 /// In place of a spread, for an encoder: whatever takes the fewest bits.
 inline constexpr std::int8_t open_spread = INT8_MIN;
-
-inline constexpr int max_row_classes = 16;  ///< of a tile
-inline constexpr int max_row_step = 48;     ///< of a class, either way: 2^12
-inline constexpr int max_row_spread = 63;   ///< of a class, either way: all widths that classes have
 
 /// The factor of a class step: 2^(step / 4).
 inline float row_scale(int step) noexcept {

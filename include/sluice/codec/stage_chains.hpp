@@ -156,6 +156,7 @@ class inverse_stages {
       s.bits = 0;
       s.ld = padded(t.place.width());
       s.live = t.place.width();
+      for (std::uint16_t& n : s.live_of) n = std::uint16_t(s.live);
       s.corrections.clear();
       s.state = t.state;
       values_[i].assign(std::size_t(t.rows()) * std::size_t(s.ld), 0);

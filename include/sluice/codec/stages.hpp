@@ -63,6 +63,7 @@ struct decoded_symbols {
   std::ptrdiff_t ld = 0;                            ///< elements from row to row of values
   std::int16_t* values = nullptr;                   ///< out: [rows][ld] at the tile's level; zero when handed over
   int live = 0;                                     ///< out: columns from here on are zero; handed over as the width
+  std::uint16_t live_of[max_row_classes] = {};      ///< out: the same for rows of each class, where they have classes
   std::vector<coefficient_correction> corrections;  ///< out: what 16 bits or a table could not say, by row
   status state = status::ok;                        ///< out
 };

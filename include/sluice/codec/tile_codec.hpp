@@ -112,7 +112,7 @@ struct tile_rows {
   const std::uint8_t* elements = nullptr;  ///< [rows][width] elements, heads in order, where it is `stored`
   const token_weights* weights = nullptr;  ///< of the frame's tokens; borrowed
   int frame_tokens = 0;                    ///< tokens of the frame
-  int coarser = 0;                         ///< quarter octaves; see encode_options
+  float coarser = 0;                       ///< quarter octaves; see encode_options
 
   /// Tokens to code.
   int count() const noexcept { return int(rows.size()); }

@@ -20,4 +20,8 @@ inline constexpr int max_streams = 1 << 18;    ///< groups of heads of all layer
 inline constexpr std::uint32_t max_frame_tokens = 1u << 20;  ///< tokens of a frame
 inline constexpr std::uint32_t max_tile_tokens = 4096;       ///< tokens of one tile
 
+inline constexpr int max_row_classes = 16;  ///< of a tile
+inline constexpr int max_row_step = 48;     ///< quarter octaves of a class, either way: 2^12
+inline constexpr int max_row_spread = 63;   ///< of a class, either way: all widths that classes have
+
 }  // namespace sluice

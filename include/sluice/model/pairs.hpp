@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/model/profile.hpp>
+#include <sluice/model/token_weight_model.hpp>
 #include <sluice/status.hpp>
 #include <sluice/tensor/rope.hpp>
 #include <sluice/tensor/shape.hpp>
@@ -37,8 +38,8 @@ inline std::vector<int> pair_order(const model_shape& s, int layer, rope_pairing
 
 /// The profile for the same model in an engine that lays out rotary pairs in another order: calibrated on Hugging Face's
 /// rotate-half keys, used for llama.cpp's interleaved ones, or back. Means and bases move, all else stays, so that frames
-/// are as large and as good; there and back gives the same profile. Sections of other stages are left out, since their
-/// order of channels is their own (cachegen_with_pairs() does CacheGen's). Nothing fails where a profile of the wrong
+/// are as large and as good; there and back gives the same profile. Of sections that of token_steps moves as well; others
+/// are left out, since their order of channels is their own (cachegen_with_pairs() does CacheGen's). Nothing fails where a profile of the wrong
 /// order is used, frames are twice as large and their error is worse: see check_fit().
 /// Errors: invalid_argument (`to` is rope_pairing::none), corrupt_profile.
 inline result<profile> with_pairs(const profile& p, rope_pairing to) {
@@ -62,6 +63,10 @@ inline result<profile> with_pairs(const profile& p, rope_pairing to) {
   }
   for (rope& r : out.shape.ropes)
     if (r.pairing != rope_pairing::none) r.pairing = to;
+  detail::carry_token_weights(p, out, [&](int layer, std::size_t c) {
+    const std::vector<int> from = detail::pair_order(p.shape, layer, to);
+    return from.empty() ? c : c - c % from.size() + std::size_t(from[c % from.size()]);
+  });
   return out;
 }
 

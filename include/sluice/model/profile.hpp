@@ -87,6 +87,14 @@ struct profile {
   /// The same, to be changed; encoders and decoders that borrow the profile must not be in use.
   plane_profile& of(int layer, plane p) noexcept { return planes[2 * std::size_t(layer) + std::size_t(p)]; }
 
+  /// Nats that a level is expected to lose: the sum of all planes. 0 where nothing is expected.
+  double loss_of(int level) const noexcept {
+    double sum = 0;
+    for (const plane_profile& q : planes)
+      if (level >= 0 && level < passes) sum += double(q.loss[std::size_t(level)]);
+    return sum;
+  }
+
   /// The section of a stage; null where the profile has none.
   const profile_section* find(profile_stage stage, std::uint8_t id) const noexcept {
     for (const profile_section& s : sections)

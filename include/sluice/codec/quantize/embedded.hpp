@@ -70,7 +70,9 @@ struct embedded {
       out.values = s.values + first * s.ld;
       out.ld = s.ld;
       out.rows = n;
-      out.live = s.live;
+      out.live = s.classes ? 0 : s.live;
+      for (int r = first; s.classes && r < first + n; ++r)
+        out.live = detail::max(out.live, int{s.live_of[s.classes->of(r)]});
       out.scale = step_[slot] * float(detail::power_of_3(s.passes - 1 - t.level));
       corrections_.clear();
       for (const coefficient_correction& c : s.corrections)

@@ -3,8 +3,10 @@
 
 #include <sluice/codec/row_classes.hpp>
 #include <sluice/codec/stages.hpp>
+#include <sluice/codec/width/document_steps.hpp>
 #include <sluice/codec/width/profile_steps.hpp>
 #include <sluice/model/profile.hpp>
+#include <sluice/model/token_weight_model.hpp>
 #include <sluice/numeric.hpp>
 
 #include <cstddef>
@@ -17,59 +19,6 @@
 namespace sluice {
 
 namespace detail {
-
-/// What calibration knows of how much a layer's tokens will be looked at: log weight = direction . K + slope * log(tokens
-/// to the end of the tile), K un-rotated, all heads. Steps fall with weight^(-exponent / 2).
-struct layer_weights {
-  std::int8_t offset[2] = {};      ///< quarter octaves by which the steps of K and V are coarser than the profile's
-  std::uint8_t exponent[2] = {};   ///< of K and V, in sixty-fourths; 0 = all tokens alike
-  float slope = 0;                 ///< nats per nat
-  std::vector<float> direction{};  ///< [width of K]; empty = nothing is known
-};
-
-/// The profile's section of token_steps, which encoders read: (bit_widths, 3). Per layer i8 offset[2], u8 exponent[2], f32
-/// slope, f32 direction[width of K]; FORMAT.md section 7.
-struct token_weight_model {
-  static constexpr std::uint8_t id = 3;
-  std::vector<layer_weights> layers;
-
-  std::vector<std::byte> serialize() const {
-    std::vector<std::byte> out;
-    byte_writer w(out);
-    for (const layer_weights& l : layers) {
-      for (int p : {0, 1}) w.put(l.offset[p]);
-      for (int p : {0, 1}) w.put(l.exponent[p]);
-      w.put(l.slope);
-      w.put_bytes(l.direction.data(), l.direction.size() * sizeof(float));
-    }
-    return out;
-  }
-
-  /// Null where the profile has no such section, or one that is not sound.
-  static std::shared_ptr<const token_weight_model> of(const profile& p) {
-    const profile_section* s = p.find(profile_stage::bit_widths, id);
-    if (!s) return {};
-    return p.memo.get<token_weight_model>(p.fingerprint() ^ checksum64(s->bytes),
-                                          [&]() -> std::shared_ptr<const token_weight_model> {
-                                            auto m = std::make_shared<token_weight_model>();
-                                            byte_reader r(s->bytes);
-                                            for (int layer = 0; layer < p.shape.num_layers(); ++layer) {
-                                              layer_weights l;
-                                              for (int i : {0, 1}) l.offset[i] = r.get<std::int8_t>();
-                                              for (int i : {0, 1}) l.exponent[i] = r.get<std::uint8_t>();
-                                              l.slope = r.get<float>();
-                                              r.get_vector(l.direction, std::size_t(p.of(layer, plane::key).width));
-                                              bool sound = r.ok() && isfinite(l.slope);
-                                              for (int i : {0, 1})
-                                                sound = sound && abs(int{l.offset[i]}) <= max_row_step;
-                                              for (float f : l.direction) sound = sound && isfinite(f);
-                                              if (!sound) return nullptr;
-                                              m->layers.push_back(std::move(l));
-                                            }
-                                            return r.left() == 0 ? m : nullptr;
-                                          });
-  }
-};
 
 /// Takes the mean off log weights; the first `skip` have no say in it.
 inline void centre(std::span<float> weights, std::size_t skip) noexcept {
@@ -91,6 +40,15 @@ inline int token_step(float w, int exponent) noexcept {
   return 2 * int(in < 0 ? in - 0.5f : in + 0.5f);
 }
 
+/// Quarter octaves in whole ones for a plane, K then V layer by layer, so that their mean over all planes is what is asked for.
+inline int whole_quarters(double quarters, int plane_number) noexcept {
+  const double low = -double(max_row_step), to = clamp(quarters, low, double(max_row_step));
+  const int whole = int(to - low) + int(low);
+  double part = 0.61803399 * (plane_number + 1);  // an even spread over [0, 1)
+  part -= int(part);
+  return whole + (to - whole > 1 - part);
+}
+
 }  // namespace detail
 
 inline namespace SLUICE_HOST_ABI {
@@ -101,16 +59,9 @@ inline status coarsen_steps(profile& p, double quarters) {
   const auto known = detail::token_weight_model::of(p);
   if (!known) return status::missing_section;
   detail::token_weight_model moved = *known;
-  double part = 0;  // of an even spread over [0, 1), so that the mean is exact
+  int number = 0;
   for (detail::layer_weights& l : moved.layers)
-    for (std::int8_t& offset : l.offset) {
-      const double to = detail::clamp(offset + quarters, -double(max_row_step), double(max_row_step - 1));
-      part += 0.61803399;
-      part -= part >= 1;
-      int whole = int(to + max_row_step) - max_row_step;
-      whole += to - whole > 1 - part;
-      offset = std::int8_t(whole);
-    }
+    for (std::int8_t& offset : l.offset) offset = std::int8_t(detail::whole_quarters(offset + quarters, number++));
   p.set_section({std::uint8_t(profile_stage::bit_widths), detail::token_weight_model::id, true, moved.serialize()});
   return status::ok;
 }
@@ -124,7 +75,7 @@ inline status coarsen_steps(profile& p, double quarters) {
 template <int Coarser = 0>
 struct token_steps : profile_steps {
   static_assert(Coarser >= -max_row_step && Coarser <= max_row_step, "sluice::token_steps<Coarser>: within 48");
-  static constexpr stage_id id = stage_id::of(3, std::uint32_t(128 + Coarser));
+  static constexpr stage_id id = stage_id::of(detail::token_steps_id, std::uint32_t(128 + Coarser));
 
   /// Rows have steps where the profile describes them.
   static bool keeps_exact(const profile& p, std::int64_t position) noexcept {
@@ -179,11 +130,12 @@ struct token_steps : profile_steps {
 
     void rows(const tile_rows& in, std::span<row_class> out) const {
       const int which = int(in.place.plane);
-      int offset = Coarser + in.coarser, exponent = detail::usual_exponent;
+      int known = Coarser, exponent = detail::usual_exponent;
       if (model_) {
-        offset += model_->layers[std::size_t(in.place.layer)].offset[which];
+        known += model_->layers[std::size_t(in.place.layer)].offset[which];
         exponent = model_->layers[std::size_t(in.place.layer)].exponent[which];
       }
+      const int offset = known + detail::whole_quarters(double(in.coarser), 2 * in.place.layer + which);
       for (std::size_t r = 0; r < out.size(); ++r) {
         const bool sink = in.range.position + in.rows[r] < profile_->sinks;
         const float w = in.rows[r] < weight_.size() ? weight_[in.rows[r]] : 0.f;

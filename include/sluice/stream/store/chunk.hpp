@@ -24,9 +24,8 @@ struct context_loss {
   /// As calibration expects it: what the planes lose adds up. Where a profile is not calibrated the figures only rank levels:
   /// a step three times finer loses a ninth.
   static context_loss of(const profile& p, double tokens) {
-    context_loss l{std::vector<double>(std::size_t(p.passes), 0.0), tokens};
-    for (const plane_profile& q : p.planes)
-      for (std::size_t i = 0; i < l.nats.size(); ++i) l.nats[i] += double(q.loss[i]);
+    context_loss l{{}, tokens};
+    for (int i = 0; i < p.passes; ++i) l.nats.push_back(p.loss_of(i));
     if (l.nats.empty() || l.nats[0] > 0) return l;
     double nats = 1;
     for (double& x : l.nats) x = std::exchange(nats, nats / 9);
@@ -78,8 +77,12 @@ inline chunk_cost chunk_of(std::int64_t position, int tokens, std::uint64_t valu
 }
 
 /// A stored chunk: the frame behind this index in its object, envelope included, and the size of the object that holds its
-/// exact copy, 0 = there is none. Of a frame that was made or cut to fit, each value counts at the level that it has.
-inline chunk_cost chunk_of(const frame_index& index, std::uint64_t exact_bytes, const context_loss& loss) {
+/// exact copy, 0 = there is none. What the frame's header says of its losses goes before `usual`. Of a frame that was made or
+/// cut to fit, each value counts at the level that it has.
+inline chunk_cost chunk_of(const frame_index& index, std::uint64_t exact_bytes, const context_loss& usual) {
+  context_loss loss = usual;
+  for (int l = 0; l < loss.levels(); ++l)
+    if (const double said = index.header().loss_of(l); said >= 0) loss.nats[std::size_t(l)] = said;
   std::vector<std::uint64_t> bytes;
   for (int l = 0; l < index.header().levels_present; ++l) bytes.push_back(sizeof(object_header) + index.size_at(l));
   chunk_cost c = chunk_of(index.header().position, int(index.header().tokens), decoded_size_of(index).values, bytes,

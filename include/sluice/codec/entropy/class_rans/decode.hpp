@@ -141,6 +141,8 @@ class class_rans_decoder {
     if (s.state != status::ok) return;
     const int level = s.tile->level;
     s.live = min(s.live, 32 * t.tables.blocks(level));
+    for (int c = 0; s.classes && c < t.tables.count(); ++c)
+      s.live_of[c] = std::uint16_t(min(s.live, 32 * t.tables.of(c).blocks[level]));
     for (int pass = 0; pass <= level; ++pass)
       for (int i = 0; i < t.section[pass].num_exceptions(); ++i) {
         const exception e = t.section[pass].exception_at(i);
