@@ -51,17 +51,19 @@ TEST_CASE("document steps: a level that lost too much gets finer steps, and what
   CHECK(steps_for(usual, usual, p, id, 1).coarser == doctest::Approx(0).epsilon(1e-6));
 
   double before = 100;
-  for (const double measured : {0.001, 0.003, 0.010, 0.030, 0.100}) {
+  for (const double measured : {0.004, 0.006, 0.010, 0.030, 0.100}) {
     const document_steps s = steps_for(0.010, measured, p, id, 1);
     CHECK(double(s.coarser) < before);
     before = double(s.coarser);
     // An octave of steps is 1.8 of losses, of which three quarters are believed.
     const double octaves = -0.75 * std::log2(measured / usual) + std::log2(0.010 / usual);
-    CHECK(double(s.coarser) == doctest::Approx(std::clamp(4 * octaves / 1.8, -6.0, 6.0)).epsilon(1e-5));
+    CHECK(double(s.coarser) == doctest::Approx(std::clamp(4 * octaves / 1.8, -6.0, 2.0)).epsilon(1e-5));
     REQUIRE(s.told().size() == std::size_t(max_passes));
     for (int j = 0; j < 4; ++j) CHECK(s.loss[j] / s.loss[1] == doctest::Approx(p.loss_of(j) / p.loss_of(1)));
-    if (std::abs(s.coarser) < 6) CHECK(s.loss[1] == doctest::Approx(0.010));
+    if (s.coarser > -6 && s.coarser < 2) CHECK(s.loss[1] == doctest::Approx(0.010));
   }
+  // What loses next to nothing may lose more elsewhere.
+  CHECK(steps_for(0.010, 1e-6, p, id, 1).coarser == 2);
   // What cannot be had is not promised.
   CHECK(steps_for(0.010, 10, p, id, 1).loss[1] > 0.05);
   constexpr double infinity = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();

@@ -169,6 +169,10 @@ def session(b):
 
 def server(b):
     """A prompt computed by one llama-server, gone on with by another."""
+    try:
+        import xllamacpp  # noqa: F401, of the server's process
+    except ImportError as e:
+        skip(e)
     from server import Server
     ask, more, n = b.text[:1500], b.text[:1500] + " The", 16
     with Server(b.path, b.folder) as s:

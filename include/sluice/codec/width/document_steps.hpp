@@ -56,16 +56,16 @@ struct document_steps {
 
 /// Steps of a document for `level` of a codec to lose `target` nats, where an engine `measured` what it loses with the
 /// profile's own steps; for codecs of token_steps. What a text loses at one place is half noise at another, so what was
-/// measured is trusted three quarters of the way, and steps move by an octave and a half at most. What is no positive
-/// number moves nothing.
+/// measured is trusted three quarters of the way. Steps get finer by an octave and a half at most, and coarser by half of
+/// one: a place that lost next to nothing says little about others. What is no positive number moves nothing.
 inline document_steps steps_for(double target, double measured, const profile& p, const codec_id& codec,
                                 int level) noexcept {
-  constexpr double trust = 0.75, most = 6;
+  constexpr double trust = 0.75, finest = -6, coarsest = 2;
   document_steps out;
   const double usual = expected_loss(p, codec, level);
   if (!detail::positive(usual) || !detail::positive(measured) || !detail::positive(target)) return out;
   const double likely = usual * detail::exp2(trust * detail::log2(measured / usual));
-  out.coarser = float(detail::clamp(quarters_for(target / likely), -most, most));
+  out.coarser = float(detail::clamp(quarters_for(target / likely), finest, coarsest));
   const double now = likely * detail::exp2(detail::loss_exponent / 4 * double(out.coarser));
   for (int j = 0; j < max_passes && j < p.passes; ++j) out.loss[j] = now * p.loss_of(j) / p.loss_of(level);
   return out;
