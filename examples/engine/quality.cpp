@@ -58,7 +58,7 @@ void describe(option_list& app, quality_options& o) {
   app.add_flag("--measure", o.measure,
                "choose the steps of each context by what the codec is measured to lose on its first half")
       .excludes(coarser);
-  app.add_option("--target-kl", o.target_kl, "what is then to be lost, in nats").range(1e-6, 10.0);
+  app.add_option("--target-kl", o.target_kl, "what the level nearest to it is then to lose, in nats").range(1e-6, 10.0);
   app.add_option("--continuations", o.continuations, "contexts that the model continues greedily").range(0, 4096);
   app.add_option("--continuation-tokens", o.continuation_tokens, "tokens of each").range(1, 1 << 16);
   app.add_option("--needles", o.needles, "numbers to hide in the texts and to ask for").range(0, 4096);

@@ -28,7 +28,7 @@ void describe(option_list& app, save_options& o) {
   app.add_flag("--measure", o.measure,
                "choose steps by what is measured to be lost on the document's first half: as long as computing 768 "
                "tokens, and levels that lose what they are meant to");
-  app.add_option("--target-kl", o.target_kl, "what level 1 is then to lose, in nats").range(1e-6, 10.0);
+  app.add_option("--target-kl", o.target_kl, "what the level nearest to it is then to lose, in nats").range(1e-6, 10.0);
   app.add_flag("--exact-copies", o.exact_copies, "keep every bit as well, for policies that fetch it");
 }
 
