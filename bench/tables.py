@@ -101,7 +101,7 @@ def needles():
     rows = []
     for m in d['models']:
         n = m["needles"]
-        for c in n.get('codecs') or [dict(codec='standard', levels=n['levels'])]:
+        for c in n['codecs']:
             scores = [f"{100 * l['score']:.0f} %" for l in c['levels']]
             rows.append([f"{m['name']}, `{c['codec']}`, {n['needles']} needles", f"{100 * n['exact_score']:.0f} %"] + scores + [''] * (4 - len(scores)))
     return table(['needles found', 'exact cache'] + [f'level {i}' for i in range(4)], rows)

@@ -2,8 +2,6 @@
 #include "predictions.hpp"
 #include "quality.hpp"
 
-#include <sluice/codec/preset/balanced.hpp>
-
 #include <algorithm>
 
 namespace engine {
@@ -38,7 +36,7 @@ document_probe::document_probe(model& net, std::span<const std::int32_t> ids, co
 
 sluice::document_steps document_probe::steps(coded_cache& coded, double target) {
   constexpr std::size_t too_few = 32;
-  if (coded.codec().bit_widths.id != sluice::codec::balanced::id.bit_widths.id || after_.size() < too_few) return {};
+  if (!sluice::steps_move(coded.codec()) || after_.size() < too_few) return {};
   coded.encode(context_->view().slice(0, std::int64_t(before_.size())), before_);
   const int level = sluice::level_losing(target, coded.profile(), coded.codec(), coded.levels());
   // Products of 8 bits move predictions whatever the cache is; the finest level shows by how much.
@@ -52,10 +50,7 @@ double document_probe::lost(coded_cache& coded, int level) {
   coded.truncate(level);
   sequence decoded(context_->pool());
   coded.decode(decoded);
-  distance_sum sum;
-  const matrix with = predict(*net_, after_, decoded);
-  for (Eigen::Index i = 0; i < with.rows(); ++i) sum.add(row_of(exact_, i), row_of(with, i));
-  return sum.kl();
+  return distance(exact_, predict(*net_, after_, decoded)).kl();
 }
 
 suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const sequence& context, const matrix& exact,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cache.hpp"
+#include "distribution.hpp"
 #include "model.hpp"
 
 #include <Eigen/Core>
@@ -40,6 +41,13 @@ inline matrix predict(model& net, std::span<const std::int32_t> suffix, sequence
 
 inline std::span<const float> row_of(const matrix& m, Eigen::Index row) {
   return {m.data() + row * m.cols(), std::size_t(m.cols())};
+}
+
+/// How far predictions are from reference predictions, [tokens][vocab] both.
+inline distance_sum distance(const matrix& reference, const matrix& other) {
+  distance_sum sum;
+  for (Eigen::Index i = 0; i < reference.rows(); ++i) sum.add(row_of(reference, i), row_of(other, i));
+  return sum;
 }
 
 }  // namespace engine

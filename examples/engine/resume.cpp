@@ -250,8 +250,7 @@ int resume(const resume_options& o, store& kept) {
     exact.truncate(int(document.size()));
     seq.truncate(int(document.size()));
     const matrix reference = predict(s.net, judged, exact), restored = predict(s.net, judged, seq);
-    distance_sum d;
-    for (Eigen::Index t = 0; t < reference.rows(); ++t) d.add(row_of(reference, t), row_of(restored, t));
+    const distance_sum d = distance(reference, restored);
     const double full_seconds = document_seconds + expected.first_seconds;
     report["compare"] = {{"first_token_seconds", full_seconds},
                          {"times_faster", full_seconds / first_seconds},

@@ -34,8 +34,7 @@ void describe(option_list& app, save_options& o) {
 
 int save(const save_options& o, store& kept) {
   session s(o);
-  const sluice::profile profile = load_profile(o.profile, o.model, s);
-  prefix_cache prefixes(s.net, profile, kept, s.threads, {kv_type(o), o.salt});
+  prefix_cache prefixes(s.net, load_profile(o.profile, o.model, s), kept, s.threads, {kv_type(o), o.salt});
   const std::vector<std::int32_t> ids = document_of(o, s.text, read_text(o.prompt_file));
   s.check_context(ids.size(), 0);
   const int measured = o.measure ? int(ids.size()) / 2 + document_probe::most : 0;
@@ -57,7 +56,7 @@ int save(const save_options& o, store& kept) {
   sluice::document_steps steps;
   stopwatch measuring;
   if (o.measure) {
-    coded_cache coded(profile, "balanced");
+    coded_cache coded(prefixes.profile(), "balanced");
     steps = document_probe(s.net, ids, seq).steps(coded, o.target_kl);
   }
   const double measure_seconds = measuring.seconds();
@@ -110,7 +109,7 @@ int save(const save_options& o, store& kept) {
   if (!steps.told().empty()) {
     std::printf("measured in %.3f s: steps %.2f octaves %s than usual; expected loss in nats by level:",
                 measure_seconds, double(std::abs(steps.coarser)) / 4, steps.coarser < 0 ? "finer" : "coarser");
-    for (const double nats : steps.told().first(std::size_t(profile.passes))) std::printf(" %.4f", nats);
+    for (const double nats : steps.told().first(std::size_t(prefixes.profile().passes))) std::printf(" %.4f", nats);
     std::printf("\n");
   }
   for (const missing_run& m : r.replaced)

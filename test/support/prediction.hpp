@@ -38,11 +38,7 @@ inline void add_token_steps(sluice::profile& p, std::uint64_t seed) {
     for (int i = 0; i < p.of(l, sluice::plane::key).width; ++i)
       w.direction.push_back((float(random() % 129) - 64) / 256);
   }
-  sluice::profile_section s;
-  s.stage = std::uint8_t(sluice::profile_stage::bit_widths);
-  s.id = sluice::detail::token_weight_model::id;
-  s.bytes = m.serialize();
-  p.set_section(std::move(s));
+  m.put_into(p);
 }
 
 /// Puts both sections into a profile. Predictions are random and small against rows; what is left has a step that is a

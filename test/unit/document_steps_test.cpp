@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Steps of a document go where its measured loss says, frames say what their levels are expected to lose, and planners
 // go by it.
-#include <sluice/codec/any_codec.hpp>
 #include <sluice/codec/budget.hpp>
 #include <sluice/codec/presets.hpp>
 #include <sluice/codec/width/document_steps.hpp>
 #include <sluice/stream/store/chunk.hpp>
 
 #include <doctest/doctest.h>
+#include <support/caches.hpp>
 #include <support/captures.hpp>
 
 #include <algorithm>
@@ -21,16 +21,6 @@ namespace {
 using namespace sluice;
 
 constexpr double near = 0.045;  // of a header's eighths of octaves, half of one
-
-std::vector<std::byte> encoded(const char* codec, const profile& p, const kv_view& cache,
-                               const encode_options& o = {}) {
-  const auto e = make_encoder(preset_named(codec)->id, p);
-  std::vector<std::byte> frame(e->max_size(cache));
-  const auto size = e->encode(cache, frame, o);
-  REQUIRE(size.status() == status::ok);
-  frame.resize(*size);
-  return frame;
-}
 
 frame_index index_of(std::span<const std::byte> frame) {
   frame_index index;
@@ -90,9 +80,7 @@ TEST_CASE("document steps: parts of a quarter octave are a share of the planes")
 TEST_CASE("document steps: a real cache is coded as coarsely as it is said to, and the frame says what that costs") {
   const profile p = captures::known();
   const captures::memory source = captures::load(captures::sample);
-  const auto frame_with = [&](const encode_options& o, const char* codec = "balanced") {
-    return encoded(codec, p, source.view, o);
-  };
+  const auto frame_with = [&](const encode_options& o) { return caches::encode<codec::balanced>(p, source.view, o); };
   const std::vector<std::byte> usual = frame_with({});
   std::size_t before = usual.size() * 2;
   for (const float coarser : {-2.f, -0.5f, 0.f, 0.4f, 1.f, 3.f}) {
@@ -108,7 +96,7 @@ TEST_CASE("document steps: a real cache is coded as coarsely as it is said to, a
   }
   CHECK(usual == frame_with({.coarser = 0}));
   // Another codec's steps do not move, and it does not say that they did.
-  CHECK(frame_with({.coarser = 4}, "standard") == frame_with({}, "standard"));
+  CHECK(caches::encode(p, source.view, {.coarser = 4}) == caches::encode(p, source.view));
 
   const double said[] = {0.2, 0.03, 0, -1, 5, 5};
   std::vector<std::byte> frame = frame_with({.loss = said});

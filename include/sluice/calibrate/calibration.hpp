@@ -146,8 +146,7 @@ class calibration {
         weights.layers.push_back(weights_[l].fit(shape_.layers[l]));
         any |= weights.layers.back().exponent[0] > 0;
       }
-      if (any)
-        out.set_section({std::uint8_t(profile_stage::bit_widths), token_weight_model::id, true, weights.serialize()});
+      if (any) weights.put_into(out);
     }
     if (prediction_) out.set_section(prediction_->finish(out));
     return out;

@@ -137,11 +137,17 @@ inline result<profile> slice_heads(const profile& p, int begin, int end) {
   profile out = p;
   out.sections.clear();
   out.memo = {};
+  const auto known = detail::token_weight_model::of(p);
+  detail::token_weight_model weights = known ? *known : detail::token_weight_model{};
   for (int l = 0; l < p.shape.num_layers(); ++l) {
     layer_shape& shape = out.shape.layers[std::size_t(l)];
     if (shape.absent()) continue;
     if (end > shape.num_kv_heads) return status::wrong_shape;
     shape.num_kv_heads = end - begin;
+    if (known) {
+      const float* const all = known->layers[std::size_t(l)].direction.data();
+      weights.layers[std::size_t(l)].direction.assign(all + begin * shape.head_dim_k, all + end * shape.head_dim_k);
+    }
     for (const plane which : {plane::key, plane::value}) {
       const plane_profile& from = p.of(l, which);
       const int dim = shape.head_dim(which);
@@ -157,9 +163,7 @@ inline result<profile> slice_heads(const profile& p, int begin, int end) {
       out.of(l, which) = std::move(to);
     }
   }
-  detail::carry_token_weights(p, out, [&](int layer, std::size_t c) {
-    return std::size_t(begin) * std::size_t(p.shape.layers[std::size_t(layer)].head_dim_k) + c;
-  });
+  if (known) weights.put_into(out);
   return validate(out) == status::ok ? result<profile>(std::move(out)) : status::values_out_of_range;
 }
 

@@ -25,7 +25,7 @@ struct layer_weights {
 /// The profile's section of token_steps, which encoders read: (bit_widths, 3). Per layer i8 offset[2], u8 exponent[2], f32
 /// slope, f32 direction[width of K]; FORMAT.md section 7.
 struct token_weight_model {
-  static constexpr std::uint8_t id = 3;
+  static constexpr std::uint8_t id = 3;  ///< of token_steps: the stage's, and its section's
   std::vector<layer_weights> layers;
 
   std::vector<std::byte> serialize() const {
@@ -39,6 +39,9 @@ struct token_weight_model {
     }
     return out;
   }
+
+  /// Makes it the section of a profile, in the place of the one that is there.
+  void put_into(profile& p) const { p.set_section({std::uint8_t(profile_stage::bit_widths), id, true, serialize()}); }
 
   /// Null where the profile has no such section, or one that is not sound.
   static std::shared_ptr<const token_weight_model> of(const profile& p) {
@@ -65,20 +68,5 @@ struct token_weight_model {
                                           });
   }
 };
-
-/// Puts the section of one profile into another of the same model whose K has other channels, or others in another order:
-/// `channel(layer, c)` is where channel c was.
-template <class F>
-void carry_token_weights(const profile& from, profile& to, const F& channel) {
-  const auto known = token_weight_model::of(from);
-  if (!known) return;
-  token_weight_model moved = *known;
-  for (std::size_t l = 0; l < moved.layers.size(); ++l) {
-    std::vector<float>& direction = moved.layers[l].direction;
-    direction.resize(std::size_t(to.of(int(l), plane::key).width));
-    for (std::size_t c = 0; c < direction.size(); ++c) direction[c] = known->layers[l].direction[channel(int(l), c)];
-  }
-  to.set_section({std::uint8_t(profile_stage::bit_widths), token_weight_model::id, true, moved.serialize()});
-}
 
 }  // namespace sluice::detail

@@ -4,20 +4,20 @@
 #include <sluice/format/frame.hpp>
 #include <sluice/format/limits.hpp>
 #include <sluice/model/profile.hpp>
+#include <sluice/model/token_weight_model.hpp>
 #include <sluice/numeric.hpp>
 
 #include <cstdint>
 #include <span>
 
 // Levels that keep their word. What errors in a cache cost differs from document to document by more than an encoder can
-// know from K and V: the same steps lose 25 times as much on one text as on another. An engine can measure it: it decodes
+// know from K and V: the same steps lose up to 20 times as much on one text as on another. An engine can measure it: it decodes
 // a part of the document, computes a few hundred of the tokens that follow, and compares with what it predicted before.
 
 namespace sluice {
 
 namespace detail {
 
-inline constexpr std::uint8_t token_steps_id = 3;
 inline constexpr double loss_exponent = 1.8;  // of steps; measured, between 1.7 and 1.9
 
 inline bool positive(double x) noexcept { return x > 0 && x < infinity; }
@@ -27,11 +27,13 @@ inline bool positive(double x) noexcept { return x > 0 && x < infinity; }
 /// Quarter octaves by which coarser steps lose `times` as much.
 inline double quarters_for(double times) noexcept { return 4 / detail::loss_exponent * detail::log2(times); }
 
+/// Whether a codec's steps are those of token_steps, which encode_options::coarser moves.
+inline bool steps_move(const codec_id& codec) noexcept { return codec.bit_widths.id == detail::token_weight_model::id; }
+
 /// Nats that a level of a codec is expected to lose with steps that are `coarser` by so many quarter octaves: what the
 /// profile says, moved as far as the codec's token_steps are. 0 where the profile expects nothing.
 inline double expected_loss(const profile& p, const codec_id& codec, int level, double coarser = 0) noexcept {
-  const bool moves = codec.bit_widths.id == detail::token_steps_id;
-  const double quarters = moves ? coarser + double(codec.bit_widths.value()) - 128 : 0;
+  const double quarters = steps_move(codec) ? coarser + double(codec.bit_widths.value()) - 128 : 0;
   return p.loss_of(level) * detail::exp2(detail::loss_exponent / 4 * quarters);
 }
 

@@ -13,7 +13,6 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <utility>
 #include <vector>
 
 namespace sluice {
@@ -62,7 +61,7 @@ inline status coarsen_steps(profile& p, double quarters) {
   int number = 0;
   for (detail::layer_weights& l : moved.layers)
     for (std::int8_t& offset : l.offset) offset = std::int8_t(detail::whole_quarters(offset + quarters, number++));
-  p.set_section({std::uint8_t(profile_stage::bit_widths), detail::token_weight_model::id, true, moved.serialize()});
+  moved.put_into(p);
   return status::ok;
 }
 
@@ -75,7 +74,7 @@ inline status coarsen_steps(profile& p, double quarters) {
 template <int Coarser = 0>
 struct token_steps : profile_steps {
   static_assert(Coarser >= -max_row_step && Coarser <= max_row_step, "sluice::token_steps<Coarser>: within 48");
-  static constexpr stage_id id = stage_id::of(detail::token_steps_id, std::uint32_t(128 + Coarser));
+  static constexpr stage_id id = stage_id::of(detail::token_weight_model::id, std::uint32_t(128 + Coarser));
 
   /// Rows have steps where the profile describes them.
   static bool keeps_exact(const profile& p, std::int64_t position) noexcept {

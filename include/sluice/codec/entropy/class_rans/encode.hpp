@@ -216,7 +216,7 @@ class class_rans_encoder {
       return;
     }
     // A block's classes move where the tile's own statistics disagree with the profile and the saving exceeds the cost.
-    weigh_rows(rows);
+    const float of_all = float(rows) / float(weigh_rows(rows));
     for (int b = 0; b * 32 < width_ && width_ <= 32 * 32; ++b) {  // the mask of blocks has 32 bits
       measure(b, rows);
       if (!disagrees(known, b, rows)) continue;
@@ -226,9 +226,8 @@ class class_rans_encoder {
       for (int lane = 0; lane < 32; ++lane)
         guess[lane] = detail::clamp(
             class_of(deviation(lane, rows), 0) - known.classes[std::size_t(32 * b + lane)] % class_widths, -7, 6);
-      int counted = 0;
       for (const int c : weighty_) {
-        counted += count(b, c, rows);
+        count(b, c, rows);
         const int shift = in_->classes.empty() ? 0 : in_->classes.classes()[std::size_t(c)].shift();
         for (int lane = 0; lane < 32; ++lane) {
           const std::uint8_t cls = known.classes[std::size_t(32 * b + lane)];
@@ -247,7 +246,7 @@ class class_rans_encoder {
         int delta = 0;
         for (int d = -1; d <= 1; ++d)
           if (bits[lane][d + 2] < best) best = bits[lane][d + 2], delta = guess[lane] + d;
-        saved += (now - best) * float(rows) / float(counted);
+        saved += (now - best) * of_all;
         nibbles[lane / 2] |= std::uint8_t((delta & 15) << (lane % 2 ? 4 : 0));
       }
       if (saved < 8 * 16 + (delta_blocks_ ? 0 : 32)) continue;
@@ -294,11 +293,15 @@ class class_rans_encoder {
     return promise > 100;
   }
 
-  // Classes of rows, the largest first, that hold three quarters of them: the others move with them.
-  void weigh_rows(int rows) {
+  // Classes of rows, the largest first, that hold three quarters of them: the others move with them. Returns how many rows
+  // these are.
+  int weigh_rows(int rows) {
     const row_classes& classes = in_->classes;
     weighty_.clear();
-    if (classes.empty()) return weighty_.push_back(0);
+    if (classes.empty()) {
+      weighty_.push_back(0);
+      return rows;
+    }
     for (int c = 0; c < int(classes.classes().size()); ++c) {
       auto at = weighty_.begin();
       while (at != weighty_.end() && classes.rows_of(*at) >= classes.rows_of(c)) ++at;
@@ -308,21 +311,18 @@ class class_rans_encoder {
     std::size_t n = 0;
     while (4 * held < 3 * rows) held += classes.rows_of(weighty_[n++]);
     weighty_.resize(n);
+    return held;
   }
 
-  // Of the rows of a class; of all where they have none, and where classes are to be chosen for all. Returns how many.
-  int count(int b, int of, int rows) {
+  // Of the rows of a class; of all where they have none, and where classes are to be chosen for all.
+  void count(int b, int of, int rows) {
     const std::int8_t* digits[max_passes] = {};
     for (int p = 1; p < made_; ++p) digits[p] = in_->digits[p].data();
     histogram_.clear(made_);
-    int counted = 0;
     for (int r = 0; r < rows; ++r)
-      if (in_->classes.empty() || explicit_ || in_->classes.of(r) == of) {
+      if (in_->classes.empty() || explicit_ || in_->classes.of(r) == of)
         histogram_.add(in_->values.data(), digits, std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b));
-        ++counted;
-      }
     histogram_.count_digits();
-    return counted;
   }
 
   std::uint8_t fit(int lane, std::uint8_t guess) const {
