@@ -38,12 +38,12 @@ def of_standard(codec, standard):
 def run(a, *words): return json.loads(subprocess.run([a.engine, *map(str, words), '--json'], check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def profile(a, name, *options):
-    """Calibrated, unless it has been, and what calibrating said."""
+def profile(a, name, *options, texts=None, captures=None):
+    """Calibrated, on all texts or some, unless it has been, and what calibrating said."""
     path = a.work / f'{name}.profile'
     report = path.with_suffix('.json')
     if not (path.exists() and report.exists()):
-        report.write_text(json.dumps(run(a, 'calibrate', f'{a.models}/{name.split("_")[0]}.gguf', a.texts, '--captures', a.captures, '-o', path, *options)))
+        report.write_text(json.dumps(run(a, 'calibrate', f'{a.models}/{name.split("_")[0]}.gguf', *(texts or [a.texts]), '--captures', captures or a.captures, '-o', path, *options)))
     return path, {k: v for k, v in json.loads(report.read_text()).items() if k in ('tokens', 'bytes', 'expected_loss', 'seconds')}
 
 
@@ -74,14 +74,14 @@ def arguments(doc, only):
 if __name__ == '__main__':
     p = arguments(__doc__, 'smol,qwen,gemma')
     p.add_argument('--continuations', type=int, default=17, help='of SmolLM2')
-    p.add_argument('--parts', default='codecs,measured,variants', help='measured: steps by what is measured on each document; variants: SmolLM2 without sensitivities, and without calibration')
+    p.add_argument('--parts', default='codecs,measured,variants', help='measured: steps by what is measured on each document; variants: SmolLM2 without sensitivities, and without calibration; domains: SmolLM2 calibrated on prose alone, and on code alone')
     p.add_argument('--out', default='bench/results/quality.json')
     a = p.parse_args()
     parts = a.parts.split(',')
     results = {(r['model'], r['variant']): r for r in (json.loads(pathlib.Path(a.out).read_text())['results'] if os.path.exists(a.out) else [])}
     for m in a.only.split(','):
-        path, made = profile(a, m, '--predict')
         found = []
+        if {'codecs', 'measured'} & {*parts}: path, made = profile(a, m, '--predict')
         if 'codecs' in parts:
             rivals = ['plain8', 'plain4', 'fixed4', 'int4', 'kivi4'] if m == 'smol' else []
             found += judge(a, m, ['standard', 'balanced', 'smallest', *rivals], ['--profile', path, '--continuations', a.continuations if m == 'smol' else 0], calibration=made)
@@ -95,6 +95,11 @@ if __name__ == '__main__':
             bare.parent.mkdir(exist_ok=True)
             if not bare.exists(): bare.symlink_to(os.path.abspath(f'{a.models}/{m}.gguf'))
             found += judge(a, m, ['standard'], gguf=bare, of='uncalibrated ')
+        if 'domains' in parts and m == 'smol':
+            for domain in ('prose', 'code'):
+                narrow, how = profile(a, f'{m}_{domain}', '--predict', texts=sorted(a.texts.glob(domain + '*.txt')), captures=10)  # as many as there is prose for
+                standard = next((r for r in found if r['variant'] == 'standard'), results.get((NAMES[m], 'standard')))
+                found += judge(a, m, ['balanced', 'smallest'], ['--profile', narrow], calibration=how, of=domain + '_only ', standard=standard)
         results |= {(r['model'], r['variant']): r for r in found}
         in_order = sorted(results.values(), key=lambda r: list(NAMES.values()).index(r['model']))
         json.dump(dict(script='bench/quality.py', set=[str(s.relative_to(ROOT)) for s in SET], context_tokens=1024, suffix_tokens=256, chunk_tokens=256,

@@ -3,7 +3,7 @@
 # preset is one source, and another where it encodes. With SLUICE_CUDA_KERNELS the library is built and installed; else it has
 # one preset, for who links it inside of this build.
 option(SLUICE_CUDA_KERNELS "build and install sluice::cuda_kernels, which takes nvcc some minutes" OFF)
-set(SLUICE_CUDA_PRESETS all CACHE STRING "presets that sluice::cuda_kernels has kernels of; all = those of codec/presets.hpp")
+set(SLUICE_CUDA_PRESETS all CACHE STRING "presets that sluice::cuda_kernels has kernels of; all = those of codec/presets.hpp but for smallest")
 set(SLUICE_CUDA_KERNELS_ARCHITECTURES "80-real;90-real;100" CACHE STRING "architectures of sluice::cuda_kernels")
 if(NOT SLUICE_HAS_CUDA)
   return()
@@ -19,11 +19,15 @@ set(cuda_sources "${CMAKE_CURRENT_SOURCE_DIR}/cuda_kernels.cpp")
 set(table "")
 set(encoders "")
 set(encoding standard)  # encodes_on_device (cuda/encode.cuh)
+set(host_only smallest)  # predicted from lower layers
+if(presets MATCHES "(^|;)(${host_only})(;|$)")
+  message(FATAL_ERROR "SLUICE_CUDA_PRESETS: ${CMAKE_MATCH_2} has no kernels")
+endif()
 foreach(row IN LISTS rows)  # of codec/presets.hpp
   string(REGEX REPLACE "row\\(([^,]+), \"(.*)\"" "\\1;\\2" row "${row}")
   list(GET row 0 codec)
   list(GET row 1 name)
-  if(presets STREQUAL "all" OR name IN_LIST presets)
+  if((presets STREQUAL "all" AND NOT name IN_LIST host_only) OR name IN_LIST presets)
     set(head "#include <sluice/codec/presets.hpp>
 #include <sluice/cuda/kernels.cuh>
 #include <sluice/cuda/presets.cuh>

@@ -64,7 +64,7 @@ inline double sin(double x) noexcept { return __builtin_sin(x); }
 inline double pow(double x, double y) noexcept { return __builtin_pow(x, y); }
 inline double floor(double x) noexcept { return __builtin_floor(x); }
 inline double ceil(double x) noexcept { return __builtin_ceil(x); }
-constexpr int abs(int x) noexcept { return x < 0 ? -x : x; }
+SLUICE_HD constexpr int abs(int x) noexcept { return x < 0 ? -x : x; }
 inline float abs(float x) noexcept { return __builtin_fabsf(x); }
 inline double abs(double x) noexcept { return __builtin_fabs(x); }
 inline long lrint(float x) noexcept { return __builtin_lrintf(x); }

@@ -6,7 +6,9 @@ using namespace sluice;
 
 TEST_CASE("cuda decode: golden frames at every level") { cuda_checks::golden_frames(); }
 
-TEST_CASE("cuda decode: a real capture") { cuda_checks::real_capture({0, 1, 2, 3}); }
+TEST_CASE("cuda decode: a real capture") { cuda_checks::real_capture<codec::standard>({0, 1, 2, 3}); }
+
+TEST_CASE("cuda decode: rows with steps of their own") { cuda_checks::row_steps({0, 1, 2, 3}); }
 
 TEST_CASE("cuda decode: frames at other positions") { cuda_checks::moved_frames(); }
 

@@ -11,6 +11,7 @@
 #include <support/real_cache.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -97,13 +98,12 @@ inline void golden_frames() {
 }
 
 /// The capture of a real model, calibrated for it, to pages of several engines and types.
-inline void real_capture(std::initializer_list<int> levels) {
+template <class Codec>
+void real_capture(std::initializer_list<int> levels, const encode_options& how = {}) {
   const real_cache real;
-  encoder<> encoder(real.model);
-  bytes frame(encoder.max_size(real.view));
-  frame.resize(*encoder.encode(real.view, frame));
-  device_codec<codec::standard> device(real.model);
-  decoder<> host(real.model);
+  const bytes frame = caches::encode<Codec>(real.model, real.view, how);
+  device_codec<Codec> device(real.model);
+  decoder<Codec> host(real.model);
   const caches::engine engines[] = {caches::engine::vllm_nhd, caches::engine::vllm_hnd, caches::engine::llama_cpp,
                                     caches::engine::sglang};
   const dtype types[] = {dtype::f16, dtype::bf16, dtype::f32, dtype::e4m3};
@@ -118,6 +118,15 @@ inline void real_capture(std::initializer_list<int> levels) {
     CHECK(said[0].all.tiles == 60);
     ++i;
   }
+}
+
+/// The same, with steps of rows as the profile has them, and as wide apart as a tile may have them.
+inline void row_steps(std::initializer_list<int> levels) {
+  real_capture<codec::balanced>(levels);
+  std::mt19937_64 random(20261201);
+  std::vector<float> importance(256);
+  for (float& f : importance) f = std::exp2(float(int(random() % 81) - 40));
+  real_capture<codec::balanced>(levels, {.weights = {.importance = importance}});
 }
 
 /// Moved to other positions, where exact tokens turn on, and shown in part.

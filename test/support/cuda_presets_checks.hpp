@@ -9,6 +9,7 @@
 #include <support/caches.hpp>
 #include <support/cuda_decode_checks.hpp>
 #include <support/frames.hpp>
+#include <support/prediction.hpp>
 #include <support/real_cache.hpp>
 
 #include <algorithm>
@@ -60,6 +61,12 @@ inline const model_shape shapes[] = {model_shape::uniform(2, 2, 32),
 inline void calibrate(profile& p, const caches::mixed_cache& c) {
   if (p.shape.layers[0].head_dim_k == 24) return;
   p = caches::make_profile(p.shape, c.views(), 0, 4, 2, 20);
+}
+
+/// The same, with steps of tokens.
+inline void give_steps(profile& p, const caches::mixed_cache& c) {
+  calibrate(p, c);
+  caches::add_token_steps(p, 20261219);
 }
 
 /// A profile with CacheGen's tables for all settings, of windows from one symbol to a hundred.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/config.hpp>
 #include <sluice/format/limits.hpp>
 #include <sluice/format/tile.hpp>
 #include <sluice/numeric.hpp>
@@ -29,10 +30,9 @@ struct row_class {
 inline constexpr std::int8_t open_spread = INT8_MIN;
 
 /// The factor of a class step: 2^(step / 4).
-inline float row_scale(int step) noexcept {
-  constexpr float quarter[4] = {1.f, 1.18920712f, 1.41421356f, 1.68179283f};
-  const int octave = step >= 0 ? step / 4 : -((3 - step) / 4);
-  float f = quarter[step - 4 * octave];
+SLUICE_HD constexpr float row_scale(int step) noexcept {
+  const int octave = step >= 0 ? step / 4 : -((3 - step) / 4), quarter = step - 4 * octave;
+  float f = quarter == 0 ? 1.f : quarter == 1 ? 1.18920712f : quarter == 2 ? 1.41421356f : 1.68179283f;
   for (int i = 0; i < octave; ++i) f *= 2;
   for (int i = 0; i > octave; --i) f /= 2;
   return f;

@@ -5,6 +5,7 @@
 #include <sluice/codec/stages.hpp>
 #include <sluice/codec/transform/identity.hpp>
 #include <sluice/codec/transform/profile_basis.hpp>
+#include <sluice/cuda/entropy/row_steps.cuh>
 #include <sluice/cuda/strand.hpp>
 #include <sluice/cuda/workspace.hpp>
 #include <sluice/format/tile.hpp>
@@ -12,6 +13,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
 
 // What a decode on a device asks of each stage of a codec: the device's half of the contracts in codec/stages.hpp. A
 // policy takes part once these templates are specialised for it, the library's and a user's alike
@@ -31,7 +33,9 @@
 // or state = corrupt_tile where a host refuses the bytes, which are untrusted: sizes of sections are those of the frame.
 // store_stage<Codec> has init() and launch() as well and puts values into pages; without one of its own a codec has that of
 // cuda/entropy/integer_stages.cuh: values times scale, in a profile's basis or as they are.
-// Codecs that predict, or whose rows have steps of their own (token_steps), have no stages here.
+// A codec whose rows have steps of their own (token_steps) asks for entropy_stage<row_stepped<EntropyModel>>, which heeds
+// the classes in strand::steps; what puts values into pages heeds them wherever they are. Codecs that predict have no
+// stages here.
 // A codec of another make than basic_codec and stored_codec specialises codec_stages as a whole.
 
 namespace sluice::cuda {
@@ -101,23 +105,38 @@ struct quantizer_stage<embedded<Refinements>> {
   }
 };
 
+/// Names the stage of an entropy model whose rows have steps of their own.
+template <class EntropyModel>
+struct row_stepped;
+
 namespace detail {
 
-// No device has the stages of codecs that predict, or whose rows have steps of their own.
+// Whether rows of a codec have steps of their own.
 template <class Codec>
-concept alike_rows = !requires {
-  typename Codec::bit_widths;
-}
-|| !(sets_rows<typename Codec::bit_widths> || Codec::predictor::predicts);
+inline constexpr bool steps_rows = [] {
+  if constexpr (requires { typename Codec::bit_widths; })
+    return sets_rows<typename Codec::bit_widths>;
+  else
+    return false;
+}();
+
+// No device has the stages of codecs that predict.
+template <class Codec>
+inline constexpr bool predicts = [] {
+  if constexpr (requires { Codec::predictor::predicts; })
+    return Codec::predictor::predicts;
+  else
+    return false;
+}();
 
 template <class Codec>
 struct entropy_of {
   using type = void;
 };
 template <class Codec>
-requires requires { typename Codec::entropy; } && alike_rows<Codec>
-struct entropy_of<Codec> {
-  using type = typename Codec::entropy;
+requires requires { typename Codec::entropy; } &&(!predicts<Codec>)struct entropy_of<Codec> {
+  using entropy = typename Codec::entropy;
+  using type = std::conditional_t<steps_rows<Codec>, row_stepped<entropy>, entropy>;
 };
 
 }  // namespace detail
@@ -157,6 +176,8 @@ struct codec_stages {
     } else {
       if (!transform_stage<typename Codec::transform>::open(t)) return false;
       if (!quantizer_stage<typename Codec::quantizer>::open(t, out)) return false;
+      if constexpr (detail::steps_rows<Codec>)
+        if (!steps_fit(t.frame, t.s->steps, t.s->rows(), t.lane)) return false;
       if (t.s->rows() == 0)  // then no pass has a section
         for (int pass = 0; pass <= t.s->level; ++pass)
           if (t.s->entropy[pass].size != 0) return false;

@@ -98,6 +98,7 @@ struct strand {
   piece exact_rows;              ///< elements as stored
   piece transform;               ///< section of the base pass
   piece quantizer;               ///< section of the base pass
+  piece steps;                   ///< the same: classes of rows (cuda/entropy/row_steps.cuh)
   piece entropy[max_passes];     ///< sections of each pass
   piece exceptions[max_passes];  ///< set by the entropy stage: exception[size / 8], checked against rows and width
   std::int32_t live;             ///< set by the entropy stage: columns from here on are zero

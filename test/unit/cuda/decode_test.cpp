@@ -9,7 +9,9 @@ using namespace sluice;
 
 TEST_CASE("cuda decode, emulated: golden frames at every level") { cuda_checks::golden_frames(); }
 
-TEST_CASE("cuda decode, emulated: a real capture") { cuda_checks::real_capture({1, 3}); }
+TEST_CASE("cuda decode, emulated: a real capture") { cuda_checks::real_capture<codec::standard>({1, 3}); }
+
+TEST_CASE("cuda decode, emulated: rows with steps of their own") { cuda_checks::row_steps({0, 2}); }
 
 TEST_CASE("cuda decode, emulated: frames at other positions") { cuda_checks::moved_frames(); }
 

@@ -12,6 +12,9 @@ TEST_CASE("presets on the device: exact") {
 TEST_CASE("presets on the device: raw") {
   presets_checks::preset_is_the_same<codec::uncompressed, 32>("raw", 75, 20261202, 4);
 }
+TEST_CASE("presets on the device: balanced") {
+  presets_checks::preset_is_the_same<codec::balanced, 32>("balanced", 75, 20261219, 4, presets_checks::give_steps);
+}
 TEST_CASE("presets on the device: plain8") {
   presets_checks::preset_is_the_same<codec::plain<8>, 32>("plain8", 75, 20261203, 4);
 }

@@ -211,7 +211,7 @@ class cachegen_source {
       if (row != anchor_row) v[i] = __fadd_rn(__fmul_rn(static_cast<float>(own[i]), bin_), v[i]);
     }
   }
-  __device__ __forceinline__ float scale() const { return 1; }
+  __device__ __forceinline__ float scale(int) const { return 1; }
 
  private:
   const std::int16_t* values_;

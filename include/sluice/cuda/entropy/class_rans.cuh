@@ -4,6 +4,7 @@
 #include <sluice/cuda/entropy/class_rows.cuh>
 #include <sluice/cuda/entropy/class_section.cuh>
 #include <sluice/cuda/entropy/class_tables.hpp>
+#include <sluice/cuda/entropy/row_steps.cuh>
 #include <sluice/cuda/launch.cuh>
 #include <sluice/cuda/strand.hpp>
 
@@ -12,7 +13,8 @@
 
 // class_rans on a GPU: the entropy stage of a decode. A warp takes a part of a strand, 8 blocks of 32 coefficients of all
 // its rows, through all passes one after the other, since a pass may begin with the states that the one before ends with.
-// Integers of a pass lie in the workspace until the next one refines them; a lane reads what it wrote itself.
+// Integers of a pass lie in the workspace until the next one refines them; a lane reads what it wrote itself. Where rows
+// have steps of their own (Steps), those of one class come after another, with the part's classes moved for each.
 
 namespace sluice::cuda {
 
@@ -25,10 +27,18 @@ __device__ inline void refuse(strand& s, unsigned lane) {
   if (lane == 0) atomicOr(reinterpret_cast<unsigned*>(&s.state), static_cast<unsigned>(status::corrupt_tile));
 }
 
+/// How far the classes of a part move for the rows that are widest.
+__device__ inline int most_shift(const row_steps& steps) {
+  int most = steps.count == 0 ? 0 : -max_row_spread - max_row_step;
+  for (int c = 0; c < steps.count; ++c) most = max(most, steps.shift(c));
+  return most;
+}
+
 /// What is known of a part before any code is read: classes and live blocks. False where a host refuses the strand; job.of
 /// is null where there is nothing to do.
-__device__ inline bool open_part(const decode_state& d, std::int64_t item, int max_parts, const std::uint8_t* facts,
-                                 part_job& job, part_lane& l) {
+template <bool Steps>
+__device__ bool open_part(const decode_state& d, std::int64_t item, int max_parts, const std::uint8_t* facts,
+                          part_job& job, part_lane& l) {
   job = {};
   if (item >= std::int64_t{d.num_strands} * max_parts) return true;
   strand& s =
@@ -54,9 +64,12 @@ __device__ inline bool open_part(const decode_state& d, std::int64_t item, int m
   if (!parse_section(base, job.frame + s.entropy[0].at, s.entropy[0].size, 0, job.width)) return false;
   const bool described = s.quantizer.size == 0 && group.classes_at != 0;
   if (base.classes != nullptr ? base.deltas != nullptr : !described) return false;
-  const tile_classes classes{base.classes != nullptr ? base.classes : in_image<std::uint8_t>(d.image, group.classes_at),
-                             base.deltas, base.delta_blocks, job.width};
+  tile_classes classes{base.classes != nullptr ? base.classes : in_image<std::uint8_t>(d.image, group.classes_at),
+                       base.deltas, base.delta_blocks, job.width, 0};
+  // What is alive stays so where it is wider.
+  if constexpr (Steps) classes.shift = most_shift(steps_of(job.frame, s.steps));
   job.live = count_live(classes, facts, job.depth, job.level, l.lane);
+  classes.shift = 0;
   for (int b = 0; b < detail::rans_max_blocks; ++b) {
     const std::uint32_t cls = 32 * (job.first + b) < job.width ? classes.of(job.first + b, l.lane) : 0;
     (b < 4 ? l.low : l.high) |= cls << 8 * (b % 4);
@@ -110,6 +123,15 @@ __device__ inline void load_facts(const class_rans_memory& m, const class_tables
   if (threadIdx.x < 8) m.used->word[threadIdx.x] = 0;
   ptx::copy_wait<0>();
   __syncthreads();
+}
+
+/// The part for rows whose classes move.
+__device__ inline part_lane moved_by(int shift, const part_lane& l) {
+  part_lane moved = l;
+  moved.low = moved.high = 0;
+  for (int b = 0; b < detail::rans_max_blocks; ++b)
+    (b < 4 ? moved.low : moved.high) |= std::uint32_t{detail::shift_class(l.cls(b, 0), shift)} << 8 * (b % 4);
+  return moved;
 }
 
 /// Notes the classes that a part looks up in its base pass; all that are dead look up the same.
@@ -172,15 +194,14 @@ __device__ inline bool open_code_of(part_job& job, part_lane& l, const section_p
     job.pass = pass;
     job.blocks = blocks;
     job.tail = tail;
-    job.whole = blocks == 0 ? 0 : (tail < 0 ? steps : steps - tail) / blocks;
   }
   __syncwarp();
   if (blocks != 0) l.in = open_code(job.source, bytes, size, l.ring, l.lane);
   return true;
 }
 
-/// What the steps of a base pass need besides: digits of its blocks, and whether all classes have slots.
-__device__ inline void plan_base(const class_rans_memory& m, part_job& job, const part_lane& l) {
+/// What the steps of a base pass need besides: digits of its blocks. Whether all classes have slots.
+__device__ inline bool plan_base(const class_rans_memory& m, part_job& job, const part_lane& l) {
   std::uint32_t digits = 0;
   bool slots = true;
   for (int b = 0; b < job.blocks; ++b) {
@@ -191,39 +212,61 @@ __device__ inline void plan_base(const class_rans_memory& m, part_job& job, cons
     digits |= most << 4 * b;
     slots = slots && m.slot_of[cls] != no_slot;
   }
-  slots = __all_sync(whole_warp, slots) != 0;
-  if (l.lane == 0) {
-    job.digits = digits;
-    if (!slots) job.whole = 0;
-  }
+  if (l.lane == 0) job.digits = digits;
   __syncwarp();
+  return __all_sync(whole_warp, slots) != 0;
+}
+
+/// The next `n` rows of a pass.
+template <class Rows>
+__device__ void decode_rows(const class_rans_memory& m, part_job& job, part_lane& l, Rows rows, int n, code_end& end) {
+  int whole = end.whole(n, job.blocks);
+  if (job.pass != 0) {
+    for_blocks(job.blocks, [&]<int Blocks>() { ternary_rows<Blocks>(job, l, rows, whole); });
+    end.left -= whole * job.blocks;
+    single_steps<false>(job, l, rows, n - whole, end);
+  } else {
+    if (!plan_base(m, job, l)) whole = 0;
+    int symbols = job.blocks;  // of a lane in a row, digits included
+    for (std::uint32_t d = job.digits; d != 0; d >>= 4) symbols += static_cast<int>(d & 15);
+    const auto all = [&]<row_digits Digits>() {
+      for_blocks(job.blocks,
+                 [&]<int Blocks>() { base_rows<Blocks, Digits>(job, l, rows, whole, m.slot_of, m.luts()); });
+    };
+    if (symbols == job.blocks)
+      all.template operator()<row_digits::none>();
+    else if (32 * symbols <= most_between_looks)
+      all.template operator()<row_digits::few>();
+    else
+      all.template operator()<row_digits::many>();
+    end.left -= whole * job.blocks;
+    single_steps<true>(job, l, rows, n - whole, end);
+  }
 }
 
 /// All rows of a pass. False where its code does not end as it must.
-__device__ inline bool decode_code(const class_rans_memory& m, part_job& job, part_lane& l) {
-  if (job.pass != 0) {
-    for_blocks(job.blocks, [&]<int Blocks>() { ternary_rows<Blocks>(job, l); });
-    single_steps<false>(job, l);
+template <bool Steps>
+__device__ bool decode_code(const class_rans_memory& m, part_job& job, part_lane& l) {
+  code_end end{job.tail < 0 ? INT32_MAX : job.rows * job.blocks - job.tail};
+  if (const row_steps steps = Steps ? steps_of(job.frame, job.of->steps) : row_steps{}; Steps && steps.count != 0) {
+    for (int c = 0; c < steps.count; ++c) {
+      part_lane moved = moved_by(steps.shift(c), l);
+      const rows_of_class rows(job, l, steps, c);
+      __syncwarp();  // nobody reads what the job said of the rows before
+      decode_rows(m, job, moved, rows, rows.count(), end);
+      l.x = moved.x;
+      l.in = moved.in;
+    }
   } else {
-    plan_base(m, job, l);
-    int symbols = job.blocks;  // of a lane in a row, digits included
-    for (std::uint32_t d = job.digits; d != 0; d >>= 4) symbols += static_cast<int>(d & 15);
-    const auto rows = [&]<row_digits Digits>() {
-      for_blocks(job.blocks, [&]<int Blocks>() { base_rows<Blocks, Digits>(job, l, m.slot_of, m.luts()); });
-    };
-    if (symbols == job.blocks)
-      rows.template operator()<row_digits::none>();
-    else if (32 * symbols <= most_between_looks)
-      rows.template operator()<row_digits::few>();
-    else
-      rows.template operator()<row_digits::many>();
-    single_steps<true>(job, l);
+    decode_rows(m, job, l, rows_in_turn(job, l), job.rows, end);
   }
+  end.pass(l.x);
   return used_up(job.source, l.in) && (job.tail < 0 || __all_sync(whole_warp, l.x == state_bias));
 }
 
 /// All passes of a part; false where the strand is corrupt. The warp of the first part says what else there is to say.
-__device__ inline bool decode_passes(const class_rans_memory& m, part_job& job, part_lane& l) {
+template <bool Steps>
+__device__ bool decode_passes(const class_rans_memory& m, part_job& job, part_lane& l) {
   bool goes_on = false;  // the code of this part in the pass before
   for (int pass = 0; pass <= job.level; ++pass) {
     strand& s = *job.of;
@@ -237,7 +280,7 @@ __device__ inline bool decode_passes(const class_rans_memory& m, part_job& job, 
     }
     if (!open_code_of(job, l, section, pass, goes_on)) return false;
     goes_on = section.goes_on && job.blocks != 0;
-    if (job.blocks != 0 && !decode_code(m, job, l)) return false;
+    if (job.blocks != 0 && !decode_code<Steps>(m, job, l)) return false;
     // Blocks that begin in the next pass begin with zeros.
     for (int b = job.blocks; pass < job.level && b < job.blocks_of(pass + 1); ++b)
       for (int r = 0; r < job.rows; ++r) l.values(job, r)[32 * b] = 0;
@@ -250,9 +293,9 @@ static_assert(class_rans_shape::luts_at(class_rans_warps) + most_slots * sizeof(
               most_slots < no_slot);
 
 /// The entropy stage: a warp for each of max_parts parts of every strand. Sets values, exceptions and live of the strands
-/// that are ok, and their state where a host would. A template only so that the header may be included anywhere.
-template <int Warps = class_rans_warps>
-__global__ void __launch_bounds__(32 * Warps, class_rans_residents)
+/// that are ok, and their state where a host would. Steps: whether rows have their own.
+template <bool Steps>
+__global__ void __launch_bounds__(32 * class_rans_warps, class_rans_residents)
     class_rans_kernel(decode_state d, int max_parts, int slots) {
   unsigned char* const shared = ptx::dynamic_shared();
   const int warps = static_cast<int>(blockDim.x / 32), warp = static_cast<int>(threadIdx.x / 32);
@@ -273,12 +316,16 @@ __global__ void __launch_bounds__(32 * Warps, class_rans_residents)
   bool sound;
   {
     part_job opened;
-    sound = open_part(d, std::int64_t{blockIdx.x} * warps + warp, max_parts, m.facts, opened, l);
+    sound = open_part<Steps>(d, std::int64_t{blockIdx.x} * warps + warp, max_parts, m.facts, opened, l);
     if (l.lane == 0) job = opened;
     __syncwarp();
   }
   const bool decodes = job.of != nullptr && sound && job.rows != 0;
-  if (decodes) note_classes(m, job, l);
+  if (decodes) {
+    const row_steps steps = Steps ? steps_of(job.frame, job.of->steps) : row_steps{};
+    if (steps.count == 0) note_classes(m, job, l);
+    for (int c = 0; c < steps.count; ++c) note_classes(m, job, moved_by(steps.shift(c), l));
+  }
   __syncthreads();
   load_classes(m, class_tables_of(d), warp, l.lane);
   if (job.of == nullptr) return;
@@ -287,28 +334,29 @@ __global__ void __launch_bounds__(32 * Warps, class_rans_residents)
     if (l.lane == 0) job.of->live = decodes ? min(job.width, 32 * job.live.of(job.level)) : 0;
     __syncwarp();
   }
-  if (!sound || (decodes && !decode_passes(m, job, l))) refuse(*job.of, l.lane);
+  if (!sound || (decodes && !decode_passes<Steps>(m, job, l))) refuse(*job.of, l.lane);
 }
 
 /// Decodes the entropy sections of all strands into the workspace, in blocks of threads of this very shape. Errors:
 /// cuda_error.
-inline status launch_class_rans(const decode_state& d, int max_parts, const class_rans_shape& shape,
-                                cudaStream_t stream) {
+template <bool Steps = false>
+status launch_class_rans(const decode_state& d, int max_parts, const class_rans_shape& shape, cudaStream_t stream) {
   const std::int64_t warps = std::int64_t{d.num_strands} * max_parts;
-  return launch(&class_rans_kernel<>, (warps + shape.warps - 1) / shape.warps, 32 * shape.warps, shape.shared, stream,
-                d, max_parts, shape.slots);
+  return launch(&class_rans_kernel<Steps>, (warps + shape.warps - 1) / shape.warps, 32 * shape.warps, shape.shared,
+                stream, d, max_parts, shape.slots);
 }
 
 /// Decodes the entropy sections of all strands into the workspace; max_parts as of the model's widest group. The kernel
 /// was let have shape.shared (allow_class_rans). Errors: cuda_error.
-inline status decode_class_rans(const decode_state& d, int max_parts, const class_rans_shape& shape,
-                                cudaStream_t stream) {
-  return launch_class_rans(d, max_parts, shape_for(shape, std::int64_t{d.num_strands} * max_parts), stream);
+template <bool Steps = false>
+status decode_class_rans(const decode_state& d, int max_parts, const class_rans_shape& shape, cudaStream_t stream) {
+  return launch_class_rans<Steps>(d, max_parts, shape_for(shape, std::int64_t{d.num_strands} * max_parts), stream);
 }
 
 /// Once for each device. Errors: cuda_error.
-inline status allow_class_rans(const class_rans_shape& shape) {
-  return allow_shared(&class_rans_kernel<>, shape.shared);
+template <bool Steps = false>
+status allow_class_rans(const class_rans_shape& shape) {
+  return allow_shared(&class_rans_kernel<Steps>, shape.shared);
 }
 
 }  // namespace sluice::cuda

@@ -4,6 +4,7 @@
 #include <sluice/cuda/entropy/class_section.cuh>
 #include <sluice/cuda/entropy/class_tables.hpp>
 #include <sluice/cuda/entropy/rans_steps.cuh>
+#include <sluice/cuda/entropy/row_steps.cuh>
 #include <sluice/cuda/strand.hpp>
 
 #include <cstdint>
@@ -27,7 +28,6 @@ struct part_job {
   std::int32_t pass;
   std::int32_t blocks;   ///< in this pass
   std::int32_t tail;     ///< steps of settled states, the last ones; negative where the code goes on
-  std::int32_t whole;    ///< rows that are decoded as such
   std::uint32_t digits;  ///< in the base pass: most digits of a lane in each block, 4 bits each
 
   /// Its blocks in a pass.
@@ -61,23 +61,86 @@ struct part_lane {
   }
 };
 
+/// Rows of a part in the order in which they are coded: all of them as they stand.
+class rows_in_turn {
+ public:
+  __device__ __forceinline__ rows_in_turn(const part_job& job, const part_lane& l) : at_(l.values(job)), ld_(job.ld) {}
+  /// The lane's first value in the next row.
+  __device__ __forceinline__ std::int16_t* next() {
+    std::int16_t* const row = at_;
+    at_ += ld_;
+    return row;
+  }
+
+ private:
+  std::int16_t* at_;
+  int ld_;
+};
+
+/// The same of the rows of one class; as many as count() says.
+class rows_of_class {
+ public:
+  __device__ __forceinline__ rows_of_class(const part_job& job, const part_lane& l, const row_steps& steps, int cls)
+      : steps_(steps), at_(l.values(job)), ld_(job.ld), rows_(job.rows), cls_(cls), lane_(static_cast<int>(l.lane)) {}
+  __device__ int count() const {
+    int n = 0;
+    for (int first = 0; first < rows_; first += 32) n += __popc(among(first));
+    return n;
+  }
+  __device__ __forceinline__ std::int16_t* next() {
+    while (left_ == 0 && first_ < rows_) left_ = among(first_), first_ += 32;
+    const int row = first_ - 32 + (left_ != 0 ? __ffs(static_cast<int>(left_)) - 1 : 0);
+    left_ &= left_ - 1;
+    return at_ + static_cast<std::ptrdiff_t>(row) * ld_;
+  }
+
+ private:
+  __device__ __forceinline__ std::uint32_t among(int first) const {
+    return __ballot_sync(whole_warp, first + lane_ < rows_ && steps_.of(first + lane_) == cls_);
+  }
+
+  row_steps steps_;
+  std::int16_t* at_;
+  int ld_, rows_, cls_, lane_;
+  int first_ = 0;           // of the next 32
+  std::uint32_t left_ = 0;  // rows of the class among the 32 before
+};
+
+/// How far a pass is from the steps of settled states.
+struct code_end {
+  std::int32_t left;  ///< steps until states settle; negative where they have, or never will
+  std::uint32_t floor = state_floor;
+
+  /// Before every step, and behind the last one.
+  __device__ __forceinline__ void pass(std::uint32_t& x) {
+    if (left-- != 0) return;
+    x -= 256;
+    floor = settled_floor;
+  }
+  /// Rows of so many blocks that can be decoded as a whole.
+  __device__ __forceinline__ int whole(int rows, int blocks) const {
+    return left < 0 ? 0 : min(rows, static_cast<int>(left / blocks));
+  }
+};
+
 /// Digits below the symbols of a row of a base pass: none, few enough to look at the ring once a row, or any number.
 enum class row_digits : std::uint8_t { none, few, many };
 
-/// Whole rows of a base pass; `luts` is the shared address of the classes' slots.
-template <int Blocks, row_digits Digits>
-__device__ void base_rows(const part_job& job, part_lane& me, const std::uint8_t* slot_of, std::uint32_t luts) {
+/// `n` whole rows of a base pass; `luts` is the shared address of the classes' slots.
+template <int Blocks, row_digits Digits, class Rows>
+__device__ void base_rows(const part_job& job, part_lane& me, Rows& rows, int n, const std::uint8_t* slot_of,
+                          std::uint32_t luts) {
   part_lane l = me;
   std::uint32_t lut[Blocks];
 #pragma unroll
   for (int b = 0; b < Blocks; ++b)
     lut[b] = luts + slot_of[l.cls(b, job.back())] * static_cast<std::uint32_t>(sizeof(class_lut));
-  const int ld = job.ld;
   const std::uint32_t digits = Digits != row_digits::none ? __reduce_or_sync(whole_warp, job.digits)
                                                           : 0;  // the compiler sees that it is uniform
-  std::int16_t* out = l.values(job);
+  Rows in_turn = rows;
 #pragma unroll 1
-  for (int r = job.whole; r > 0; --r) {
+  for (; n > 0; --n) {
+    std::int16_t* const out = in_turn.next();
     l.look(job);
 #pragma unroll
     for (int b = 0; b < Blocks; ++b) {
@@ -96,29 +159,30 @@ __device__ void base_rows(const part_job& job, part_lane& me, const std::uint8_t
       }
       out[32 * b] = static_cast<std::int16_t>(v);
     }
-    out += ld;
   }
+  rows = in_turn;
   me.x = l.x;
   me.in = l.in;
 }
 
-/// Whole rows of a refinement.
-template <int Blocks>
-__device__ void ternary_rows(const part_job& job, part_lane& me) {
+/// `n` whole rows of a refinement.
+template <int Blocks, class Rows>
+__device__ void ternary_rows(const part_job& job, part_lane& me, Rows& rows, int n) {
+  if (n == 0) return;
   part_lane l = me;
+  Rows in_turn = rows;
   std::uint32_t row[Blocks];
   int parent[Blocks];
-  const int ld = job.ld;
-  std::int16_t* out = l.values(job);
+  std::int16_t* out = in_turn.next();
 #pragma unroll
   for (int b = 0; b < Blocks; ++b) {
     row[b] = l.tables + l.cls(b, job.back()) * static_cast<std::uint32_t>(sizeof(ternary_row));
-    parent[b] = job.whole > 0 ? out[32 * b] : 0;
+    parent[b] = out[32 * b];
   }
 #pragma unroll 1
-  for (int r = job.whole; r > 0; --r) {
+  for (; n > 0; --n) {
     l.look(job);
-    const std::int16_t* const next = out + (r > 1 ? ld : 0);
+    std::int16_t* const next = n > 1 ? in_turn.next() : out;
 #pragma unroll
     for (int b = 0; b < Blocks; ++b) {
       const ternary_hit h = find_digit(l.x, row_under(parent[b], row[b]));
@@ -126,53 +190,45 @@ __device__ void ternary_rows(const part_job& job, part_lane& me) {
       out[32 * b] = static_cast<std::int16_t>(refined(parent[b], 3, h));
       parent[b] = next[32 * b];  // a row ahead of its use, and no earlier, or it would move between registers
     }
-    out += ld;
+    out = next;
   }
+  rows = in_turn;
   me.x = l.x;
   me.in = l.in;
 }
 
-/// Steps one by one: those of a row that is not whole, those of settled states, and those of a base pass whose classes got
-/// no slots.
-template <bool Base>
-__device__ void single_steps(const part_job& job, part_lane& l) {
-  const int blocks = job.blocks, steps = job.rows * blocks, settled = job.tail < 0 ? -1 : steps - job.tail;
-  int block = 0;
-  std::int16_t* out = l.values(job, job.whole);
-  std::uint32_t floor = state_floor;
-  for (int step = job.whole * blocks;; ++step) {
-    if (step == settled) {
-      l.x -= 256;
-      floor = settled_floor;
-    }
-    if (step == steps) return;
+/// `n` rows step by step: one that is not whole, those of settled states, and those of a base pass whose classes got no
+/// slots.
+template <bool Base, class Rows>
+__device__ void single_steps(const part_job& job, part_lane& l, Rows& rows, int n, code_end& end) {
+  std::int16_t* out = nullptr;
+  int block = job.blocks;
+  for (int left = n * job.blocks; left > 0; --left, ++block) {
+    if (block == job.blocks) block = 0, out = rows.next();
+    end.pass(l.x);
     const std::uint8_t cls = l.cls(block, job.back());
     int v;
     l.look(job);
     if constexpr (Base) {
       const class_lut& lut = job.luts[cls];
       const std::uint32_t entry = lut.word[l.x & 255];
-      advance(l.x, entry, l.in.at, l.before, floor);
+      advance(l.x, entry, l.in.at, l.before, end.floor);
       v = static_cast<int>(entry) >> 16;
       for (std::uint32_t k = job.digits >> 4 * block & 15; k-- > 0;) {
         l.look(job);
         const digit_row digit = lut.digit[k];
         const ternary_hit h = find_digit(l.x, row_under(v, l.tables + digit.row));
-        advance(l.x, h.entry, l.in.at, l.before, floor);
+        advance(l.x, h.entry, l.in.at, l.before, end.floor);
         v = refined(v, static_cast<int>(digit.factor), h);
       }
     } else {
       v = out[32 * block];
       const ternary_hit h =
           find_digit(l.x, row_under(v, l.tables + cls * static_cast<std::uint32_t>(sizeof(ternary_row))));
-      advance(l.x, h.entry, l.in.at, l.before, floor);
+      advance(l.x, h.entry, l.in.at, l.before, end.floor);
       v = refined(v, 3, h);
     }
     out[32 * block] = static_cast<std::int16_t>(v);
-    if (++block == blocks) {
-      block = 0;
-      out += job.ld;
-    }
   }
 }
 

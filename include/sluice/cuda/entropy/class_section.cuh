@@ -72,9 +72,15 @@ struct tile_classes {
   const std::uint8_t *bytes, *deltas;
   std::uint32_t delta_blocks;
   int width;  ///< bytes that are here; classes behind are 0
+  int shift;  ///< quarter octaves that all move by at last
 
   /// That of one lane of a block.
   __device__ std::uint8_t of(int block, unsigned lane) const {
+    return detail::shift_class(before_shift(block, lane), shift);
+  }
+
+ private:
+  __device__ std::uint8_t before_shift(int block, unsigned lane) const {
     const int i = 32 * block + static_cast<int>(lane);
     const std::uint8_t cls = i < width ? bytes[i] : std::uint8_t{0};
     if (block >= 32 || (delta_blocks >> block & 1) == 0) return cls;

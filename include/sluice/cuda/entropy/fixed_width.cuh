@@ -65,7 +65,7 @@ struct codec_stages<Codec> {
           s != status::ok)
         return s;
       if (const status s =
-              launch(&store_products<>, d.num_strands, 32 * store_warps, plan.shared, stream, d, plan.columns);
+              launch(&store_products<false>, d.num_strands, 32 * store_warps, plan.shared, stream, d, plan.columns);
           s != status::ok)
         return s;
       if (const status s = store_floats<group_source<Codec>>(d, stream); s != status::ok) return s;

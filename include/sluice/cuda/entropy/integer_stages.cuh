@@ -12,11 +12,13 @@
 
 namespace sluice::cuda {
 
-template <>
-struct entropy_stage<class_rans> {
-  static status init(const model_sizes&, const device_limits& limits) { return allow_class_rans(shape(limits)); }
+namespace detail {
+
+template <bool Steps>
+struct class_rans_stage {
+  static status init(const model_sizes&, const device_limits& limits) { return allow_class_rans<Steps>(shape(limits)); }
   static status launch(const decode_state& d, const model_sizes& m, const device_limits& limits, cudaStream_t stream) {
-    return decode_class_rans(d, class_rans_parts(m.max_width), shape(limits), stream);
+    return decode_class_rans<Steps>(d, class_rans_parts(m.max_width), shape(limits), stream);
   }
 
  private:
@@ -25,12 +27,21 @@ struct entropy_stage<class_rans> {
   }
 };
 
+}  // namespace detail
+
+template <>
+struct entropy_stage<class_rans> : detail::class_rans_stage<false> {};
+template <>
+struct entropy_stage<row_stepped<class_rans>> : detail::class_rans_stage<true> {};
+
 /// Integers of 16 bits in the workspace, and exact tokens.
 template <class Codec>
 struct store_stage {
-  static status init(const model_sizes& m, const device_limits& limits) { return allow_store(plan(m, limits)); }
+  static status init(const model_sizes& m, const device_limits& limits) {
+    return allow_store<detail::steps_rows<Codec>>(plan(m, limits));
+  }
   static status launch(const decode_state& d, const model_sizes& m, const device_limits& limits, cudaStream_t stream) {
-    return store_rows(d, plan(m, limits), stream);
+    return store_rows<detail::steps_rows<Codec>>(d, plan(m, limits), stream);
   }
 
  private:

@@ -138,7 +138,7 @@ class group_source {
           v[i] = __fmaf_rn(v[i], scale_, mean_ ? float_of_half(load_step(mean_ + 2 * (channel + i))) : 0.f);
     }
   }
-  __device__ __forceinline__ float scale() const { return 1; }
+  __device__ __forceinline__ float scale(int) const { return 1; }
 
   __device__ __forceinline__ const packed_codes& codes() const { return codes_; }
   __device__ __forceinline__ const tile_groups& groups() const { return groups_; }

@@ -106,6 +106,7 @@ __device__ inline status open_pass(const open_request& r, const strand_entries& 
       s.exact_rows = {begin + l.exact_rows, static_cast<std::uint32_t>(static_cast<std::size_t>(l.exact) * row_bytes)};
       s.transform = place(section::transform);
       s.quantizer = place(section::quantizer);
+      s.steps = place(section::steps);
     }
   }
   if (t.lane == 0) s.entropy[pass] = place(section::entropy);
@@ -132,7 +133,7 @@ __global__ void __launch_bounds__(32 * strands_per_block, 3) open_strands(const 
     s.slot = -1;
     s.level = -1;
     s.first = s.count = s.exact = 0;
-    s.exact_index = s.exact_rows = s.transform = s.quantizer = {};
+    s.exact_index = s.exact_rows = s.transform = s.quantizer = s.steps = {};
     for (int pass = 0; pass < max_passes; ++pass) s.entropy[pass] = s.exceptions[pass] = {};
     s.live = g.width;
     s.bits = 0;
@@ -183,6 +184,7 @@ __global__ void __launch_bounds__(32 * strands_per_block, 3) open_strands(const 
     s.step = q.step;
     s.scale = q.scale;
     s.bits = q.bits;
+    if constexpr (!detail::steps_rows<Codec>) s.steps = {};  // as a host, which does not look at it
   }
 }
 

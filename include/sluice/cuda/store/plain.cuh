@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/codec/tile_codec.hpp>
+#include <sluice/cuda/entropy/row_steps.cuh>
 #include <sluice/cuda/launch.cuh>
 #include <sluice/cuda/ptx.cuh>
 #include <sluice/cuda/store/pages.cuh>
@@ -17,7 +18,8 @@ namespace sluice::cuda {
 inline constexpr int float_threads = 256;    ///< of a block, and rows of a round
 inline constexpr int scratch_floats = 1024;  ///< what a source may keep in shared memory
 
-/// Integers times the step, and the mean of the tile where the transform takes it off: strands without a basis.
+/// Integers times the step, of the tile and of the row, and the mean of the tile where the transform takes it off: strands
+/// without a basis.
 class coefficient_source {
  public:
   /// By all threads of a block; what they put into `scratch` is there for all after a barrier.
@@ -27,7 +29,8 @@ class coefficient_source {
         ld_(g.ld),
         live_(s.live),
         scale_(s.scale),
-        bits_(r.asked.frame + s.transform.at) {
+        bits_(r.asked.frame + s.transform.at),
+        steps_(steps_of(reinterpret_cast<const std::uint8_t*>(r.asked.frame), s.steps)) {
     if (static_cast<value_domain>(head_of(d.image).domain) != value_domain::unrotated) return;
     scale_ *= plane_of(d.image, g.layer, g.plane).scale;
     centred_ = true;
@@ -38,15 +41,16 @@ class coefficient_source {
   /// Values of `count` channels of a row; others are anything.
   __device__ __forceinline__ void operator()(int row, int channel, int count, float (&v)[8]) const {
     const std::int16_t* from = values_ + std::ptrdiff_t{row} * ld_ + channel;
+    const float unit = scale(row);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       if (i >= count) break;
       const float base = !centred_ ? 0 : means_ ? means_[channel + i] : mean(channel + i);
-      v[i] = __fmaf_rn(channel + i < live_ ? static_cast<float>(from[i]) : 0, scale_, base);
+      v[i] = __fmaf_rn(channel + i < live_ ? static_cast<float>(from[i]) : 0, unit, base);
     }
   }
-  /// Of exceptions.
-  __device__ __forceinline__ float scale() const { return scale_; }
+  /// Of a row and its exceptions.
+  __device__ __forceinline__ float scale(int row) const { return scale_ * steps_.scale(row); }
 
  private:
   __device__ __forceinline__ float mean(int channel) const {
@@ -58,6 +62,7 @@ class coefficient_source {
   int live_;
   float scale_;
   const std::byte* bits_;  // f16[width]
+  row_steps steps_;
   const float* means_ = nullptr;
   bool centred_ = false;
 };
@@ -136,7 +141,7 @@ __global__ void __maxnreg__(96) store_float_rows(const decode_state d) {
         const int channel = run.head * plan.head_dim + run.dim;
         source(first + row, channel, run.count, to);
         if (places.corrected[row / 32] >> row % 32 & 1)
-          detail::correct(s, frame, source.scale(), first + row, channel, run.count, to);
+          detail::correct(s, frame, source.scale(first + row), first + row, channel, run.count, to);
       };
       fill(c.run[0], v[0]);
       fill(c.run[1], v[1]);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/cuda/convert.cuh>
+#include <sluice/cuda/entropy/row_steps.cuh>
 #include <sluice/cuda/launch.cuh>
 #include <sluice/cuda/ptx.cuh>
 #include <sluice/cuda/store/basis.hpp>
@@ -51,9 +52,10 @@ struct alignas(16) product_block {
   std::int32_t partner;  ///< bytes from a run to the one that it turns with, where elements adjoin
   float scale;
   row_target places[store_warps][slab_rows];
-  bool exceptions[store_warps];  ///< of the rows of a warp
-  bool whole[store_warps];       ///< all rows begin where runs of eight elements of 16 bits may
-  bool wide[store_warps];        ///< coefficients beyond 2^11 among them
+  float row_scales[store_warps][slab_rows];  ///< where rows have steps of their own
+  bool exceptions[store_warps];              ///< of the rows of a warp
+  bool whole[store_warps];                   ///< all rows begin where runs of eight elements of 16 bits may
+  bool wide[store_warps];                    ///< coefficients beyond 2^11 among them
 };
 
 }  // namespace detail
@@ -85,6 +87,7 @@ static_assert(plan_store(1024).shared <= max_shared && plan_store(1024, max_shar
 namespace detail {
 
 /// Finds the places of rows [first, first + rows), at most 16, and whether some have exceptions. By a whole warp.
+template <bool Steps>
 __device__ __forceinline__ void find_rows(const decode_state& d, product_block& block, int first, int rows, int warp) {
   const cuda::strand& s = *in_global(block.strand);
   const open_request& r = *in_global(block.request);
@@ -101,6 +104,10 @@ __device__ __forceinline__ void find_rows(const decode_state& d, product_block& 
     whole &= (reinterpret_cast<std::uintptr_t>(place.to) & block.target.unaligned) == 0 &&
              reinterpret_cast<std::uintptr_t>(place.table) % alignof(four_floats) == 0;
     block.places[warp][lane] = place;
+    if constexpr (Steps) {
+      const auto* frame = reinterpret_cast<const std::uint8_t*>(r.asked.frame);
+      if (lane < rows) block.row_scales[warp][lane] = steps_of(frame, s.steps).scale(first + lane);
+    }
   }
   whole = __all_sync(~0u, whole);
   const bool exceptions = has_exceptions(s, r.asked.frame, first, rows);
@@ -238,6 +245,7 @@ __device__ __forceinline__ column_pair pair_of(const product_block& block, int c
 }
 
 /// Two rows of sums to pages.
+template <bool Steps>
 __device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product_block& block, int chunk) {
   const unsigned lane = threadIdx.x % 32;
   const column_pair c = pair_of(block, chunk);
@@ -247,12 +255,13 @@ __device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product
 
   float v[2][8];
   const auto values = [&](int h) {
+    float scale = block.scale;
+    if constexpr (Steps) scale *= block.row_scales[threadIdx.x / 32][lane / 4 + static_cast<unsigned>(8 * h)];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const four_floats m = mean[i];
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        v[i / 2][i % 2 * 4 + j] = __fmaf_rn(sum[2 * i + j / 2][2 * h + j % 2], block.scale, m.v[j]);
+      for (int j = 0; j < 4; ++j) v[i / 2][i % 2 * 4 + j] = __fmaf_rn(sum[2 * i + j / 2][2 * h + j % 2], scale, m.v[j]);
     }
   };
   const bool whole = block.whole[threadIdx.x / 32] && (c.run[0].dim | c.run[1].dim) % 8 == 0;
@@ -291,9 +300,8 @@ __device__ __forceinline__ void put_sums(const float (&sum)[8][4], const product
 
 }  // namespace detail
 
-/// Groups with a basis; a block a strand. `columns`: see store_plan. A template only so that the header may be included
-/// anywhere.
-template <int = 0>
+/// Groups with a basis; a block a strand. `columns`: see store_plan. Steps: whether rows have their own.
+template <bool Steps>
 __global__ void __maxnreg__(96) store_products(const decode_state d, const int columns) {
   const strand& s = d.strands[blockIdx.x];
   if (!is_shown(s)) return;
@@ -329,7 +337,7 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
   std::uint32_t stage = 0;  // bytes from the first
   for (int first = warp * slab_rows; first - warp * slab_rows < block.rows; first += store_warps * slab_rows) {
     const int rows = max(0, min(slab_rows, block.rows - first));
-    if (rows) detail::find_rows(d, block, first, rows, warp);
+    if (rows) detail::find_rows<Steps>(d, block, first, rows, warp);
     for (int chunk = 0; chunk < block.chunks; ++chunk) {
       float sum[8][4] = {};
       for (int part = 0; part < block.parts; ++part, stage ^= static_cast<std::uint32_t>(stage_bytes)) {
@@ -367,17 +375,22 @@ __global__ void __maxnreg__(96) store_products(const decode_state d, const int c
         detail::correct(sum, block, first, rows, chunk);
         __syncwarp();
       }
-      detail::put_sums(sum, block, chunk);
+      detail::put_sums<Steps>(sum, block, chunk);
     }
   }
 }
 
 /// What kernels need before the first launch, once for each device. Errors: cuda_error.
-inline status allow_store(const store_plan& plan) { return allow_shared(store_products<>, plan.shared); }
+template <bool Steps = false>
+status allow_store(const store_plan& plan) {
+  return allow_shared(store_products<Steps>, plan.shared);
+}
 
 /// Integers of all strands to pages, and their exact tokens. Errors: cuda_error.
-inline status store_rows(const decode_state& d, const store_plan& plan, cudaStream_t stream) {
-  if (const status s = launch(store_products<>, d.num_strands, 32 * store_warps, plan.shared, stream, d, plan.columns);
+template <bool Steps = false>
+status store_rows(const decode_state& d, const store_plan& plan, cudaStream_t stream) {
+  if (const status s =
+          launch(store_products<Steps>, d.num_strands, 32 * store_warps, plan.shared, stream, d, plan.columns);
       s != status::ok)
     return s;
   if (const status s = store_floats<coefficient_source>(d, stream); s != status::ok) return s;
