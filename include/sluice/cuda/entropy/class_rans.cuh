@@ -248,12 +248,14 @@ __device__ void decode_rows(const class_rans_memory& m, part_job& job, part_lane
 template <bool Steps>
 __device__ bool decode_code(const class_rans_memory& m, part_job& job, part_lane& l) {
   code_end end{job.tail < 0 ? INT32_MAX : job.rows * job.blocks - job.tail};
-  if (const row_steps steps = Steps ? steps_of(job.frame, job.of->steps) : row_steps{}; Steps && steps.count != 0) {
-    for (int c = 0; c < steps.count; ++c) {
-      part_lane moved = moved_by(steps.shift(c), l);
-      const rows_of_class rows(job, l, steps, c);
+  if (Steps && steps_of(job).count != 0) {
+    for (int c = 0; c < steps_of(job).count; c = job.rows_of + 1) {  // kept there meanwhile, not in a register
       __syncwarp();  // nobody reads what the job said of the rows before
-      decode_rows(m, job, moved, rows, rows.count(), end);
+      if (l.lane == 0) job.rows_of = c;
+      __syncwarp();
+      part_lane moved = moved_by(steps_of(job).shift(c), l);
+      const rows_of_class rows;
+      decode_rows(m, job, moved, rows, rows.count(job, l.lane), end);
       l.x = moved.x;
       l.in = moved.in;
     }
@@ -322,7 +324,7 @@ __global__ void __launch_bounds__(32 * class_rans_warps, class_rans_residents)
   }
   const bool decodes = job.of != nullptr && sound && job.rows != 0;
   if (decodes) {
-    const row_steps steps = Steps ? steps_of(job.frame, job.of->steps) : row_steps{};
+    const row_steps steps = Steps ? steps_of(job) : row_steps{};
     if (steps.count == 0) note_classes(m, job, l);
     for (int c = 0; c < steps.count; ++c) note_classes(m, job, moved_by(steps.shift(c), l));
   }

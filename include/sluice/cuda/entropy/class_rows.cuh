@@ -29,6 +29,7 @@ struct part_job {
   std::int32_t blocks;   ///< in this pass
   std::int32_t tail;     ///< steps of settled states, the last ones; negative where the code goes on
   std::uint32_t digits;  ///< in the base pass: most digits of a lane in each block, 4 bits each
+  std::int32_t rows_of;  ///< class of the rows that are decoded, where they have classes
 
   /// Its blocks in a pass.
   __device__ int blocks_of(int p) const {
@@ -61,12 +62,15 @@ struct part_lane {
   }
 };
 
+/// The classes of the rows of a part; read anew wherever they are wanted, for registers are few.
+__device__ __forceinline__ row_steps steps_of(const part_job& job) { return steps_of(job.frame, job.of->steps); }
+
 /// Rows of a part in the order in which they are coded: all of them as they stand.
 class rows_in_turn {
  public:
   __device__ __forceinline__ rows_in_turn(const part_job& job, const part_lane& l) : at_(l.values(job)), ld_(job.ld) {}
   /// The lane's first value in the next row.
-  __device__ __forceinline__ std::int16_t* next() {
+  __device__ __forceinline__ std::int16_t* next(const part_job&, const part_lane&) {
     std::int16_t* const row = at_;
     at_ += ld_;
     return row;
@@ -77,46 +81,40 @@ class rows_in_turn {
   int ld_;
 };
 
-/// The same of the rows of one class; as many as count() says.
+/// The same of the rows of class job.rows_of, found 32 at a time; as many as count() says.
 class rows_of_class {
  public:
-  __device__ __forceinline__ rows_of_class(const part_job& job, const part_lane& l, const row_steps& steps, int cls)
-      : steps_(steps), at_(l.values(job)), ld_(job.ld), rows_(job.rows), cls_(cls), lane_(static_cast<int>(l.lane)) {}
-  __device__ int count() const {
+  __device__ int count(const part_job& job, unsigned lane) const {
     int n = 0;
-    for (int first = 0; first < rows_; first += 32) n += __popc(among(first));
+    for (int first = 0; first < job.rows; first += 32) n += __popc(among(job, lane, first));
     return n;
   }
-  __device__ __forceinline__ std::int16_t* next() {
-    while (left_ == 0 && first_ < rows_) left_ = among(first_), first_ += 32;
+  __device__ __forceinline__ std::int16_t* next(const part_job& job, const part_lane& l) {
+    while (left_ == 0 && first_ < job.rows) left_ = among(job, l.lane, first_), first_ += 32;
     const int row = first_ - 32 + (left_ != 0 ? __ffs(static_cast<int>(left_)) - 1 : 0);
     left_ &= left_ - 1;
-    return at_ + static_cast<std::ptrdiff_t>(row) * ld_;
+    return l.values(job, row);
   }
 
  private:
-  __device__ __forceinline__ std::uint32_t among(int first) const {
-    return __ballot_sync(whole_warp, first + lane_ < rows_ && steps_.of(first + lane_) == cls_);
+  __device__ __forceinline__ std::uint32_t among(const part_job& job, unsigned lane, int first) const {
+    const int row = first + static_cast<int>(lane);
+    return __ballot_sync(whole_warp, row < job.rows && steps_of(job).of(row) == job.rows_of);
   }
 
-  row_steps steps_;
-  std::int16_t* at_;
-  int ld_, rows_, cls_, lane_;
   int first_ = 0;           // of the next 32
   std::uint32_t left_ = 0;  // rows of the class among the 32 before
 };
 
 /// How far a pass is from the steps of settled states.
 struct code_end {
-  std::int32_t left;  ///< steps until states settle; negative where they have, or never will
-  std::uint32_t floor = state_floor;
+  std::int32_t left;  ///< steps until states settle; negative where they have
 
   /// Before every step, and behind the last one.
   __device__ __forceinline__ void pass(std::uint32_t& x) {
-    if (left-- != 0) return;
-    x -= 256;
-    floor = settled_floor;
+    if (left-- == 0) x -= 256;
   }
+  __device__ __forceinline__ std::uint32_t floor() const { return left < 0 ? settled_floor : state_floor; }
   /// Rows of so many blocks that can be decoded as a whole.
   __device__ __forceinline__ int whole(int rows, int blocks) const {
     return left < 0 ? 0 : min(rows, static_cast<int>(left / blocks));
@@ -140,7 +138,7 @@ __device__ void base_rows(const part_job& job, part_lane& me, Rows& rows, int n,
   Rows in_turn = rows;
 #pragma unroll 1
   for (; n > 0; --n) {
-    std::int16_t* const out = in_turn.next();
+    std::int16_t* const out = in_turn.next(job, l);
     l.look(job);
 #pragma unroll
     for (int b = 0; b < Blocks; ++b) {
@@ -173,7 +171,7 @@ __device__ void ternary_rows(const part_job& job, part_lane& me, Rows& rows, int
   Rows in_turn = rows;
   std::uint32_t row[Blocks];
   int parent[Blocks];
-  std::int16_t* out = in_turn.next();
+  std::int16_t* out = in_turn.next(job, l);
 #pragma unroll
   for (int b = 0; b < Blocks; ++b) {
     row[b] = l.tables + l.cls(b, job.back()) * static_cast<std::uint32_t>(sizeof(ternary_row));
@@ -182,7 +180,7 @@ __device__ void ternary_rows(const part_job& job, part_lane& me, Rows& rows, int
 #pragma unroll 1
   for (; n > 0; --n) {
     l.look(job);
-    std::int16_t* const next = n > 1 ? in_turn.next() : out;
+    std::int16_t* const next = n > 1 ? in_turn.next(job, l) : out;
 #pragma unroll
     for (int b = 0; b < Blocks; ++b) {
       const ternary_hit h = find_digit(l.x, row_under(parent[b], row[b]));
@@ -204,7 +202,7 @@ __device__ void single_steps(const part_job& job, part_lane& l, Rows& rows, int 
   std::int16_t* out = nullptr;
   int block = job.blocks;
   for (int left = n * job.blocks; left > 0; --left, ++block) {
-    if (block == job.blocks) block = 0, out = rows.next();
+    if (block == job.blocks) block = 0, out = rows.next(job, l);
     end.pass(l.x);
     const std::uint8_t cls = l.cls(block, job.back());
     int v;
@@ -212,20 +210,20 @@ __device__ void single_steps(const part_job& job, part_lane& l, Rows& rows, int 
     if constexpr (Base) {
       const class_lut& lut = job.luts[cls];
       const std::uint32_t entry = lut.word[l.x & 255];
-      advance(l.x, entry, l.in.at, l.before, end.floor);
+      advance(l.x, entry, l.in.at, l.before, end.floor());
       v = static_cast<int>(entry) >> 16;
       for (std::uint32_t k = job.digits >> 4 * block & 15; k-- > 0;) {
         l.look(job);
         const digit_row digit = lut.digit[k];
         const ternary_hit h = find_digit(l.x, row_under(v, l.tables + digit.row));
-        advance(l.x, h.entry, l.in.at, l.before, end.floor);
+        advance(l.x, h.entry, l.in.at, l.before, end.floor());
         v = refined(v, static_cast<int>(digit.factor), h);
       }
     } else {
       v = out[32 * block];
       const ternary_hit h =
           find_digit(l.x, row_under(v, l.tables + cls * static_cast<std::uint32_t>(sizeof(ternary_row))));
-      advance(l.x, h.entry, l.in.at, l.before, end.floor);
+      advance(l.x, h.entry, l.in.at, l.before, end.floor());
       v = refined(v, 3, h);
     }
     out[32 * block] = static_cast<std::int16_t>(v);
