@@ -34,6 +34,26 @@ __device__ inline int most_shift(const row_steps& steps) {
   return most;
 }
 
+/// The classes of a part's strand for rows that are wider by `shift`; parts of its base section as parse_section() says.
+__device__ inline tile_classes classes_of(const part_job& job, const section_parts& base, int shift) {
+  return {base.classes != nullptr ? base.classes : job.known, base.deltas, base.delta_blocks, job.width, shift};
+}
+
+/// Gives a lane its classes in the blocks of a part.
+__device__ inline void take_classes(const part_job& job, const tile_classes& classes, part_lane& l) {
+  l.low = l.high = 0;
+  for (int b = 0; b < detail::rans_max_blocks; ++b) {
+    const std::uint32_t cls = 32 * (job.first + b) < job.width ? classes.of(job.first + b, l.lane) : 0;
+    (b < 4 ? l.low : l.high) |= cls << 8 * (b % 4);
+  }
+}
+/// The same for rows of a class, of a part that was opened.
+__device__ inline void take_classes(const part_job& job, int shift, part_lane& l) {
+  section_parts base;
+  (void)parse_section(base, job.frame + job.of->entropy[0].at, job.of->entropy[0].size, 0, job.width);
+  take_classes(job, classes_of(job, base, shift), l);
+}
+
 /// What is known of a part before any code is read: classes and live blocks. False where a host refuses the strand; job.of
 /// is null where there is nothing to do.
 template <bool Steps>
@@ -49,6 +69,7 @@ __device__ bool open_part(const decode_state& d, std::int64_t item, int max_part
   job.of = &s;
   job.frame = reinterpret_cast<const std::uint8_t*>(d.requests[s.request].asked.frame);
   job.luts = class_tables_of(d).base;
+  job.known = group.classes_at != 0 ? in_image<std::uint8_t>(d.image, group.classes_at) : nullptr;
   job.out = s.values_at + sizeof(std::int16_t) * 32 * static_cast<unsigned>(job.first);
   job.ld = group.ld;
   job.rows = s.rows();
@@ -62,18 +83,12 @@ __device__ bool open_part(const decode_state& d, std::int64_t item, int max_part
   }
   section_parts base;
   if (!parse_section(base, job.frame + s.entropy[0].at, s.entropy[0].size, 0, job.width)) return false;
-  const bool described = s.quantizer.size == 0 && group.classes_at != 0;
+  const bool described = s.quantizer.size == 0 && job.known != nullptr;
   if (base.classes != nullptr ? base.deltas != nullptr : !described) return false;
-  tile_classes classes{base.classes != nullptr ? base.classes : in_image<std::uint8_t>(d.image, group.classes_at),
-                       base.deltas, base.delta_blocks, job.width, 0};
   // What is alive stays so where it is wider.
-  if constexpr (Steps) classes.shift = most_shift(steps_of(job.frame, s.steps));
-  job.live = count_live(classes, facts, job.depth, job.level, l.lane);
-  classes.shift = 0;
-  for (int b = 0; b < detail::rans_max_blocks; ++b) {
-    const std::uint32_t cls = 32 * (job.first + b) < job.width ? classes.of(job.first + b, l.lane) : 0;
-    (b < 4 ? l.low : l.high) |= cls << 8 * (b % 4);
-  }
+  const int widest = Steps ? most_shift(steps_of(job)) : 0;
+  job.live = count_live(classes_of(job, base, widest), facts, job.depth, job.level, l.lane);
+  take_classes(job, classes_of(job, base, 0), l);
   if (job.first != 0 && job.blocks_of(job.level) == 0) job.of = nullptr;
   return true;
 }
@@ -123,15 +138,6 @@ __device__ inline void load_facts(const class_rans_memory& m, const class_tables
   if (threadIdx.x < 8) m.used->word[threadIdx.x] = 0;
   ptx::copy_wait<0>();
   __syncthreads();
-}
-
-/// The part for rows whose classes move.
-__device__ inline part_lane moved_by(int shift, const part_lane& l) {
-  part_lane moved = l;
-  moved.low = moved.high = 0;
-  for (int b = 0; b < detail::rans_max_blocks; ++b)
-    (b < 4 ? moved.low : moved.high) |= std::uint32_t{detail::shift_class(l.cls(b, 0), shift)} << 8 * (b % 4);
-  return moved;
 }
 
 /// Notes the classes that a part looks up in its base pass; all that are dead look up the same.
@@ -194,6 +200,7 @@ __device__ inline bool open_code_of(part_job& job, part_lane& l, const section_p
     job.pass = pass;
     job.blocks = blocks;
     job.tail = tail;
+    job.left = tail < 0 ? INT32_MAX : steps - tail;
   }
   __syncwarp();
   if (blocks != 0) l.in = open_code(job.source, bytes, size, l.ring, l.lane);
@@ -217,52 +224,55 @@ __device__ inline bool plan_base(const class_rans_memory& m, part_job& job, cons
   return __all_sync(whole_warp, slots) != 0;
 }
 
-/// The next `n` rows of a pass.
+/// Rows of a pass that come one after the other: job.due of them.
 template <class Rows>
-__device__ void decode_rows(const class_rans_memory& m, part_job& job, part_lane& l, Rows rows, int n, code_end& end) {
-  int whole = end.whole(n, job.blocks);
+__device__ void decode_rows(const class_rans_memory& m, part_job& job, part_lane& l, Rows rows) {
+  const bool slots = job.pass != 0 || plan_base(m, job, l);
+  if (l.lane == 0) {
+    job.whole = slots && job.left > 0 ? min(job.due, job.left / job.blocks) : 0;
+    job.left -= job.whole * job.blocks;
+  }
+  __syncwarp();
   if (job.pass != 0) {
-    for_blocks(job.blocks, [&]<int Blocks>() { ternary_rows<Blocks>(job, l, rows, whole); });
-    end.left -= whole * job.blocks;
-    single_steps<false>(job, l, rows, n - whole, end);
+    for_blocks(job.blocks, [&]<int Blocks>() { ternary_rows<Blocks>(job, l, rows); });
+    single_steps<false>(job, l, rows);
   } else {
-    if (!plan_base(m, job, l)) whole = 0;
     int symbols = job.blocks;  // of a lane in a row, digits included
     for (std::uint32_t d = job.digits; d != 0; d >>= 4) symbols += static_cast<int>(d & 15);
-    const auto all = [&]<row_digits Digits>() {
-      for_blocks(job.blocks,
-                 [&]<int Blocks>() { base_rows<Blocks, Digits>(job, l, rows, whole, m.slot_of, m.luts()); });
+    const auto whole = [&]<row_digits Digits>() {
+      for_blocks(job.blocks, [&]<int Blocks>() { base_rows<Blocks, Digits>(job, l, rows, m.slot_of, m.luts()); });
     };
     if (symbols == job.blocks)
-      all.template operator()<row_digits::none>();
+      whole.template operator()<row_digits::none>();
     else if (32 * symbols <= most_between_looks)
-      all.template operator()<row_digits::few>();
+      whole.template operator()<row_digits::few>();
     else
-      all.template operator()<row_digits::many>();
-    end.left -= whole * job.blocks;
-    single_steps<true>(job, l, rows, n - whole, end);
+      whole.template operator()<row_digits::many>();
+    single_steps<true>(job, l, rows);
   }
+}
+
+/// Says which rows come next.
+__device__ inline void set_rows(part_job& job, int cls, int rows, unsigned lane) {
+  __syncwarp();  // nobody reads what it said of those before
+  if (lane == 0) job.rows_of = cls, job.due = rows;
+  __syncwarp();
 }
 
 /// All rows of a pass. False where its code does not end as it must.
 template <bool Steps>
 __device__ bool decode_code(const class_rans_memory& m, part_job& job, part_lane& l) {
-  code_end end{job.tail < 0 ? INT32_MAX : job.rows * job.blocks - job.tail};
   if (Steps && steps_of(job).count != 0) {
     for (int c = 0; c < steps_of(job).count; c = job.rows_of + 1) {  // kept there meanwhile, not in a register
-      __syncwarp();  // nobody reads what the job said of the rows before
-      if (l.lane == 0) job.rows_of = c;
-      __syncwarp();
-      part_lane moved = moved_by(steps_of(job).shift(c), l);
-      const rows_of_class rows;
-      decode_rows(m, job, moved, rows, rows.count(job, l.lane), end);
-      l.x = moved.x;
-      l.in = moved.in;
+      set_rows(job, c, rows_of_class(job, l.lane, c), l.lane);
+      take_classes(job, steps_of(job).shift(c), l);
+      decode_rows(m, job, l, rows_of_one_class());
     }
   } else {
-    decode_rows(m, job, l, rows_in_turn(job, l), job.rows, end);
+    set_rows(job, 0, job.rows, l.lane);
+    decode_rows(m, job, l, rows_in_turn(job, l));
   }
-  end.pass(l.x);
+  if (job.left == 0) l.x -= 256;
   return used_up(job.source, l.in) && (job.tail < 0 || __all_sync(whole_warp, l.x == state_bias));
 }
 
@@ -326,7 +336,10 @@ __global__ void __launch_bounds__(32 * class_rans_warps, class_rans_residents)
   if (decodes) {
     const row_steps steps = Steps ? steps_of(job) : row_steps{};
     if (steps.count == 0) note_classes(m, job, l);
-    for (int c = 0; c < steps.count; ++c) note_classes(m, job, moved_by(steps.shift(c), l));
+    for (int c = 0; c < steps.count; ++c) {
+      take_classes(job, steps.shift(c), l);
+      note_classes(m, job, l);
+    }
   }
   __syncthreads();
   load_classes(m, class_tables_of(d), warp, l.lane);

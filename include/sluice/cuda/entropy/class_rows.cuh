@@ -20,9 +20,10 @@ struct part_job {
   code_source source;
   strand* of;  ///< null = nothing
   const std::uint8_t* frame;
-  const class_lut* luts;  ///< of all classes, in the image
-  std::uint64_t out;      ///< workspace: its first value
-  live_counts live;       ///< of the strand
+  const class_lut* luts;      ///< of all classes, in the image
+  const std::uint8_t* known;  ///< classes of the group in the image; null = the strand has its own
+  std::uint64_t out;          ///< workspace: its first value
+  live_counts live;           ///< of the strand
   std::int32_t ld, rows, width, depth, level;
   std::int32_t first;  ///< block of the strand
   std::int32_t pass;
@@ -30,6 +31,9 @@ struct part_job {
   std::int32_t tail;     ///< steps of settled states, the last ones; negative where the code goes on
   std::uint32_t digits;  ///< in the base pass: most digits of a lane in each block, 4 bits each
   std::int32_t rows_of;  ///< class of the rows that are decoded, where they have classes
+  std::int32_t due;      ///< rows that are decoded now: those of a class, or all
+  std::int32_t whole;    ///< of these, how many are decoded as such
+  std::int32_t left;     ///< steps until states settle; negative where they have
 
   /// Its blocks in a pass.
   __device__ int blocks_of(int p) const {
@@ -81,52 +85,39 @@ class rows_in_turn {
   int ld_;
 };
 
-/// The same of the rows of class job.rows_of, found 32 at a time; as many as count() says.
-class rows_of_class {
+/// Which of 32 rows from `first` on are of a class.
+__device__ __forceinline__ std::uint32_t rows_among(const part_job& job, unsigned lane, int first, int cls) {
+  const int row = first + static_cast<int>(lane);
+  return __ballot_sync(whole_warp, row < job.rows && steps_of(job).of(row) == cls);
+}
+/// How many rows are of a class.
+__device__ inline int rows_of_class(const part_job& job, unsigned lane, int cls) {
+  int n = 0;
+  for (int first = 0; first < job.rows; first += 32) n += __popc(rows_among(job, lane, first, cls));
+  return n;
+}
+
+/// The same of the rows of class job.rows_of, found 32 at a time.
+class rows_of_one_class {
  public:
-  __device__ int count(const part_job& job, unsigned lane) const {
-    int n = 0;
-    for (int first = 0; first < job.rows; first += 32) n += __popc(among(job, lane, first));
-    return n;
-  }
   __device__ __forceinline__ std::int16_t* next(const part_job& job, const part_lane& l) {
-    while (left_ == 0 && first_ < job.rows) left_ = among(job, l.lane, first_), first_ += 32;
+    while (left_ == 0 && first_ < job.rows) left_ = rows_among(job, l.lane, first_, job.rows_of), first_ += 32;
     const int row = first_ - 32 + (left_ != 0 ? __ffs(static_cast<int>(left_)) - 1 : 0);
     left_ &= left_ - 1;
     return l.values(job, row);
   }
 
  private:
-  __device__ __forceinline__ std::uint32_t among(const part_job& job, unsigned lane, int first) const {
-    const int row = first + static_cast<int>(lane);
-    return __ballot_sync(whole_warp, row < job.rows && steps_of(job).of(row) == job.rows_of);
-  }
-
   int first_ = 0;           // of the next 32
   std::uint32_t left_ = 0;  // rows of the class among the 32 before
-};
-
-/// How far a pass is from the steps of settled states.
-struct code_end {
-  std::int32_t left;  ///< steps until states settle; negative where they have
-
-  /// Before every step, and behind the last one.
-  __device__ __forceinline__ void pass(std::uint32_t& x) {
-    if (left-- == 0) x -= 256;
-  }
-  __device__ __forceinline__ std::uint32_t floor() const { return left < 0 ? settled_floor : state_floor; }
-  /// Rows of so many blocks that can be decoded as a whole.
-  __device__ __forceinline__ int whole(int rows, int blocks) const {
-    return left < 0 ? 0 : min(rows, static_cast<int>(left / blocks));
-  }
 };
 
 /// Digits below the symbols of a row of a base pass: none, few enough to look at the ring once a row, or any number.
 enum class row_digits : std::uint8_t { none, few, many };
 
-/// `n` whole rows of a base pass; `luts` is the shared address of the classes' slots.
+/// The whole rows of a base pass; `luts` is the shared address of the classes' slots.
 template <int Blocks, row_digits Digits, class Rows>
-__device__ void base_rows(const part_job& job, part_lane& me, Rows& rows, int n, const std::uint8_t* slot_of,
+__device__ void base_rows(const part_job& job, part_lane& me, Rows& rows, const std::uint8_t* slot_of,
                           std::uint32_t luts) {
   part_lane l = me;
   std::uint32_t lut[Blocks];
@@ -137,7 +128,7 @@ __device__ void base_rows(const part_job& job, part_lane& me, Rows& rows, int n,
                                                           : 0;  // the compiler sees that it is uniform
   Rows in_turn = rows;
 #pragma unroll 1
-  for (; n > 0; --n) {
+  for (int n = job.whole; n > 0; --n) {
     std::int16_t* const out = in_turn.next(job, l);
     l.look(job);
 #pragma unroll
@@ -163,10 +154,10 @@ __device__ void base_rows(const part_job& job, part_lane& me, Rows& rows, int n,
   me.in = l.in;
 }
 
-/// `n` whole rows of a refinement.
+/// The whole rows of a refinement.
 template <int Blocks, class Rows>
-__device__ void ternary_rows(const part_job& job, part_lane& me, Rows& rows, int n) {
-  if (n == 0) return;
+__device__ void ternary_rows(const part_job& job, part_lane& me, Rows& rows) {
+  if (job.whole == 0) return;
   part_lane l = me;
   Rows in_turn = rows;
   std::uint32_t row[Blocks];
@@ -178,7 +169,7 @@ __device__ void ternary_rows(const part_job& job, part_lane& me, Rows& rows, int
     parent[b] = out[32 * b];
   }
 #pragma unroll 1
-  for (; n > 0; --n) {
+  for (int n = job.whole; n > 0; --n) {
     l.look(job);
     std::int16_t* const next = n > 1 ? in_turn.next(job, l) : out;
 #pragma unroll
@@ -195,39 +186,43 @@ __device__ void ternary_rows(const part_job& job, part_lane& me, Rows& rows, int
   me.in = l.in;
 }
 
-/// `n` rows step by step: one that is not whole, those of settled states, and those of a base pass whose classes got no
-/// slots.
+/// The other rows step by step: one that is not whole, those of settled states, and those of a base pass whose classes got
+/// no slots.
 template <bool Base, class Rows>
-__device__ void single_steps(const part_job& job, part_lane& l, Rows& rows, int n, code_end& end) {
+__device__ void single_steps(part_job& job, part_lane& l, Rows& rows) {
   std::int16_t* out = nullptr;
-  int block = job.blocks;
-  for (int left = n * job.blocks; left > 0; --left, ++block) {
+  int block = job.blocks, left = job.left;
+  for (int n = (job.due - job.whole) * job.blocks; n > 0; --n, ++block, --left) {
     if (block == job.blocks) block = 0, out = rows.next(job, l);
-    end.pass(l.x);
+    if (left == 0) l.x -= 256;
+    const std::uint32_t floor = left > 0 ? state_floor : settled_floor;
     const std::uint8_t cls = l.cls(block, job.back());
     int v;
     l.look(job);
     if constexpr (Base) {
       const class_lut& lut = job.luts[cls];
       const std::uint32_t entry = lut.word[l.x & 255];
-      advance(l.x, entry, l.in.at, l.before, end.floor());
+      advance(l.x, entry, l.in.at, l.before, floor);
       v = static_cast<int>(entry) >> 16;
       for (std::uint32_t k = job.digits >> 4 * block & 15; k-- > 0;) {
         l.look(job);
         const digit_row digit = lut.digit[k];
         const ternary_hit h = find_digit(l.x, row_under(v, l.tables + digit.row));
-        advance(l.x, h.entry, l.in.at, l.before, end.floor());
+        advance(l.x, h.entry, l.in.at, l.before, floor);
         v = refined(v, static_cast<int>(digit.factor), h);
       }
     } else {
       v = out[32 * block];
       const ternary_hit h =
           find_digit(l.x, row_under(v, l.tables + cls * static_cast<std::uint32_t>(sizeof(ternary_row))));
-      advance(l.x, h.entry, l.in.at, l.before, end.floor());
+      advance(l.x, h.entry, l.in.at, l.before, floor);
       v = refined(v, 3, h);
     }
     out[32 * block] = static_cast<std::int16_t>(v);
   }
+  __syncwarp();
+  if (l.lane == 0) job.left = left;
+  __syncwarp();
 }
 
 /// The whole rows in front of a pass, by the number of its blocks.

@@ -79,6 +79,16 @@ constexpr std::uint8_t class_facts_of(int cls) noexcept {
   return static_cast<std::uint8_t>(t.digits | (t.base[0] != 255 ? class_alive : 0));
 }
 
+static_assert(
+    [] {
+      for (int c = 0; c + 1 < 256; ++c)
+        if (c % detail::class_widths + 1 < detail::class_widths && class_facts_of(c) >= class_alive &&
+            class_facts_of(c + 1) < class_alive)
+          return false;
+      return true;
+    }(),
+    "what is alive stays so where it is wider");
+
 /// The look-up table of a class at its own step.
 constexpr class_lut class_lut_of(int cls) noexcept {
   const detail::class_tables& t = detail::class_table[cls];
@@ -150,7 +160,7 @@ inline constexpr std::uint8_t no_slot = 255;
 inline constexpr int most_slots = 190;
 
 /// Room for what a warp decodes (part_job).
-inline constexpr int job_bytes = 112;
+inline constexpr int job_bytes = 128;
 
 /// How the kernel of class_rans is launched.
 struct class_rans_shape {
