@@ -47,7 +47,8 @@ def variants():
     names = dict(standard='`standard`', balanced='`balanced`', smallest='`smallest`', plain8='`plain8`: 8 bits, range per channel and tile', plain4='`plain4`: 4 bits', fixed4='`fixed4`: 4 bits in the calibrated basis',
                  int4='`int4`: 4 bits, a scale for each token and head', kivi4='`kivi4`: KIVI, 4 bits') | {
                  'no_sensitivities standard': '`standard`, no sensitivities given (estimated from queries)', 'uncalibrated standard': '`standard`, no calibration',
-                 'measured balanced': '`balanced`, steps measured on the document', 'measured smallest': '`smallest`, steps measured on the document'}
+                 'measured balanced': '`balanced`, steps measured on the document', 'measured smallest': '`smallest`, steps measured on the document'} | {
+                 f'{domain}_only {preset}': f'`{preset}`, calibrated on 10 windows of {domain} alone' for domain in ('prose', 'code') for preset in ('balanced', 'smallest')}
     rows = []
     for r in q:
         if r['model'] != 'SmolLM2-135M': continue
