@@ -44,6 +44,7 @@ inline const char* name_of(sluice::status s) noexcept {
     SLUICE_NAME(level_not_present);
     SLUICE_NAME(wrong_key);
     SLUICE_NAME(position_not_found);
+    SLUICE_NAME(wrong_side_info);
     SLUICE_NAME(profile_does_not_fit);
     SLUICE_NAME(not_a_frame);
     SLUICE_NAME(truncated);
