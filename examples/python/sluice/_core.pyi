@@ -13,6 +13,9 @@ class _SupportsDLPack(Protocol):
 Array: TypeAlias = _SupportsDLPack | Buffer
 # One array [layers, tokens, heads, head size], or one [tokens, heads, head size] (None = the layer is not here) a layer.
 Arrays: TypeAlias = Array | Sequence[Array | None]
+# About tokens: an array of one axis, of any type that can say it, or whatever can be gone through.
+Integers: TypeAlias = Array | Iterable[int]
+Numbers: TypeAlias = Array | Iterable[float]
 # (k, v), (k, v, queries) or (k, v, queries, position).
 Capture: TypeAlias = tuple[Arrays, Arrays] | tuple[Arrays, Arrays, Arrays | None] | tuple[Arrays, Arrays, Arrays | None, int]
 
@@ -87,7 +90,8 @@ class FrameLayer:
     def type_v(self) -> str | None: ...
 
 class Info:
-    """What a frame says of itself. `sizes`: bytes of the frame when cut after each level that is present."""
+    """What a frame says of itself. `sizes`: bytes of the frame when cut after each level that is present; `loss`: nats of
+    KL divergence that a context coded alike is expected to lose at each, None = what its profile expects."""
 
     @property
     def position(self) -> int: ...
@@ -105,6 +109,8 @@ class Info:
     def size(self) -> int: ...
     @property
     def sizes(self) -> list[int]: ...
+    @property
+    def loss(self) -> list[float | None]: ...
     @property
     def layers(self) -> list[FrameLayer]: ...
 
@@ -125,11 +131,23 @@ class Codec:
         max_bytes: int | None = None,
         codec: str = "standard",
         dtype: str | None = None,
+        token_ids: Integers | None = None,
+        importance: Numbers | None = None,
+        attention: Array | None = None,
+        coarser: float = 0.0,
+        loss: Numbers | None = None,
     ) -> bytes:
         """A frame of all tokens. `position` is that of the first token of the longest layer; layers with fewer tokens
         have the last of them. `levels` counts the levels to make, None = all. `max_bytes`: no more than so many, at the
         best quality that fits. `codec`: one of codecs(). `dtype` names elements that the array's own type cannot:
-        bf16 kept as uint16, e4m3 kept as uint8."""
+        bf16 kept as uint16, e4m3 kept as uint8.
+
+        Codecs that have no use for the following ignore it. `token_ids`, of all tokens: "smallest" predicts from them, and
+        who decodes needs the same. `importance`: what the weight of each token is multiplied by, 0 = worth nothing, and
+        `attention`, [layers of the model, tokens]: mean squared attention that each token was paid, where it was observed;
+        "balanced" and "smallest" choose their steps by them. `coarser`: quarter octaves by which these steps are coarser
+        than the profile's, or finer. `loss`: nats that each level is then expected to lose, for Info.loss; None = as the
+        profile says with `coarser`."""
 
     def encode_into(
         self,
@@ -142,6 +160,11 @@ class Codec:
         max_bytes: int | None = None,
         codec: str = "standard",
         dtype: str | None = None,
+        token_ids: Integers | None = None,
+        importance: Numbers | None = None,
+        attention: Array | None = None,
+        coarser: float = 0.0,
+        loss: Numbers | None = None,
     ) -> int:
         """The same into your own buffer; how many bytes the frame has."""
 
@@ -154,11 +177,13 @@ class Codec:
         level: int | None = None,
         position: int | None = None,
         dtype: str | None = None,
+        token_ids: Integers | None = None,
     ) -> int:
         """Writes a frame into arrays of any type and strides, and returns how many of its parts came out at a coarser level
         than asked for, since finer ones are damaged. `level` None = the finest. `position`: where its first token goes,
         K is rotated to match; None = where it came from. Token 0 of an array is the frame's first one; layers with room
-        for fewer tokens get the last of them. Damage raises, and leaves the arrays partly written."""
+        for fewer tokens get the last of them. Damage raises, and leaves the arrays partly written. `token_ids`: those that
+        encode() was given; others raise "wrong_side_info" before anything is written."""
 
     def truncate_to(self, frame: Buffer, max_bytes: int) -> bytes:
         """The frame cut down to any size, what gains least for its bytes first; nothing is decoded."""

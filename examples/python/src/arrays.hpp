@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-// Views of what Python hands over: arrays through DLPack or the buffer protocol, any strides, nothing copied.
+// Views of what Python hands over: arrays through DLPack or the buffer protocol, any strides; of K and V nothing is copied.
 
 namespace nb = nanobind;
 
@@ -43,6 +43,17 @@ inline nb::tuple items_of(nb::handle list) {
   nb::tuple items = nb::steal<nb::tuple>(PySequence_Tuple(list.ptr()));
   if (!items.is_valid()) throw nb::python_error();
   return items;
+}
+
+/// The array behind a Python object, if there is one; it may be read-only. Errors: unsupported_type (on a device).
+inline std::optional<nb::ndarray<nb::ro>> array_of(nb::handle h, std::string_view what) {
+  nb::ndarray<nb::ro> a;
+  if (!nb::try_cast(h, a, false)) return {};
+  if (a.device_type() != nb::device::cpu::value && a.device_type() != nb::device::cuda_host::value)
+    throw failure(sluice::status::unsupported_type, std::string(what) + " lies on a device (DLPack type " +
+                                                        std::to_string(a.device_type()) +
+                                                        "), and sluice codes on the CPU: pass tensor.cpu()");
+  return a;
 }
 
 /// One array of three axes, tokens by heads by head size, in bytes.
@@ -130,22 +141,18 @@ class cache_arrays {
                       "float8_e5m2; integers that hold such elements need dtype=\"bf16\" or another");
   }
 
-  // The array behind a Python object; it may lie anywhere and be read-only, which is said in words.
+  // The array behind a Python object; where it cannot be used, that is said in words.
   nb::ndarray<nb::ro> take(nb::handle h, std::string_view what) {
-    nb::ndarray<nb::ro> a;
-    if (!nb::try_cast(h, a, false))
+    std::optional<nb::ndarray<nb::ro>> a = array_of(h, what);
+    if (!a)
       throw nb::type_error((std::string(what) +
                             " is no array: neither DLPack nor the buffer protocol shows one. A tensor "
                             "that requires a gradient is detached first")
                                .c_str());
-    if (a.device_type() != nb::device::cpu::value && a.device_type() != nb::device::cuda_host::value)
-      throw failure(sluice::status::unsupported_type, std::string(what) + " lies on a device (DLPack type " +
-                                                          std::to_string(a.device_type()) +
-                                                          "), and sluice codes on the CPU: pass tensor.cpu()");
     nb::ndarray<> writable;
     if (purpose_ == purpose::write && !nb::try_cast(h, writable, false))
       throw failure(sluice::status::invalid_argument, std::string(what) + " is read-only, and is to be written");
-    return a;
+    return std::move(*a);
   }
 
   std::vector<plane_array> planes_of(nb::handle h, const char* name) {

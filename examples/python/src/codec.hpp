@@ -2,6 +2,7 @@
 #pragma once
 
 #include "arrays.hpp"
+#include "numbers.hpp"
 
 #include <sluice/codec/any_codec.hpp>
 #include <sluice/codec/budget.hpp>
@@ -10,11 +11,14 @@
 #include <sluice/model/position.hpp>
 #include <sluice/model/profile.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -70,13 +74,52 @@ auto without_interpreter(F f) {
   return f();
 }
 
-/// What is asked of encode(), as Python says it.
+/// What is asked of encode(), as Python says it. Numbers are None where nothing is told.
 struct encode_request {
   std::int64_t position = 0;
   std::optional<int> levels;
   std::optional<std::size_t> max_bytes;
   std::string codec = "standard";
   std::optional<std::string> dtype;
+  nb::handle token_ids, importance, attention;
+  float coarser = 0;
+  nb::handle loss;
+};
+
+/// The same as the library takes it, with the numbers that it borrows.
+class encode_wishes {
+ public:
+  /// For a cache of so many tokens. Errors: invalid_argument, wrong_shape, wrong_side_info, unsupported_type.
+  encode_wishes(const encode_request& r, int layers, std::int64_t tokens)
+      : ids_(numbers_of<std::int32_t>(r.token_ids, "token_ids")),
+        importance_(numbers_of<float>(r.importance, "importance", {std::size_t(tokens)})),
+        attention_(numbers_of<float>(r.attention, "attention", {std::size_t(layers), std::size_t(tokens)})),
+        loss_(numbers_of<double>(r.loss, "loss")) {
+    if (r.levels) options_.levels = *r.levels;
+    if (options_.levels < 1)
+      throw failure(sluice::status::invalid_argument, "levels counts them: 1 is the coarsest alone");
+    if (!r.token_ids.is_none() && std::ssize(ids_) < tokens)
+      throw failure(sluice::status::wrong_side_info,
+                    "token_ids has " + std::to_string(ids_.size()) + " of " + std::to_string(tokens) + " tokens");
+    if (!(std::abs(r.coarser) <= float(sluice::max_row_step)))
+      throw failure(sluice::status::invalid_argument,
+                    "coarser counts quarter octaves, up to " + std::to_string(sluice::max_row_step) + " either way");
+    if (r.max_bytes) options_.max_bytes = *r.max_bytes;
+    options_.side = {ids_};
+    options_.weights = {attention_, importance_};
+    options_.coarser = r.coarser;
+    options_.loss = loss_;
+  }
+  encode_wishes(const encode_wishes&) = delete;
+  encode_wishes& operator=(const encode_wishes&) = delete;
+
+  const sluice::encode_options& options() const noexcept { return options_; }
+
+ private:
+  std::vector<std::int32_t> ids_;
+  std::vector<float> importance_, attention_;
+  std::vector<double> loss_;
+  sluice::encode_options options_;
 };
 
 /// A profile and the coders that work with it: all that Python needs of a model.
@@ -95,11 +138,12 @@ class model_codec {
   nb::bytes encode(nb::handle k, nb::handle v, const encode_request& r) {
     const cache_arrays arrays(k, v, purpose::read, r.dtype);
     const auto views = arrays.views(r.position, arrays.tokens());
+    const encode_wishes wishes(r, profile_.shape.num_layers(), arrays.tokens());
     std::vector<std::byte> frame;
     without_interpreter([&] {
       const auto e = encoder(preset_of(r.codec));
       frame.resize(std::min(e->max_size(views), r.max_bytes.value_or(SIZE_MAX)));
-      frame.resize(encode(e, views, frame, r));
+      frame.resize(value_of(e->encode(views, frame, wishes.options())));
     });
     return nb::bytes(frame.data(), frame.size());
   }
@@ -108,11 +152,14 @@ class model_codec {
     const buffer to(out, purpose::write);
     const cache_arrays arrays(k, v, purpose::read, r.dtype);
     const auto views = arrays.views(r.position, arrays.tokens());
-    return without_interpreter([&] { return encode(encoder(preset_of(r.codec)), views, to.bytes(), r); });
+    const encode_wishes wishes(r, profile_.shape.num_layers(), arrays.tokens());
+    return without_interpreter(
+        [&] { return value_of(encoder(preset_of(r.codec))->encode(views, to.bytes(), wishes.options())); });
   }
 
   std::uint32_t decode(nb::handle frame, nb::handle k, nb::handle v, std::optional<int> level,
-                       std::optional<std::int64_t> position, const std::optional<std::string>& dtype) {
+                       std::optional<std::int64_t> position, const std::optional<std::string>& dtype,
+                       nb::handle token_ids) {
     const buffer in(frame);
     sluice::frame_index index;
     check(index.parse(in.bytes()));
@@ -124,7 +171,9 @@ class model_codec {
       throw failure(sluice::status::wrong_shape, "the frame holds " + std::to_string(h.tokens) +
                                                      " tokens, the arrays have room for " +
                                                      std::to_string(arrays.tokens()));
+    const std::vector<std::int32_t> ids = numbers_of<std::int32_t>(token_ids, "token_ids");
     sluice::decode_options o;
+    o.side = {ids};
     if (level) o.level = *level;
     o.position = position.value_or(h.position);
     const auto views = arrays.views(o.position, std::int64_t{h.tokens});
@@ -170,15 +219,6 @@ class model_codec {
 
   pool<sluice::any_encoder>::lease encoder(const sluice::preset* p) {
     return encoders_.take(p, [&] { return make_encoder(p->id, profile_); });
-  }
-
-  static std::size_t encode(const pool<sluice::any_encoder>::lease& e, const std::vector<sluice::kv_view>& views,
-                            std::span<std::byte> out, const encode_request& r) {
-    sluice::encode_options o;
-    if (r.levels) o.levels = *r.levels;
-    if (o.levels < 1) throw failure(sluice::status::invalid_argument, "levels counts them: 1 is the coarsest alone");
-    if (r.max_bytes) o.max_bytes = *r.max_bytes;
-    return value_of(e->encode(views, out, o));
   }
 
   sluice::profile profile_;

@@ -27,8 +27,9 @@ struct frame_info {
   std::uint64_t fingerprint = 0;     ///< of the profile that made it
   int levels = 0;                    ///< present
   int levels_made = 0;
-  std::uint64_t size = 0;            ///< bytes of the frame as it stands here
-  std::vector<std::uint64_t> sizes;  ///< of the frame when cut after each level that is present
+  std::uint64_t size = 0;                   ///< bytes of the frame as it stands here
+  std::vector<std::uint64_t> sizes;         ///< of the frame when cut after each level that is present
+  std::vector<std::optional<double>> loss;  ///< nats that each of these is expected to lose; none = as the profile says
   std::vector<frame_layer> layers;
 };
 
@@ -41,7 +42,11 @@ inline frame_info info_of(nb::handle frame) {
   i.position = h.position, i.tokens = h.tokens, i.fingerprint = h.fingerprint;
   i.levels = h.levels_present, i.levels_made = h.passes, i.size = index.size();
   if (const sluice::preset* p = sluice::preset_reading(h.codec)) i.codec = p->name;
-  for (int l = 0; l < h.levels_present; ++l) i.sizes.push_back(index.size_at(l));
+  for (int l = 0; l < h.levels_present; ++l) {
+    i.sizes.push_back(index.size_at(l));
+    const double said = h.loss_of(l);
+    i.loss.push_back(said < 0 ? std::nullopt : std::optional(said));
+  }
   for (int l = 0; l < h.layers; ++l) {
     const sluice::shape_run& s = index.shape_of(l);
     frame_layer& to = i.layers.emplace_back(frame_layer{s.num_kv_heads, s.head_dim[0], s.head_dim[1], {}, {}});

@@ -20,8 +20,11 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <concepts>
+#include <functional>
 #include <memory>
 #include <tuple>
+#include <utility>
 
 using namespace nb::literals;
 
@@ -171,6 +174,24 @@ std::unique_ptr<model_codec> heads([[maybe_unused]] const model_codec& c, [[mayb
 #endif
 }
 
+// encode() and encode_into(), which differ in what comes `first`.
+template <class... First>
+void def_encode(nb::class_<model_codec>& c, const char* name, auto call, const std::same_as<nb::arg> auto&... first) {
+  c.def(
+      name,
+      [call](model_codec& self, First... to, nb::handle k, nb::handle v, std::int64_t position,
+             std::optional<int> levels, std::optional<std::size_t> max_bytes, const std::string& codec,
+             std::optional<std::string> dtype, nb::handle token_ids, nb::handle importance, nb::handle attention,
+             float coarser, nb::handle loss) {
+        return std::invoke(call, self, to..., k, v,
+                           encode_request{position, levels, max_bytes, codec, std::move(dtype), token_ids, importance,
+                                          attention, coarser, loss});
+      },
+      first..., "k"_a, "v"_a.none(), "position"_a = 0, nb::kw_only(), "levels"_a = nb::none(),
+      "max_bytes"_a = nb::none(), "codec"_a = "standard", "dtype"_a = nb::none(), "token_ids"_a = nb::none(),
+      "importance"_a = nb::none(), "attention"_a = nb::none(), "coarser"_a = 0.0f, "loss"_a = nb::none());
+}
+
 std::string repr(const frame_info& i) {
   return "Info(codec=" + i.codec.value_or("?") + ", position=" + std::to_string(i.position) +
          ", tokens=" + std::to_string(i.tokens) + ", layers=" + std::to_string(i.layers.size()) +
@@ -248,35 +269,22 @@ NB_MODULE(_core, m) {
       .def_ro("levels_made", &frame_info::levels_made)
       .def_ro("size", &frame_info::size)
       .def_ro("sizes", &frame_info::sizes)
+      .def_ro("loss", &frame_info::loss)
       .def_ro("layers", &frame_info::layers)
       .def("__repr__", repr);
 
-  nb::class_<model_codec>(m, "Codec")
+  nb::class_<model_codec> codec(m, "Codec");
+  def_encode<>(codec, "encode", &model_codec::encode);
+  def_encode<nb::handle>(codec, "encode_into", &model_codec::encode_into, "out"_a);
+  codec
       .def(
           "__init__",
           [](model_codec* self, const sluice::model_shape& s) {
             new (self) model_codec(sluice::profile::uncalibrated(s));
           },
           "shape"_a)
-      .def(
-          "encode",
-          [](model_codec& c, nb::handle k, nb::handle v, std::int64_t position, std::optional<int> levels,
-             std::optional<std::size_t> max_bytes, const std::string& codec, std::optional<std::string> dtype) {
-            return c.encode(k, v, {position, levels, max_bytes, codec, std::move(dtype)});
-          },
-          "k"_a, "v"_a.none(), "position"_a = 0, nb::kw_only(), "levels"_a = nb::none(), "max_bytes"_a = nb::none(),
-          "codec"_a = "standard", "dtype"_a = nb::none())
-      .def(
-          "encode_into",
-          [](model_codec& c, nb::handle out, nb::handle k, nb::handle v, std::int64_t position,
-             std::optional<int> levels, std::optional<std::size_t> max_bytes, const std::string& codec,
-             std::optional<std::string> dtype) {
-            return c.encode_into(out, k, v, {position, levels, max_bytes, codec, std::move(dtype)});
-          },
-          "out"_a, "k"_a, "v"_a.none(), "position"_a = 0, nb::kw_only(), "levels"_a = nb::none(),
-          "max_bytes"_a = nb::none(), "codec"_a = "standard", "dtype"_a = nb::none())
       .def("decode", &model_codec::decode, "frame"_a, "k"_a, "v"_a.none(), nb::kw_only(), "level"_a = nb::none(),
-           "position"_a = nb::none(), "dtype"_a = nb::none())
+           "position"_a = nb::none(), "dtype"_a = nb::none(), "token_ids"_a = nb::none())
       .def(
           "find_position",
           [](model_codec& c, nb::handle k, std::int64_t step, std::int64_t first, std::int64_t last,

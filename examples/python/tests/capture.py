@@ -9,6 +9,10 @@ import numpy as np
 DATA = os.environ["SLUICE_TEST_DATA"]
 PROFILE = os.path.join(DATA, "smollm2.profile")
 SAMPLE = os.path.join(DATA, "smollm2_sample.safetensors")
+# A profile that predicts, of two layers; a frame of `smallest`, and the ids of its 40 tokens, as golden_test.cpp has them.
+PREDICTED = os.path.join(DATA, "..", "golden", "predicted.profile")
+SMALLEST = os.path.join(DATA, "..", "golden", "smallest.slc")
+IDS = [(7 * i + 3) % 14 for i in range(40)]
 
 
 def tensors(path):

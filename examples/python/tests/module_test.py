@@ -19,7 +19,7 @@ except ImportError:
     sys.exit(77)
 
 import sluice
-from capture import PROFILE, SAMPLE, cache, error, queries
+from capture import IDS, PREDICTED, PROFILE, SAMPLE, SMALLEST, cache, error, queries
 
 K, V = cache()
 CODEC = sluice.load(PROFILE)
@@ -240,6 +240,132 @@ class RoundTrip(Test):
         self.fails("output_too_small", lambda: CODEC.encode_into(bytearray(1000), K, V))
         with self.assertRaises(BufferError):
             CODEC.encode_into(bytes(1000), K, V)
+
+
+class Weights(Test):
+    """What an encoder may be told of how much tokens matter."""
+
+    def balanced(self, **told):
+        frame = CODEC.encode(K, V, codec="balanced", **told)
+        k, v = like(K), like(V)
+        CODEC.decode(frame, k, v)
+        return frame, [error(k[:, t], K[:, t]) for t in (slice(4, 128), slice(128, 256))]
+
+    def test_worthless_tokens_cost_little(self):
+        usual, before = self.balanced()
+        half = np.repeat(np.float32([0, 1]), 128)
+        frame, after = self.balanced(importance=half)
+        self.assertLess(len(frame), 0.7 * len(usual))
+        self.assertGreater(after[0], 10 * before[0])
+        self.assertLess(after[1], 1.01 * before[1])
+        arrays = [np.repeat(half, 2)[::2], half > 0, *(half.astype(t) for t in ("f8", "f2", "i8", "u1"))]
+        for same in (*arrays, list(half), (x for x in half)):
+            self.assertEqual(CODEC.encode(K, V, codec="balanced", importance=same), frame)
+        room = bytearray(len(frame))
+        self.assertEqual(CODEC.encode_into(room, K, V, codec="balanced", importance=half), len(frame))
+        self.assertEqual(room, frame)
+        self.assertEqual(CODEC.encode(K, V, importance=half), FRAME, "standard has no use for it")
+
+    def test_attention_that_was_observed(self):
+        seen = np.ones((30, 256), np.float32)
+        even, before = self.balanced(attention=seen)
+        seen[:, 128:] = 100
+        frame, after = self.balanced(attention=seen)
+        self.assertGreater(after[0], 1.5 * before[0])
+        self.assertLess(after[1], before[1] / 1.5)
+        self.assertEqual(CODEC.encode(K, V, codec="balanced", attention=np.asfortranarray(seen)[:, ::-1][:, ::-1]), frame)
+        seen[:, 128:] = 1
+        seen[9, 128:] = 100  # of one layer
+        self.assertNotIn(self.balanced(attention=seen)[0], (even, frame))
+
+    def test_coarser_steps_and_what_they_lose(self):
+        frames = {c: CODEC.encode(K, V, codec="balanced", coarser=c) for c in (-4, 0, 1, 4)}
+        sizes = [len(frames[c]) for c in sorted(frames)]
+        self.assertEqual(sizes, sorted(sizes, reverse=True))
+        loss = {c: sluice.info(f).loss for c, f in frames.items()}
+        self.assertEqual(loss[0], [None] * 4, "as the profile says")
+        for level in range(4):
+            self.assertAlmostEqual(np.log2(loss[4][level] / loss[1][level]), 3 * 1.8 / 4, delta=0.2)
+            self.assertLess(loss[-4][level], loss[1][level])
+        self.assertEqual(len(sluice.info(sluice.truncate(frames[4], 1)).loss), 2)
+
+        told = sluice.info(CODEC.encode(K, V, codec="balanced", coarser=4, loss=[0.2, 0.03])).loss
+        self.assertEqual(told[2:], [None, None])
+        self.assertTrue(abs(told[0] / 0.2 - 1) < 0.05 and abs(told[1] / 0.03 - 1) < 0.05, told)
+        self.assertEqual(sluice.info(FRAME).loss, [None] * 4)
+
+    def test_refusals(self):
+        def refused(status, words, **told):
+            self.fails(status, lambda: CODEC.encode(K, V, codec="balanced", **told), words)
+
+        row, seen = np.ones(256, np.float32), np.ones((30, 256), np.float32)
+        refused("wrong_shape", "importance has the shape [255] and needs [256]", importance=row[1:])
+        refused("wrong_shape", "[257]", importance=[1.0] * 257)
+        refused("wrong_shape", "[30, 256]", importance=seen)
+        refused("wrong_shape", "[29, 256] and needs [30, 256]", attention=seen[1:])
+        refused("wrong_shape", "[30, 255]", attention=seen[:, 1:])
+        refused("wrong_shape", "[7680]", attention=seen.ravel())
+        refused("wrong_shape", "[2, 2] and needs [n]", loss=np.ones((2, 2)))
+        refused("unsupported_type", "no numbers", importance=row.astype(np.complex64))
+        refused("unsupported_type", ".cpu()", importance=OnAnotherDevice((256,)))
+        for coarser in (49, -49, float("nan")):
+            refused("invalid_argument", "48", coarser=coarser)
+        for told in (dict(importance=3), dict(importance=["1"] * 256), dict(loss=[None]), dict(coarser="1")):
+            self.assertRaises(TypeError, lambda: CODEC.encode(K, V, codec="balanced", **told))
+
+
+class Prediction(Test):
+    """Frames that are predicted from ids of tokens."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.codec = sluice.load(PREDICTED)
+        with open(SMALLEST, "rb") as f:
+            cls.golden = f.read()
+        cls.k, cls.v = cls.room()
+        cls.codec.decode(cls.golden, cls.k, cls.v, token_ids=IDS)
+
+    @staticmethod
+    def room():
+        return np.zeros((2, 40, 2, 16), np.float16), np.zeros((2, 40, 2, 16), np.float16)
+
+    def test_ids_come_in_many_ways(self):
+        ids = np.array(IDS, np.int32)
+        frame = self.codec.encode(self.k, self.v, codec="smallest", token_ids=IDS)
+        self.assertEqual(sluice.info(frame).codec, "smallest")
+        k, v = self.room()
+        self.codec.decode(frame, k, v, token_ids=ids)
+        self.assertTrue(error(k, self.k) + error(v, self.v) < 0.01)
+        arrays = [ids, np.repeat(ids, 3)[::3], *(ids.astype(t) for t in ("i8", "u8", "i2", "u1"))]
+        for same in (*arrays, tuple(IDS), [*IDS, 5]):
+            self.assertEqual(self.codec.encode(self.k, self.v, codec="smallest", token_ids=same), frame)
+            again, again_v = self.room()
+            self.codec.decode(frame, again, again_v, token_ids=same)
+            self.assertTrue(np.array_equal(again, k) and np.array_equal(again_v, v))
+        alone = self.codec.encode(self.k, self.v, codec="smallest")
+        self.assertNotEqual(alone, frame)
+        self.codec.decode(alone, k, v, token_ids=ids)  # without ids on one side there need be none on the other
+
+    def test_other_ids_are_refused(self):
+        k, v = self.room()
+        other = [*IDS[:17], IDS[17] + 1, *IDS[18:]]
+        for ids in (None, [], IDS[1:], other):
+            self.fails("wrong_side_info", lambda: self.codec.decode(self.golden, k, v, token_ids=ids), "token ids")
+        self.fails("wrong_shape", lambda: self.codec.decode(self.golden, k, v, token_ids=np.array([IDS])), "[1, 40]")
+        self.assertRaises(TypeError, lambda: self.codec.decode(self.golden, k, v, token_ids="text"))
+        self.assertFalse(k.any() or v.any(), "nothing was written")
+
+        def refused(status, ids, words):
+            self.fails(status, lambda: self.codec.encode(self.k, self.v, codec="smallest", token_ids=ids), words)
+
+        refused("wrong_side_info", IDS[1:], "39 of 40")
+        refused("wrong_side_info", [], "0 of 40")
+        refused("wrong_shape", np.array([IDS]), "[1, 40] and needs [n]")
+        refused("unsupported_type", np.array(IDS, np.float32), "no integers")
+        refused("invalid_argument", [1 << 31] * 40, "32-bit")
+        refused("invalid_argument", [1 << 80] * 40, "32-bit")
+        refused("invalid_argument", np.full(40, -1 << 33), "32-bit")
+        self.assertRaises(TypeError, lambda: self.codec.encode(self.k, self.v, codec="smallest", token_ids=[0.5] * 40))
 
 
 class Documentation(Test):
