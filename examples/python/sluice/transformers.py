@@ -3,6 +3,8 @@
 
 frame = sluice.transformers.compress(cache, codec)
 cache = sluice.transformers.restore(frame, codec, config=model.config)
+
+With preset="smallest", which a profile must have learnt, both take token_ids=input_ids[0]: the fewest bytes.
 """
 
 from __future__ import annotations
@@ -41,11 +43,15 @@ def compress(
     levels: int | None = None,
     max_bytes: int | None = None,
     preset: str = "standard",
+    token_ids: Any = None,
+    importance: Any = None,
+    coarser: float = 0.0,
 ) -> bytes:
     """All tokens of a cache as bytes: one frame for each sequence of the batch, one behind the other.
 
-    `max_bytes` is for each. Tensors on a GPU are copied to the CPU first. Errors: sluice.Error; "unsupported_type" for
-    layers that keep more than K and V.
+    `max_bytes` is for each. Tensors on a GPU are copied to the CPU first. `token_ids` and `importance`, which a cache does not
+    keep, are of all its tokens: a row, or one for each sequence of the batch. Errors: sluice.Error; "unsupported_type"
+    for layers that keep more than K and V.
     """
     keys, values, total = [], [], 0
     for i, layer in enumerate(cache.layers):
@@ -63,6 +69,8 @@ def compress(
     if not shown or total == 0:
         raise Error("invalid_argument", "the cache is empty")
     position = total - max(k.shape[1] for k in shown)
+    batch = shown[0].shape[0]
+    ids, weights = _rows("token_ids", token_ids, batch, position), _rows("importance", importance, batch, position)
     return b"".join(
         codec.encode(
             [None if k is None else k[b] for k in keys],
@@ -71,8 +79,11 @@ def compress(
             levels=levels,
             max_bytes=max_bytes,
             codec=preset,
+            token_ids=ids[b],
+            importance=weights[b],
+            coarser=coarser,
         )
-        for b in range(shown[0].shape[0])
+        for b in range(batch)
     )
 
 
@@ -85,11 +96,12 @@ def restore(
     level: int | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    token_ids: Any = None,
 ) -> Cache:
     """The cache that was compressed: a DynamicCache, or the empty `cache` that is handed over, filled.
 
     `config` is the model's, which says which layers have windows; without, codec.shape does. `dtype` None: as it was.
-    Errors: sluice.Error, which leaves what is in `cache` undefined.
+    `token_ids`: those that compress() was given, if any. Errors: sluice.Error, which leaves what is in `cache` undefined.
     """
     parts = list(_split(frames))
     what = info(parts[0])
@@ -103,6 +115,7 @@ def restore(
     if len(cache.layers) != len(what.layers):
         raise Error("wrong_shape", f"the frame has {len(what.layers)} layers, the cache {len(cache.layers)}")
 
+    ids = _rows("token_ids", token_ids, len(parts), what.position)
     keys, values = [], []
     for i, (layer, held) in enumerate(zip(cache.layers, what.layers)):
         if held.type_k is None or held.type_v is None:
@@ -132,7 +145,7 @@ def restore(
 
     for b, frame in enumerate(parts):
         of = lambda tensors: [None if t is None else t[b].transpose(0, 1) for t in tensors]  # noqa: E731
-        codec.decode(frame, of(keys), of(values), level=level)
+        codec.decode(frame, of(keys), of(values), level=level, token_ids=ids[b])
 
     for layer, k, v in zip(cache.layers, keys, values):
         if k is None:
@@ -156,6 +169,17 @@ def restore(
 def _check(index: int, layer: Any) -> None:
     if type(layer) not in _KNOWN:
         raise Error("unsupported_type", f"layer {index} is a {type(layer).__name__}, which keeps more than K and V")
+
+
+def _rows(name: str, values: Any, batch: int, first: int) -> list[Any]:
+    """What is told of each sequence's tokens from number `first` on: frames of windows have no others."""
+    if values is None:
+        return [None] * batch
+    rows = torch.as_tensor(values).detach().cpu()
+    rows = rows[None] if rows.ndim == 1 else rows
+    if rows.ndim != 2 or rows.shape[0] != batch:
+        raise Error("wrong_shape", f"{name} has the shape {list(rows.shape)}, and the batch {batch} sequences")
+    return list(rows[:, first:])
 
 
 def _layers(codec: Codec) -> list[Any]:

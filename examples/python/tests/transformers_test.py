@@ -20,7 +20,7 @@ except ImportError as e:
 
 import sluice
 import sluice.transformers as st
-from capture import DATA, PROFILE, cache
+from capture import DATA, IDS, PREDICTED, PROFILE, SMALLEST, cache
 from clients import note
 
 K, V = (torch.from_numpy(a.copy()) for a in cache())  # [layers, tokens, heads, dim]
@@ -78,6 +78,36 @@ class Caches(unittest.TestCase):
         self.assertEqual(len(frames), 3 * sluice.info(frames).size)
         self.same(before, st.restore(frames, CODEC))
         self.assertLessEqual(len(st.compress(before, CODEC, max_bytes=700_000)), 2_100_000)
+
+    def test_what_is_told_of_tokens(self):
+        codec, ids = sluice.load(PREDICTED), torch.tensor(IDS)
+        with open(SMALLEST, "rb") as f:
+            before = st.restore(f.read(), codec, token_ids=ids)
+        frame = st.compress(before, codec, preset="smallest", token_ids=ids)
+        self.assertEqual(st.compress(before, codec, preset="smallest", token_ids=ids[None]), frame)
+        after = st.restore(frame, codec, token_ids=ids)
+        for x, y in zip(of(before), of(after)):
+            self.assertLess(float((x.float() - y.float()).square().sum() / x.float().square().sum()), 0.01)
+        both = transformers.DynamicCache()
+        for l, layer in enumerate(before.layers):
+            both.update(layer.keys.repeat(2, 1, 1, 1), layer.values.repeat(2, 1, 1, 1), l)
+        rows = torch.stack([ids, ids.flip(0)])
+        frames = st.compress(both, codec, preset="smallest", token_ids=rows)
+        self.assertEqual(frames[: len(frame)], frame)
+        self.assertTrue(torch.equal(st.restore(frames, codec, token_ids=rows).layers[1].keys[0], after.layers[1].keys[0]))
+        for status, call in (
+            ("wrong_side_info", lambda: st.restore(frame, codec)),
+            ("wrong_side_info", lambda: st.restore(frame, codec, token_ids=ids.flip(0))),
+            ("wrong_side_info", lambda: st.compress(before, codec, preset="smallest", token_ids=ids[1:])),
+            ("wrong_shape", lambda: st.compress(both, codec, preset="smallest", token_ids=ids)),
+            ("wrong_shape", lambda: st.compress(before, codec, importance=torch.ones(39))),
+        ):
+            with self.assertRaises(sluice.Error) as e:
+                call()
+            self.assertEqual(e.exception.status, status)
+        usual = len(st.compress(filled(transformers.DynamicCache()), CODEC, preset="balanced"))
+        for told in (dict(importance=torch.arange(256) >= 128), dict(coarser=4)):
+            self.assertLess(len(st.compress(filled(transformers.DynamicCache()), CODEC, preset="balanced", **told)), 0.9 * usual)
 
     def test_windows_and_static(self):
         for window in (64, 200, 1000):
