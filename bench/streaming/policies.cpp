@@ -187,31 +187,71 @@ json decision_times() {
   return out;
 }
 
-// A trace of requests on one shared link.
+// A trace of requests on one shared link, whose mean is a share of the engine's KV rate, with an engine for each and with one
+// for all; whoever comes first is served first, or a scheduler says whose turn it is.
 json shared_link(const std::vector<traced_request>& traced, const streamed_model& m, const level_curve& curve) {
   const double kv_rate = kv_rate_bytes_per_second(m, 8192);
   const link_trace trace = synthetic_link(1102).share(100, 16);
-  const double factor = 4 * kv_rate / trace.mean_bytes_per_second();  // a store's link, shared by several engines
-  const link_trace scaled = trace.scaled(factor);
   const std::vector<cost_model> costs = costs_of(traced, m, curve, 0.001);
+  std::vector<simulated_request> requests;
+  for (std::size_t i = 0; i < traced.size(); ++i) requests.push_back({traced[i].arrival_seconds, 1, &costs[i]});
   json rows = json::array();
-  for (std::string_view name : policy_names) {
-    std::vector<simulated_request> requests;
-    for (std::size_t i = 0; i < traced.size(); ++i) requests.push_back({traced[i].arrival_seconds, 1, &costs[i]});
+  const auto add = [&](std::string_view name, double share, simulation_options o) {
     const auto from = std::chrono::steady_clock::now();
     outcome_sums sums;
-    for (const outcome& o : run_policy(name, requests, scaled)) sums.add(o);
-    json row = {{"policy", name}, {"deadline_s", 1}};
+    const link_trace link = trace.scaled(share * kv_rate / trace.mean_bytes_per_second());
+    for (const outcome& r : run_policy(name, requests, link, o)) sums.add(r);
+    json row = {{"policy", name},
+                {"deadline_s", 1},
+                {"kv_share", share},
+                {"one_engine", o.one_engine},
+                {"scheduled", o.scheduled}};
     row.update(sums.to_json());
     row["decisions"] = sums.decisions();
     row["simulated_in_s"] = std::round(seconds_since(from) * 1000) / 1000;
     rows.push_back(row);
+  };
+  for (const bool one_engine : {false, true})
+    for (const double share : {0.25, 1.0, 4.0}) {
+      simulation_options o;
+      o.one_engine = one_engine;
+      for (std::string_view name : policy_names) add(name, share, o);
+      o.scheduled = true;
+      for (std::string_view name : {"fixed_level_0", "cake_levels", "progressive_cake"}) add(name, share, o);
+    }
+  return {
+      {"shape", m.name}, {"link", "synthetic share(100, 16), seed 1102"}, {"requests", traced.size()}, {"rows", rows}};
+}
+
+// Seconds of a scheduler's decision among 100 requests of 200 chunks, of which half have arrived.
+json schedule_time() {
+  std::vector<chunk_cost> chunks;
+  for (int c = 0; c < 200; ++c)
+    chunks.push_back(
+        {std::int64_t(c) * 256, 256, 256, {100, 200, 300, 400, 500, 1600}, {0.1, 0.05, 0.02, 0.01, 0.001}, {}});
+  cost_rates rates;
+  rates.recompute_seconds_per_token = 1e-6;
+  const cost_model cost = cost_model::make(chunks, rates, 5).value();
+  std::vector<chunk_progress> at(200);
+  for (std::size_t c = 100; c < 200; ++c) at[c].requested = at[c].arrived = at[c].ready = std::int8_t(c % 5);
+  const planner<policy::progressive_cake> plan(cost);
+  std::vector<contender<policy::progressive_cake>> all(100, {&plan, {}});
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    all[i].now.chunks = at;
+    all[i].now.deadline_seconds = 0.2 + 0.01 * double(i);
   }
-  return {{"shape", m.name},
-          {"link", "synthetic share(100, 16), seed 1102"},
-          {"link_factor", factor},
-          {"requests", traced.size()},
-          {"rows", rows}};
+  link_history h;
+  for (int i = 0; i < 64; ++i) h.observe(1000 + std::uint64_t(i), 1e-3);
+  scheduler<policy::progressive_cake> schedule;
+  std::vector<double> times;
+  for (int i = 0; i < 51; ++i) {
+    for (auto& r : all) r.now.fetches_in_flight = 64;  // nobody is sent for, so that all are looked at
+    const auto from = std::chrono::steady_clock::now();
+    if (schedule.next(h, all, 1).finished >= 0) throw data_error("nothing to decide");
+    times.push_back(seconds_since(from));
+  }
+  std::nth_element(times.begin(), times.begin() + 25, times.end());
+  return std::round(times[25] * 1e8) / 100;
 }
 
 // The same requests on tiers that hold less than they ask for: memory, and a disk five times its size.
@@ -318,6 +358,7 @@ int run(const inputs& in) {
     out["shapes"].push_back(shape);
   }
   out["decision_us_1000_chunks_5_levels"] = decision_times();
+  out["schedule_us_100_requests_200_chunks"] = schedule_time();
   if (!in.requests.empty()) {
     const std::vector<traced_request> traced = load_requests(in.requests);
     const streamed_model& m = *find_streamed_model("Llama-3.1-8B");

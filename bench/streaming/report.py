@@ -95,8 +95,8 @@ def main():
          + ['yes' if a[k] else 'NO' for k in ('misses_no_more', 'loss_at_most_0.7_of_cachegen', 'loss_within_1.15_of_bound_plus_0.001')] for a in d['acceptance']]))
     if 'shared_link' in d:
         q = d['shared_link']
-        pages.append(f"<h2>{q['requests']} requests on one link</h2><p>{html.escape(q['shape'])}; {html.escape(q['link'])}, rates times {q['link_factor']:.3g}.</p>" + table(['policy', 'missed', 'ttft p50', 'p99', 'mean loss', 'MB', 'simulated in'],
-            [[r['policy'], f"{100 * r['misses'] / r['requests']:.1f} %", r['ttft_p50_s'] and f"{r['ttft_p50_s']:.3f}", r['ttft_p99_s'] and f"{r['ttft_p99_s']:.2f}", f"{r['mean_loss_nats']:.5f}", f"{r['mean_bytes'] / 1e6:.1f}", f"{r['simulated_in_s']:.2f} s"] for r in q['rows']]))
+        pages.append(f"<h2>{q['requests']} requests on one link</h2><p>{html.escape(q['shape'])}; {html.escape(q['link'])}, a deadline of a second.</p>" + table(['engines', 'link, share of the KV rate', 'policy', 'missed', 'ttft p50', 'p99', 'mean loss', 'MB', 'simulated in'],
+            [['one' if r['one_engine'] else 'one each', f"{r['kv_share']:g}", r['policy'] + (', scheduled' if r['scheduled'] else ''), f"{100 * r['misses'] / r['requests']:.1f} %", r['ttft_p50_s'] and f"{r['ttft_p50_s']:.3f}", r['ttft_p99_s'] and f"{r['ttft_p99_s']:.2f}", f"{r['mean_loss_nats']:.5f}", f"{r['mean_bytes'] / 1e6:.1f}", f"{r['simulated_in_s']:.2f} s"] for r in q['rows']]))
     if 'placement' in d:
         q = d['placement']
         pages.append(f"<h2>Placement</h2><p>{q['requests']} requests, {html.escape(q['shape'])}; {html.escape(q['tiers'])}; the disk holds five times what memory holds.</p>" + table(['policy', 'memory GB', 'hits', 'seconds a request', 'nats a request', 'decoding and encoding s', 'moved GB'],

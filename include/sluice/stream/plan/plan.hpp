@@ -56,9 +56,17 @@ struct request_progress {
   int computing = -1;                      ///< chunk that the engine works on
   double compute_free_seconds = 0;         ///< when it will be done with it
   double decode_free_seconds = 0;          ///< when everything that has arrived will be decoded
-  int sharing = 1;                         ///< requests that use the link, this one included
+  int sharing = 1;                         ///< requests that use the link in turns, this one included
+  std::uint64_t bytes_before = 0;          ///< of other requests, that a scheduler sends first
+  double engine_before_seconds = 0;        ///< computing of other requests that a scheduler does first
   /// Seconds until the deadline; negative when it has passed.
   double left() const noexcept { return deadline_seconds - now_seconds; }
+  /// Bytes that the link passes before whatever is asked for next.
+  std::uint64_t bytes_due() const noexcept { return bytes_in_flight + bytes_before; }
+  /// When the engine will be free for this request.
+  double engine_free_seconds() const noexcept {
+    return (computing < 0 ? now_seconds : compute_free_seconds) + engine_before_seconds;
+  }
 };
 
 /// Whether the engine can run on this chunk as it is.

@@ -3,6 +3,7 @@
 
 #include <sluice/stream/plan/patience.hpp>
 #include <sluice/stream/plan/plan.hpp>
+#include <sluice/stream/plan/schedule.hpp>
 #include <sluice/stream/study/trace.hpp>
 
 #include <algorithm>
@@ -43,6 +44,7 @@ struct outcome {
 /// What all requests of a simulation share.
 struct simulation_options {
   bool one_engine = false;   ///< all requests compute on one engine, chunk by chunk in turns; else each has its own
+  bool scheduled = false;    ///< whose turn it is says a scheduler; else requests come first, are served first
   double batch_seconds = 0;  ///< CacheGen's batching: requests of a window start together, chunk indices aligned ...
   int batch_size = 1;        ///< ... up to so many
   double assumed_bytes_per_second = 0;  ///< what is known about the link before the first transfer
@@ -186,8 +188,60 @@ class simulator {
   }
   void step_on(int r) {
     decode(r);
-    pump(r);
+    decide(r);
     serve();
+  }
+  void decide(int r) {
+    if (options_.scheduled)
+      take_turns(r);
+    else
+      pump(r);
+  }
+  // What a scheduler says, until it says nothing any more. Where neither link nor engine takes anything, only the request to
+  // which something has happened can have come to its end.
+  void take_turns(int changed) {
+    while (true) {
+      std::uint64_t bytes = 0;
+      int fetches = 0;
+      for (const state& s : requests_)
+        if (!s.done) bytes += s.bytes_in_flight, fetches += s.fetches_in_flight;
+      contenders_.clear();
+      contending_.clear();
+      const auto contend = [&](int r) {
+        state& s = of(r);
+        if (!s.started || s.done) return;
+        update(s, r);
+        s.now.sharing = 1;
+        s.now.fetches_in_flight = patience_.silent() ? 0 : fetches;
+        s.now.bytes_in_flight = patience_.silent() ? 0 : bytes;
+        contenders_.push_back({&s.plan, s.now});
+        contending_.push_back(r);
+        ++s.result.decisions;
+      };
+      contend(changed);
+      const int user = options_.one_engine ? engine_user_[0] : -1;
+      const double engine_free = !options_.one_engine ? -1 : user < 0 ? now_ : of(user).now.compute_free_seconds;
+      if (contenders_.empty() || engine_free <= now_ ||
+          link_wants_more(contenders_[0].plan->cost(), link_, contenders_[0].now))
+        for (int r = 0; r < int(requests_.size()); ++r)
+          if (r != changed) contend(r);
+      const turn_of t = schedule_.next(link_, contenders_, engine_free);
+      const auto who = [&](int i) { return contending_[std::size_t(i)]; };
+      bool acted = false;
+      if (t.finished >= 0) {
+        finish(of(who(t.finished)), who(t.finished));
+        continue;
+      }
+      if (t.link >= 0) {
+        send(of(who(t.link)), who(t.link), t.what.link);
+        acted = true;
+      }
+      if (t.compute >= 0 && engine_of(who(t.compute)) < 0 && may_compute(of(who(t.compute)), t.what.compute)) {
+        start_computing(of(who(t.compute)), who(t.compute), t.what.compute);
+        acted = true;
+      }
+      if (!acted) return;
+    }
   }
   void pump_all() {
     for (std::size_t r = 0; r < requests_.size(); ++r)
@@ -252,7 +306,7 @@ class simulator {
       s.to_decode.push_back(t.what.chunk);
     if (was) all_late();
     if (s.computing.what == action::recompute && s.computing.chunk == t.what.chunk) {  // it has come first
-      pump(t.request);  // the engine is told to stop with the decision that sees the chunk here
+      decide(t.request);  // the engine is told to stop with the decision that sees the chunk here
       if (!s.done) release_engine(s, t.request);
     }
   }
@@ -452,6 +506,9 @@ class simulator {
   simulation_options options_;
   link_history link_;
   std::vector<state> requests_;
+  scheduler<Policy> schedule_;
+  std::vector<contender<Policy>> contenders_;
+  std::vector<int> contending_;  // their numbers
   std::priority_queue<detail_simulator::event> events_;
   std::deque<transmission> queue_;
   transmission sending_{};

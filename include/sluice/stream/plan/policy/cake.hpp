@@ -31,7 +31,7 @@ struct cake {
   static step contested(const cost_model& cost, const link_history& h, const request_progress& p, int what) noexcept {
     const int c = p.computing;
     if (c < 0 || !cost.stored(c) || p.chunks[std::size_t(c)].lost || p.chunks[std::size_t(c)].requested >= 0) return {};
-    const std::uint64_t bytes = p.bytes_in_flight + cost.bytes(c, what);
+    const std::uint64_t bytes = p.bytes_due() + cost.bytes(c, what);
     const double rate = expected_rate(harmonic_mean{}, h, p, bytes);
     const double arrival = rate > 0 ? p.now_seconds + cost.rates().latency_seconds + double(bytes) / rate : 0;
     return arrival < p.compute_free_seconds ? fetch(cost, c, what) : step{};
@@ -63,8 +63,8 @@ struct cake_levels_with {
 
   /// When the two ends have met, if everything untouched is loaded at `level`.
   static double finish(const cost_model& cost, const request_progress& p, double rate, int level) noexcept {
-    double engine = p.computing < 0 ? p.now_seconds : p.compute_free_seconds;
-    double link = p.now_seconds + double(p.bytes_in_flight) / rate, decoded = detail::max(p.decode_free_seconds, link);
+    double engine = p.engine_free_seconds();
+    double link = p.now_seconds + double(p.bytes_due()) / rate, decoded = detail::max(p.decode_free_seconds, link);
     engine += forced_seconds(cost, p);
     int front = next_to_compute(cost, p), back = cost.num_chunks() - 1;
     while (true) {

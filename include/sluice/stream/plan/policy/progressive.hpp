@@ -14,7 +14,7 @@ struct progressive_with {
   Estimator estimate{};  ///< of the link, bytes per second
   /// The first pass is cut finer than the base only where everything fits at that level into this share of the time left; it
   /// saves requests and decoding, never the base of another chunk.
-  double first_pass_share = 0.5;
+  double first_pass_share = 0.1;
 
   step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     return link_from(cost, h, p, 0);
@@ -38,7 +38,7 @@ struct progressive_with {
   static bool in_time(const cost_model& cost, const request_progress& p, double rate, int c, int level) noexcept {
     const int have = p.chunks[std::size_t(c)].requested;
     const std::uint64_t bytes = cost.bytes_between(c, have, level);
-    const double arrival = p.now_seconds + (rate > 0 ? double(p.bytes_in_flight + bytes) / rate : 0) +
+    const double arrival = p.now_seconds + (rate > 0 ? double(p.bytes_due() + bytes) / rate : 0) +
                            (p.fetches_in_flight ? 0 : cost.rates().latency_seconds);
     return detail::max(arrival, p.decode_free_seconds) + cost.decode_seconds(c, level, bytes) <= p.deadline_seconds;
   }
@@ -46,7 +46,7 @@ struct progressive_with {
  private:
   int first_pass(const cost_model& cost, const request_progress& p, double rate, int reach) const noexcept {
     if (!(rate > 0)) return 0;
-    const double budget = first_pass_share * rate * p.left() - double(p.bytes_in_flight);
+    const double budget = first_pass_share * rate * p.left() - double(p.bytes_due());
     int level = 0;
     for (; level + 1 < cost.num_levels(); ++level) {
       std::uint64_t bytes = 0;

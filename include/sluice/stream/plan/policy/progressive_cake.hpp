@@ -54,7 +54,7 @@ struct progressive_cake_with {
   /// The first chunk that the engine will not have computed by the deadline, with time kept to fetch one base pass should
   /// the engine be late.
   static int reach(const cost_model& cost, const request_progress& p, double rate) noexcept {
-    double engine = p.computing < 0 ? p.now_seconds : p.compute_free_seconds;
+    double engine = p.engine_free_seconds();
     const double deadline = p.deadline_seconds - forced_seconds(cost, p);
     int c = 0;
     for (; c < cost.num_chunks(); ++c) {
