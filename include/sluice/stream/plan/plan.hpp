@@ -160,11 +160,12 @@ class planner {
     const int missing = first_missing(*cost_, p);
     // Nobody waits for the exact form of a chunk that is here at the finest level.
     bool complete = true;
-    bool settled = p.computing < 0 || p.chunks[std::size_t(p.computing)].ready >= cost_->num_levels() - 1;
+    bool settled = p.computing < 0 || p.chunks[std::size_t(p.computing)].ready >= cost_->num_levels() - 1 ||
+                   p.compute_free_seconds > p.deadline_seconds;
     for (int c = 0; c < cost_->num_chunks(); ++c) {
       const chunk_progress& s = p.chunks[std::size_t(c)];
       complete = complete && usable(*cost_, p, c);
-      settled = settled && (s.computed || s.requested == s.ready || (s.late && s.arrived == s.ready));
+      settled = settled && (s.computed || s.requested == s.ready || (s.late && s.arrived == s.ready) || too_late(p, c));
     }
     if (complete && p.now_seconds >= p.deadline_seconds) {
       d.finished = true;
@@ -188,6 +189,12 @@ class planner {
                                  double bytes_per_second = 0) const;
 
  private:
+  // Whether what a chunk waits for cannot be decoded in time any more, and so will not be.
+  bool too_late(const request_progress& p, int c) const noexcept {
+    const chunk_progress& s = p.chunks[std::size_t(c)];
+    const double seconds = cost_->decode_seconds(c, s.requested, cost_->bytes_between(c, s.ready, s.requested));
+    return p.now_seconds + seconds > p.deadline_seconds;
+  }
   // Work for the engine that no policy has a choice about.
   step due(const request_progress& p, int missing) const noexcept {
     for (int c = 0; c < cost_->num_chunks(); ++c) {

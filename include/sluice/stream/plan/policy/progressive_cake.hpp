@@ -21,12 +21,16 @@ struct progressive_cake_with {
     if (c >= 0 && rate > 0) {
       const double raw = cake_levels::finish(cost, p, rate, cost.exact_level());
       const bool late = raw > p.deadline_seconds;  // then only the soonest end counts
-      if (raw < cake_levels::finish(cost, p, rate, late ? 0 : whole)) whole = cost.exact_level();
+      const double coded = cake_levels::finish(cost, p, rate, late ? 0 : whole);
+      // Where nothing is won in time, because the engine is later than both, the link must be trusted less, and nobody else's.
+      const bool alone = p.sharing <= 1 && p.bytes_before == 0 && p.engine_before_seconds <= 0;
+      if (raw < coded || (raw == coded && alone && cake_levels::finish(cost, p, rate / 2, cost.exact_level()) == raw))
+        whole = cost.exact_level();
     }
     if (c >= front && whole == cost.exact_level()) return fetch(cost, c, whole);
     if (c < front && p.computing >= 0 &&
         p.compute_free_seconds > p.deadline_seconds)  // the engine will be late with this one
-      if (const step s = cake::contested(cost, h, p, 0)) return s;
+      if (const step s = cake::contested(cost, h, p, whole == cost.exact_level() ? whole : 0)) return s;
     if (const step s = fetcher.link_from(cost, h, p, front)) return s;
     // Nothing behind the front is left to improve in time: shorten the front, as Cake does, without trust in any estimate.
     if (c >= 0) return fetch(cost, c, whole);
