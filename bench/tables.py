@@ -139,6 +139,17 @@ def exactness():
     return table(['model', 'arithmetic and pages', 'logits, relative L2 error', 'KL, nats', 'top-1', 'perplexity'], rows)
 
 
+def shared():
+    q = json.loads(read('streaming.json'))['shared_link']
+    rows = {}
+    for r in q['rows']:
+        if r['policy'] not in ('fixed_level_0', 'cachegen', 'cake', 'cake_levels', 'progressive_cake'): continue
+        name = f"`{r['policy']}`" + (', scheduled' if r['scheduled'] else '')
+        rows.setdefault(name, {})[r['one_engine'], r['kv_share']] = f"{100 * r['misses'] / r['requests']:.1f} %, {r['mean_loss_nats']:.4f}"
+    columns = [(one, share) for one in (False, True) for share in (0.25, 1, 4)]
+    return table([''] + [f"{'one engine' if one else 'an engine each'}, {share:g}" for one, share in columns], [[name] + [r[c] for c in columns] for name, r in rows.items()])
+
+
 def sources():
     mb = lambda x: f'{x / 1e6:.0f}'
     return table(['bytes of an object', 'redis-benchmark', 'fetched', 'decoded', 'fetched and decoded', 'bounded by'],
@@ -167,7 +178,7 @@ def projection():
                     [[n] + [cell(r[n, w]) for w in widths] + [str(d['targets_gb_per_s'].get(n, '')), slots(r[n, 128])] for n in names]))
 
 
-makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, sources=sources, sockets=sockets)
+makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, shared=shared, sources=sources, sockets=sockets)
 used, stale = set(), []
 for page in ('README.md', 'bench/README.md'):
     path = os.path.join(ROOT, page)
