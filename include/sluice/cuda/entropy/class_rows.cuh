@@ -79,6 +79,15 @@ class rows_in_turn {
     at_ += ld_;
     return row;
   }
+  // For who reads whole rows one ahead, of which there may not be any(): the first; the one after `row`, or `row` itself
+  // where there are no `more`; what `row` is to be then; and behind the last, for next() to go on.
+  __device__ __forceinline__ std::int16_t* first(const part_job&, const part_lane&) const { return at_; }
+  __device__ __forceinline__ static bool any(const part_job& job) { return job.whole > 0; }
+  __device__ __forceinline__ std::int16_t* after(const part_job&, const part_lane&, std::int16_t* row, bool more) {
+    return row + (more ? ld_ : 0);
+  }
+  __device__ __forceinline__ std::int16_t* passed(std::int16_t* row, std::int16_t*) { return at_ = row + ld_; }
+  __device__ __forceinline__ void go_on(const rows_in_turn& from, const part_job&) { *this = from; }
 
  private:
   std::int16_t* at_;
@@ -105,6 +114,16 @@ class rows_of_one_class {
     const int row = first_ - 32 + (left_ != 0 ? __ffs(static_cast<int>(left_)) - 1 : 0);
     left_ &= left_ - 1;
     return l.values(job, row);
+  }
+  __device__ __forceinline__ std::int16_t* after(const part_job& job, const part_lane& l, std::int16_t* row,
+                                                 bool more) {
+    return more ? next(job, l) : row;
+  }
+  __device__ __forceinline__ std::int16_t* passed(std::int16_t*, std::int16_t* next) { return next; }
+  __device__ __forceinline__ std::int16_t* first(const part_job& job, const part_lane& l) { return next(job, l); }
+  __device__ __forceinline__ static bool any(const part_job&) { return true; }  // a row that is read for nothing
+  __device__ __forceinline__ void go_on(const rows_of_one_class& from, const part_job& job) {
+    if (job.whole > 0) *this = from;
   }
 
  private:
@@ -157,21 +176,20 @@ __device__ void base_rows(const part_job& job, part_lane& me, Rows& rows, const 
 /// The whole rows of a refinement.
 template <int Blocks, class Rows>
 __device__ void ternary_rows(const part_job& job, part_lane& me, Rows& rows) {
-  if (job.whole == 0) return;
   part_lane l = me;
   Rows in_turn = rows;
   std::uint32_t row[Blocks];
   int parent[Blocks];
-  std::int16_t* out = in_turn.next(job, l);
+  std::int16_t* out = in_turn.first(job, l);
 #pragma unroll
   for (int b = 0; b < Blocks; ++b) {
     row[b] = l.tables + l.cls(b, job.back()) * static_cast<std::uint32_t>(sizeof(ternary_row));
-    parent[b] = out[32 * b];
+    parent[b] = in_turn.any(job) ? out[32 * b] : 0;
   }
 #pragma unroll 1
   for (int n = job.whole; n > 0; --n) {
     l.look(job);
-    std::int16_t* const next = n > 1 ? in_turn.next(job, l) : out;
+    std::int16_t* const next = in_turn.after(job, l, out, n > 1);
 #pragma unroll
     for (int b = 0; b < Blocks; ++b) {
       const ternary_hit h = find_digit(l.x, row_under(parent[b], row[b]));
@@ -179,9 +197,9 @@ __device__ void ternary_rows(const part_job& job, part_lane& me, Rows& rows) {
       out[32 * b] = static_cast<std::int16_t>(refined(parent[b], 3, h));
       parent[b] = next[32 * b];  // a row ahead of its use, and no earlier, or it would move between registers
     }
-    out = next;
+    out = in_turn.passed(out, next);
   }
-  rows = in_turn;
+  rows.go_on(in_turn, job);
   me.x = l.x;
   me.in = l.in;
 }
