@@ -153,15 +153,20 @@ json run_shape(const streamed_model& m, const level_curve& curve, const std::vec
   return {{"factors", factors}, {"rows", rows}};
 }
 
-// Seconds of one decision over 1,000 chunks and 5 levels, halfway through.
-json decision_times() {
+// Chunks of five levels.
+cost_model alike_chunks(int n) {
   std::vector<chunk_cost> chunks;
-  for (int c = 0; c < 1000; ++c)
+  for (int c = 0; c < n; ++c)
     chunks.push_back(
         {std::int64_t(c) * 256, 256, 256, {100, 200, 300, 400, 500, 1600}, {0.1, 0.05, 0.02, 0.01, 0.001}, {}});
   cost_rates rates;
   rates.recompute_seconds_per_token = 1e-6;
-  const cost_model cost = cost_model::make(chunks, rates, 5).value();
+  return cost_model::make(chunks, rates, 5).value();
+}
+
+// Seconds of one decision over 1,000 chunks and 5 levels, halfway through.
+json decision_times() {
+  const cost_model cost = alike_chunks(1000);
   std::vector<chunk_progress> at(1000);
   for (std::size_t c = 500; c < 1000; ++c) at[c].requested = at[c].arrived = at[c].ready = std::int8_t(c % 5);
   request_progress p;
@@ -225,13 +230,7 @@ json shared_link(const std::vector<traced_request>& traced, const streamed_model
 
 // Seconds of a scheduler's decision among 100 requests of 200 chunks, of which half have arrived.
 json schedule_time() {
-  std::vector<chunk_cost> chunks;
-  for (int c = 0; c < 200; ++c)
-    chunks.push_back(
-        {std::int64_t(c) * 256, 256, 256, {100, 200, 300, 400, 500, 1600}, {0.1, 0.05, 0.02, 0.01, 0.001}, {}});
-  cost_rates rates;
-  rates.recompute_seconds_per_token = 1e-6;
-  const cost_model cost = cost_model::make(chunks, rates, 5).value();
+  const cost_model cost = alike_chunks(200);
   std::vector<chunk_progress> at(200);
   for (std::size_t c = 100; c < 200; ++c) at[c].requested = at[c].arrived = at[c].ready = std::int8_t(c % 5);
   const planner<policy::progressive_cake> plan(cost);

@@ -113,28 +113,24 @@ namespace detail {
 
 // Whether rows of a codec have steps of their own.
 template <class Codec>
-inline constexpr bool steps_rows = [] {
-  if constexpr (requires { typename Codec::bit_widths; })
-    return sets_rows<typename Codec::bit_widths>;
-  else
-    return false;
-}();
+concept steps_rows = sets_rows<typename Codec::bit_widths>;
 
 // No device has the stages of codecs that predict.
 template <class Codec>
-inline constexpr bool predicts = [] {
-  if constexpr (requires { Codec::predictor::predicts; })
-    return Codec::predictor::predicts;
-  else
-    return false;
-}();
+concept predicts = requires {
+  requires Codec::predictor::predicts;
+};
+template <class Codec>
+concept has_stages = !predicts<Codec> && requires {
+  typename Codec::entropy;
+};
 
 template <class Codec>
 struct entropy_of {
   using type = void;
 };
-template <class Codec>
-requires requires { typename Codec::entropy; } &&(!predicts<Codec>)struct entropy_of<Codec> {
+template <has_stages Codec>
+struct entropy_of<Codec> {
   using entropy = typename Codec::entropy;
   using type = std::conditional_t<steps_rows<Codec>, row_stepped<entropy>, entropy>;
 };

@@ -19,7 +19,7 @@ struct row_steps {
   const std::uint8_t* classes;  ///< of each, i8 step and i8 spread
   const std::uint8_t* packed;   ///< the class of each row, `width` bits of it
   std::int32_t count;           ///< of classes; 0 = all rows are as the profile says
-  std::int32_t width;
+  std::int32_t width;           ///< bits of a class
 
   /// The class of a row.
   __device__ __forceinline__ int of(int row) const {
@@ -29,7 +29,9 @@ struct row_steps {
     if (shift + static_cast<unsigned>(width) > 8) v |= static_cast<unsigned>(packed[bit / 8 + 1]) << 8;
     return static_cast<int>(v >> shift & ((1u << width) - 1));
   }
+  /// Of a class, in quarter octaves.
   __device__ __forceinline__ int step(int cls) const { return static_cast<std::int8_t>(classes[2 * cls]); }
+  /// The same.
   __device__ __forceinline__ int spread(int cls) const { return static_cast<std::int8_t>(classes[2 * cls + 1]); }
   /// See row_class::shift().
   __device__ __forceinline__ int shift(int cls) const { return spread(cls) - step(cls); }
