@@ -14,7 +14,6 @@ TEST_CASE("cuda presets: damaged lossless tiles") { strip_checks::damaged_lossle
 TEST_CASE("cuda presets: frames of every type, whole and damaged") {
   using presets_checks::preset_is_the_same;
   preset_is_the_same<codec::exact, 32>("exact", 75, 20261201, 20);
-  preset_is_the_same<codec::balanced, 32>("balanced", 75, 20261219, 20, presets_checks::give_steps);
   preset_is_the_same<codec::plain<8>, 32>("plain8", 75, 20261203, 20);
   preset_is_the_same<codec::kivi<2>, 80>("kivi2", 230, 20261207, 20);
   preset_is_the_same<codec::fixed<4>, 32>("fixed4", 75, 20261209, 20, presets_checks::calibrate);
