@@ -238,13 +238,13 @@ json schedule_time() {
   for (std::size_t i = 0; i < all.size(); ++i) {
     all[i].now.chunks = at;
     all[i].now.deadline_seconds = 0.2 + 0.01 * double(i);
+    all[i].now.fetches_in_flight = 64;  // nobody is sent for, so that all are looked at
   }
   link_history h;
   for (int i = 0; i < 64; ++i) h.observe(1000 + std::uint64_t(i), 1e-3);
   scheduler<policy::progressive_cake> schedule;
   std::vector<double> times;
   for (int i = 0; i < 51; ++i) {
-    for (auto& r : all) r.now.fetches_in_flight = 64;  // nobody is sent for, so that all are looked at
     const auto from = std::chrono::steady_clock::now();
     if (schedule.next(h, all, 1).finished >= 0) throw data_error("nothing to decide");
     times.push_back(seconds_since(from));
