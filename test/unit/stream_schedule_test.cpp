@@ -111,6 +111,21 @@ TEST_CASE("schedule: the engine does what only it can do, for the first that nee
   CHECK(c.next(seen(1e6), 0.5).compute == -1);  // it is busy
 }
 
+TEST_CASE("schedule: with engines of their own, one that gives way on the link gives the others no time to compute") {
+  const auto with_question = [](int stored, double seconds) {  // whose tokens no store has
+    std::vector<chunk_cost> chunks;
+    for (int i = 0; i <= stored; ++i) chunks.push_back({100 * i, 100, 0, ladder, losses, {}});
+    chunks.back().kinds = {payload::absent};
+    return cost_model::make(chunks, engine(seconds / 100), 3).value();
+  };
+  const cost_model large = with_question(10, 0.9), slow = with_question(2, 1.5), quick = with_question(2, 0.1);
+  crowd c(large, slow, quick);
+  c[0].now.deadline_seconds = 1.05;
+  c[1].now.deadline_seconds = 1.15;  // its own engine is late, whoever gives way
+  c[2].now.deadline_seconds = 1.3;
+  CHECK(c.next(seen(1000), -1).link == 2);
+}
+
 TEST_CASE("schedule: a request that is alone goes as it goes without a scheduler") {
   const unsigned seed = 20261130;
   MESSAGE("seed ", seed);

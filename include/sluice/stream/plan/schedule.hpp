@@ -76,8 +76,8 @@ void scheduler<Policy>::find_late(double link_free, double engine_free, bool one
   double until[2] = {link_free, engine_free};
   for (std::size_t i = 0; i < needs_.size(); ++i) {
     need& n = needs_[i];
+    if (!one_engine) until[of_engine] = engine_free;
     for (int r : {of_link, of_engine}) until[r] += n.seconds[r];
-    if (!one_engine) until[of_engine] = engine_free + n.seconds[of_engine];
     for (int r : {of_link, of_engine})
       while (!n.late && until[r] > n.deadline) {
         std::size_t most = i;
@@ -85,7 +85,8 @@ void scheduler<Policy>::find_late(double link_free, double engine_free, bool one
           for (std::size_t k = 0; k < i; ++k)
             if (!needs_[k].late && needs_[k].seconds[r] > needs_[most].seconds[r]) most = k;
         needs_[most].late = true;
-        for (int k : {of_link, of_engine}) until[k] -= needs_[most].seconds[k];
+        until[of_link] -= needs_[most].seconds[of_link];
+        if (one_engine) until[of_engine] -= needs_[most].seconds[of_engine];
       }
   }
 }
