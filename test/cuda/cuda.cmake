@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# Each cuda/*.cu is one doctest program. It is compiled wherever nvcc is found, and ptxas must not spill in any kernel of
-# it; where no GPU answers it exits 77, which ctest shows as skipped. A file with a main of its own does that itself.
+# Each cuda/*.cu is one doctest program. It is compiled wherever nvcc is found, with -use_fast_math as other people's
+# projects are (sluice::cuda_kernels is compiled without), and must still compute exactly; ptxas must not spill in any
+# kernel of it. Where no GPU answers it exits 77, which ctest shows as skipped. A file with a main of its own does that itself.
 set(ptxas "${PROJECT_SOURCE_DIR}/cmake/ptxas.cmake")
 if(cuda_sources)
   add_library(sluice_cuda_main OBJECT "${CMAKE_CURRENT_LIST_DIR}/main.cpp")
@@ -15,19 +16,15 @@ foreach(source IN LISTS cuda_sources)
     target_link_libraries(cuda_${name} PRIVATE $<TARGET_OBJECTS:sluice_cuda_main>)
   endif()
   # 2810: an assignment to an object of a [[nodiscard]] type is not a result that is thrown away, as nvcc has it.
+  set(ptx "${CMAKE_CURRENT_BINARY_DIR}/ptx/${name}")
+  file(MAKE_DIRECTORY "${ptx}")
   target_compile_options(cuda_${name} PRIVATE
-    "$<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-v;-Xcompiler=-Wall,-Wextra;-diag-suppress=2810>")
+    "$<$<COMPILE_LANGUAGE:CUDA>:-use_fast_math;-keep;-keep-dir=${ptx};-Xptxas=-v;-Xcompiler=-Wall,-Wextra;-diag-suppress=2810>")
   set_target_properties(cuda_${name} PROPERTIES CUDA_COMPILER_LAUNCHER "${CMAKE_COMMAND};-P;${ptxas};--")
   add_test(NAME cuda.${name}.ptxas COMMAND "${CMAKE_COMMAND}" "-DREPORT=$<TARGET_OBJECTS:cuda_${name}>" -P "${ptxas}")
   add_test(NAME cuda.${name} COMMAND cuda_${name})
-  set_tests_properties(cuda.${name}.ptxas cuda.${name} PROPERTIES LABELS cuda SKIP_RETURN_CODE 77)
-  if(name MATCHES "^(class_rans|forward|open|presets|store|strips)$")  # decode.cu and encode.cu have all of their kernels
-    continue()
-  endif()
-  add_test(NAME cuda.${name}.exact COMMAND "${CMAKE_COMMAND}" "-DCOMPILER=${CMAKE_CUDA_COMPILER}" "-DSOURCE=${source}"
-    "-DROOT=${PROJECT_SOURCE_DIR}" "-DPTX=${CMAKE_CURRENT_BINARY_DIR}/exact/${name}.ptx"
-    -P "${CMAKE_CURRENT_LIST_DIR}/exact.cmake")
-  set_tests_properties(cuda.${name}.exact PROPERTIES LABELS cuda)
+  add_test(NAME cuda.${name}.exact COMMAND "${CMAKE_COMMAND}" "-DPTX=${ptx}" -P "${CMAKE_CURRENT_LIST_DIR}/exact.cmake")
+  set_tests_properties(cuda.${name}.ptxas cuda.${name}.exact cuda.${name} PROPERTIES LABELS cuda SKIP_RETURN_CODE 77)
 endforeach()
 
 # An engine of C++17 that links compiled kernels.
@@ -47,16 +44,15 @@ if(cuda_sources AND Python3_FOUND)
   set_tests_properties(cuda.sass PROPERTIES LABELS cuda SKIP_RETURN_CODE 77)
 endif()
 
-# All headers in the hands of nvcc: plain, and with the flags of PyTorch extensions and of FlashInfer's builds.
+# All headers in the hands of nvcc, with the flags of PyTorch extensions and of FlashInfer's builds.
 string(REGEX REPLACE "#include <[^>]*calibrat[^>]*>\n" "" all_cuda "${all}")  # Eigen is not for device code
 foreach(header IN LISTS cuda_headers)
   file(RELATIVE_PATH header "${PROJECT_SOURCE_DIR}/include" "${header}")
   string(APPEND all_cuda "#include <${header}>\n#include <${header}>\n")
 endforeach()
 file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/headers/all.cu" CONTENT "${all_cuda}int main() {}\n" @ONLY)
-set(compile "${CMAKE_CUDA_COMPILER}" -std=c++20 -arch=sm_90 -c -Werror=all-warnings "-I${PROJECT_SOURCE_DIR}/include"
-  "${CMAKE_CURRENT_BINARY_DIR}/headers/all.cu" -o "${CMAKE_CURRENT_BINARY_DIR}/headers")
-add_test(NAME headers.cuda COMMAND ${compile}/all.o)
-add_test(NAME headers.cuda_extension_flags COMMAND ${compile}/all_flags.o -use_fast_math -D__CUDA_NO_HALF_OPERATORS__
-  -D__CUDA_NO_HALF_CONVERSIONS__ -D__CUDA_NO_BFLOAT16_CONVERSIONS__ -D__CUDA_NO_HALF2_OPERATORS__ --expt-relaxed-constexpr)
-set_tests_properties(headers.cuda headers.cuda_extension_flags PROPERTIES LABELS cuda)
+add_test(NAME headers.cuda COMMAND "${CMAKE_CUDA_COMPILER}" -std=c++20 -arch=sm_90 -c -Werror=all-warnings
+  -use_fast_math -D__CUDA_NO_HALF_OPERATORS__ -D__CUDA_NO_HALF_CONVERSIONS__ -D__CUDA_NO_BFLOAT16_CONVERSIONS__
+  -D__CUDA_NO_HALF2_OPERATORS__ --expt-relaxed-constexpr "-I${PROJECT_SOURCE_DIR}/include"
+  "${CMAKE_CURRENT_BINARY_DIR}/headers/all.cu" -o "${CMAKE_CURRENT_BINARY_DIR}/headers/all.o")
+set_tests_properties(headers.cuda PROPERTIES LABELS cuda)

@@ -34,7 +34,7 @@ SLUICE_HD constexpr float row_scale(int step) noexcept {
   const int octave = step >= 0 ? step / 4 : -((3 - step) / 4), quarter = step - 4 * octave;
   float f = quarter == 0 ? 1.f : quarter == 1 ? 1.18920712f : quarter == 2 ? 1.41421356f : 1.68179283f;
   for (int i = 0; i < octave; ++i) f *= 2;
-  for (int i = 0; i > octave; --i) f /= 2;
+  for (int i = 0; i > octave; --i) f *= 0.5f;
   return f;
 }
 
