@@ -80,7 +80,7 @@ class page_pool {
 /// One conversation's tokens in the pool: a block table and a length.
 class sequence {
  public:
-  explicit sequence(page_pool& pool) : pool_(&pool) {}
+  explicit sequence(page_pool& pool) : pool_(&pool) { block_table_.reserve(std::size_t(pool.pages())); }
   sequence(const sequence&) = delete;
   sequence& operator=(const sequence&) = delete;
   ~sequence() { truncate(0); }
@@ -114,7 +114,7 @@ class sequence {
            token % page_pool::page_size * pool_->token_stride() + head * pool_->head_stride();
   }
 
-  /// The whole sequence as sluice sees it; valid until it grows or shrinks.
+  /// The whole sequence as sluice sees it, as long as it now is; valid until it shrinks.
   sluice::kv_view view() const noexcept {
     sluice::kv_view c;
     for (const sluice::plane p : {sluice::plane::key, sluice::plane::value}) {

@@ -100,22 +100,25 @@ void model::forward(std::span<const std::int32_t> ids, sequence& seq, const forw
   const int logits_from = options.logits_from < 0 ? n - 1 : options.logits_from;
   if (options.position >= 0 && options.position > seq.tokens() - n)
     throw std::runtime_error("tokens to compute again are outside the sequence");
+  const int end_layer = options.end_layer < 0 ? config_.layers : options.end_layer;
+  matrix x;  // the residual stream, [tokens of a batch][dim]
   for (int begin = 0; begin < n; begin += batch) {
     const int count = std::min(batch, n - begin);
-    x_.resize(count, config_.dim);
+    x.resize(count, config_.dim);
     if (options.first_layer == 0) {
-      embed(ids.subspan(std::size_t(begin), std::size_t(count)));
+      embed(ids.subspan(std::size_t(begin), std::size_t(count)), x);
     } else {
       const float* from = options.hidden.data() + std::ptrdiff_t(begin) * config_.dim;
-      x_ = Eigen::Map<const matrix>(from, count, config_.dim);
+      x = Eigen::Map<const matrix>(from, count, config_.dim);
     }
     int start = options.position + begin;
     if (options.position < 0) {
       start = seq.tokens();
       if (seq.grow(count) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
     }
-    for (int l = options.first_layer; l < config_.layers; ++l) run_layer(l, start, seq, options);
-    if (options.on_logits) logits(std::max(0, logits_from - begin), start, options);
+    for (int l = options.first_layer; l < end_layer; ++l) run_layer(l, start, x, seq, options);
+    if (options.end_layer >= 0 && options.on_hidden) options.on_hidden(end_layer, start, flat(x));
+    if (options.end_layer < 0 && options.on_logits) logits(std::max(0, logits_from - begin), start, x, options);
   }
 }
 
@@ -167,20 +170,20 @@ void model::embedding_row(std::int32_t token, float* row) const {
   x /= std::sqrt(x.square().mean() + config_.eps);
 }
 
-void model::embed(std::span<const std::int32_t> ids) {
-  for (std::size_t t = 0; t < ids.size(); ++t) look_up(ids[t], x_.row(static_cast<Eigen::Index>(t)).data());
-  if (config_.arch == architecture::gemma3) x_ *= float(std::sqrt(double(config_.dim)));
+void model::embed(std::span<const std::int32_t> ids, matrix& x) {
+  for (std::size_t t = 0; t < ids.size(); ++t) look_up(ids[t], x.row(static_cast<Eigen::Index>(t)).data());
+  if (config_.arch == architecture::gemma3) x *= float(std::sqrt(double(config_.dim)));
 }
 
-// One layer on the tokens of x_, those of `seq` from `start` on.
-void model::run_layer(int l, int start, sequence& seq, const forward_options& options) {
+// One layer on the tokens of x, those of `seq` from `start` on.
+void model::run_layer(int l, int start, matrix& x, sequence& seq, const forward_options& options) {
   const layer_weights& w = layers_[std::size_t(l)];
-  const int n = int(x_.rows()), head_dim = config_.head_dim;
+  const int n = int(x.rows()), head_dim = config_.head_dim;
   const int q_dim = config_.heads * head_dim, kv_dim = config_.kv_heads * head_dim;
-  if (options.on_hidden) options.on_hidden(l, start, flat(x_));
+  if (options.on_hidden) options.on_hidden(l, start, flat(x));
 
   h_.resize(n, config_.dim);
-  for_rows(n, [&](Eigen::Index t) { rms_norm(x_.row(t).data(), w.attn_norm, h_.row(t).data()); });
+  for_rows(n, [&](Eigen::Index t) { rms_norm(x.row(t).data(), w.attn_norm, h_.row(t).data()); });
   qkv_.resize(n, w.qkv.rows());
   w.qkv.apply(h_.data(), n, qkv_.data(), *pool_);
   queries_.resize(n, q_dim);
@@ -201,15 +204,16 @@ void model::run_layer(int l, int start, sequence& seq, const forward_options& op
     const int position = start + int(t);
     for (int i = 0; i < q_dim; i += head_dim) rope.rotate(q + i, position);
     for (int i = 0; i < kv_dim; i += head_dim) rope.rotate(k + i, position);
+    if (l < options.stores_from) return;
     store_row(k, seq.pool().type(), seq.at(sluice::plane::key, l, position), kv_dim);
     store_row(v, seq.pool().type(), seq.at(sluice::plane::value, l, position), kv_dim);
   });
 
   attended_.resize(n, q_dim);
   attention_(queries_.data(), seq, l, start, n, config_.heads, config_.layer_window(l), attended_.data(), *pool_);
-  add(w.o, attended_, w.post_attn_norm);
+  add(w.o, attended_, w.post_attn_norm, x);
 
-  for_rows(n, [&](Eigen::Index t) { rms_norm(x_.row(t).data(), w.ffn_norm, h_.row(t).data()); });
+  for_rows(n, [&](Eigen::Index t) { rms_norm(x.row(t).data(), w.ffn_norm, h_.row(t).data()); });
   gate_up_.resize(n, 2 * config_.ffn_dim);
   w.gate_up.apply(h_.data(), n, gate_up_.data(), *pool_);
   activated_.resize(n, config_.ffn_dim);
@@ -220,26 +224,26 @@ void model::run_layer(int l, int start, sequence& seq, const forward_options& op
     else  // SiLU
       activated_.row(t) = gate / (1 + (-gate).exp()) * up;
   });
-  add(w.down, activated_, w.post_ffn_norm);
+  add(w.down, activated_, w.post_ffn_norm, x);
 }
 
-// x_ += the product, normalised where the model does so.
-void model::add(const linear& w, const matrix& input, const std::vector<float>& norm) {
+// x += the product, normalised where the model does so.
+void model::add(const linear& w, const matrix& input, const std::vector<float>& norm, matrix& x) {
   product_.resize(input.rows(), w.rows());
   w.apply(input.data(), int(input.rows()), product_.data(), *pool_);
   for_rows(input.rows(), [&](Eigen::Index t) {
     if (!norm.empty()) rms_norm(product_.row(t).data(), norm, product_.row(t).data());
-    x_.row(t) += product_.row(t);
+    x.row(t) += product_.row(t);
   });
 }
 
 // Logits of the batch's tokens from `first` on; a few at a time, a vocabulary is large.
-void model::logits(int first, int start, const forward_options& options) {
+void model::logits(int first, int start, const matrix& x, const forward_options& options) {
   constexpr int step = 32;
-  for (int t = first; t < int(x_.rows()); t += step) {
-    const int n = std::min(step, int(x_.rows()) - t);
+  for (int t = first; t < int(x.rows()); t += step) {
+    const int n = std::min(step, int(x.rows()) - t);
     h_.resize(n, config_.dim);
-    for (int i = 0; i < n; ++i) rms_norm(x_.row(t + i).data(), norm_, h_.row(i).data());
+    for (int i = 0; i < n; ++i) rms_norm(x.row(t + i).data(), norm_, h_.row(i).data());
     product_.resize(n, config_.vocab);
     head_.apply(h_.data(), n, product_.data(), *pool_);
     for (int i = 0; i < n; ++i) options.on_logits(start + t + i, {product_.row(i).data(), std::size_t(config_.vocab)});

@@ -21,7 +21,8 @@
 
 namespace engine {
 
-/// What a forward pass tells besides the cache it fills. Callbacks run on the caller's thread, in order.
+/// What a forward pass tells besides the cache it fills. Callbacks run on the caller's thread, in order; on_hidden may itself
+/// call forward().
 struct forward_options {
   /// First token (index within the call) whose logits are wanted; -1 = only the last one's.
   int logits_from = -1;
@@ -36,6 +37,10 @@ struct forward_options {
   /// Start at this layer from `hidden` [tokens][dim], as on_hidden gave it; layers before it keep their cache as it is.
   int first_layer = 0;
   std::span<const float> hidden{};
+  /// End before this layer, whose on_hidden is still called; -1 = all layers, and logits.
+  int end_layer = -1;
+  /// Layers before this one keep their cache as it is, and attend to it.
+  int stores_from = 0;
 };
 
 /// A model in memory: the file stays mapped, weights are read from it or (arithmetic::fast) repacked beside it.
@@ -84,11 +89,11 @@ class model {
 
   void load();
   rope_table& rope_of(int layer) { return ropes_[std::size_t(shape_.layers[std::size_t(layer)].rope_index)]; }
-  void embed(std::span<const std::int32_t> ids);
+  void embed(std::span<const std::int32_t> ids, matrix& x);
   void look_up(std::int32_t token, float* row) const;
-  void run_layer(int l, int start, sequence& seq, const forward_options& options);
-  void add(const linear& w, const matrix& input, const std::vector<float>& norm);
-  void logits(int first, int start, const forward_options& options);
+  void run_layer(int l, int start, matrix& x, sequence& seq, const forward_options& options);
+  void add(const linear& w, const matrix& input, const std::vector<float>& norm, matrix& x);
+  void logits(int first, int start, const matrix& x, const forward_options& options);
   void rms_norm(const float* from, const std::vector<float>& weight, float* to) const noexcept;
   template <class Body>
   void for_rows(Eigen::Index rows, Body&& body);
@@ -105,7 +110,7 @@ class model {
   sluice::model_shape shape_;
   std::vector<rope_table> ropes_;  // as in shape_
   attention attention_;
-  matrix x_, h_, qkv_, queries_, attended_, gate_up_, activated_, product_;  // [tokens of a batch][...]
+  matrix h_, qkv_, queries_, attended_, gate_up_, activated_, product_;  // [tokens of a batch][...]
 };
 
 }  // namespace engine

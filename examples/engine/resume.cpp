@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -26,14 +27,18 @@ struct answer {
   double first_seconds = 0;  ///< from the first token computed to the first of the answer
 };
 
-// Computes the tokens that the sequence lacks, then the greedy answer.
-answer finish(session& s, std::span<const std::int32_t> rest, sequence& seq, int most) {
+// Computes the tokens that the sequence lacks, then the greedy answer. `wait_for`: returns when a layer of what the sequence
+// has is there.
+answer finish(session& s, std::span<const std::int32_t> rest, sequence& seq, int most,
+              const std::function<void(int layer)>& wait_for = {}) {
   answer a;
   sampler sample({.temperature = 0});
   std::int32_t next = tokenizer::none;
   stopwatch clock;
   const forward_options options{.on_logits = [&](int, std::span<const float> logits) { next = sample(logits); }};
-  s.net.forward(rest, seq, options);
+  forward_options first = options;
+  if (wait_for) first.on_hidden = [&](int layer, int, std::span<const float>) { wait_for(layer); };
+  s.net.forward(rest, seq, first);
   a.first_seconds = clock.seconds();
   while (int(a.tokens.size()) < most && !ends_answer(s.text, next)) {
     a.tokens.push_back(next);
@@ -50,12 +55,14 @@ std::string text_of(const session& s, const answer& a) {
 
 struct resume_options : document_options {
   std::string question, policy = "progressive_cake", link;
-  int level = 1, tokens = 64;
+  int level = 1, tokens = 64, layer_parts = 0;
   double deadline = 1;
   bool compare = false, strict = false;
   option policy_given, deadline_given, link_given;
 
-  bool planned() const { return policy_given.count() + deadline_given.count() + link_given.count() > 0; }
+  bool planned() const {
+    return policy_given.count() + deadline_given.count() + link_given.count() + std::size_t(layer_parts) > 0;
+  }
 };
 
 void describe(option_list& app, resume_options& o) {
@@ -75,6 +82,11 @@ void describe(option_list& app, resume_options& o) {
   o.policy_given = app.add_option("--policy", o.policy, "who plans under the deadline").one_of(names).excludes(level);
   o.link_given =
       app.add_option("--link", o.link, "slows the store down to the link of this trace (CSV)").excludes(level);
+  app.add_option("--layer-parts", o.layer_parts,
+                 "layers come in so many parts, while the question is computed on those that are there; policies that "
+                 "refine cannot do so, layerwise is what plans unless one is given")
+      .range(1, 4096)
+      .excludes(level);
   app.add_flag("--compare", o.compare, "compute everything as well, and tell how far the two are apart");
   app.add_flag("--strict", o.strict,
                "exit with 1 where the store failed or held something damaged or coarser, though the answer is right");
@@ -144,9 +156,8 @@ come_back at_level(session& s, prefix_cache& prefixes, std::span<const std::int3
 }
 
 // Under a deadline, as a policy plans it.
-come_back by_plan(session& s, prefix_cache& prefixes, store& kept, std::span<const std::int32_t> document,
-                  sequence& seq, const machine_costs& costs, const stream_options& options) {
-  const stream_result r = stream_prefix(s.net, prefixes, kept, document, seq, costs, options);
+come_back by_plan(session& s, prefix_cache& prefixes, std::span<const std::int32_t> document, const stream_result& r,
+                  const stream_options& options) {
   if (r.note_damaged) s.warn("what was noted when the document was saved is damaged: costs were measured instead");
   come_back out{.tokens = int(document.size()),
                 .computed = int(r.report.recomputed_tokens),
@@ -197,7 +208,9 @@ std::string levels_in_words(const json& chunk_levels) {
 }
 
 int resume(const resume_options& o, store& kept) {
-  stream_options streaming{.policy = o.policy, .deadline_seconds = o.deadline};
+  stream_options streaming{.policy = o.layer_parts > 0 && o.policy_given.count() == 0 ? "layerwise" : o.policy,
+                           .deadline_seconds = o.deadline,
+                           .layer_parts = o.layer_parts};
   std::optional<sluice::stream::link_trace> link;
   if (!o.link.empty()) {
     const auto parsed = sluice::stream::parse_link_trace(read_text(o.link));
@@ -218,10 +231,26 @@ int resume(const resume_options& o, store& kept) {
   // A server would know these costs before a request comes, so its clock does not run yet.
   const machine_costs costs = o.planned() ? measure_costs(s.net, prefixes, pages, document) : machine_costs{};
 
-  const come_back r = o.planned() ? by_plan(s, prefixes, kept, document, seq, costs, streaming)
-                                  : at_level(s, prefixes, document, seq, o.level);
-  const answer got = finish(s, std::span(ids).subspan(std::size_t(r.tokens)), seq, o.tokens);
-  const double first_seconds = r.seconds + got.first_seconds;
+  come_back r;
+  answer got;
+  double first_seconds = 0;
+  if (o.layer_parts > 0) {
+    stopwatch clock;
+    const stream_result streamed =
+        stream_layers(s.net, prefixes, kept, document, seq, costs, streaming, [&](const auto& wait_for) {
+          first_seconds = clock.seconds();
+          got = finish(s, asked, seq, o.tokens, wait_for);
+          first_seconds += got.first_seconds;
+        });
+    r = by_plan(s, prefixes, document, streamed, streaming);
+    r.figures["layer_parts"] = o.layer_parts;
+  } else {
+    r = o.planned() ? by_plan(s, prefixes, document,
+                              stream_prefix(s.net, prefixes, kept, document, seq, costs, streaming), streaming)
+                    : at_level(s, prefixes, document, seq, o.level);
+    got = finish(s, std::span(ids).subspan(std::size_t(r.tokens)), seq, o.tokens);
+    first_seconds = r.seconds + got.first_seconds;
+  }
   const double ratio = r.bytes ? double(r.raw_bytes) / double(r.bytes) : 0;
   json report = {{"model", o.model},
                  {"document_tokens", document.size()},

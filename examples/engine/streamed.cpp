@@ -7,29 +7,46 @@
 #include <sluice/stream/store/chunk.hpp>
 #include <sluice/stream/store/sources/shaped.hpp>
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace engine {
 
 namespace {
 
+sluice::stream::cost_rates rates_of(const machine_costs& costs) {
+  return {.recompute_seconds_per_token = costs.seconds_per_token,
+          .recompute_seconds_per_token_position = costs.seconds_per_token_position,
+          .decode_seconds_per_value = costs.decode_seconds_per_value,
+          .exact_decode_seconds_per_value = costs.decode_seconds_per_value / 3};
+}
+
+// Chunk by chunk; or, in several parts, for each part of the layers unit by unit.
 sluice::stream::cost_model cost_of(const prefix_cache& prefixes, std::span<const located_chunk> chunks,
-                                   const machine_costs& costs, const sequence& seq, std::size_t document_tokens) {
-  const auto loss = sluice::stream::context_loss::of(prefixes.profile(), double(document_tokens));
+                                   const machine_costs& costs, const sequence& seq, std::size_t document_tokens,
+                                   std::span<const sluice::stream::layer_range> parts = {}) {
+  const sluice::profile& profile = prefixes.profile();
+  const auto values = [&](const located_chunk& c, int layers) {
+    return std::uint64_t(c.end - c.begin) * std::uint64_t(2 * layers * seq.pool().kv_heads() * seq.pool().head_dim());
+  };
+  const auto loss = sluice::stream::context_loss::of(profile, double(document_tokens));
   std::vector<sluice::stream::chunk_cost> all;
-  for (const located_chunk& c : chunks) {
-    const int tokens = c.end - c.begin;
-    const auto values =
-        std::uint64_t(tokens) * 2 * std::uint64_t(seq.pool().layers() * seq.pool().kv_heads() * seq.pool().head_dim());
-    all.push_back(c.state == sluice::status::ok
-                      ? sluice::stream::chunk_of(c.index, c.exact_bytes, loss)
-                      : sluice::stream::chunk_of(c.begin, tokens, values, {}, c.exact_bytes, loss));
-  }
-  const sluice::stream::cost_rates rates{.recompute_seconds_per_token = costs.seconds_per_token,
-                                         .recompute_seconds_per_token_position = costs.seconds_per_token_position,
-                                         .decode_seconds_per_value = costs.decode_seconds_per_value,
-                                         .exact_decode_seconds_per_value = costs.decode_seconds_per_value / 3};
-  return sluice::stream::cost_model::make(std::move(all), rates, loss.levels()).value();
+  for (const located_chunk& c : chunks)
+    if (parts.empty())
+      all.push_back(c.state == sluice::status::ok
+                        ? sluice::stream::chunk_of(c.index, c.exact_bytes, loss)
+                        : sluice::stream::chunk_of(c.begin, c.end - c.begin, values(c, seq.pool().layers()), {},
+                                                   c.exact_bytes, loss));
+  for (const sluice::stream::layer_range& part : parts)
+    for (const located_chunk& c : chunks) {
+      const auto of_part = sluice::stream::context_loss::of(profile, double(document_tokens), part);
+      all.push_back(
+          c.state == sluice::status::ok
+              ? sluice::stream::unit_of(c.index, part, profile, double(document_tokens))
+              : sluice::stream::chunk_of(c.begin, c.end - c.begin, values(c, part.end - part.begin), {}, 0, of_part));
+      all.back().layers = part;
+    }
+  return sluice::stream::cost_model::make(std::move(all), rates_of(costs), loss.levels()).value();
 }
 
 // The engine's two halves of the work.
@@ -40,35 +57,54 @@ struct page_sink {
   const sluice::stream::cost_model* cost;
   std::span<const located_chunk> chunks;
   sluice::stream::page_decoder<prefix_cache::codec, prefix_cache::exact> pages;
-  std::vector<int> levels;  // of each chunk, what its pages hold: coarser than asked for where the object is
+  std::vector<int> levels;  // of each chunk (or unit), what its pages hold: coarser than asked for where the object is
+  // Of each chunk that is computed part by part: what enters the next layer.
+  struct residual {
+    int layer = 0;
+    std::vector<float> hidden;
+  };
+  std::vector<residual> above{};
 
-  sluice::page_status decode(int chunk, int level, std::span<const std::byte> frame) {
-    sluice::page_status done = pages.decode(chunk, level, frame);
+  std::size_t chunk_of(int unit) const { return std::size_t(unit) % chunks.size(); }
+
+  sluice::page_status decode(int unit, int level, std::span<const std::byte> frame) {
+    sluice::page_status done = pages.decode(unit, level, frame);
     if (done.outside > 0) done.worst = sluice::status::absent;  // what the engine computes next may look at it
-    int& held = levels[std::size_t(chunk)];
-    const located_chunk& c = chunks[std::size_t(chunk)];
+    int& held = levels[std::size_t(unit)];
+    const located_chunk& c = chunks[chunk_of(unit)];
+    const bool part = cost->chunk(unit).layers != sluice::stream::layer_range{};
     if (level == cost->exact_level())
       held = level;
-    else if (done.worst == sluice::status::degraded)
-      held = std::max(0, sluice::sound_level(c.index, frame, std::min(level, c.levels() - 1)));
+    else if (done.worst == sluice::status::degraded)  // a frame with holes does not tell by how much
+      held = part ? 0 : std::max(0, sluice::sound_level(c.index, frame, std::min(level, c.levels() - 1)));
     else if (done)
       held = std::min(level, c.levels() - 1);
     return done;
   }
-  // Gives up between two layers where the link was faster.
+  // Gives up between two layers where the link was faster. Parts go on from where the part below has ended, if it was
+  // computed, else from the text over the layers that are there.
   sluice::status compute(const sluice::stream::step& what, const std::stop_token& stop) {
     struct given_up {};
     const sluice::stream::chunk_cost& c = cost->chunk(what.chunk);
+    forward_options options{.position = int(c.position)};
+    residual reached;
+    options.on_hidden = [&](int layer, int, std::span<const float> x) {
+      if (stop.stop_requested()) throw given_up{};
+      if (layer == options.end_layer) reached = {layer, {x.begin(), x.end()}};
+    };
+    if (c.layers != sluice::stream::layer_range{}) {
+      above.resize(chunks.size());
+      const residual& below = above[chunk_of(what.chunk)];
+      options.end_layer = c.layers.end;
+      options.stores_from = c.layers.begin;
+      if (below.layer == c.layers.begin) options.first_layer = below.layer, options.hidden = below.hidden;
+    }
     try {
-      net->forward(ids.subspan(std::size_t(c.position), std::size_t(c.tokens)), *seq,
-                   {.on_hidden =
-                        [&stop](int, int, std::span<const float>) {
-                          if (stop.stop_requested()) throw given_up{};
-                        },
-                    .position = int(c.position)});
+      net->forward(ids.subspan(std::size_t(c.position), std::size_t(c.tokens)), *seq, options);
     } catch (given_up) {
       return sluice::status::cancelled;
     }
+    if (options.end_layer >= 0) above[chunk_of(what.chunk)] = std::move(reached);
     return sluice::status::ok;
   }
 };
@@ -105,21 +141,50 @@ struct any_policy {
   asked link_of, compute_of;
 };
 
+using meanwhile_t = std::function<void(const std::function<void(int layer)>& wait_for)>;
+
 template <class Policy>
-sluice::stream::report run(const sluice::stream::cost_model& cost, std::span<const located_chunk> chunks, store& from,
-                           double deadline_seconds, page_sink& sink, const Policy& p) {
-  std::vector<sluice::stream::stored_chunk> names;
-  for (const located_chunk& c : chunks) names.push_back({c.key, c.exact_key});
+sluice::stream::report run(const sluice::stream::cost_model& cost, std::span<const sluice::stream::stored_chunk> names,
+                           store& from, double deadline_seconds, page_sink& sink, const Policy& p,
+                           const meanwhile_t* meanwhile) {
   const sluice::stream::planner<Policy> plan(cost, p);
   sluice::stream::link_history link;
   sluice::stream::executor e(plan, from, names, link, deadline_seconds);
+  if constexpr (!Policy::refines)
+    if (meanwhile) {
+      sluice::stream::layer_run layers(e, sink);
+      (*meanwhile)([&](int layer) {
+        if (const sluice::status s = layers.wait_for(layer); s != sluice::status::ok)
+          throw std::runtime_error(std::string("computing: ") + to_string(s));
+      });
+      return layers.finish();
+    }
   return run_threaded(e, sink);
 }
 
-}  // namespace
+// Of the units of each chunk: the coarsest, and what was computed of it; faults name chunks.
+void sum_up_parts(sluice::stream::report& r, std::span<const located_chunk> chunks) {
+  std::vector<sluice::stream::chunk_report> sum;
+  r.recomputed_tokens = 0;
+  for (std::size_t c = 0; c < chunks.size(); ++c) {
+    sluice::stream::chunk_report& k = sum.emplace_back(r.chunks[c]);
+    bool any = k.computed;
+    for (std::size_t u = c + chunks.size(); u < r.chunks.size(); u += chunks.size()) {
+      const sluice::stream::chunk_report& unit = r.chunks[u];
+      any |= unit.computed;
+      if (!unit.computed) k.level = k.computed ? unit.level : std::min(k.level, unit.level);
+      k.computed &= unit.computed;
+      if (unit.state != sluice::status::ok) k.state = unit.state;
+    }
+    if (any) r.recomputed_tokens += chunks[c].end - chunks[c].begin;
+  }
+  r.chunks = std::move(sum);
+  for (sluice::stream::fault& f : r.faults)
+    if (f.chunk >= 0) f.chunk %= int(chunks.size());
+}
 
-stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std::span<const std::int32_t> ids,
-                            sequence& seq, const machine_costs& measured, const stream_options& options) {
+stream_result stream(model& net, prefix_cache& prefixes, store& from, std::span<const std::int32_t> ids, sequence& seq,
+                     const machine_costs& measured, const stream_options& options, const meanwhile_t* meanwhile) {
   const auto clock = sluice::stream::steady_clock_seconds{};
   const double begin = clock(), deadline = options.deadline_seconds;
   const double spare = deadline - measured.prefill_seconds(double(ids.size()));
@@ -127,7 +192,7 @@ stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std
   sluice::stream::shaped_source shaped(from, options.link ? *options.link : sluice::stream::link_trace());
   store_of slow(shaped);
   store& source = options.link ? static_cast<store&>(slow) : from;
-  const located_prefix found = prefixes.locate(ids, true, {wait, wait});
+  const located_prefix found = prefixes.locate(ids, !meanwhile, {wait, wait});
   const std::vector<located_chunk>& chunks = found.chunks;
 
   stream_result out;
@@ -142,30 +207,59 @@ stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std
       append(out.unread, {c.begin, c.end - c.begin, c.state, c.detail});
   }
   if (seq.grow(int(ids.size())) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
+  std::vector<sluice::stream::layer_range> parts;
+  const int layers = seq.pool().layers(), num_parts = std::clamp(options.layer_parts, 1, layers);
+  for (int i = 0; meanwhile && i < num_parts; ++i)
+    parts.push_back({i * layers / num_parts, (i + 1) * layers / num_parts});
   const sluice::stream::cost_model cost =
-      cost_of(prefixes, chunks, out.saved ? out.saved->costs : measured, seq, ids.size());
+      cost_of(prefixes, chunks, out.saved ? out.saved->costs : measured, seq, ids.size(), parts);
+  std::vector<sluice::stream::stored_chunk> names;
+  if (parts.empty())
+    for (const located_chunk& c : chunks) names.push_back({c.key, c.exact_key});
+  for (const sluice::stream::layer_range& part : parts)
+    for (const located_chunk& c : chunks)
+      names.push_back({c.key, c.exact_key, c.head,
+                       c.state == sluice::status::ok ? sluice::stream::parts_of(c.index, part)
+                                                     : std::vector<sluice::byte_range>()});
   const sluice::kv_view view = seq.view();
   page_sink sink{
-      &net, &seq, ids, &cost, chunks, {prefixes.profile(), cost, {&view, 1}, ids}, std::vector<int>(chunks.size(), -1)};
+      &net, &seq, ids, &cost, chunks, {prefixes.profile(), cost, {&view, 1}, ids}, std::vector<int>(names.size(), -1)};
   out.raw_bytes = ids.size() * std::size_t(2 * seq.pool().layers()) * std::size_t(seq.pool().token_stride());
   out.locate_seconds = clock() - begin;
   const double left = std::max(0.0, deadline - out.locate_seconds);
-  if (options.policy == "always_raw" && !exact)
-    throw std::runtime_error("policy always_raw: the store has no exact copies (save --exact-copies)");
+  if (options.policy == "always_raw" && (!exact || meanwhile))
+    throw std::runtime_error(meanwhile ? "policy always_raw: exact copies do not come layer by layer"
+                                       : "policy always_raw: the store has no exact copies (save --exact-copies)");
   const bool known = sluice::stream::with_policy(options.policy, [&](auto policy) {
     if constexpr (requires { policy.level; })  // of cake: the exact copy unless told
-      if (!exact) policy.level = cost.num_levels() - 1;
+      if (!exact || meanwhile) policy.level = cost.num_levels() - 1;
     constexpr bool refines = sluice::stream::refining_policy<decltype(policy)>;
-    out.report = run(cost, chunks, source, left, sink, any_policy<refines>::of(policy));
+    if (refines && meanwhile)
+      throw std::runtime_error("policy " + options.policy + ": refines what the engine may be reading");
+    out.report = run(cost, names, source, left, sink, any_policy<refines>::of(policy), meanwhile);
   });
   if (!known) throw std::runtime_error("there is no policy " + options.policy);
   if (out.report.outcome != sluice::status::ok)
     throw std::runtime_error(std::string("computing: ") + to_string(out.report.outcome));
-  for (std::size_t c = 0; c < chunks.size(); ++c) {
+  for (std::size_t c = 0; c < names.size(); ++c) {
     sluice::stream::chunk_report& r = out.report.chunks[c];
     if (!r.computed) r.level = sink.levels[c];
   }
+  if (meanwhile) sum_up_parts(out.report, chunks);
   return out;
+}
+
+}  // namespace
+
+stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std::span<const std::int32_t> ids,
+                            sequence& seq, const machine_costs& measured, const stream_options& options) {
+  return stream(net, prefixes, from, ids, seq, measured, options, nullptr);
+}
+
+stream_result stream_layers(model& net, prefix_cache& prefixes, store& from, std::span<const std::int32_t> ids,
+                            sequence& seq, const machine_costs& measured, const stream_options& options,
+                            const std::function<void(const std::function<void(int layer)>& wait_for)>& meanwhile) {
+  return stream(net, prefixes, from, ids, seq, measured, options, &meanwhile);
 }
 
 }  // namespace engine

@@ -7,12 +7,13 @@
 #include <sluice/stream/run/executor.hpp>
 #include <sluice/stream/study/trace.hpp>
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 // A prefix under a deadline: a planner decides chunk by chunk what to fetch, at which level, and what to compute, while
-// bytes arrive.
+// bytes arrive. Or layer by layer, while the engine already works on what follows the prefix.
 
 namespace engine {
 
@@ -20,6 +21,7 @@ struct stream_options {
   std::string policy = "progressive_cake";           ///< of sluice::stream::policy_names
   double deadline_seconds = 1;                       ///< until every token of the document is usable
   const sluice::stream::link_trace* link = nullptr;  ///< slows the store down to this link; null = as fast as it is
+  int layer_parts = 1;                               ///< of stream_layers(): parts that the model's layers come in
 };
 
 struct stream_result {
@@ -40,5 +42,13 @@ struct stream_result {
 /// the model fails.
 stream_result stream_prefix(model& net, prefix_cache& prefixes, store& from, std::span<const std::int32_t> ids,
                             sequence& seq, const machine_costs& measured, const stream_options& options);
+
+/// The same, the layers in `options.layer_parts` parts one after the other. `meanwhile` is called once, with a function that
+/// returns when a layer holds all of these tokens: a forward pass of what follows them waits in its on_hidden. What the
+/// store fails to give is computed in there. Exact copies are not used.
+/// Errors: as stream_prefix(), and for a policy that refines.
+stream_result stream_layers(model& net, prefix_cache& prefixes, store& from, std::span<const std::int32_t> ids,
+                            sequence& seq, const machine_costs& measured, const stream_options& options,
+                            const std::function<void(const std::function<void(int layer)>& wait_for)>& meanwhile);
 
 }  // namespace engine

@@ -9,11 +9,13 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <random>
 #include <string>
 #include <string_view>
@@ -105,6 +107,68 @@ TEST_CASE("stream: every policy ends with every token, whatever the store lost, 
   CHECK_THROWS_AS(stream_prefix(net, prefixes, m.kept, ids, seq, costs, {.policy = "always_raw"}), std::runtime_error);
   sequence other(m.pages);
   CHECK_THROWS_AS(stream_prefix(net, prefixes, m.kept, ids, other, costs, {.policy = "none"}), std::runtime_error);
+}
+
+TEST_CASE("stream: layer by layer the question sees what it sees chunk by chunk") {
+  stored_model m({.arch = "llama", .layers = 5, .seed = 9}, 2, 400);
+  std::mt19937_64 random(9);
+  std::vector<std::int32_t> ids, question;
+  for (int i = 0; i < 3 * prefix_cache::chunk_tokens + 60; ++i) ids.push_back(std::int32_t(random() % 256));
+  for (int i = 0; i < 40; ++i) question.push_back(std::int32_t(random() % 256));
+  const auto ask = [&](sequence& seq, const std::function<void(int)>& wait_for = {}) {
+    std::vector<float> out;
+    forward_options options{.on_logits = [&](int, std::span<const float> l) { out.assign(l.begin(), l.end()); }};
+    if (wait_for) options.on_hidden = [&](int layer, int, std::span<const float>) { wait_for(layer); };
+    m.net.forward(question, seq, options);
+    return out;
+  };
+  const machine_costs costs{1e-4, 1e-9, 1e-9};
+  const auto by_layers = [&](const std::string& policy, int parts, std::vector<float>& logits) {
+    sequence seq(m.pages);
+    const stream_result r = stream_layers(
+        m.net, m.prefixes, m.kept, ids, seq, costs, {.policy = policy, .deadline_seconds = 5, .layer_parts = parts},
+        [&](const std::function<void(int)>& wait_for) { logits = ask(seq, wait_for); });
+    CHECK(seq.tokens() == int(ids.size() + question.size()));
+    CHECK(r.report.outcome == sluice::status::ok);
+    CHECK(r.report.chunks.size() == 4);
+    return r;
+  };
+  sequence exact(m.pages);
+  m.net.forward(ids, exact);
+  std::vector<float> got;
+
+  // Nothing is stored: every part of every chunk is computed, in the middle of the question's own pass.
+  for (const int parts : {1, 2, 5}) {
+    CAPTURE(parts);
+    const stream_result r = by_layers("layerwise", parts, got);
+    CHECK(r.report.recomputed_tokens == int(ids.size()));
+    sequence whole(m.pages);
+    copy_tokens(exact, int(ids.size()), whole);
+    const std::vector<float> expected = ask(whole);
+    double worst = 0;
+    for (std::size_t i = 0; i < got.size(); ++i)
+      worst = std::max(worst, std::abs(double(got[i]) - double(expected[i])));
+    CHECK(worst < 1e-4);
+  }
+
+  m.prefixes.save(ids, exact, sluice::max_passes, true);
+  for (const bool damaged : {false, true}) {
+    CAPTURE(damaged);
+    if (damaged) std::filesystem::remove(m.folder.path + "/" + m.prefixes.name_of(std::span(ids).first(512)));
+    sequence seq(m.pages);
+    stream_prefix(m.net, m.prefixes, m.kept, ids, seq, costs, {.policy = "fixed_level_1", .deadline_seconds = 5});
+    const std::vector<float> expected = ask(seq);
+    for (const std::string policy : {"fixed_level_1", "layerwise", "cachegen", "robust_mpc", "cake"})
+      for (const int parts : {1, 3, 5, 9}) {
+        CAPTURE(policy);
+        CAPTURE(parts);
+        const stream_result r = by_layers(policy, parts, got);
+        CHECK(r.report.chunks[1].computed >= damaged);
+        if (policy == "fixed_level_1") CHECK((damaged ? r.report.recomputed_tokens == 256 : got == expected));
+      }
+  }
+  for (const char* policy : {"progressive_cake", "always_raw"})
+    CHECK_THROWS_AS(by_layers(policy, 2, got), std::runtime_error);
 }
 
 namespace {

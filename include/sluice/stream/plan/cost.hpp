@@ -35,10 +35,14 @@ struct chunk_cost {
   std::vector<std::uint64_t> bytes;  ///< [levels + 1][layers], see above; no level is smaller than the one below
   std::vector<double> loss;          ///< [levels] nats, see above
   std::vector<payload> kinds = {};   ///< per layer; empty = kv everywhere
+  /// Of the model's layers, where chunks are cut into units of some layers each; empty = all. Units of the same layers stand
+  /// together, in the order of their tokens, behind those of the layers below.
+  layer_range layers = {};
 };
 
 /// What the machine and the link cost, as measured by the engine. A chunk of t tokens at position p is computed in
-/// t * (recompute_seconds_per_token + recompute_seconds_per_token_position * (p + t / 2)) seconds.
+/// t * (recompute_seconds_per_token + recompute_seconds_per_token_position * (p + t / 2)) seconds; a unit of some layers takes
+/// their share of that.
 struct cost_rates {
   double recompute_seconds_per_token = 0;           ///< what computing a token costs wherever it stands
   double recompute_seconds_per_token_position = 0;  ///< and for each token before it, which it attends to
@@ -171,7 +175,14 @@ inline status cost_model::check() const noexcept {
   if (rates_.token_fraction > 1) return status::invalid_argument;
   const std::size_t n = std::size_t(layers_), rows = std::size_t(levels_);
   std::int64_t next = 0;
+  layer_range at = chunks_.empty() ? layer_range{} : chunks_.front().layers;
+  if (at.begin != 0 || at.end < 0) return status::invalid_argument;
   for (const chunk_cost& c : chunks_) {
+    if (c.layers != at) {
+      if (c.layers.begin != at.end || c.layers.end <= at.end || at.end == 0) return status::invalid_argument;
+      at = c.layers;
+      next = 0;
+    }
     if (c.position < next || c.tokens < 1 || c.bytes.size() != (rows + 1) * n || c.loss.size() != rows ||
         (!c.kinds.empty() && c.kinds.size() != n))
       return status::invalid_argument;
@@ -188,9 +199,11 @@ inline status cost_model::check() const noexcept {
 
 inline void cost_model::build() {
   recompute_until_.assign(1, 0);
+  const int model_layers = chunks_.empty() ? 0 : chunks_.back().layers.end;
   for (const chunk_cost& c : chunks_) {
     const double middle = double(c.position) + double(c.tokens) / 2;
-    recompute_.push_back(c.tokens *
+    const double of_layers = model_layers ? double(c.layers.end - c.layers.begin) / model_layers : 1;
+    recompute_.push_back(of_layers * c.tokens *
                          (rates_.recompute_seconds_per_token + rates_.recompute_seconds_per_token_position * middle));
     recompute_until_.push_back(recompute_until_.back() + recompute_.back());
     int count[3] = {};

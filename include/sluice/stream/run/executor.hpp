@@ -23,9 +23,13 @@ namespace sluice::stream {
 /// At most one decode and one computation are out at a time. They never touch the same chunk, and a chunk that the engine
 /// may be reading is not refined, so both may run beside each other and beside next() on threads of the caller's.
 /// Silence makes chunks late, not lost (patience.hpp): the engine may compute them, and what comes first is used.
+/// Chunks may be units of some layers each (unit_of()): their objects' heads have been read, and all of an object lies where it
+/// does in a frame, with holes.
 template <planner_policy Policy, byte_source Source, class Clock = steady_clock_seconds>
 class executor {
  public:
+  using policy_type = Policy;  ///< who plans
+
   /// `deadline_seconds` count from now. `chunks` are those of the planner's cost model, in its order; with fewer the
   /// request ends at once with invalid_argument.
   executor(const planner<Policy>& plan, Source& source, std::span<const stored_chunk> chunks, link_history& link,
@@ -114,6 +118,8 @@ class executor {
   const report& result() const noexcept { return report_; }
   /// Where it stands, as planners see it.
   const request_progress& state() const noexcept { return now_; }
+  /// What the request costs.
+  const cost_model& cost() const noexcept { return plan_->cost(); }
 
  private:
   // One range of a fetch.
@@ -152,7 +158,6 @@ class executor {
     bool dropped = false;  // memory was short: the levels before have to be fetched again
   };
 
-  const cost_model& cost() const noexcept { return plan_->cost(); }
   bool exact(int level) const noexcept { return level == cost().exact_level(); }
   bool in_flight() const noexcept { return in_flight_ > 0; }
   // Seconds until the deadline, until a read turns late, or until a silent link may be asked again.
@@ -276,10 +281,14 @@ class executor {
     f.begin = cost().bytes(what.chunk, f.from);
     f.bytes = cost().bytes(what.chunk, what.level) - f.begin;
     if (!make_room(what.chunk, f.bytes)) return false;
+    const stored_chunk& name = names_[std::size_t(what.chunk)];
     auto& bytes = b.bytes[exact(what.level)];
-    const int finest = exact(what.level) ? what.level : cost().num_levels() - 1;
-    // Room for all levels at once: what is not fetched is never touched, and bytes in flight must not move.
-    if (!bytes) bytes.reset(new std::byte[std::size_t(cost().bytes(what.chunk, finest)) + 1]);
+    if (!bytes) {
+      // Room for all levels at once: what is not fetched is never touched, and bytes in flight must not move.
+      bytes.reset(
+          new std::byte[object_bytes(what.chunk, exact(what.level) ? what.level : cost().num_levels() - 1) + 1]);
+      if (!name.parts.empty()) std::memcpy(bytes.get(), name.head.data(), name.head.size());
+    }
     b.used += std::size_t(f.bytes);
     used_ += std::size_t(f.bytes);
     b.dropped = false;
@@ -288,11 +297,11 @@ class executor {
     f.asked = f.heard = listened_;
     if (!in_flight()) patience_.begin(listened_);
     patience_.asked(*link_, now_.now_seconds);
-    const stored_chunk& name = names_[std::size_t(what.chunk)];
     const std::string key = to_hex(exact(what.level) ? name.exact_key : name.key);
     for (std::uint64_t at = 0; at < f.bytes;) {
-      const std::size_t n = std::size_t(std::min<std::uint64_t>(f.bytes - at, options_.range_bytes));
-      f.pieces.push_back({source_->submit({key, f.begin + at, {bytes.get() + f.begin + at, n}}), n});
+      const byte_range there = place(what.chunk, what.level, f.begin + at);
+      const std::size_t n = std::size_t(std::min<std::uint64_t>({f.bytes - at, there.size(), options_.range_bytes}));
+      f.pieces.push_back({source_->submit({key, there.begin, {bytes.get() + there.begin, n}}), n});
       at += n;
     }
     p.requested = std::int8_t(what.level);
@@ -300,6 +309,22 @@ class executor {
     fetches_.push_back(std::move(f));
     if (fetches_.back().pieces.empty()) complete(fetches_.size() - 1);
     return true;
+  }
+
+  // Where byte `at` of what a chunk's levels take lies in its object, to where that goes on without a gap.
+  byte_range place(int c, int level, std::uint64_t at) const noexcept {
+    const std::vector<byte_range>& parts = names_[std::size_t(c)].parts;
+    for (int l = 0; !exact(level) && l < int(parts.size()); ++l)
+      if (at < cost().bytes(c, l))
+        return {parts[std::size_t(l)].begin + (at - cost().bytes(c, l - 1)), parts[std::size_t(l)].end};
+    return {at, UINT64_MAX};
+  }
+  // Bytes of an object, to the last of a level.
+  std::size_t object_bytes(int c, int level) const noexcept {
+    const stored_chunk& name = names_[std::size_t(c)];
+    std::size_t end = name.head.size();
+    for (const byte_range& r : name.parts) end = std::max(end, std::size_t(r.end));
+    return exact(level) || name.parts.empty() ? std::size_t(cost().bytes(c, level)) : end;
   }
 
   void receive(double wait) {
@@ -452,7 +477,7 @@ class executor {
       to_decode_.erase(to_decode_.begin() + std::ptrdiff_t(i));
       const int level = p.arrived;
       const std::span<const std::byte> object{buffers_[std::size_t(c)].bytes[exact(level)].get(),
-                                              std::size_t(cost().bytes(c, level))};
+                                              object_bytes(c, level)};
       const sluice::result<std::span<const std::byte>> frame = check(c, level, object);
       if (!frame) {
         lose(c, level, frame.status());

@@ -3,6 +3,7 @@
 
 #include <sluice/stream/run/executor.hpp>
 
+#include <atomic>
 #include <concepts>
 #include <condition_variable>
 #include <mutex>
@@ -121,5 +122,95 @@ const report& run_threaded(Executor& e, Sink& sink) {
     if (engine.take(s)) e.computed(s);
   }
 }
+
+/// A request whose chunks are units of layers, beside an engine that already works on the first ones: bytes are moved and
+/// decoded by threads of its own, and what the store fails to give is computed on the engine's, in wait_for(). Borrows
+/// executor and sink. One thread calls wait_for() and finish().
+template <class Executor, chunk_sink Sink>
+class layer_run {
+  static_assert(!refining_policy<typename Executor::policy_type>,
+                "a layer that the engine may be reading is not refined");
+
+ public:
+  /// Starts.
+  layer_run(Executor& e, Sink& sink) : executor_(&e), sink_(&sink) {
+    mover_ = std::jthread([this] { move(); });
+  }
+  layer_run(const layer_run&) = delete;
+  layer_run& operator=(const layer_run&) = delete;
+  /// Cancels what is not finished.
+  ~layer_run() { cancelled_ = true; }
+
+  /// Returns when every layer up to this one holds all tokens. Errors: how the request has ended without them.
+  status wait_for(int layer) {
+    const cost_model& cost = executor_->cost();
+    int needed = 0;  // units, from the first on
+    while (needed < cost.num_chunks() && cost.chunk(needed).layers.begin <= layer) ++needed;
+    return work_until([&] { return usable_ >= needed; }) ? status::ok : executor_->result().outcome;
+  }
+  /// Returns when the request has ended.
+  const report& finish() {
+    work_until([] { return false; });
+    return executor_->result();
+  }
+
+ private:
+  // On the engine's thread: computes what is asked for until it is enough, or until the end. Returns whether it was.
+  template <class Enough>
+  bool work_until(Enough enough) {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      wake_.wait(lock, [&] { return ended_ || job_ || enough(); });
+      if (enough()) return true;
+      if (ended_) return false;
+      const step what = std::exchange(job_, job{}).what;
+      const std::stop_token stop = stop_.get_token();
+      lock.unlock();
+      const status s = sink_->compute(what, stop);
+      lock.lock();
+      computed_ = s;
+      has_computed_ = true;
+    }
+  }
+  void move() {
+    sluice::detail::worker<page_status> decoder(
+        [this](const job& j, const std::stop_token&) { return sink_->decode(j.what.chunk, j.what.level, j.frame); });
+    for (turn t; !t.finished;) {
+      if (cancelled_) executor_->cancel();
+      t = executor_->next(sluice::detail::longest_wait);
+      if (t.decode) decoder.give(t.decode);
+      {
+        const std::lock_guard lock(mutex_);
+        if (t.compute) job_ = t.compute, stop_ = {};
+        if (t.stop_computing && job_) {  // has not been begun
+          job_ = {};
+          computed_ = status::cancelled;
+          has_computed_ = true;
+        } else if (t.stop_computing) {
+          stop_.request_stop();
+        }
+        if (std::exchange(has_computed_, false)) executor_->computed(computed_);
+        page_status pages;
+        if (decoder.take(pages)) executor_->decoded(pages);
+        if (!executor_->state().chunks.empty()) usable_ = first_missing(executor_->cost(), executor_->state());
+        ended_ = t.finished;
+      }
+      wake_.notify_all();
+      sluice::detail::rest(t);
+    }
+  }
+
+  Executor* executor_;
+  Sink* sink_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  job job_;  // for the engine's thread
+  std::stop_source stop_;
+  status computed_ = status::ok;
+  int usable_ = 0;  // units, from the first on without a gap
+  bool has_computed_ = false, ended_ = false;
+  std::atomic<bool> cancelled_{false};
+  std::jthread mover_;  // last: it uses the others
+};
 
 }  // namespace sluice::stream

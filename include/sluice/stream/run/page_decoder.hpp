@@ -39,7 +39,9 @@ class page_decoder {
     side_info side;
     if (c.position >= 0 && c.position + c.tokens <= std::ssize(tokens_))
       side.tokens = tokens_.subspan(std::size_t(c.position), std::size_t(c.tokens));
-    return decoder_.decode(frame, part_, {.level = level, .sequence_end = sequence_end, .side = side});
+    decode_options options{.level = level, .sequence_end = sequence_end, .side = side};
+    if (c.layers != layer_range{}) options.layers = {c.layers.begin, c.layers.end};
+    return decoder_.decode(frame, part_, options);
   }
 
  private:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/format/frame.hpp>
 #include <sluice/status.hpp>
 #include <sluice/stream/plan/patience.hpp>
 #include <sluice/stream/plan/plan.hpp>
@@ -22,6 +23,10 @@ namespace sluice::stream {
 struct stored_chunk {
   digest key{};        ///< of the object with the embedded levels
   digest exact_key{};  ///< of the exact copy; never asked for where the cost model has none
+  /// Of a unit of layers (unit_of()): the object's first bytes, which have been read already: envelope, header and index.
+  std::span<const std::byte> head{};
+  /// The same: where in the object each level's own bytes lie. Empty: one behind the other, from the first byte on.
+  std::vector<byte_range> parts{};
 };
 
 /// What bounds an executor.

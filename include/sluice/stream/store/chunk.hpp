@@ -23,12 +23,18 @@ struct context_loss {
 
   /// As calibration expects it: what the planes lose adds up. Where a profile is not calibrated the figures only rank levels:
   /// a step three times finer loses a ninth.
-  static context_loss of(const profile& p, double tokens) {
+  static context_loss of(const profile& p, double tokens) { return of(p, tokens, {0, p.shape.num_layers()}); }
+  /// The same when only these layers stand at a level, the others being exact.
+  static context_loss of(const profile& p, double tokens, layer_range layers) {
     context_loss l{{}, tokens};
-    for (int i = 0; i < p.passes; ++i) l.nats.push_back(p.loss_of(i));
-    if (l.nats.empty() || l.nats[0] > 0) return l;
-    double nats = 1;
-    for (double& x : l.nats) x = std::exchange(nats, nats / 9);
+    const bool calibrated = p.loss_of(0) > 0;
+    double nats = double(layers.end - layers.begin) / p.shape.num_layers();
+    for (int i = 0; i < p.passes; ++i, nats /= 9) {
+      l.nats.push_back(calibrated ? 0 : nats);
+      for (int layer = layers.begin; calibrated && layer < layers.end; ++layer)
+        for (const plane side : {plane::key, plane::value})
+          l.nats.back() += double(p.of(layer, side).loss[std::size_t(i)]);
+    }
     return l;
   }
 
@@ -46,10 +52,10 @@ struct decoded_size {
   std::uint64_t bytes = 0;   ///< in the type that the cache had
 };
 
-/// Counts every token of a plane that the frame has any of: those outside of a window too.
-inline decoded_size decoded_size_of(const frame_index& index) noexcept {
+/// Counts every token of a plane that the frame has any of: those outside of a window too. Of some layers, or of all.
+inline decoded_size decoded_size_of(const frame_index& index, layer_range layers = {0, max_model_layers}) noexcept {
   decoded_size sum;
-  for (int l = 0; l < index.header().layers; ++l)
+  for (int l = layers.begin; l < detail::min(layers.end, int{index.header().layers}); ++l)
     for (const plane p : {plane::key, plane::value}) {
       const int width = index.shape_of(l).width(int(p));
       if (width == 0 || !index.holds(l, p)) continue;
@@ -123,6 +129,32 @@ inline std::vector<byte_range> ranges_of(const frame_index& index, layer_range l
       ranges.push_back(r);
   }
   return ranges;
+}
+
+/// Some layers of a stored chunk as a unit of their own, which an engine can use while others are on their way: what it
+/// costs behind the head of its object, which has been read. Its share of the chunk's loss is that of its layers in the
+/// profile. Exact copies are not cut into units.
+inline chunk_cost unit_of(const frame_index& index, layer_range layers, const profile& p, double context_tokens) {
+  const context_loss all = context_loss::of(p, context_tokens), some = context_loss::of(p, context_tokens, layers);
+  const chunk_cost whole = chunk_of(index, 0, all);
+  std::vector<std::uint64_t> bytes;
+  for (int level = 0; level < index.header().levels_present; ++level)
+    bytes.push_back((level ? bytes.back() : 0) + index.range(level, layers.begin, layers.end).size());
+  chunk_cost c = chunk_of(whole.position, whole.tokens, decoded_size_of(index, layers).values, bytes, 0, some);
+  for (std::size_t l = 0; l < c.loss.size(); ++l)
+    c.loss[l] = all.nats[l] > 0 ? whole.loss[l] * some.nats[l] / all.nats[l] : 0;
+  c.layers = layers;
+  return c;
+}
+
+/// Where the bytes of unit_of() lie in the object, level by level.
+inline std::vector<byte_range> parts_of(const frame_index& index, layer_range layers) {
+  std::vector<byte_range> parts;
+  for (int level = 0; level < index.header().levels_present; ++level) {
+    const byte_range r = index.range(level, layers.begin, layers.end);
+    parts.push_back({sizeof(object_header) + r.begin, sizeof(object_header) + r.end});
+  }
+  return parts;
 }
 
 }  // namespace sluice::stream
