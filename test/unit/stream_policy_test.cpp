@@ -260,10 +260,10 @@ TEST_CASE("progressive: bases of everything first, then refinements by loss per 
   CHECK(p.link(m, seen(501), late.now) == fetch(m, 2, 1));
   CHECK_FALSE(p.link(m, seen(499), late.now));
   CHECK(planner<policy::progressive>(m).next(seen(499), late.now).finished);
-  // Everything fits ten times over at level 1: the first pass is cut there.
+  // Everything fits four times over at level 1: the first pass is cut there.
   fresh_request fast(m, 1);
-  CHECK(p.link(m, seen(6001), fast.now) == fetch(m, 2, 1));
-  CHECK(p.link(m, seen(5999), fast.now) == fetch(m, 2, 0));
+  CHECK(p.link(m, seen(2401), fast.now) == fetch(m, 2, 1));
+  CHECK(p.link(m, seen(2399), fast.now) == fetch(m, 2, 0));
 }
 
 TEST_CASE("progressive_cake: what the engine will have by the deadline is fetched last") {

@@ -31,10 +31,18 @@ struct cake {
   static step contested(const cost_model& cost, const link_history& h, const request_progress& p, int what) noexcept {
     const int c = p.computing;
     if (c < 0 || !cost.stored(c) || p.chunks[std::size_t(c)].lost || p.chunks[std::size_t(c)].requested >= 0) return {};
-    const std::uint64_t bytes = p.bytes_due() + cost.bytes(c, what);
-    const double rate = expected_rate(harmonic_mean{}, h, p, bytes);
-    const double arrival = rate > 0 ? p.now_seconds + cost.rates().latency_seconds + double(bytes) / rate : 0;
-    return arrival < p.compute_free_seconds ? fetch(cost, c, what) : step{};
+    return fetched_seconds(cost, expected_rate(harmonic_mean{}, h, p, 0), p, c, what) < p.compute_free_seconds
+               ? fetch(cost, c, what)
+               : step{};
+  }
+  /// When a chunk that nothing is here of would be decoded if it was asked for now; 0 on a link of unknown rate.
+  static double fetched_seconds(const cost_model& cost, double rate, const request_progress& p, int c,
+                                int what) noexcept {
+    if (!(rate > 0)) return 0;
+    const std::uint64_t bytes = cost.bytes(c, what);
+    const double wait = detail::max(cost.rates().latency_seconds, double(p.bytes_due()) / rate);
+    const double arrival = p.now_seconds + wait + double(bytes) / rate;
+    return detail::max(arrival, decoder_free_seconds(cost, p)) + cost.decode_seconds(c, what, bytes);
   }
 };
 
@@ -63,23 +71,33 @@ struct cake_levels_with {
 
   /// When the two ends have met, if everything untouched is loaded at `level`.
   static double finish(const cost_model& cost, const request_progress& p, double rate, int level) noexcept {
-    double engine = p.engine_free_seconds();
-    double link = p.now_seconds + double(p.bytes_due()) / rate, decoded = detail::max(p.decode_free_seconds, link);
-    engine += forced_seconds(cost, p);
+    const double forced = forced_seconds(cost, p);
+    double engine = p.engine_free_seconds() + forced;
+    double link = p.now_seconds + double(p.bytes_due()) / rate,
+           decoded = detail::max(decoder_free_seconds(cost, p), link);
+    bool contested = p.computing >= 0 && forced <= 0 && p.engine_before_seconds <= 0 && cost.stored(p.computing) &&
+                     !p.chunks[std::size_t(p.computing)].lost && p.chunks[std::size_t(p.computing)].requested < 0;
     int front = next_to_compute(cost, p), back = cost.num_chunks() - 1;
     while (true) {
       while (front <= back && !(untouched(p, front) && can_fetch(cost, p, front))) ++front;
       while (back >= front && !(untouched(p, back) && can_fetch(cost, p, back))) --back;
+      if (front > back && contested) {  // what the engine works on may come from the link as well, and sooner
+        const std::uint64_t bytes = cost.bytes(p.computing, level);
+        const double loaded = detail::max(decoded, link + double(bytes) / rate);
+        engine = detail::min(engine, loaded + cost.decode_seconds(p.computing, level, bytes));
+      }
       if (front > back) return detail::max(engine, decoded);
       const double computed = engine + cost.recompute_seconds(front);
       const double loaded = link + double(cost.bytes(back, level)) / rate;
-      if (computed <= loaded) {  // whoever is done first takes the next chunk
+      const double usable = detail::max(decoded, loaded) + cost.decode_seconds(back, level, cost.bytes(back, level));
+      if (computed <= (front < back ? loaded : usable)) {  // whoever is done first takes the next chunk
         engine = computed;
+        contested = false;
         ++front;
         continue;
       }
       link = loaded;
-      decoded = detail::max(decoded, link) + cost.decode_seconds(back, level, cost.bytes(back, level));
+      decoded = usable;
       --back;
     }
   }

@@ -32,6 +32,17 @@ inline double engine_backlog(const cost_model& cost, const request_progress& p) 
   return forced_seconds(cost, p) + (p.computing < 0 ? 0 : detail::max(p.compute_free_seconds - p.now_seconds, 0.0));
 }
 
+/// When everything that has been asked for will be decoded, were all of it here now.
+inline double decoder_free_seconds(const cost_model& cost, const request_progress& p) noexcept {
+  double free = detail::max(p.now_seconds, p.decode_free_seconds);
+  for (int c = 0; c < cost.num_chunks(); ++c) {
+    const chunk_progress& s = p.chunks[std::size_t(c)];
+    if (s.requested > s.arrived && !s.computed && !s.late)
+      free += cost.decode_seconds(c, s.requested, cost.bytes_between(c, s.arrived, s.requested));
+  }
+  return free;
+}
+
 /// Control: every chunk raw, in order.
 struct always_raw {
   static constexpr const char* name = "always_raw";

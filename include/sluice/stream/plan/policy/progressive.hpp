@@ -14,7 +14,7 @@ struct progressive_with {
   Estimator estimate{};  ///< of the link, bytes per second
   /// The first pass is cut finer than the base only where everything fits at that level into this share of the time left; it
   /// saves requests and decoding, never the base of another chunk.
-  double first_pass_share = 0.1;
+  double first_pass_share = 0.25;
 
   step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     return link_from(cost, h, p, 0);
@@ -25,7 +25,8 @@ struct progressive_with {
   step link_from(const cost_model& cost, const link_history& h, const request_progress& p, int reach) const noexcept {
     const double rate = expected_rate(estimate, h, p, 0);
     const int c = next_from_back(cost, p);
-    if (c >= reach) return fetch(cost, c, first_pass(cost, p, rate, reach));
+    if (c >= reach)
+      return fetch(cost, c, detail::max(first_pass(cost, p, rate, reach), beside_decoder(cost, p, rate, reach, c)));
     for (const refinement& r : cost.refinements()) {
       const chunk_progress& s = p.chunks[std::size_t(r.chunk)];
       if (r.chunk < reach || s.requested < r.from || s.requested >= r.to || !can_fetch(cost, p, r.chunk)) continue;
@@ -43,7 +44,7 @@ struct progressive_with {
     return detail::max(arrival, p.decode_free_seconds) + cost.decode_seconds(c, level, bytes) <= p.deadline_seconds;
   }
 
- private:
+  /// The level of a first pass over what is missing behind `reach`, and over what the engine works on.
   int first_pass(const cost_model& cost, const request_progress& p, double rate, int reach) const noexcept {
     if (!(rate > 0)) return 0;
     const double budget = first_pass_share * rate * p.left() - double(p.bytes_due());
@@ -51,8 +52,32 @@ struct progressive_with {
     for (; level + 1 < cost.num_levels(); ++level) {
       std::uint64_t bytes = 0;
       for (int i = reach; i < cost.num_chunks(); ++i)
-        if (can_fetch(cost, p, i)) bytes += cost.bytes_between(i, p.chunks[std::size_t(i)].requested, level + 1);
+        if (can_fetch(cost, p, i) || (i == p.computing && p.chunks[std::size_t(i)].requested < 0))
+          bytes += cost.bytes_between(i, p.chunks[std::size_t(i)].requested, level + 1);
       if (double(bytes) > budget) break;
+    }
+    return level;
+  }
+
+ private:
+  // Where the decoder lags behind the link, a chunk may come finer while what is here is decoded: it costs no time now and is
+  // decoded once. Only as far as the base of all others would still be here in time on a link of a fourth of the rate.
+  static int beside_decoder(const cost_model& cost, const request_progress& p, double rate, int reach, int c) noexcept {
+    if (!(rate > 0)) return 0;
+    double others = double(p.bytes_due()), decode = 0;
+    for (int i = reach; i < cost.num_chunks(); ++i) {
+      if (!can_fetch(cost, p, i) || p.chunks[std::size_t(i)].requested >= 0) continue;
+      if (i != c) others += double(cost.bytes(i, 0));
+      decode += cost.decode_seconds(i, 0, cost.bytes(i, 0));
+    }
+    int level = 0;
+    for (; level + 1 < cost.num_levels(); ++level) {
+      const double bytes = double(cost.bytes(c, level + 1));
+      const bool hidden = p.now_seconds + (double(p.bytes_due()) + bytes) / rate <= p.decode_free_seconds;
+      const double slow = p.now_seconds + 4 * (others + bytes) / rate;
+      if (!hidden || slow > p.deadline_seconds ||
+          detail::max(p.decode_free_seconds, p.now_seconds) + decode > p.deadline_seconds)
+        break;
     }
     return level;
   }
