@@ -3,13 +3,18 @@
 
 #include <sluice/format/frame.hpp>
 #include <sluice/stream/run/executor.hpp>
+#include <sluice/stream/run/group.hpp>
 #include <sluice/stream/store/object.hpp>
+#include <sluice/stream/study/simulator.hpp>
 #include <sluice/stream/study/trace.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <deque>
 #include <limits>
 #include <map>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -27,11 +32,12 @@ struct virtual_store {
   std::vector<stream::stored_chunk> names;
   std::map<std::string, std::vector<std::byte>> objects;
 
-  explicit virtual_store(const stream::cost_model& cost) {
+  explicit virtual_store(const stream::cost_model& cost, int number = 0) {
     for (int c = 0; c < cost.num_chunks(); ++c) {
       stream::stored_chunk n;
       n.key[0] = n.exact_key[0] = std::byte(c & 255);
       n.key[1] = n.exact_key[1] = std::byte(c >> 8);
+      n.key[3] = n.exact_key[3] = std::byte(number);
       n.exact_key[2] = std::byte{1};
       names.push_back(n);
       add(cost, c, n.key, cost.num_levels() - 1);
@@ -124,6 +130,52 @@ class virtual_source {
   stream::ticket last_ = 0;
 };
 
+/// Up to 30 chunks of up to 4 levels, and an engine whose computing takes a while.
+inline stream::cost_model random_context(std::mt19937& rng) {
+  const auto uniform = [&](double a, double b) { return std::uniform_real_distribution<double>(a, b)(rng); };
+  const int n = 1 + int(rng() % 30), levels = 1 + int(rng() % 4);
+  std::vector<stream::chunk_cost> chunks;
+  std::int64_t position = 0;
+  for (int i = 0; i < n; ++i) {
+    stream::chunk_cost c;
+    c.position = position;
+    c.tokens = 16 + int(rng() % 256);
+    position += c.tokens;
+    c.values = std::uint64_t(c.tokens) * 100;
+    double bytes = 300 + uniform(1, 20) * c.tokens, loss = uniform(0, 0.01);
+    for (int l = 0; l < levels; ++l) {
+      c.bytes.push_back(std::uint64_t(bytes));
+      c.loss.push_back(loss);
+      bytes *= uniform(1.1, 3);
+      loss *= uniform(0, 1);
+    }
+    c.bytes.push_back(std::uint64_t(bytes * uniform(1, 3)));
+    chunks.push_back(c);
+  }
+  stream::cost_rates r;
+  r.recompute_seconds_per_token = uniform(1e-4, 3e-3);
+  r.recompute_seconds_per_token_position = uniform(0, 1e-7);
+  r.decode_seconds_per_value = rng() % 2 ? uniform(1e-8, 1e-7) : 1e-9;
+  return stream::cost_model::make(std::move(chunks), r, levels).value();
+}
+
+/// A quarter of its segments are outages; two thirds of the links have a latency that the cost model does not know.
+inline stream::link_trace random_link(std::mt19937& rng, double mean) {
+  const auto log_uniform = [&](double a, double b) {
+    return std::exp(std::uniform_real_distribution<double>(std::log(a), std::log(b))(rng));
+  };
+  std::vector<stream::link_segment> s;
+  const double latency = rng() % 3 ? log_uniform(0.001, 0.8) : 0;
+  const int n = 1 + int(rng() % 20);
+  for (int i = 0; i < n; ++i)
+    if (rng() % 4 == 0)
+      s.push_back({log_uniform(0.05, 3), 0, latency});
+    else
+      s.push_back({log_uniform(0.05, 1), log_uniform(mean / 10, mean * 10), latency});
+  s.push_back({0.5, log_uniform(mean / 10, mean * 10), latency});
+  return stream::link_trace::make(std::move(s)).value();
+}
+
 /// Runs one request from `start` on until it has ended.
 template <class Policy>
 stream::report run_virtually(const stream::cost_model& cost, const stream::link_trace& trace, Policy policy,
@@ -163,6 +215,85 @@ stream::report run_virtually(const stream::cost_model& cost, const stream::link_
       e.decoded({});
     }
   }
+}
+
+/// Runs many requests over one link and one engine, each from its arrival on. Reports in their order.
+template <class Policy>
+std::vector<stream::report> run_virtually(std::span<const stream::simulated_request> requests,
+                                          const stream::link_trace& trace, Policy policy,
+                                          stream::executor_options options = {}) {
+  constexpr double never = std::numeric_limits<double>::infinity();
+  double now = 0;
+  std::vector<virtual_store> stores;
+  std::vector<stream::planner<Policy>> plans;
+  virtual_store objects(*requests[0].cost);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    plans.emplace_back(*requests[i].cost, policy);
+    virtual_store& s = stores.emplace_back(*requests[i].cost, int(i));
+    objects.objects.insert(s.objects.begin(), s.objects.end());
+  }
+  virtual_source source(objects, trace, 0, now);
+  stream::link_history link;
+  stream::request_group<Policy, virtual_source, virtual_clock> group(source, link, options, {&now});
+  struct member {
+    int request = -1;
+    double decoded = std::numeric_limits<double>::infinity();
+  };
+  std::vector<member> members(requests.size());
+  std::vector<stream::report> reports(requests.size());
+  std::size_t begun = 0, ended = 0;
+  double computed = never;
+  const auto of = [&](int request) {
+    std::size_t i = 0;
+    while (members[i].request != request) ++i;
+    return i;
+  };
+  for (std::size_t turns = 0; ended < requests.size(); ++turns) {
+    if (turns > 1'000'000) std::abort();
+    for (; begun < requests.size() && requests[begun].arrival_seconds <= now; ++begun)
+      members[begun].request = group.add(plans[begun], stores[begun].names,
+                                         requests[begun].arrival_seconds + requests[begun].deadline_seconds - now);
+    double event = computed;
+    if (begun < requests.size()) event = std::min(event, requests[begun].arrival_seconds);
+    for (const member& m : members) event = std::min(event, m.decoded);
+    const stream::group_turn t = group.next(std::max(event - now, 0.0));
+    for (const auto& w : t.decode) {
+      const std::size_t i = of(w.request);
+      const int c = w.what.what.chunk, level = w.what.what.level;
+      const int have = group.state(w.request).chunks[std::size_t(c)].ready;
+      const stream::cost_model& cost = *requests[i].cost;
+      event =
+          std::min(event, members[i].decoded = now + cost.decode_seconds(c, level, cost.bytes_between(c, have, level)));
+    }
+    if (t.compute.request >= 0) {
+      const stream::cost_model& cost = *requests[of(t.compute.request)].cost;
+      const stream::step& what = t.compute.what.what;
+      event =
+          std::min(event, computed = now + (what.what == stream::action::patch ? cost.patch_seconds(what.chunk)
+                                                                               : cost.recompute_seconds(what.chunk)));
+    }
+    if (t.stop_computing && computed < never) {
+      computed = never;
+      group.computed(status::cancelled);
+      continue;
+    }
+    for (const int request : t.finished) {
+      reports[of(request)] = group.result(request);
+      group.remove(request);
+      ++ended;
+    }
+    if (t.idle) now = std::min(now + t.wait_seconds, event);
+    if (computed <= now) {
+      computed = never;
+      group.computed(status::ok);
+    }
+    for (member& m : members)
+      if (m.decoded <= now) {
+        m.decoded = never;
+        group.decoded(m.request, {});
+      }
+  }
+  return reports;
 }
 
 }  // namespace sluice::test

@@ -16,49 +16,6 @@ using namespace sluice::stream;
 
 namespace {
 
-cost_model random_context(std::mt19937& rng) {
-  const auto uniform = [&](double a, double b) { return std::uniform_real_distribution<double>(a, b)(rng); };
-  const int n = 1 + int(rng() % 30), levels = 1 + int(rng() % 4);
-  std::vector<chunk_cost> chunks;
-  std::int64_t position = 0;
-  for (int i = 0; i < n; ++i) {
-    chunk_cost c;
-    c.position = position;
-    c.tokens = 16 + int(rng() % 256);
-    position += c.tokens;
-    c.values = std::uint64_t(c.tokens) * 100;
-    double bytes = 300 + uniform(1, 20) * c.tokens, loss = uniform(0, 0.01);
-    for (int l = 0; l < levels; ++l) {
-      c.bytes.push_back(std::uint64_t(bytes));
-      c.loss.push_back(loss);
-      bytes *= uniform(1.1, 3);
-      loss *= uniform(0, 1);
-    }
-    c.bytes.push_back(std::uint64_t(bytes * uniform(1, 3)));
-    chunks.push_back(c);
-  }
-  cost_rates r;
-  r.recompute_seconds_per_token = uniform(1e-4, 3e-3);
-  r.recompute_seconds_per_token_position = uniform(0, 1e-7);
-  r.decode_seconds_per_value = rng() % 2 ? uniform(1e-8, 1e-7) : 1e-9;
-  return cost_model::make(std::move(chunks), r, levels).value();
-}
-// A quarter of its segments are outages; two thirds of the links have a latency that the cost model does not know.
-link_trace random_link(std::mt19937& rng, double mean) {
-  const auto log_uniform = [&](double a, double b) {
-    return std::exp(std::uniform_real_distribution<double>(std::log(a), std::log(b))(rng));
-  };
-  std::vector<link_segment> s;
-  const double latency = rng() % 3 ? log_uniform(0.001, 0.8) : 0;
-  const int n = 1 + int(rng() % 20);
-  for (int i = 0; i < n; ++i)
-    if (rng() % 4 == 0)
-      s.push_back({log_uniform(0.05, 3), 0, latency});
-    else
-      s.push_back({log_uniform(0.05, 1), log_uniform(mean / 10, mean * 10), latency});
-  s.push_back({0.5, log_uniform(mean / 10, mean * 10), latency});
-  return link_trace::make(std::move(s)).value();
-}
 double raw_bytes(const cost_model& cost) {
   double bytes = 0;
   for (int c = 0; c < cost.num_chunks(); ++c) bytes += double(cost.bytes(c, cost.exact_level()));
@@ -129,8 +86,8 @@ TEST_CASE("an executor does what the simulator says, over latencies and outages,
       CAPTURE(name);
       CAPTURE(seed);
       std::mt19937 rng(seed);
-      const cost_model cost = random_context(rng);
-      const link_trace link = random_link(rng, raw_bytes(cost) / 2);
+      const cost_model cost = test::random_context(rng);
+      const link_trace link = test::random_link(rng, raw_bytes(cost) / 2);
       const double deadline = std::exp(std::uniform_real_distribution<double>(-2, 2)(rng));
       with_policy(name, [&](auto policy) {
         const outcome o = simulated(cost, link, policy, deadline);

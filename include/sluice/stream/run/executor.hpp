@@ -12,12 +12,28 @@
 #include <cstdio>
 #include <deque>
 #include <memory>
+#include <utility>
 #include <vector>
 
 // Fetches, decodes and computes the chunks of one request at the same time, as its planner says. The executor owns no
 // thread: next() moves bytes and hands out work, decoded() and computed() say how it went. loops.hpp holds loops around it.
 
+namespace sluice::detail {
+
+// What is known of a link by whoever reads from it: when it was heard, and how fast it was.
+struct listening {
+  stream::patience patience;
+  stream::transfer_meter meter;
+  double listened = 0, looked = 0;  // seconds spent in poll(): until now, until the last one began ...
+  double looked_at = 0;             // ... which was then
+};
+
+}  // namespace sluice::detail
+
 namespace sluice::stream {
+
+template <planner_policy Policy, byte_source Source, class Clock>
+class request_group;
 
 /// One request. Borrows planner, source, chunks and link history, which collects what the link did for later requests.
 /// At most one decode and one computation are out at a time. They never touch the same chunk, and a chunk that the engine
@@ -34,21 +50,7 @@ class executor {
   /// request ends at once with invalid_argument.
   executor(const planner<Policy>& plan, Source& source, std::span<const stored_chunk> chunks, link_history& link,
            double deadline_seconds, executor_options options = {}, Clock clock = {})
-      : plan_(&plan),
-        source_(&source),
-        names_(chunks),
-        link_(&link),
-        options_(options),
-        clock_(clock),
-        patience_(options.patience) {
-    progress_.resize(std::size_t(cost().num_chunks()));
-    buffers_.resize(progress_.size());
-    failures_.resize(progress_.size());
-    report_.chunks.resize(progress_.size());
-    now_.start_seconds = now_.now_seconds = clock_();
-    now_.deadline_seconds = now_.start_seconds + deadline_seconds;
-    if (names_.size() < progress_.size()) finish(status::invalid_argument);
-  }
+      : executor(plan, source, chunks, link, deadline_seconds, options, clock, nullptr) {}
   executor(const executor&) = delete;
   executor& operator=(const executor&) = delete;
   ~executor() { drop_all(); }
@@ -62,13 +64,7 @@ class executor {
     if (in_flight()) receive(busy || done_ ? 0 : std::min(wait_seconds, until_event()));
     if (!t.decode) t.decode = next_decode();  // what is here comes before what might be computed
     if (!done_) decide();
-    if (!t.decode) t.decode = next_decode();
-    t.compute.what = std::exchange(next_compute_, step{});
-    t.stop_computing = now_.computing >= 0 && (done_ || wasted(now_.computing));
-    t.finished = done_ && !decoding_ && !out_;
-    if (t.finished) sum_up();
-    t.idle = !t.decode && !t.compute && !t.finished && !in_flight();
-    t.wait_seconds = until_event();
+    hand_out(t);
     return t;
   }
 
@@ -122,6 +118,27 @@ class executor {
   const cost_model& cost() const noexcept { return plan_->cost(); }
 
  private:
+  friend class request_group<Policy, Source, Clock>;
+
+  executor(const planner<Policy>& plan, Source& source, std::span<const stored_chunk> chunks, link_history& link,
+           double deadline_seconds, executor_options options, Clock clock, sluice::detail::listening* shared)
+      : plan_(&plan),
+        source_(&source),
+        names_(chunks),
+        link_(&link),
+        options_(options),
+        clock_(clock),
+        own_{patience(options.patience), {}, 0, 0, 0},
+        ear_(shared ? shared : &own_) {
+    progress_.resize(std::size_t(cost().num_chunks()));
+    buffers_.resize(progress_.size());
+    failures_.resize(progress_.size());
+    report_.chunks.resize(progress_.size());
+    now_.start_seconds = now_.now_seconds = clock_();
+    now_.deadline_seconds = now_.start_seconds + deadline_seconds;
+    if (names_.size() < progress_.size()) finish(status::invalid_argument);
+  }
+
   // One range of a fetch.
   struct piece {
     ticket which = 0;
@@ -162,19 +179,29 @@ class executor {
   bool in_flight() const noexcept { return in_flight_ > 0; }
   // Seconds until the deadline, until a read turns late, or until a silent link may be asked again.
   double until_event() const noexcept {
-    const double left = now_.deadline_seconds - now_.now_seconds, patient = patience_.seconds(*link_);
+    const double left = now_.deadline_seconds - now_.now_seconds, patient = ear_->patience.seconds(*link_);
     double wait = left > 0 ? left : patient;
-    if (const double ask = patience_.ask_at_seconds() - now_.now_seconds; ask > 0) wait = std::min(wait, ask);
+    if (const double ask = ear_->patience.ask_at_seconds() - now_.now_seconds; ask > 0) wait = std::min(wait, ask);
     double heard = 0;
     for (const fetch_state& f : fetches_) {
       heard = f.whole ? heard : std::max(heard, f.heard);
-      if (!f.whole && !f.late) wait = std::min(wait, std::max(heard + patient - listened_, 0.0));
+      if (!f.whole && !f.late) wait = std::min(wait, std::max(heard + patient - ear_->listened, 0.0));
     }
     return wait;
   }
 
   void note(int chunk, int level, action during, status what, std::string detail = {}) {
     report_.faults.push_back({chunk, level, during, what, clock_() - now_.start_seconds, std::move(detail)});
+  }
+
+  void hand_out(turn& t) {
+    if (!t.decode) t.decode = next_decode();
+    t.compute.what = std::exchange(next_compute_, step{});
+    t.stop_computing = now_.computing >= 0 && (done_ || wasted(now_.computing));
+    t.finished = done_ && !decoding_ && !out_;
+    if (t.finished) sum_up();
+    t.idle = !t.decode && !t.compute && !t.finished && !in_flight();
+    t.wait_seconds = until_event();
   }
 
   // --- deciding: the same calls in the same situations as in the simulator ---
@@ -188,14 +215,13 @@ class executor {
       bool acted = false;
       if (d.link && link_wants_more(cost(), *link_, now_)) acted = send(d.link);
       if (d.compute && now_.computing < 0) acted = start_computing(d.compute) || acted;
-      if (acted) continue;
-      // Nothing is under way and the policy wants nothing: computing always works.
-      const int missing = first_missing(cost(), now_);
-      if (!in_flight() && !decoding_ && to_decode_.empty() && !out_ && missing < cost().num_chunks() && !d.compute &&
-          start_computing(recompute(cost(), missing)))
-        continue;
-      return;
+      if (!acted && (d.compute || !stuck() || !start_computing(recompute(cost(), first_missing(cost(), now_))))) return;
     }
+  }
+  // Nothing is under way: if the policy wants nothing, computing always works.
+  bool stuck() const noexcept {
+    return !in_flight() && !decoding_ && to_decode_.empty() && !out_ &&
+           first_missing(cost(), now_) < cost().num_chunks();
   }
   void update() {
     now_.now_seconds = clock_();
@@ -237,9 +263,9 @@ class executor {
   // What is late is not in flight as far as plans are concerned. Of reads that are answered one after the other, the later ones
   // wait for the earlier: silence is that of all up to there.
   void count_late() {
-    const bool silent = patience_.silent();
-    const double patient = patience_.seconds(*link_);
-    now_.hold = !patience_.may_ask(now_.now_seconds);
+    const bool silent = ear_->patience.silent();
+    const double patient = ear_->patience.seconds(*link_);
+    now_.hold = !ear_->patience.may_ask(now_.now_seconds);
     now_.bytes_in_flight = 0;
     now_.fetches_in_flight = 0;
     for (chunk_progress& p : progress_) p.late = silent && !p.computed;
@@ -247,7 +273,9 @@ class executor {
     for (fetch_state& f : fetches_) {
       if (f.whole) continue;
       heard = std::max(heard, f.heard);
-      const bool overdue = listened_ >= heard + patient;
+      for (const auto& [asked, last] : others_)
+        if (asked <= f.asked) heard = std::max(heard, last);
+      const bool overdue = ear_->listened >= heard + patient;
       if (!silent && !overdue) {
         f.late = false;
         now_.bytes_in_flight += f.bytes;
@@ -257,7 +285,7 @@ class executor {
       progress_[std::size_t(f.what.chunk)].late = true;
       if (!overdue || std::exchange(f.late, true)) continue;
       char words[64];
-      std::snprintf(words, sizeof words, "nothing came for %.1f s", listened_ - heard);
+      std::snprintf(words, sizeof words, "nothing came for %.1f s", ear_->listened - heard);
       note(f.what.chunk, f.what.level, action::fetch, status::timed_out, words);
     }
   }
@@ -294,9 +322,9 @@ class executor {
     b.dropped = false;
     keep(what);
     f.sent = now_.now_seconds;
-    f.asked = f.heard = listened_;
-    if (!in_flight()) patience_.begin(listened_);
-    patience_.asked(*link_, now_.now_seconds);
+    f.asked = f.heard = ear_->listened;
+    if (!in_flight() && others_.empty()) ear_->patience.begin(ear_->listened);
+    ear_->patience.asked(*link_, now_.now_seconds);
     const std::string key = to_hex(exact(what.level) ? name.exact_key : name.key);
     for (std::uint64_t at = 0; at < f.bytes;) {
       const byte_range there = place(what.chunk, what.level, f.begin + at);
@@ -329,13 +357,17 @@ class executor {
 
   void receive(double wait) {
     completion done[16];
-    looked_at_ = clock_();
-    looked_ = listened_;
+    ear_->looked_at = clock_();
+    ear_->looked = ear_->listened;
     // When a byte came within a poll is not known: none lasts longer than a part of what silence is measured against.
-    const std::size_t n = source_->poll(done, std::min(wait, patience_.seconds(*link_) / 8));
+    const std::size_t n = source_->poll(done, std::min(wait, ear_->patience.seconds(*link_) / 8));
     now_.now_seconds = clock_();
-    listened_ += now_.now_seconds - looked_at_;
+    ear_->listened += now_.now_seconds - ear_->looked_at;
     for (std::size_t i = 0; i < n; ++i) take(done[i]);
+    look_at_arrivals();
+    if (in_flight()) ear_->patience.look(*link_, ear_->listened);
+  }
+  void look_at_arrivals() {
     for (fetch_state& f : fetches_)
       for (piece& p : f.pieces) {
         if (p.done) continue;
@@ -343,16 +375,15 @@ class executor {
         if (bytes > p.bytes) hear(f);
         p.bytes = bytes;
       }
-    if (in_flight()) patience_.look(*link_, listened_);
   }
   // Something has come of a fetch. Its first byte tells of a round trip if nothing else came since it was asked for, and if
   // somebody listened.
   void hear(fetch_state& f) {
-    if (f.received() == 0 && f.asked >= patience_.heard_seconds() &&
-        looked_at_ - f.sent <= 2 * (looked_ - f.asked) + 1e-3)
-      link_->observe_round_trip(looked_ - f.asked);
-    f.heard = listened_;
-    patience_.heard(listened_);
+    if (f.received() == 0 && f.asked >= ear_->patience.heard_seconds() &&
+        ear_->looked_at - f.sent <= 2 * (ear_->looked - f.asked) + 1e-3)
+      link_->observe_round_trip(ear_->looked - f.asked);
+    f.heard = ear_->listened;
+    ear_->patience.heard(ear_->listened);
   }
   void take(const completion& done) {
     for (std::size_t i = 0; i < fetches_.size(); ++i)
@@ -372,8 +403,9 @@ class executor {
   void complete(std::size_t i) {
     fetch_state& f = fetches_[i];
     f.whole = true;
-    for (std::size_t k = i; k < fetches_.size(); ++k) fetches_[k].heard = listened_;  // their turn has come only now
-    meter_.ended(*link_, f.bytes, f.sent, now_.now_seconds, cost().rates().latency_seconds);
+    for (std::size_t k = i; k < fetches_.size(); ++k)
+      fetches_[k].heard = ear_->listened;  // their turn has come only now
+    ear_->meter.ended(*link_, f.bytes, f.sent, now_.now_seconds, cost().rates().latency_seconds);
     leave_link(f);
     const int c = f.what.chunk;
     chunk_progress& p = progress_[std::size_t(c)];
@@ -414,8 +446,9 @@ class executor {
           enqueue(what.chunk);
         }
     if (why != status::connection_lost && why != status::timed_out) return lose(what.chunk, what.level, why, detail);
-    patience_.broke(f.asked, now_.now_seconds);
-    if (failures_[std::size_t(what.chunk)]++ >= patience_.retries()) return lose(what.chunk, what.level, why, detail);
+    ear_->patience.broke(f.asked, now_.now_seconds);
+    if (failures_[std::size_t(what.chunk)]++ >= ear_->patience.retries())
+      return lose(what.chunk, what.level, why, detail);
     note(what.chunk, what.level, action::fetch, why, detail);
     drop(what.chunk, p.arrived);
     p.requested = p.arrived;
@@ -511,11 +544,16 @@ class executor {
 
   bool make_room(int chunk, std::uint64_t bytes) {
     if (used_ + bytes <= options_.memory_bytes) return true;
+    release_idle(chunk, bytes);
+    return used_ + bytes <= options_.memory_bytes ||
+           (used_ == buffers_[std::size_t(chunk)].used && !in_flight() && others_.empty());
+  }
+  // Drops what waits for refinements, but of one chunk, until there is room for so many bytes.
+  void release_idle(int but = -1, std::uint64_t bytes = SIZE_MAX / 2) {
     for (std::size_t c = 0; c < buffers_.size() && used_ + bytes > options_.memory_bytes; ++c) {
       const chunk_progress& p = progress_[c];
-      if (int(c) != chunk && buffers_[c].used && p.requested == p.ready && decoding_.chunk != int(c)) release(int(c));
+      if (int(c) != but && buffers_[c].used && p.requested == p.ready && decoding_.chunk != int(c)) release(int(c));
     }
-    return used_ + bytes <= options_.memory_bytes || (used_ == buffers_[std::size_t(chunk)].used && !in_flight());
   }
   void release(int c) {
     buffer& b = buffers_[std::size_t(c)];
@@ -563,16 +601,14 @@ class executor {
   std::vector<int> failures_;  // by chunk, for the link's sake
   request_progress now_;
   report report_;
-  patience patience_;
-  transfer_meter meter_;
-  step decoding_, out_, next_compute_;  // out_: with the engine, or about to be
+  sluice::detail::listening own_, *ear_;  // ear_: what it listens with, its own or a group's
+  step decoding_, out_, next_compute_;    // out_: with the engine, or about to be
   int decoding_level_ = -1;
   double decode_until_ = 0, compute_until_ = 0;
-  double listened_ = 0, looked_ = 0;  // seconds spent in poll(): until now, until the last one began ...
-  double looked_at_ = 0;              // ... which was then
-  int in_flight_ = 0;                 // fetches that are not whole, late ones too
+  int in_flight_ = 0;  // fetches that are not whole, late ones too
   std::size_t used_ = 0;
   bool done_ = false;
+  std::span<const std::pair<double, double>> others_;  // in a group: when each fetch was asked for, and heard of
 };
 
 }  // namespace sluice::stream

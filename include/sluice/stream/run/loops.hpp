@@ -32,7 +32,7 @@ namespace sluice::detail {
 // Seconds that a loop waits for bytes, or for a thread, before it looks again.
 inline constexpr double longest_wait = 1e-3;
 
-inline void rest(const stream::turn& t) {
+inline void rest(const auto& t) {
   if (t.idle) std::this_thread::sleep_for(std::chrono::duration<double>(detail::min(t.wait_seconds, longest_wait)));
 }
 
@@ -120,6 +120,23 @@ const report& run_threaded(Executor& e, Sink& sink) {
     if (decoder.take(pages)) e.decoded(pages);
     status s = status::ok;
     if (engine.take(s)) e.computed(s);
+  }
+}
+
+/// Runs all requests of a request_group to their ends on the caller's thread. `sink_of(request)` gives a request's
+/// chunk_sink, `ended(request)` is called with each that has ended, before it is removed; it may add others.
+template <class Group, class SinkOf, class Ended>
+void run_group(Group& group, SinkOf&& sink_of, Ended&& ended) {
+  while (group.size() > 0) {
+    const auto t = group.next(sluice::detail::longest_wait);
+    for (const auto& w : t.decode)
+      group.decoded(w.request, sink_of(w.request).decode(w.what.what.chunk, w.what.what.level, w.what.frame));
+    if (t.compute.request >= 0) group.computed(sink_of(t.compute.request).compute(t.compute.what.what, {}));
+    for (const int request : t.finished) {
+      ended(request);
+      group.remove(request);
+    }
+    sluice::detail::rest(t);
   }
 }
 
