@@ -274,6 +274,39 @@ TEST_CASE("cake and progressive_cake are never slower than the better of raw and
   MESSAGE("worst case: " << worst << " chunks");
 }
 
+TEST_CASE(
+    "progressive_cake: a bound of loss is kept where it can be, in less time; a price of time costs loss and saves "
+    "time") {
+  for (unsigned seed = 0; seed < 300; ++seed) {
+    CAPTURE(seed);
+    std::mt19937 rng(seed);
+    const int n = 4 + int(rng() % 40);
+    const auto log_uniform = [&](double a, double b) {
+      return std::exp(std::uniform_real_distribution<double>(std::log(a), std::log(b))(rng));
+    };
+    const cost_model m = equal_chunks(n, 256, {100, 200, 300, 1600}, {0.03 / n, 0.004 / n, 0.0005 / n}, engine(0.01));
+    const link_trace link = link_trace::constant(log_uniform(100, 1e5));
+    const double deadline = log_uniform(0.2, 20);
+    const outcome plain = run(m, link, policy::progressive_cake{}, deadline);
+    policy::progressive_cake bounded;
+    bounded.fetcher.enough_loss = 0.01;
+    const outcome b = run(m, link, bounded, deadline);
+    CHECK(b.loss <= std::max(0.01, plain.loss) * (1 + 1e-9));
+    CHECK(b.met == plain.met);
+    CHECK(b.seconds <= plain.seconds + m.recompute_seconds(0));  // chunks are not divided
+    double loss = 0;
+    for (const double price : {0.001, 0.1, 10.0}) {
+      policy::progressive_cake priced;
+      priced.fetcher.nats_per_second = price;
+      const outcome p = run(m, link, priced, deadline);
+      CHECK(p.met == plain.met);
+      CHECK(p.seconds <= plain.seconds + m.recompute_seconds(0));
+      CHECK(p.loss >= loss * (1 - 1e-9));
+      loss = p.loss;
+    }
+  }
+}
+
 TEST_CASE("nobody beats the oracle's bound") {
   for (unsigned seed = 0; seed < 300; ++seed) {
     CAPTURE(seed);

@@ -4,6 +4,7 @@
 #include "my_source.hpp"
 
 #include <sluice/sluice.hpp>
+#include <sluice/stream/run/group.hpp>
 #include <sluice/stream/run/loops.hpp>
 #include <sluice/stream/run/page_decoder.hpp>
 #include <sluice/stream/store/chunk.hpp>
@@ -166,6 +167,20 @@ int main() {
   require(r.chunks[0].level == top && r.chunks[std::size_t(n - 1)].level == top,
           "the ends are not at the finest level");
   require(std::equal(cold.memory.begin(), cold.memory.end(), expected.memory.begin()), "other bytes were decoded");
+
+  // Two requests at once, one link and one engine: both get what one alone gets.
+  pages two[] = {pages(layers), pages(layers)};
+  sink sinks[] = {sink{page_decoder<>(model, cost, {&two[0].view, 1})},
+                  sink{page_decoder<>(model, cost, {&two[1].view, 1})}};
+  request_group<mine::ends_first, mine::mapped_folder> group(source, link);
+  const int first = group.add(plan, names, 30), second = group.add(plan, names, 20);
+  int in_time = 0;
+  run_group(
+      group, [&](int number) -> sink& { return sinks[number == second]; },
+      [&](int number) { in_time += group.result(number).met && group.result(number).faults.empty(); });
+  require(first != second && in_time == 2, "requests that share a link went wrong");
+  for (const pages& p : two)
+    require(std::equal(p.memory.begin(), p.memory.end(), expected.memory.begin()), "a request got other bytes");
 
   // What the source says of a missing object reaches the report.
   std::filesystem::remove(folder + "/" + to_hex(names[3].key));

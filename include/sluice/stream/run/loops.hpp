@@ -32,8 +32,9 @@ namespace sluice::detail {
 // Seconds that a loop waits for bytes, or for a thread, before it looks again.
 inline constexpr double longest_wait = 1e-3;
 
+inline double resting(const auto& t) { return t.idle ? detail::min(t.wait_seconds, longest_wait) : 0; }
 inline void rest(const auto& t) {
-  if (t.idle) std::this_thread::sleep_for(std::chrono::duration<double>(detail::min(t.wait_seconds, longest_wait)));
+  if (t.idle) std::this_thread::sleep_for(std::chrono::duration<double>(resting(t)));
 }
 
 // A thread that does one thing after the other, one at a time.
@@ -48,6 +49,11 @@ class worker {
     job_ = j;
     stop_ = {};
     wake_.notify_one();
+  }
+  // Until what was given is done, for at most so many seconds.
+  void wait(double seconds) {
+    std::unique_lock lock(mutex_);
+    if (seconds > 0) ended_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return done_; });
   }
   bool take(Result& r) {
     const std::lock_guard lock(mutex_);
@@ -73,11 +79,13 @@ class worker {
       lock.lock();
       result_ = r;
       done_ = true;
+      ended_.notify_one();
     }
   }
 
   std::mutex mutex_;
   std::condition_variable_any wake_;
+  std::condition_variable ended_;
   stream::job job_;
   std::stop_source stop_;
   Result result_{};
@@ -115,7 +123,7 @@ const report& run_threaded(Executor& e, Sink& sink) {
     if (t.decode) decoder.give(t.decode);
     if (t.compute) engine.give(t.compute);
     if (t.stop_computing) engine.stop();
-    detail::rest(t);
+    decoder.wait(detail::resting(t));  // the next decode waits for this one
     page_status pages;
     if (decoder.take(pages)) e.decoded(pages);
     status s = status::ok;
@@ -196,6 +204,7 @@ class layer_run {
       if (cancelled_) executor_->cancel();
       t = executor_->next(sluice::detail::longest_wait);
       if (t.decode) decoder.give(t.decode);
+      if (!t.compute) decoder.wait(sluice::detail::resting(t));
       {
         const std::lock_guard lock(mutex_);
         if (t.compute) job_ = t.compute, stop_ = {};
@@ -213,7 +222,6 @@ class layer_run {
         ended_ = t.finished;
       }
       wake_.notify_all();
-      sluice::detail::rest(t);
     }
   }
 

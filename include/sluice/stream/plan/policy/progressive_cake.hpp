@@ -40,7 +40,10 @@ struct progressive_cake_with {
         return s;
     if (const step s = fetcher.link_from(cost, h, p, front)) return s;
     // Nothing behind the front is left to improve in time: shorten the front, as Cake does.
-    if (c >= 0) return engine_sooner(cost, p, rate, c, whole) ? step{} : fetch(cost, c, whole);
+    if (c >= 0) {
+      const int level = whole == exact ? exact : fetcher.worth(cost, rate, c);
+      return engine_sooner(cost, p, rate, c, level) ? step{} : fetch(cost, c, level);
+    }
     if (const step s = fetcher.link_from(cost, h, p, 0)) return s;
     return cake::contested(cost, h, p, whole);
   }
@@ -49,8 +52,9 @@ struct progressive_cake_with {
     const int missing = first_missing(cost, p), top = cost.num_levels() - 1;
     if (missing < cost.num_chunks())
       return p.chunks[std::size_t(missing)].arrived < 0 ? recompute(cost, missing) : step{};
+    if (fetcher.enough(cost, p)) return {};
     int best = -1;  // everything is usable: compute where it removes most loss a second, if it is done in time
-    double gain = 0;
+    double gain = fetcher.nats_per_second;
     for (int c = 0; c < cost.num_chunks(); ++c) {
       const chunk_progress& s = p.chunks[std::size_t(c)];
       if (s.computed || s.requested >= top || p.now_seconds + cost.recompute_seconds(c) > p.deadline_seconds) continue;
