@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "streamed.hpp"
 
+#include <sluice/stream/plan/any_policy.hpp>
 #include <sluice/stream/plan/by_name.hpp>
 #include <sluice/stream/run/loops.hpp>
 #include <sluice/stream/run/page_decoder.hpp>
@@ -109,38 +110,6 @@ struct page_sink {
   }
 };
 
-// Any policy behind one type, so that the executor is compiled for those that refine and those that do not, and not for
-// each. Borrows the policy.
-template <bool Refines>
-struct any_policy {
-  using asked = sluice::stream::step (*)(const void*, const sluice::stream::cost_model&,
-                                         const sluice::stream::link_history&, const sluice::stream::request_progress&);
-  static constexpr const char* name = "any";
-  static constexpr bool refines = Refines;
-
-  template <class Policy>
-  static any_policy of(const Policy& p) {
-    return {&p,
-            [](const void* self, const auto& cost, const auto& link, const auto& now) {
-              return static_cast<const Policy*>(self)->link(cost, link, now);
-            },
-            [](const void* self, const auto& cost, const auto& link, const auto& now) {
-              return static_cast<const Policy*>(self)->compute(cost, link, now);
-            }};
-  }
-  sluice::stream::step link(const sluice::stream::cost_model& cost, const sluice::stream::link_history& link,
-                            const sluice::stream::request_progress& now) const {
-    return link_of(policy, cost, link, now);
-  }
-  sluice::stream::step compute(const sluice::stream::cost_model& cost, const sluice::stream::link_history& link,
-                               const sluice::stream::request_progress& now) const {
-    return compute_of(policy, cost, link, now);
-  }
-
-  const void* policy;
-  asked link_of, compute_of;
-};
-
 using meanwhile_t = std::function<void(const std::function<void(int layer)>& wait_for)>;
 
 template <class Policy>
@@ -236,7 +205,7 @@ stream_result stream(model& net, prefix_cache& prefixes, store& from, std::span<
     constexpr bool refines = sluice::stream::refining_policy<decltype(policy)>;
     if (refines && meanwhile)
       throw std::runtime_error("policy " + options.policy + ": refines what the engine may be reading");
-    out.report = run(cost, names, source, left, sink, any_policy<refines>::of(policy), meanwhile);
+    out.report = run(cost, names, source, left, sink, sluice::stream::erased(policy), meanwhile);
   });
   if (!known) throw std::runtime_error("there is no policy " + options.policy);
   if (out.report.outcome != sluice::status::ok)

@@ -6,6 +6,7 @@
 #include <command.hpp>
 #include <input_file.hpp>
 #include <model_shapes.hpp>
+#include <sluice/stream/plan/any_policy.hpp>
 #include <sluice/stream/plan/by_name.hpp>
 #include <sluice/stream/study/oracle.hpp>
 #include <sluice/stream/study/simulator.hpp>
@@ -166,7 +167,7 @@ inline std::vector<sluice::stream::outcome> run_policy(std::string_view name,
                options)
         .value();
   }
-  if (!with_policy(name, [&](auto p) { all = simulate(requests, trace, p, options).value(); }))
+  if (!with_policy(name, [&](auto p) { all = simulate(requests, trace, erased(p), options).value(); }))
     throw usage_error("there is no policy " + std::string(name));
   return all;
 }

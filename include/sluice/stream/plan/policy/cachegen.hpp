@@ -7,8 +7,8 @@ namespace sluice::stream::policy {
 
 /// CacheGen's adaptation (Liu et al., SIGCOMM 2024, section 5.3 and algorithm 1): a chunk comes as text if computing all that
 /// remains still meets the deadline, else at the best level at which all that remains fits at the last chunk's rate,
-/// else at the smallest; without history at a medium level. Short contexts come as text altogether. A chunk is decided about when
-/// the one before it is here, as in the paper: the link then waits for a round trip, and knows its last rate.
+/// else at the smallest; without history at a medium level. Short contexts come as text altogether. The next chunk is asked for
+/// while one is on its way, which the paper's loop does not do, and which serves it better wherever a round trip takes time.
 template <class Estimator = last_chunk>
 struct cachegen_with {
   static constexpr const char* name = "cachegen";
@@ -17,10 +17,12 @@ struct cachegen_with {
 
   step link(const cost_model& cost, const link_history& h, const request_progress& p) const noexcept {
     const int c = next_in_order(cost, p), n = cost.num_chunks();
-    if (c < 0 || p.fetches_in_flight > 0) return {};
+    if (c < 0) return {};
     const auto tokens = cost.chunk(n - 1).position + cost.chunk(n - 1).tokens - cost.chunk(0).position;
     const double rate = expected_rate(estimate, h, p, 0);
-    const double left = p.left() - cost.decode_seconds(c, 0, cost.bytes(c, 0));  // the last chunk is decoded
+    // What the paper's sequential loop does not have: transfers under way come first, and the last chunk is decoded.
+    const double sending = rate > 0 ? double(p.bytes_in_flight) / rate : 0;
+    const double left = p.left() - sending - cost.decode_seconds(c, 0, cost.bytes(c, 0));
     if (tokens < text_below_tokens || cost.recompute_seconds(c, n) <= left)
       return {c, cost.all_layers(), action::text, -1};
     if (!(rate > 0)) return fetch(cost, c, cost.num_levels() / 2);
