@@ -112,7 +112,7 @@ def streaming():
     d = json.loads(read('streaming.json'))
     share = d['main_kv_share']
     rows = []
-    for p in ['always_raw', 'always_recompute', 'cachegen', 'cachegen_released', 'cake', 'kvserve', 'robust_mpc', 'bola', 'progressive', 'progressive_cake', 'oracle']:
+    for p in ['always_raw', 'always_recompute', 'cachegen', 'cachegen_released', 'cake', 'cake_levels', 'kvserve', 'robust_mpc', 'bola', 'progressive', 'progressive_cake', 'oracle']:
         r = [x for x in d['results'] if (x['policy'], x['group'], x['kv_share']) == (p, 'all', share)]
         n = sum(x['requests'] for x in r)
         mean = lambda key: sum(x[key] * x['requests'] for x in r) / n
@@ -124,6 +124,34 @@ def streaming():
     return (f"{d['links']} link traces ({', '.join(f'{n} {g}' for g, n in d['groups'].items())}), {d['requests_per_link']} requests on each, {len(d['shapes'])} model shapes ({', '.join(s['name'] for s in d['shapes'])}). "
             f"The rates of each group of traces are scaled so that its mean is {share:g} of the rate at which the engine computes cache.\n\n"
             + table(['', '0.25 s', '0.5 s', '1 s', '2 s', 'loss', 'slower'], rows))
+
+
+def hostile():
+    d = json.loads(read('streaming.json'))['hostile_links']
+    of = {(r['family'], r['policy']): r for r in d['rows']}
+    families = list(dict.fromkeys(r['family'] for r in d['rows']))
+    rows = [[f'`{p}`' if p != 'bound' else 'lower bound'] + [f"{100 * of[f, p]['misses'] / of[f, p]['requests']:.1f} %, {of[f, p]['mean_loss_nats']:.4f}" for f in families] + [f"{100 * d['misses'][p] / d['requests']:.1f} %"]
+            for p in ('fixed_level_0', 'cachegen', 'cake_levels', 'robust_mpc', 'progressive', 'progressive_cake', 'bound')]
+    return (table([''] + families + ['all'], rows)
+            + f"\n\nIn {d['cells_where_another_misses_two_fewer']} of {d['cells']} cells of ten links another policy (the oracle aside) misses two or more fewer than `progressive_cake`.")
+
+
+def objectives():
+    d = json.loads(read('streaming.json'))['objectives']
+    rows = [[f"`{r['policy']}`", r['objective'] + (f" {r['value']:g}" if r['value'] else ''), f"{r['median_s']:.3f} s", f"{r['mean_loss_nats']:.4f}", f"{100 * r['misses'] / r['requests']:.1f} %"] for r in d['rows']]
+    return table([f"{d['shape']}, {d['deadline_s']} s, share {d['kv_share']}", 'objective', 'median time', 'loss', 'missed'], rows)
+
+
+def layerwise():
+    d = json.loads(read('layerwise.json'))
+    ways = [w['way'] for w in d['rows'][0]['ways'] if w['way'] != 'chunks']
+    rows = []
+    for r in d['rows']:
+        of = {w['way']: w for w in r['ways']}
+        rows.append([f"{r['megabits_per_second']} Mbit/s", str(r['question_tokens']), f"{1e3 * r['stream_seconds']:.0f} ms", f"{1e3 * r['question_seconds']:.0f} ms", f"{1e3 * of['chunks']['first_token_seconds']:.0f} ms"] + [f"{of[w]['of_chunks']:.2f}" for w in ways])
+    m = d['machine']
+    return (f"{d['tokens']} tokens of SmolLM2-135M at level {d['level']}; {m['cpu']}, {m['cores']} cores; {d['runs']} pairs.\n\n"
+            + table(['link', 'tokens asked', 'document fetched in', 'question computed in', 'chunk by chunk'] + ways, rows))
 
 
 def prefill():
@@ -178,7 +206,7 @@ def projection():
                     [[n] + [cell(r[n, w]) for w in widths] + [str(d['targets_gb_per_s'].get(n, '')), slots(r[n, 128])] for n in names]))
 
 
-makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, shared=shared, sources=sources, sockets=sockets)
+makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets)
 used, stale = set(), []
 for page in ('README.md', 'bench/README.md'):
     path = os.path.join(ROOT, page)

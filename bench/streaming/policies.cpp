@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every planner policy on every link trace, deadline and model shape, simulated; writes JSON for bench/streaming/report.py.
 //
-//   sluice-stream-policies [--links DIR] [--requests FILE] [--quality bench/results/quality.json] [-o streaming.json]
+//   sluice-stream-policies [--links DIR] [--hostile-only] [--requests FILE] [--quality bench/results/quality.json] [-o streaming.json]
 //
 // Without --links the made-up links of the library are used. Rates are scaled, one factor a group of traces, so that the
 // group's mean is a stated share of the engine's KV rate (raw bytes of cache it computes a second).
+
+#include "hostile_links.hpp"
 
 #include <simulation.hpp>
 #include <sluice/stream/study/placement_policies.hpp>
@@ -151,6 +153,95 @@ json run_shape(const streamed_model& m, const level_curve& curve, const std::vec
                  bound_missed);
   }
   return {{"factors", factors}, {"rows", rows}};
+}
+
+// What progressive_cake does with other objectives than the least loss by the deadline: a bound of loss, a price of time.
+json objectives(const streamed_model& m, const level_curve& curve, std::vector<named_link> links) {
+  scale_groups(links, kv_rate_bytes_per_second(m, m.context_tokens));
+  json rows = json::array();
+  const auto add = [&](const char* objective, double value, const auto& policy) {
+    outcome_sums sums;
+    for (const named_link& l : links) {
+      const cost_model cost = make_cost(m, curve, m.context_tokens, m.chunk_tokens, l.trace.latency_at(0)).value();
+      for (int k = 0; k < offsets; ++k) {
+        const simulated_request r{l.trace.seconds() * k / offsets, 1, &cost};
+        sums.add(simulate({&r, 1}, l.trace, policy).value()[0]);
+      }
+    }
+    json row = {
+        {"policy", policy.name}, {"objective", objective}, {"value", value}, {"median_s", sums.seconds_at(0.5)}};
+    row.update(sums.to_json());
+    rows.push_back(row);
+  };
+  add("least loss by the deadline", 0, policy::progressive_cake{});
+  for (const double nats : {0.003, 0.01, 0.03}) {
+    policy::progressive_cake p;
+    p.fetcher.enough_loss = nats;
+    add("least time at a loss of", nats, p);
+  }
+  for (const double price : {0.003, 0.03, 0.3}) {
+    policy::progressive_cake p;
+    p.fetcher.nats_per_second = price;
+    add("nats a second", price, p);
+  }
+  add("as soon as both ends meet", 0, policy::cake_levels{});
+  add("level 1", 0, policy::fixed_level<1>{});
+  return {{"shape", m.name}, {"deadline_s", 1}, {"kv_share", 1}, {"rows", rows}};
+}
+
+// Every policy on links that mislead, requests beginning with the link: how many miss, what is lost, and whether ours is
+// beaten in a cell of ten links by more than one of them.
+json hostile_links(const json& quality) {
+  std::vector<std::string> names(std::begin(policy_names), std::end(policy_names));
+  names.push_back("oracle");
+  names.push_back("bound");
+  json rows = json::array();
+  std::map<std::string, std::size_t> missed;
+  std::size_t cells = 0, beaten = 0, requests = 0;
+  for (const hostile::family& f : hostile::families()) {
+    std::map<std::string, std::pair<std::size_t, double>> of_family;  // missed, loss
+    std::size_t in_family = 0;
+    for (const char* shape : {"SmolLM2-135M", "Llama-3.1-8B", "Llama-3.3-70B"})
+      for (const double share : kv_shares)
+        for (const double deadline : deadlines) {
+          const streamed_model& m = *find_streamed_model(shape);
+          const level_curve curve = curve_from(quality, m.curve);
+          std::map<std::string, std::size_t> of_cell;
+          for (int i = 0; i < hostile::links_of_family; ++i, ++in_family) {
+            const link_trace trace = hostile::make(f, i).scaled(share * kv_rate_bytes_per_second(m, m.context_tokens));
+            const cost_model cost = make_cost(m, curve, m.context_tokens, m.chunk_tokens, trace.latency_at(0)).value();
+            const simulated_request r{0, deadline, &cost};
+            const policy::oracle_bound bound = policy::bound(cost, trace, 0, deadline);
+            for (const std::string& name : names) {
+              const bool is_bound = name == "bound";
+              const outcome o = is_bound ? outcome{} : run_policy(name, {&r, 1}, trace)[0];
+              of_cell[name] += is_bound ? bound.soonest_seconds > deadline : !o.met;
+              of_family[name].second += is_bound ? bound.loss : o.loss;
+            }
+          }
+          std::size_t best = hostile::links_of_family;
+          for (const std::string& name : names) {
+            of_family[name].first += of_cell[name];
+            if (name != "progressive_cake" && name != "oracle" && name != "bound") best = std::min(best, of_cell[name]);
+          }
+          ++cells;
+          beaten += of_cell["progressive_cake"] > best + 1;
+        }
+    requests += in_family;
+    for (const std::string& name : names) {
+      missed[name] += of_family[name].first;
+      rows.push_back({{"family", f.name},
+                      {"policy", name},
+                      {"requests", in_family},
+                      {"misses", of_family[name].first},
+                      {"mean_loss_nats", of_family[name].second / double(in_family)}});
+    }
+    std::fprintf(stderr, "%s: ours misses %zu of %zu, cachegen %zu, cake_levels %zu, nobody could meet %zu\n",
+                 f.name.c_str(), of_family["progressive_cake"].first, in_family, of_family["cachegen"].first,
+                 of_family["cake_levels"].first, of_family["bound"].first);
+  }
+  return {{"requests", requests}, {"links_of_family", hostile::links_of_family},    {"misses", missed},
+          {"cells", cells},       {"cells_where_another_misses_two_fewer", beaten}, {"rows", rows}};
 }
 
 // Chunks of five levels.
@@ -322,10 +413,16 @@ std::string lines_of(const json& j) {
 
 struct inputs {
   std::string links, requests, quality = "bench/results/quality.json", out;
+  bool hostile_only = false;
 };
 
 int run(const inputs& in) {
   const json quality = json::parse(read_text(in.quality));
+  if (in.hostile_only) {
+    json only = {{"hostile_links", hostile_links(quality)}};
+    round_all(only);
+    return std::puts(only.dump().c_str()) < 0;
+  }
   const std::vector<named_link> links = in.links.empty() ? made_up_links() : load_links(in.links);
   json out = {{"links", links.size()},      {"requests_per_link", offsets}, {"main_kv_share", main_share},
               {"shapes", json::array()},    {"results", json::array()},     {"cdfs", json::array()},
@@ -356,6 +453,11 @@ int run(const inputs& in) {
     }
     out["shapes"].push_back(shape);
   }
+  {
+    const streamed_model& m = *find_streamed_model("Llama-3.1-8B");
+    out["objectives"] = objectives(m, curve_from(quality, m.curve), links);
+  }
+  out["hostile_links"] = hostile_links(quality);
   out["decision_us_1000_chunks_5_levels"] = decision_times();
   out["schedule_us_100_requests_200_chunks"] = schedule_time();
   if (!in.requests.empty()) {
@@ -380,6 +482,7 @@ int main(int argc, char** argv) {
   app.add_option("--links", in.links, "folder of link traces; without, made-up links");
   app.add_option("--requests", in.requests, "requests that share one link (JSON lines)");
   app.add_option("--quality", in.quality, "what levels cost and lose")->capture_default_str();
+  app.add_flag("--hostile-only", in.hostile_only, "nothing but the links that mislead");
   app.add_option("-o", in.out, "JSON file; without, stdout");
   CLI11_PARSE(app, argc, argv);
   try {
