@@ -10,8 +10,8 @@ namespace sluice::stream {
 template <bool Refines>
 class any_policy {
  public:
-  static constexpr const char* name = "any";
-  static constexpr bool refines = Refines;
+  static constexpr const char* name = "any";  ///< whatever the policy's own is
+  static constexpr bool refines = Refines;    ///< see planner_policy
 
   /// Of a policy that refines or not, as the type says.
   template <planner_policy Policy>
@@ -29,9 +29,11 @@ class any_policy {
     return any;
   }
 
+  /// What the policy says of the link.
   step link(const cost_model& cost, const link_history& link, const request_progress& now) const {
     return link_(policy_, cost, link, now);
   }
+  /// What the policy says of the engine.
   step compute(const cost_model& cost, const link_history& link, const request_progress& now) const {
     return compute_(policy_, cost, link, now);
   }

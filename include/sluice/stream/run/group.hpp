@@ -31,10 +31,12 @@ struct group_turn {
 
 /// Requests that share a source and an engine, and one bound of memory (executor_options::memory_bytes, of all together; one
 /// fetch is always allowed). What is asked of the source at a time is what one request alone would ask of it, however many
-/// there are. Source and link history are borrowed. Starts no thread; everything is called on one.
+/// there are. Source and link history are borrowed. Starts no thread; everything is called on one. A request is named by the
+/// number that add() gave, until it is removed.
 template <planner_policy Policy, byte_source Source, class Clock = steady_clock_seconds>
 class request_group {
  public:
+  /// Without requests. `link` may know the link from before.
   request_group(Source& source, link_history& link, const executor_options& options = {}, Clock clock = {})
       : source_(&source), link_(&link), options_(options), clock_(clock) {
     ear_.patience = patience(options.patience);
