@@ -60,8 +60,9 @@ struct cake_levels_with {
     const double rate = expected_rate(estimate, h, p, 0);
     if (rate > 0 && c >= 0) {
       const double soonest = finish(cost, p, rate, 0);
+      const double limit = soonest + tolerance * (soonest - p.now_seconds);
       for (int l = cost.exact_level(); l > 0 && level == 0; --l)
-        if (finish(cost, p, rate, l) <= soonest + tolerance * (soonest - p.now_seconds)) level = l;
+        if (finish(cost, p, rate, l, limit) <= limit) level = l;
     }
     return c >= 0 ? fetch(cost, c, level) : cake::contested(cost, h, p, level);
   }
@@ -69,8 +70,9 @@ struct cake_levels_with {
     return cake{}.compute(cost, h, p);
   }
 
-  /// When the two ends have met, if everything untouched is loaded at `level`.
-  static double finish(const cost_model& cost, const request_progress& p, double rate, int level) noexcept {
+  /// When the two ends have met, if everything untouched is loaded at `level`; some time after `limit` if they meet after it.
+  static double finish(const cost_model& cost, const request_progress& p, double rate, int level,
+                       double limit = detail::infinity) noexcept {
     const double forced = forced_seconds(cost, p);
     double engine = p.engine_free_seconds() + forced;
     double link = p.now_seconds + double(p.bytes_due()) / rate,
@@ -86,7 +88,7 @@ struct cake_levels_with {
         const double loaded = detail::max(decoded, link + double(bytes) / rate);
         engine = detail::min(engine, loaded + cost.decode_seconds(p.computing, level, bytes));
       }
-      if (front > back) return detail::max(engine, decoded);
+      if (front > back || decoded > limit || (engine > limit && !contested)) return detail::max(engine, decoded);
       const double computed = engine + cost.recompute_seconds(front);
       const double loaded = link + double(cost.bytes(back, level)) / rate;
       const double usable = detail::max(decoded, loaded) + cost.decode_seconds(back, level, cost.bytes(back, level));
