@@ -12,6 +12,8 @@ Prints every command. The least of the runs counts: other programs only add. Nee
 """
 import argparse, json, os, pathlib, shlex, subprocess, sys, tempfile
 
+from quality import cpu
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SECONDS, MEGABYTES = 60, 1024
 CODECS = ['exact', 'uncompressed', 'fixed<4>', 'plain<8>', 'plain<4>', 'int4', 'kivi<4>', 'cachegen_paper<>']
@@ -37,10 +39,6 @@ def measure(command, cwd, runs):
         now = (used.ru_utime, used.ru_maxrss / 1024)
         best = now if best is None else (min(best[0], now[0]), min(best[1], now[1]))
     return {'seconds': round(best[0], 2), 'megabytes': round(best[1])}
-
-
-def cpu():
-    with open('/proc/cpuinfo') as f: return next((l.split(':', 1)[1].strip() for l in f if l.startswith('model name')), 'unknown')
 
 
 def headers(args, folder):

@@ -7,9 +7,10 @@
 Both fetch the same objects at the same level over the same link (a trace of a constant rate in front of a folder), whatever the deadline; pairs of runs in turn, medians. Questions are the first
 words of a text; a question of hundreds of tokens is a document's last part that was never stored. Writes bench/results/layerwise.json. Run it on a quiet machine.
 """
-import argparse, json, os, pathlib, platform, statistics, subprocess, tempfile
+import argparse, json, os, pathlib, statistics, tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from quality import ROOT, cpu, run
+
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument('--engine', required=True)
 parser.add_argument('--model', required=True)
@@ -25,21 +26,11 @@ parser.add_argument('--runs', type=int, default=5)
 args = parser.parse_args()
 median = statistics.median
 
-
-def engine(*words): return json.loads(subprocess.run([args.engine, *map(str, words), '--json'], check=True, capture_output=True, text=True).stdout)
-
-
-def cpu():
-    for line in open('/proc/cpuinfo'):
-        if line.startswith('model name'): return line.split(':')[1].strip()
-    return platform.processor()
-
-
 words = open(args.question_text, encoding='utf-8').read()
 rows = []
 with tempfile.TemporaryDirectory() as folder:
     common = [args.model, '--prompt-file', args.text, '--max-tokens', args.tokens, '--store', folder + '/store', '--profile', args.profile]
-    engine('save', *common)
+    run(args, 'save', *common)
     for megabits in args.megabits:
         trace = f'{folder}/{megabits}.csv'
         pathlib.Path(trace).write_text(f'duration_s,bandwidth_bps,latency_s\n1000,{megabits * 1000000},0.002\n')
@@ -50,7 +41,7 @@ with tempfile.TemporaryDirectory() as folder:
             runs = {way: [] for way in ways}
             for _ in range(args.runs):
                 for way, command in ways.items():
-                    r = engine(*command)
+                    r = run(args, *command)
                     assert not r['faults'] and set(r['chunk_levels']) == {args.level}, r
                     runs[way].append(r)
             row = {'megabits_per_second': megabits, 'question_tokens': runs['chunks'][0]['question_tokens'],

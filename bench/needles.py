@@ -11,11 +11,7 @@ leaves out.
 """
 import json, os, pathlib
 
-from quality import NAMES, ROOT, SET, arguments, profile, run
-
-
-def cpu():
-    with open('/proc/cpuinfo') as f: return next((l.split(':', 1)[1].strip() for l in f if l.startswith('model name')), 'unknown')
+from quality import NAMES, ROOT, SET, arguments, cpu, profile, run
 
 
 if __name__ == '__main__':

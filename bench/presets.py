@@ -14,6 +14,8 @@ the elements that differ in any bit.
 import argparse, glob, json, os, subprocess, sys, types
 import numpy as np
 
+from quality import cpu
+
 NAMES = {'smol': 'SmolLM2-135M', 'qwen': 'Qwen2.5-0.5B', 'gemma': 'Gemma-3-270m'}
 TILE = 256  # tokens; groups begin anew in each
 f32 = np.float32
@@ -97,10 +99,6 @@ def judge(a, lab, model):
             print(model, preset, rows[-1], flush=True)
     mean = lambda rows, key: float(np.mean([r[key] for r in rows]))
     return [dict(model=NAMES[model], preset=p, **{k: mean(rows, k) for k in ('bits_per_value', 'kl', 'delta_nll', 'top1')}, contexts=rows) for p, rows in results.items()]
-
-
-def cpu():
-    with open('/proc/cpuinfo') as f: return next((l.split(':', 1)[1].strip() for l in f if l.startswith('model name')), 'unknown')
 
 
 if __name__ == '__main__':

@@ -35,6 +35,10 @@ def of_standard(codec, standard):
     return dict(mean=sum(share.values()) / len(share), worst=share[worst], worst_text=worst)
 
 
+def cpu():
+    with open('/proc/cpuinfo') as f: return next((l.split(':', 1)[1].strip() for l in f if l.startswith('model name')), 'unknown')
+
+
 def run(a, *words): return json.loads(subprocess.run([a.engine, *map(str, words), '--json'], check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 

@@ -7,9 +7,10 @@
 Each run is a process that restores, answers, then computes the same from nothing; both with the model loaded, all cores. Medians of the runs; top-1 agreement and KL
 are those of `engine quality --exact` at 2,048 tokens. Writes bench/results/resume.json and bench/results/resume.svg. Run it on a quiet machine.
 """
-import argparse, json, math, os, pathlib, platform, statistics, subprocess, sys, tempfile
+import argparse, json, math, os, pathlib, statistics, tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from quality import ROOT, cpu, run
+
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument('--engine', required=True)
 parser.add_argument('--model', required=True)
@@ -22,13 +23,7 @@ parser.add_argument('--question', default='What is this text about?')
 args = parser.parse_args()
 
 
-def engine(*words): return json.loads(subprocess.run([args.engine, *map(str, words), '--json'], check=True, capture_output=True, text=True).stdout)
-
-
-def cpu():
-    for line in open('/proc/cpuinfo'):
-        if line.startswith('model name'): return line.split(':')[1].strip()
-    return platform.processor()
+def engine(*words): return run(args, *words)
 
 
 def plot(rows):

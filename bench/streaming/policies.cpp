@@ -165,7 +165,7 @@ json objectives(const streamed_model& m, const level_curve& curve, std::vector<n
       const cost_model cost = make_cost(m, curve, m.context_tokens, m.chunk_tokens, l.trace.latency_at(0)).value();
       for (int k = 0; k < offsets; ++k) {
         const simulated_request r{l.trace.seconds() * k / offsets, 1, &cost};
-        sums.add(simulate({&r, 1}, l.trace, policy).value()[0]);
+        sums.add(simulate({&r, 1}, l.trace, erased(policy)).value()[0]);
       }
     }
     json row = {

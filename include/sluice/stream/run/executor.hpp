@@ -4,6 +4,7 @@
 #include <sluice/codec/decoder.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/stream/plan/plan.hpp>
+#include <sluice/stream/run/listening.hpp>
 #include <sluice/stream/run/report.hpp>
 #include <sluice/stream/store/object.hpp>
 #include <sluice/stream/store/source.hpp>
@@ -17,18 +18,6 @@
 
 // Fetches, decodes and computes the chunks of one request at the same time, as its planner says. The executor owns no
 // thread: next() moves bytes and hands out work, decoded() and computed() say how it went. loops.hpp holds loops around it.
-
-namespace sluice::detail {
-
-// What is known of a link by whoever reads from it: when it was heard, and how fast it was.
-struct listening {
-  stream::patience patience;
-  stream::transfer_meter meter;
-  double listened = 0, looked = 0;  // seconds spent in poll(): until now, until the last one began ...
-  double looked_at = 0;             // ... which was then
-};
-
-}  // namespace sluice::detail
 
 namespace sluice::stream {
 
@@ -357,12 +346,7 @@ class executor {
 
   void receive(double wait) {
     completion done[16];
-    ear_->looked_at = clock_();
-    ear_->looked = ear_->listened;
-    // When a byte came within a poll is not known: none lasts longer than a part of what silence is measured against.
-    const std::size_t n = source_->poll(done, std::min(wait, ear_->patience.seconds(*link_) / 8));
-    now_.now_seconds = clock_();
-    ear_->listened += now_.now_seconds - ear_->looked_at;
+    const std::size_t n = ear_->poll(*source_, clock_, *link_, done, wait, now_.now_seconds);
     for (std::size_t i = 0; i < n; ++i) take(done[i]);
     look_at_arrivals();
     if (in_flight()) ear_->patience.look(*link_, ear_->listened);

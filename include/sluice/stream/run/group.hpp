@@ -204,11 +204,8 @@ class request_group {
   }
   void receive(double wait) {
     completion done[64];
-    ear_.looked_at = clock_();
-    ear_.looked = ear_.listened;
-    const std::size_t n = source_->poll(done, std::min(wait, ear_.patience.seconds(*link_) / 8));
-    const double now = clock_();
-    ear_.listened += now - ear_.looked_at;
+    double now = 0;
+    const std::size_t n = ear_.poll(*source_, clock_, *link_, done, wait, now);
     for (const member& m : members_) m.run->now_.now_seconds = now;
     for (std::size_t i = 0; i < n; ++i)
       for (const member& m : members_) m.run->take(done[i]);
