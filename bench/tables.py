@@ -108,30 +108,61 @@ def needles():
     return table(['needles found', 'exact cache'] + [f'level {i}' for i in range(4)], rows)
 
 
+# Policies as the tables call them.
+def policy_name(p): return {'bound': 'lower bound', 'cachegen_own_codec': '`cachegen`, its own codec', 'cake_level_0': '`cake` at level 0', 'cake_level_1': '`cake` at level 1'}.get(p, f'`{p}`')
+
+
 def streaming():
     d = json.loads(read('streaming.json'))
     share = d['main_kv_share']
     rows = []
-    for p in ['always_raw', 'always_recompute', 'cachegen', 'cachegen_released', 'cake', 'cake_levels', 'kvserve', 'robust_mpc', 'bola', 'progressive', 'progressive_cake', 'oracle']:
+    for p in ['always_raw', 'always_recompute', 'cachegen', 'cachegen_own_codec', 'cachegen_released', 'cake', 'cake_level_0', 'cake_level_1', 'cake_levels', 'kvserve', 'robust_mpc', 'bola', 'progressive', 'progressive_cake', 'oracle']:
         r = [x for x in d['results'] if (x['policy'], x['group'], x['kv_share']) == (p, 'all', share)]
         n = sum(x['requests'] for x in r)
         mean = lambda key: sum(x[key] * x['requests'] for x in r) / n
-        rows.append([f'`{p}`'] + [f"{100 * sum(x['misses'] for x in r if x['deadline_s'] == t) / sum(x['requests'] for x in r if x['deadline_s'] == t):.1f} %" for t in (0.25, 0.5, 1, 2)]
+        rows.append([policy_name(p)] + [f"{100 * sum(x['misses'] for x in r if x['deadline_s'] == t) / sum(x['requests'] for x in r if x['deadline_s'] == t):.1f} %" for t in (0.25, 0.5, 1, 2)]
                     + [f"{mean('mean_loss_nats'):.4f}", f"{100 * mean('slower_than_raw_and_recompute'):.1f} %"])
     a = [x for x in d['acceptance'] if x['kv_share'] == share]
     bound = lambda t: 100 * sum(x['misses']['bound'] for x in a if x['deadline_s'] == t) / sum(x['requests'] for x in a if x['deadline_s'] == t)
     rows.append(['lower bound'] + [f'{bound(t):.1f} %' for t in (0.25, 0.5, 1, 2)] + [f"{sum(x['mean_loss_nats']['bound'] for x in a) / len(a):.4f}", ''])
+    assumed = [s['name'] for s in d['shapes'] if not s['decoder_measured']]
     return (f"{d['links']} link traces ({', '.join(f'{n} {g}' for g, n in d['groups'].items())}), {d['requests_per_link']} requests on each, {len(d['shapes'])} model shapes ({', '.join(s['name'] for s in d['shapes'])}). "
-            f"The rates of each group of traces are scaled so that its mean is {share:g} of the rate at which the engine computes cache.\n\n"
+            f"The rates of each group of traces are scaled so that its mean is {share:g} of the rate at which the engine computes cache. "
+            f"**{len(assumed)} of the {len(d['shapes'])} shapes ({', '.join(assumed)}) have an assumed GPU decoder that was never measured.**\n\n"
             + table(['', '0.25 s', '0.5 s', '1 s', '2 s', 'loss', 'slower'], rows))
+
+
+# The README's first mention.
+def streaming_line():
+    d = json.loads(read('streaming.json'))
+    def missed(p, deadline=1):
+        r = [x for x in d['results'] if (x['policy'], x['group'], x['kv_share'], x['deadline_s']) == (p, 'all', d['main_kv_share'], deadline)]
+        return f"{100 * sum(x['misses'] for x in r) / sum(x['requests'] for x in r):.1f} %"
+    def loss(p):
+        r = [x for x in d['results'] if (x['policy'], x['group'], x['kv_share']) == (p, 'all', d['main_kv_share'])]
+        return f"{sum(x['mean_loss_nats'] for x in r) / len(r):.3f}"
+    assumed = sum(not s['decoder_measured'] for s in d['shapes'])
+    return (f"Simulated over {d['links']} link traces, a deadline of a second is missed by {missed('progressive_cake')} of the requests with `progressive_cake`, which lose {loss('progressive_cake')} nats over all deadlines; by {missed('cake_level_0')} with Cake at level 0 ({loss('cake_level_0')} nats); "
+            f"by {missed('cachegen')} with CacheGen's policy on our levels ({loss('cachegen')}) and {missed('cachegen_own_codec')} with its own codec ({loss('cachegen_own_codec')}). {assumed} of the {len(d['shapes'])} model shapes have an assumed GPU decoder that was never measured.")
+
+
+def shapes():
+    d = json.loads(read('streaming.json'))
+    def cell(s, p):
+        r = [x for x in d['results'] if (x['shape'], x['policy'], x['group'], x['kv_share']) == (s['name'], p, 'all', d['main_kv_share'])]
+        n = sum(x['requests'] for x in r)
+        return f"{100 * sum(x['misses'] for x in r) / n:.1f} %, {sum(x['mean_loss_nats'] * x['requests'] for x in r) / n:.4f}"
+    policies = ['cachegen', 'cachegen_own_codec', 'cake_level_0', 'cake_levels', 'progressive_cake']
+    return table(['all deadlines', 'decoder, values a second'] + [policy_name(p) for p in policies],
+                 [[s['name'], f"{s['decode_values_per_s'] / 1e9:g} x 10^9, {'measured, one thread of a CPU' if s['decoder_measured'] else 'assumed GPU, never measured'}"] + [cell(s, p) for p in policies] for s in d['shapes']])
 
 
 def hostile():
     d = json.loads(read('streaming.json'))['hostile_links']
     of = {(r['family'], r['policy']): r for r in d['rows']}
     families = list(dict.fromkeys(r['family'] for r in d['rows']))
-    rows = [[f'`{p}`' if p != 'bound' else 'lower bound'] + [f"{100 * of[f, p]['misses'] / of[f, p]['requests']:.1f} %, {of[f, p]['mean_loss_nats']:.4f}" for f in families] + [f"{100 * d['misses'][p] / d['requests']:.1f} %"]
-            for p in ('fixed_level_0', 'cachegen', 'cake_levels', 'robust_mpc', 'progressive', 'progressive_cake', 'bound')]
+    rows = [[policy_name(p)] + [f"{100 * of[f, p]['misses'] / of[f, p]['requests']:.1f} %, {of[f, p]['mean_loss_nats']:.4f}" for f in families] + [f"{100 * d['misses'][p] / d['requests']:.1f} %"]
+            for p in ('fixed_level_0', 'cachegen', 'cachegen_own_codec', 'cake_level_0', 'cake_levels', 'robust_mpc', 'progressive', 'progressive_cake', 'bound')]
     return (table([''] + families + ['all'], rows)
             + f"\n\nIn {d['cells_where_another_misses_two_fewer']} of {d['cells']} cells of ten links another policy (the oracle aside) misses two or more fewer than `progressive_cake`.")
 
@@ -206,7 +237,7 @@ def projection():
                     [[n] + [cell(r[n, w]) for w in widths] + [str(d['targets_gb_per_s'].get(n, '')), slots(r[n, 128])] for n in names]))
 
 
-makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets)
+makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets)
 used, stale = set(), []
 for page in ('README.md', 'bench/README.md'):
     path = os.path.join(ROOT, page)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every planner policy on every link trace, deadline and model shape, simulated; writes JSON for bench/streaming/report.py.
 //
-//   sluice-stream-policies [--links DIR] [--hostile-only] [--requests FILE] [--quality bench/results/quality.json] [-o streaming.json]
+//   sluice-stream-policies [--links DIR] [--hostile-only] [--requests FILE] [--quality bench/results/quality.json]
+//                          [--cachegen bench/results/cachegen_paper.json] [-o streaming.json]
 //
 // Without --links the made-up links of the library are used. Rates are scaled, one factor a group of traces, so that the
 // group's mean is a stated share of the engine's KV rate (raw bytes of cache it computes a second).
@@ -15,6 +16,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 
 namespace {
 
@@ -43,6 +45,54 @@ level_curve curve_from(const json& quality, const std::string& model) {
   throw data_error("no standard levels of " + model);
 }
 
+// Levels of CacheGen's codec, the coarsest first, as bench/cachegen_paper.py measured them.
+level_curve cachegen_curve_from(const json& cachegen, const std::string& model) {
+  for (const json& r : cachegen.at("results"))
+    if (r.at("model") == model) {
+      level_curve c;
+      for (const json& l : r.at("levels")) {
+        c.bits_per_value.insert(c.bits_per_value.begin(), l.at("bits_per_value_chunks_of_256").get<double>());
+        c.loss.insert(c.loss.begin(), l.at("kl").get<double>());
+      }
+      return c;
+    }
+  throw data_error("no levels of CacheGen's codec for " + model);
+}
+
+// Whose levels a policy chooses among.
+struct codecs {
+  level_curve ours, cachegen;
+};
+
+// What takes part. CacheGen also with the sizes and losses of its own codec, decoded as fast as ours; Cake, which as published
+// loads the exact copy, also with a level of ours.
+struct contestant {
+  std::string name;
+  bool own_codec = false;
+  std::function<outcome(const simulated_request&, const link_trace&)> run;
+};
+std::vector<contestant> contestants() {
+  const auto named = [](std::string name, std::string policy, bool own_codec) {
+    return contestant{std::move(name), own_codec, [policy = std::move(policy)](const auto& r, const auto& trace) {
+                        return run_policy(policy, {&r, 1}, trace)[0];
+                      }};
+  };
+  const auto cake_at = [](int level) {
+    return contestant{"cake_level_" + std::to_string(level), false, [level](const auto& r, const auto& trace) {
+                        const policy::cake p{.level = level};
+                        return simulate({&r, 1}, trace, erased(p)).value()[0];
+                      }};
+  };
+  std::vector<contestant> all;
+  for (std::string_view name : policy_names) {
+    all.push_back(named(std::string(name), std::string(name), false));
+    if (name == "cachegen") all.push_back(named("cachegen_own_codec", "cachegen", true));
+    if (name == "cake") all.insert(all.end(), {cake_at(0), cake_at(1)});
+  }
+  all.push_back(named("oracle", "oracle", false));
+  return all;
+}
+
 // What one policy made of one group of links.
 struct cell {
   outcome_sums sums;
@@ -67,33 +117,35 @@ double chunk_seconds(const cost_model& cost, const link_trace& trace, double don
          cost.rates().latency_seconds;
 }
 
-json run_shape(const streamed_model& m, const level_curve& curve, const std::vector<named_link>& unscaled, double share,
+json run_shape(const streamed_model& m, const codecs& curves, const std::vector<named_link>& unscaled, double share,
                json& cdfs, json& acceptance) {
   std::vector<named_link> links = unscaled;
   const double kv_rate = kv_rate_bytes_per_second(m, m.context_tokens);
   const auto factors = scale_groups(links, share * kv_rate);
-  std::vector<std::string> names(std::begin(policy_names), std::end(policy_names));
-  names.push_back("oracle");
+  const std::vector<contestant> all_of_them = contestants();
   json rows = json::array();
   for (double deadline : deadlines) {
     std::map<std::string, std::map<std::string, cell>> cells;  // by group, by policy
     double bound_loss = 0;
     std::size_t bound_missed = 0, requests = 0;
     for (const named_link& l : links) {
-      const cost_model cost = make_cost(m, curve, m.context_tokens, m.chunk_tokens, l.trace.latency_at(0)).value();
+      const auto cost_of = [&](const level_curve& curve) {
+        return make_cost(m, curve, m.context_tokens, m.chunk_tokens, l.trace.latency_at(0)).value();
+      };
+      const cost_model cost = cost_of(curves.ours), cost_of_cachegen = cost_of(curves.cachegen);
       for (int k = 0; k < offsets; ++k) {
         const double start = l.trace.seconds() * k / offsets;
-        const simulated_request r{start, deadline, &cost};
+        const simulated_request r{start, deadline, &cost}, of_cachegen{start, deadline, &cost_of_cachegen};
         const policy::oracle_bound bound = policy::bound(cost, l.trace, start, deadline);
         bound_loss += bound.loss;
         bound_missed += bound.soonest_seconds > deadline;
         ++requests;
         const double better = std::min(run_policy("always_raw", {&r, 1}, l.trace)[0].seconds,
                                        run_policy("always_recompute", {&r, 1}, l.trace)[0].seconds);
-        for (const std::string& name : names) {
-          const outcome o = run_policy(name, {&r, 1}, l.trace)[0];
+        for (const contestant& who : all_of_them) {
+          const outcome o = who.run(who.own_codec ? of_cachegen : r, l.trace);
           for (const std::string& group : {l.group, std::string("all")}) {
-            cell& c = cells[group][name];
+            cell& c = cells[group][who.name];
             c.sums.add(o);
             c.slower += o.seconds > better + chunk_seconds(cost, l.trace, start + better);
             c.beaten += !o.met && bound.soonest_seconds <= deadline;
@@ -107,11 +159,11 @@ json run_shape(const streamed_model& m, const level_curve& curve, const std::vec
     }
     const auto& all = cells["all"];
     for (const auto& [group, policies] : cells)
-      for (const std::string& name : names) {
+      for (const contestant& who : all_of_them) {
         if (share != main_share && group != "all") continue;
         json row = {
-            {"shape", m.name}, {"kv_share", share}, {"deadline_s", deadline}, {"group", group}, {"policy", name}};
-        row.update(policies.at(name).to_json());
+            {"shape", m.name}, {"kv_share", share}, {"deadline_s", deadline}, {"group", group}, {"policy", who.name}};
+        row.update(policies.at(who.name).to_json());
         rows.push_back(row);
       }
     const cell &ours = all.at("progressive_cake"), &cachegen = all.at("cachegen"), &cake = all.at("cake");
@@ -139,13 +191,13 @@ json run_shape(const streamed_model& m, const level_curve& curve, const std::vec
          {"loss_at_most_0.7_of_cachegen", ours.sums.mean_loss() <= 0.7 * cachegen.sums.mean_loss() + 1e-12},
          {"loss_within_1.15_of_bound_plus_0.001", ours.sums.mean_loss() <= 1.15 * best + 0.001}});
     if (share == main_share)
-      for (const std::string& name : names) {
+      for (const contestant& who : all_of_them) {
         json q = json::array();
         for (int i = 0; i <= 40; ++i) {
-          const double s = all.at(name).sums.seconds_at(i / 40.0);
+          const double s = all.at(who.name).sums.seconds_at(i / 40.0);
           q.push_back(std::isfinite(s) ? json(std::round(s * 1e4) / 1e4) : json(nullptr));
         }
-        cdfs.push_back({{"shape", m.name}, {"deadline_s", deadline}, {"policy", name}, {"ttft_s_at_fortieths", q}});
+        cdfs.push_back({{"shape", m.name}, {"deadline_s", deadline}, {"policy", who.name}, {"ttft_s_at_fortieths", q}});
       }
     std::fprintf(stderr,
                  "%s, %g of the KV rate, %g s: ours misses %zu of %zu, cachegen %zu, cake %zu, nobody could meet %zu\n",
@@ -191,10 +243,8 @@ json objectives(const streamed_model& m, const level_curve& curve, std::vector<n
 
 // Every policy on links that mislead, requests beginning with the link: how many miss, what is lost, and whether ours is
 // beaten in a cell of ten links by more than one of them.
-json hostile_links(const json& quality) {
-  std::vector<std::string> names(std::begin(policy_names), std::end(policy_names));
-  names.push_back("oracle");
-  names.push_back("bound");
+json hostile_links(const json& quality, const json& cachegen) {
+  const std::vector<contestant> all = contestants();
   json rows = json::array();
   std::map<std::string, std::size_t> missed;
   std::size_t cells = 0, beaten = 0, requests = 0;
@@ -205,36 +255,40 @@ json hostile_links(const json& quality) {
       for (const double share : kv_shares)
         for (const double deadline : deadlines) {
           const streamed_model& m = *find_streamed_model(shape);
-          const level_curve curve = curve_from(quality, m.curve);
+          const codecs curves{curve_from(quality, m.curve), cachegen_curve_from(cachegen, m.curve)};
           std::map<std::string, std::size_t> of_cell;
           for (int i = 0; i < hostile::links_of_family; ++i, ++in_family) {
             const link_trace trace = hostile::make(f, i).scaled(share * kv_rate_bytes_per_second(m, m.context_tokens));
-            const cost_model cost = make_cost(m, curve, m.context_tokens, m.chunk_tokens, trace.latency_at(0)).value();
-            const simulated_request r{0, deadline, &cost};
+            const auto cost_of = [&](const level_curve& curve) {
+              return make_cost(m, curve, m.context_tokens, m.chunk_tokens, trace.latency_at(0)).value();
+            };
+            const cost_model cost = cost_of(curves.ours), cost_of_cachegen = cost_of(curves.cachegen);
+            const simulated_request r{0, deadline, &cost}, of_cachegen{0, deadline, &cost_of_cachegen};
             const policy::oracle_bound bound = policy::bound(cost, trace, 0, deadline);
-            for (const std::string& name : names) {
-              const bool is_bound = name == "bound";
-              const outcome o = is_bound ? outcome{} : run_policy(name, {&r, 1}, trace)[0];
-              of_cell[name] += is_bound ? bound.soonest_seconds > deadline : !o.met;
-              of_family[name].second += is_bound ? bound.loss : o.loss;
+            of_cell["bound"] += bound.soonest_seconds > deadline;
+            of_family["bound"].second += bound.loss;
+            for (const contestant& who : all) {
+              const outcome o = who.run(who.own_codec ? of_cachegen : r, trace);
+              of_cell[who.name] += !o.met;
+              of_family[who.name].second += o.loss;
             }
           }
           std::size_t best = hostile::links_of_family;
-          for (const std::string& name : names) {
-            of_family[name].first += of_cell[name];
-            if (name != "progressive_cake" && name != "oracle" && name != "bound") best = std::min(best, of_cell[name]);
+          for (const auto& [name, misses] : of_cell) {
+            of_family[name].first += misses;
+            if (name != "progressive_cake" && name != "oracle" && name != "bound") best = std::min(best, misses);
           }
           ++cells;
           beaten += of_cell["progressive_cake"] > best + 1;
         }
     requests += in_family;
-    for (const std::string& name : names) {
-      missed[name] += of_family[name].first;
+    for (const auto& [name, sums] : of_family) {
+      missed[name] += sums.first;
       rows.push_back({{"family", f.name},
                       {"policy", name},
                       {"requests", in_family},
-                      {"misses", of_family[name].first},
-                      {"mean_loss_nats", of_family[name].second / double(in_family)}});
+                      {"misses", sums.first},
+                      {"mean_loss_nats", sums.second / double(in_family)}});
     }
     std::fprintf(stderr, "%s: ours misses %zu of %zu, cachegen %zu, cake_levels %zu, nobody could meet %zu\n",
                  f.name.c_str(), of_family["progressive_cake"].first, in_family, of_family["cachegen"].first,
@@ -413,13 +467,14 @@ std::string lines_of(const json& j) {
 
 struct inputs {
   std::string links, requests, quality = "bench/results/quality.json", out;
+  std::string cachegen = "bench/results/cachegen_paper.json";
   bool hostile_only = false;
 };
 
 int run(const inputs& in) {
-  const json quality = json::parse(read_text(in.quality));
+  const json quality = json::parse(read_text(in.quality)), cachegen = json::parse(read_text(in.cachegen));
   if (in.hostile_only) {
-    json only = {{"hostile_links", hostile_links(quality)}};
+    json only = {{"hostile_links", hostile_links(quality, cachegen)}};
     round_all(only);
     return std::puts(only.dump().c_str()) < 0;
   }
@@ -431,7 +486,8 @@ int run(const inputs& in) {
   for (const named_link& l : links) ++groups[l.group];
   out["groups"] = groups;
   for (const streamed_model& m : streamed_models) {
-    const level_curve curve = curve_from(quality, m.curve);
+    const codecs curves{curve_from(quality, m.curve), cachegen_curve_from(cachegen, m.curve)};
+    const level_curve& curve = curves.ours;
     const cost_model cost = make_cost(m, curve, m.context_tokens, m.chunk_tokens, 0).value();
     json shape = {{"name", m.name},
                   {"config", m.config},
@@ -439,15 +495,18 @@ int run(const inputs& in) {
                   {"levels_of", m.curve},
                   {"bits_per_value", curve.bits_per_value},
                   {"loss_nats", curve.loss},
+                  {"cachegen_bits_per_value", curves.cachegen.bits_per_value},
+                  {"cachegen_loss_nats", curves.cachegen.loss},
                   {"context_tokens", m.context_tokens},
                   {"chunk_tokens", m.chunk_tokens},
                   {"values_per_token", m.values_per_token},
                   {"recompute_s", cost.recompute_seconds(0, cost.num_chunks())},
                   {"decode_values_per_s", 1 / m.decode_seconds_per_value},
+                  {"decoder_measured", m.decoder_measured},
                   {"kv_rate_bytes_per_s", kv_rate_bytes_per_second(m, m.context_tokens)},
                   {"link_factors", json::object()}};
     for (double share : kv_shares) {
-      const json r = run_shape(m, curve, links, share, out["cdfs"], out["acceptance"]);
+      const json r = run_shape(m, curves, links, share, out["cdfs"], out["acceptance"]);
       shape["link_factors"][std::to_string(share).substr(0, 4)] = r["factors"];
       for (const json& row : r["rows"]) out["results"].push_back(row);
     }
@@ -457,7 +516,7 @@ int run(const inputs& in) {
     const streamed_model& m = *find_streamed_model("Llama-3.1-8B");
     out["objectives"] = objectives(m, curve_from(quality, m.curve), links);
   }
-  out["hostile_links"] = hostile_links(quality);
+  out["hostile_links"] = hostile_links(quality, cachegen);
   out["decision_us_1000_chunks_5_levels"] = decision_times();
   out["schedule_us_100_requests_200_chunks"] = schedule_time();
   if (!in.requests.empty()) {
@@ -482,6 +541,7 @@ int main(int argc, char** argv) {
   app.add_option("--links", in.links, "folder of link traces; without, made-up links");
   app.add_option("--requests", in.requests, "requests that share one link (JSON lines)");
   app.add_option("--quality", in.quality, "what levels cost and lose")->capture_default_str();
+  app.add_option("--cachegen", in.cachegen, "what levels of CacheGen's codec cost and lose")->capture_default_str();
   app.add_flag("--hostile-only", in.hostile_only, "nothing but the links that mislead");
   app.add_option("-o", in.out, "JSON file; without, stdout");
   CLI11_PARSE(app, argc, argv);

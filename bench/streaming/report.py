@@ -10,7 +10,7 @@ import html, json, math, os, sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COLOURS = dict(always_raw='#b0b0b0', always_recompute='#707070', fixed_level_0='#e3c16f', fixed_level_1='#c9a13b', fixed_level_2='#a07c1c', cachegen='#d1495b',
-               cachegen_released='#e98a97', cake='#2e86ab', cake_levels='#7fb7d1', kvserve='#8f6bb3', robust_mpc='#5b8e55', bola='#9bc194', progressive='#f18f01',
+               layerwise='#4aa3a3', cachegen_own_codec='#a3122b', cachegen_released='#e98a97', cake='#2e86ab', cake_level_0='#2e5fab', cake_level_1='#5b7fc0', cake_levels='#7fb7d1', kvserve='#8f6bb3', robust_mpc='#5b8e55', bola='#9bc194', progressive='#f18f01',
                progressive_cake='#111111', oracle='#00a388')
 W, H, L, B = 430, 230, 48, 34
 

@@ -18,6 +18,7 @@ struct streamed_model {
   double seconds_per_token;     ///< prefill of t tokens at position p: t * (seconds_per_token +
   double seconds_per_position;  ///<   seconds_per_token_position * (p + t / 2))
   double decode_seconds_per_value;
+  bool decoder_measured;  ///< else assumed: a GPU's, which no kernel of sluice has run on
   int context_tokens, chunk_tokens;
   const char* curve;  ///< model whose measured levels stand for it
   const char* source;
@@ -27,17 +28,17 @@ struct streamed_model {
 /// analytic = utilisation * peak / (2 * parameters + attention), utilisation chosen to match published measurements.
 /// A decoder of 30 * 10^9 values/s is a design target for a GPU, not a measurement; the CPU's is bench/results/demo.json's.
 inline constexpr streamed_model streamed_models[] = {
-    {"SmolLM2-135M", "30 x 3 x 64, f16, 2 CPU cores", 11520, 2.0e-3, 2.3e-7, 1 / 0.20e9, 1024, 64, "SmolLM2-135M",
+    {"SmolLM2-135M", "30 x 3 x 64, f16, 2 CPU cores", 11520, 2.0e-3, 2.3e-7, 1 / 0.20e9, true, 1024, 64, "SmolLM2-135M",
      "prefill: analytic, 0.27 GFLOP a token at 135 GFLOP/s; decoder: measured, one thread"},
-    {"Llama-3.1-8B", "32 x 8 x 128, bf16, 1 H100", 65536, 35.96e-6, 1.185e-9, 1 / 30e9, 32768, 256, "SmolLM2-135M",
-     "prefill: analytic 26.9k tok/s at 2K, 8.8k at 128K"},
-    {"Qwen2.5-7B", "28 x 4 x 128, bf16, 1 H100", 28672, 34.16e-6, 0.905e-9, 1 / 30e9, 32768, 256, "Qwen2.5-0.5B",
+    {"Llama-3.1-8B", "32 x 8 x 128, bf16, 1 H100", 65536, 35.96e-6, 1.185e-9, 1 / 30e9, false, 32768, 256,
+     "SmolLM2-135M", "prefill: analytic 26.9k tok/s at 2K, 8.8k at 128K"},
+    {"Qwen2.5-7B", "28 x 4 x 128, bf16, 1 H100", 28672, 34.16e-6, 0.905e-9, 1 / 30e9, false, 32768, 256, "Qwen2.5-0.5B",
      "prefill: analytic 28.5k tok/s at 2K, 10.7k at 128K"},
-    {"Llama-3.3-70B", "80 x 8 x 128, bf16 cache, fp8 weights, 8 H100", 163840, 35.68e-6, 0.667e-9, 1 / 240e9, 32768,
-     256, "SmolLM2-135M",
+    {"Llama-3.3-70B", "80 x 8 x 128, bf16 cache, fp8 weights, 8 H100", 163840, 35.68e-6, 0.667e-9, 1 / 240e9, false,
+     32768, 256, "SmolLM2-135M",
      "prefill: analytic 27.5k tok/s at 2K, 12.6k at 128K; 28.3k measured (sglang pull request 2087)"},
-    {"DeepSeek-V3", "61 x 576 latent, bf16, 8 H100", 35136, 19.1e-6, 1.29e-9, 1 / 240e9, 65536, 256, "SmolLM2-135M",
-     "prefill: 52.3k tok/s measured (LMSYS, May 2025), growth with position analytic"},
+    {"DeepSeek-V3", "61 x 576 latent, bf16, 8 H100", 35136, 19.1e-6, 1.29e-9, 1 / 240e9, false, 65536, 256,
+     "SmolLM2-135M", "prefill: 52.3k tok/s measured (LMSYS, May 2025), growth with position analytic"},
 };
 
 inline const streamed_model* find_streamed_model(std::string_view name) {
