@@ -325,6 +325,42 @@ TEST_CASE("reads that are cancelled, at any moment") {
   CHECK(closed_again(descriptors));
 }
 
+TEST_CASE("a cancelled read costs its connection only where a new one is sooner") {
+  const auto &small = context::sample().objects[0], &large = context::sample().objects[1];
+  const auto read = [](redis_source& s, const context::object& o) {
+    std::vector<std::byte> bytes(o.bytes.size());
+    const ticket t = s.submit({o.name, 0, bytes});
+    completion done;
+    REQUIRE(s.poll({&done, 1}, 30) == 1);
+    CHECK(done.which == t);
+    CHECK(bytes == o.bytes);
+  };
+  const auto cancelled = [](redis_source& s, const context::object& o) {
+    std::vector<std::byte> bytes(o.bytes.size());
+    const ticket t = s.submit({o.name, 0, bytes});
+    completion done;
+    CHECK(s.poll({&done, 1}, 0.01) == 0);
+    s.cancel(t);
+  };
+  proxy far(stores::all().redis.port());
+  far.slow(0.05);
+  redis_source s({.port = far.port()});
+  read(s, small);
+  for (int i = 0; i < 5; ++i) {
+    cancelled(s, small);
+    read(s, small);
+  }
+  CHECK(far.connections() == 1);
+
+  proxy narrow(stores::all().redis.port());
+  narrow.throttle(4e5);
+  redis_source t({.port = narrow.port()});
+  read(t, small);
+  cancelled(t, large);
+  read(t, small);
+  CHECK(narrow.connections() == 2);
+}
+
 TEST_CASE("a slow link's bytes are counted while they come, also inside a piece") {
   proxy redis(stores::all().redis.port());
   redis.set(proxy::after(5000, verdict::stall));

@@ -32,8 +32,8 @@ report request(Source& source, double seconds_per_token, double deadline) {
   return r;
 }
 template <class Policy = policy::progressive_cake>
-outcome simulated(const link_trace& link, double deadline) {
-  const cost_model cost = context::sample().cost(slow_engine);
+outcome simulated(const link_trace& link, double deadline, double seconds_per_token = slow_engine) {
+  const cost_model cost = context::sample().cost(seconds_per_token);
   const simulated_request r{0, deadline, &cost};
   return simulate({&r, 1}, link, Policy{}).value().at(0);
 }
@@ -60,6 +60,20 @@ TEST_CASE("a store that is slow to answer: met where the simulator meets it") {
       CHECK(got.usable_seconds < o.seconds + 0.5);
       CHECK(got.recomputed_tokens <= o.recomputed_tokens + context::chunk_tokens);
     }
+  }
+}
+
+TEST_CASE("an engine that overtakes the link before its first byte does not keep it from ever coming") {
+  // A chunk takes it 0.25 s: what is asked for of that chunk is taken back before anything has come.
+  const outcome o = simulated(link_trace::constant(1e8, 0.3), 2, quick_engine);
+  proxy redis(stores::all().redis.port()), http(stores::all().nginx.port());
+  redis.slow(0.3);
+  http.slow(0.3);
+  redis_source r({.port = redis.port()});
+  http_source h({.url = stores::url(http.port())});
+  for (const report& got : {request(r, quick_engine, 2), request(h, quick_engine, 2)}) {
+    CHECK(got.usable_seconds < o.seconds + 0.5);
+    CHECK(got.recomputed_tokens <= o.recomputed_tokens + context::chunk_tokens);
   }
 }
 

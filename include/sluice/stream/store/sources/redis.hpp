@@ -5,6 +5,7 @@
 #include <sluice/stream/store/sources/connection.hpp>
 #include <sluice/stream/store/sources/url.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <deque>
@@ -89,6 +90,7 @@ class redis_source {
   std::string_view detail() const noexcept { return detail_; }
 
   ticket submit(const read_request& request) {
+    if (reads_.empty() && !command_.open) heard_at_ = now();  // nobody has listened to what is owed of cancelled reads
     reads_.push_back({++last_, std::string(request.key), request.offset, request.buffer, 0, 0});
     if (request.buffer.empty()) finish(last_, status::ok, {});
     return last_;
@@ -99,13 +101,13 @@ class redis_source {
     return r ? r->bytes : 0;
   }
 
-  /// Closes the connection if the server owes bytes of this read: they would keep the line busy. Others ask again.
+  /// What the server owes of this read would keep the line busy for the others, and a new connection is not free either:
+  /// the rest is read and dropped for as long as asking anew would take, then the connection is closed.
   std::size_t cancel(ticket t) {
     if (const read* r = find(t)) {
       const std::size_t bytes = r->bytes;
-      const bool under_way = r->asked > bytes;
       reads_.erase(reads_.begin() + (r - reads_.data()));
-      if (under_way) disconnect();
+      if (reads_.empty() && in_flight_ > options_.piece_bytes) disconnect();  // not for a server to keep
       return bytes;
     }
     return done_.cancel(t);
@@ -172,6 +174,7 @@ class redis_source {
     owed_.clear();
     out_.clear();
     sent_ = in_begin_ = in_end_ = bulk_left_ = in_flight_ = 0;
+    wasted_ = 0;
     value_left_ = {};
     in_bulk_ = false;
     greetings_ = 0;
@@ -234,7 +237,7 @@ class redis_source {
     owe({kind::greeting});
   }
   void owe(owed o) {
-    if (owed_.empty()) heard_at_ = now();
+    if (owed_.empty()) heard_at_ = asked_at_ = now();
     if (owed_.empty() && tries_ == 0) progress_at_ = heard_at_;
     owed_.push_back(o);
     greetings_ += o.what == kind::greeting;
@@ -300,7 +303,12 @@ class redis_source {
       const long n = link_.read(piece, {in_.get() + in_end_, in_bytes - in_end_});
       if (n < 0 || (n == 0 && !writable)) return lose(link_.state(), link_.words());
       if (n == 0) return heard ? void() : wait(until);
-      heard_at_ = now();
+      const double passed = now() - std::exchange(heard_at_, now());
+      if (asked_at_ > 0) least(round_trip_, heard_at_ - std::exchange(asked_at_, 0));
+      wasted_ =
+          bulk_left_ && !r ? wasted_ + std::min(passed, round_trip_) : 0;  // where nothing comes, nothing is wasted
+      if (wasted_ > connecting_ + 3 * round_trip_)
+        return disconnect();  // a new connection's rate grows for some round trips
       heard = true;
       const std::size_t direct = std::size_t(n) < piece.size() ? std::size_t(n) : piece.size();
       if (direct) {
@@ -321,7 +329,8 @@ class redis_source {
         ::poll(nullptr, 0, pause < 0 ? 0 : int((pause < 60 ? pause : 60) * 1000 + 0.999));
         return false;
       }
-      if (tries_ == 0) progress_at_ = now();
+      connect_at_ = now();
+      if (tries_ == 0) progress_at_ = connect_at_;
       if (!link_.start(options_.connect_seconds)) return not_connected();
     }
     if (!link_.advance()) return not_connected();
@@ -329,9 +338,12 @@ class redis_source {
       link_.wait((link_.until() < until ? link_.until() : until) - now());
       return false;
     }
+    least(connecting_, now() - connect_at_);
     greet();
     return true;
   }
+  // The least that has been seen; 0 = nothing yet.
+  static void least(double& seen, double seconds) noexcept { seen = seen > 0 ? std::min(seen, seconds) : seconds; }
   bool not_connected() {
     const bool useless = link_.state() == status::refused || link_.state() == status::invalid_argument;
     lose(link_.state(), link_.words(), useless ? after::give_up : after::retry);
@@ -513,8 +525,11 @@ class redis_source {
   std::string detail_;
   int greetings_ = 0, lost_ = 0, stalls_ = 0, tries_ = 0;
   double budget_, retry_at_ = 0;
-  double heard_at_ = 0;     // when a byte came or went
-  double progress_at_ = 0;  // when an answer brought something
+  double heard_at_ = 0;                     // when a byte came or went
+  double asked_at_ = 0, connect_at_ = 0;    // since when an answer, or a connection, is waited for
+  double round_trip_ = 0, connecting_ = 0;  // seconds, the least seen
+  double wasted_ = 0;                       // seconds in which bytes came that nobody wants any more
+  double progress_at_ = 0;                  // when an answer brought something
   long unsent_ = 0;
   std::uint64_t random_ = std::uint64_t(now() * 1e9) ^ std::uint64_t(reinterpret_cast<std::uintptr_t>(this));
   std::size_t in_flight_ = 0;
