@@ -264,6 +264,12 @@ TEST_CASE("progressive: bases of everything first, then refinements by loss per 
   fresh_request fast(m, 1);
   CHECK(p.link(m, seen(2401), fast.now) == fetch(m, 2, 1));
   CHECK(p.link(m, seen(2399), fast.now) == fetch(m, 2, 0));
+  // While others are not usable yet they are not kept waiting for more than bases.
+  fast.now.bytes_before = 1;
+  CHECK(p.link(m, seen(1e5), fast.now) == fetch(m, 2, 0));
+  fast.now.bytes_before = 0;
+  fast.now.engine_before_seconds = 0.01;
+  CHECK(p.link(m, seen(1e5), fast.now) == fetch(m, 2, 0));
 }
 
 TEST_CASE("progressive_cake: what the engine will have by the deadline is fetched last") {

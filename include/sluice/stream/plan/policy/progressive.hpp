@@ -74,9 +74,10 @@ struct progressive_with {
     return detail::max(arrival, p.decode_free_seconds) + cost.decode_seconds(c, level, bytes) <= p.deadline_seconds;
   }
 
-  /// The level of a first pass over what is missing behind `reach`, and over what the engine works on.
+  /// The level of a first pass over what is missing behind `reach`, and over what the engine works on: the base as long as
+  /// other requests need link or engine to be usable, since what they wait for is worth more.
   int first_pass(const cost_model& cost, const request_progress& p, double rate, int reach) const noexcept {
-    if (!(rate > 0)) return 0;
+    if (!(rate > 0) || p.bytes_before > 0 || p.engine_before_seconds > 0) return 0;
     const double budget = first_pass_share * rate * p.left() - double(p.bytes_due());
     int level = 0;
     for (; level + 1 < cost.num_levels(); ++level) {
