@@ -392,6 +392,24 @@ TEST_CASE("passwords work whatever they are made of, and are never told") {
         "SlowDown: a <b> &lt;");
 }
 
+TEST_CASE("connections that rest are kept, however few are in use meanwhile") {
+  proxy far(server().plain);
+  far.slow(0.02);
+  http_source s({.url = "http://127.0.0.1:" + std::to_string(far.port()) + "/objects"});
+  std::vector<std::vector<std::byte>> buffers(8, std::vector<std::byte>(1000));
+  REQUIRE(s.put("kept", buffers[0]) == status::ok);
+  const auto read = [&](std::size_t at_once) {
+    for (std::size_t i = 0; i < at_once; ++i) s.submit({"kept", 0, buffers[i]});
+    completion done[8];
+    for (std::size_t n = 0, more; n < at_once; n += more) REQUIRE((more = s.poll(done, 5)) > 0);
+  };
+  read(8);
+  const int connections = far.connections();
+  for (int i = 0; i < 10; ++i) read(1);
+  read(8);
+  CHECK(far.connections() == connections);
+}
+
 int main(int argc, char** argv) {
   if (servers::find_program("nginx").empty() || servers::find_program("openssl").empty()) {
     std::puts("skipped: nginx or openssl is not installed");

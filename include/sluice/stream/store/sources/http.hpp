@@ -25,6 +25,8 @@ class http_source {
   /// Connects at the first call. A URL that is wrong is said by every call, with words in detail().
   explicit http_source(http_options options)
       : options_(std::move(options)), budget_(options_.retry_budget), multi_(::curl_multi_init()) {
+    // Idle connections are kept, however few requests are under way: each has learned what its way carries.
+    ::curl_multi_setopt(multi_.get(), CURLMOPT_MAXCONNECTS, long(options_.connections) + 2);
     const result<url> u = parse_url(options_.url, &wrong_url_);
     if (!u) return;
     if ((u->scheme != "http" && u->scheme != "https") || u->host.empty() || u->has_query || u->has_fragment) {
