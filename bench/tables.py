@@ -218,10 +218,60 @@ def sources():
 
 def sockets():
     d = json.loads(read('streaming_sockets.json'))
-    ratio = lambda link, store: [r[store]['ratio'] for r in d['runs'] if r['link'] == link]
-    cell = lambda x: f'{min(x):.3f} to {max(x):.3f}'
-    return (f"{d['cells_within_bound']} of {d['cells']} requests are within {100 * d['bound']:.0f} % of the simulator; the farthest is {100 * d['worst_apart']:.1f} % apart.\n\n"
-            + table(['link', 'Redis, seconds / simulated seconds', 'HTTP'], [[link, cell(ratio(link, 'redis')), cell(ratio(link, 'http'))] for link in dict.fromkeys(r['link'] for r in d['runs'])]))
+    def part(runs):
+        ratio = lambda link, store: sorted(r[store]['ratio'] for r in runs if r['link'] == link)
+        cell = lambda x: f'{x[0]:.3f} to {x[-1]:.3f}, median {x[len(x) // 2]:.3f}'
+        return [[link, cell(ratio(link, 'redis')), cell(ratio(link, 'http'))] for link in dict.fromkeys(r['link'] for r in runs)]
+    head = ['link', 'Redis, seconds / simulated seconds', 'HTTP']
+    said = lambda x: f"{x['cells_within_bound']} of {x['cells']} requests are within {100 * d['bound']:.0f} % of the simulator; the farthest is {100 * x['worst_apart']:.1f} % apart."
+    text = f"Bytes slowed down to traces: {said(d)}\n\n{table(head, part(d['runs']))}\n\n"
+    w = d['wire']
+    if 'left_out' in w: return text + f"Packets: left out ({w['left_out']})."
+    rows = []
+    for round_trip in ('20 ms', '150 ms'):
+        for r in part([x for x in w['runs'] if x['trace'].endswith(f', {round_trip}')]): rows.append([f'{round_trip}, {r[0]}'] + r[1:])
+    met = lambda what: sum(x[what]['met'] for x in w['runs'] if x['policy'] == 'progressive_cake' and x['simulated_met'])
+    n = sum(x['simulated_met'] for x in w['runs'] if x['policy'] == 'progressive_cake')
+    return (text + f"Packets of TCP between two network namespaces, 10, 40 and 160 Mbit/s: {said(w)} Of {n} requests of `progressive_cake` that the simulator has within {w['deadline_seconds']} s, {met('redis')} are in time from Redis and {met('http')} over HTTP.\n\n"
+            + table(['round trip, link'] + head[1:], rows))
+
+
+# Rows of several tables: what was lost once, what it is now, and the best rival of the same run.
+def situations():
+    d, w = json.loads(read('streaming.json')), json.loads(read('streaming_sockets.json'))['wire']
+    ours, not_rivals = 'progressive_cake', ('progressive', 'progressive_cake', 'oracle', 'bound', 'layerwise')
+    result = lambda r: f"{r['misses']} of {r['requests']} missed, {r['mean_loss_nats']:.2g} nats"
+    def best(rows):
+        r = min((r for r in rows if r['policy'] not in not_rivals), key=lambda r: (r['misses'], r['mean_loss_nats']))
+        return f"{policy_name(r['policy'])}: {result(r)}"
+    def simulated(name, hard, where, rows):
+        of = {r['policy']: r for r in rows}
+        return [name, hard, f'{result(of[ours])}', best(rows), result(of['cachegen_own_codec']), where]
+    named = lambda n: [r for r in d['situations'] if r['situation'] == n]
+    def packets(name, hard, runs):
+        of = [r for r in w['runs'] if runs(r)]
+        n = lambda p: f"{sum(not r['redis']['met'] for r in of if r['policy'] == p)} of {sum(r['policy'] == p for r in of)} missed"
+        loss = lambda p: sum(r['redis']['loss_nats'] for r in of if r['policy'] == p) / sum(r['policy'] == p for r in of)
+        return [name, hard, n(ours), f"`fixed_level_1`: {n('fixed_level_1')}", '', 'packets, Redis']
+    total = lambda p: [r for r in d['results'] if (r['policy'], r['group'], r['kv_share'], r['deadline_s']) == (p, 'all', d['main_kv_share'], 1)]
+    everything = [dict(policy=p, requests=sum(r['requests'] for r in total(p)), misses=sum(r['misses'] for r in total(p)), mean_loss_nats=sum(r['mean_loss_nats'] for r in total(p)) / len(total(p))) for p in dict.fromkeys(r['policy'] for r in d['results'])]
+    o = {(r['policy'], r['objective'], r['value']): r for r in d['objectives']['rows']}
+    at = lambda r: f"{r['median_s']:.3f} s, {r['mean_loss_nats']:.2g} nats"
+    rows = [simulated('first byte after 150 ms, 1 s', 'silence is no loss: chunks used to be given up and computed', 'simulated', named('first byte after 150 ms'))]
+    if 'runs' in w: rows.append(packets('the same', '', lambda r: r['trace'].endswith('150 ms') and r['link'] == 'as it is'))
+    rows.append(simulated('outage of 0.4 s, 1 s', 'the same', 'simulated', named('outage of 0.4 s')))
+    if 'runs' in w:
+        rows.append(packets('the same', '', lambda r: r['trace'].endswith(', 20 ms') and r['link'] == '0.4 s pause'))
+        rows.append(packets('the same, packets lost', 'TCP waits for its timer', lambda r: r['trace'].endswith(', 20 ms') and r['link'] == '0.4 s outage'))
+        trips = [x[s] for x in w['lookup_round_trips'] for s in ('redis', 'http') if x['trace'].endswith('150 ms')]
+        rows.append(['lookup before the plan', 'one question after the other', f'{min(trips):.1f} to {max(trips):.1f} round trips', '', '', 'packets, 150 ms'])
+    rows += [simulated('a link that halves soon', 'what came first tells too much', 'simulated, 2 of 3 GPU decoders assumed', [r for r in d['hostile_links']['rows'] if r['family'] == 'fast start']),
+             simulated('10 Gbit/s, 0.1 s', 'the engine ends its chunk after the deadline', 'simulated, assumed GPU decoder', named('10 Gbit/s, 0.1 s')),
+             simulated('25 Gbit/s, 50 ms, 0.5 s', 'a round trip is 150 MB: whoever asks late leaves the link idle', 'simulated, assumed GPU decoder', named('25 Gbit/s, 50 ms')),
+             simulated('10 Gbit/s, decoder of a CPU, 0.25 s', 'decoding takes longer than the raw copy', 'simulated', named('10 Gbit/s, decoder of a CPU')),
+             ['time that need not be spent', 'the deadline was always used up', at(o[ours, 'least time at a loss of', 0.01]) + '; a price of 0.03: ' + at(o[ours, 'nats a second', 0.03]), 'to the deadline: ' + at(o[ours, 'least loss by the deadline', 0]), '', 'simulated, assumed GPU decoder'],
+             simulated('all traces, 1 s', 'CacheGen was given our levels', 'simulated, 4 of 5 GPU decoders assumed', everything)]
+    return table(['situation', 'what is hard', '`progressive_cake`', 'best rival', '`cachegen`, its own codec', 'how'], rows)
 
 
 def projection():
@@ -237,7 +287,7 @@ def projection():
                     [[n] + [cell(r[n, w]) for w in widths] + [str(d['targets_gb_per_s'].get(n, '')), slots(r[n, 128])] for n in names]))
 
 
-makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets)
+makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations)
 used, stale = set(), []
 for page in ('README.md', 'bench/README.md'):
     path = os.path.join(ROOT, page)

@@ -298,6 +298,49 @@ json hostile_links(const json& quality, const json& cachegen) {
           {"cells", cells},       {"cells_where_another_misses_two_fewer", beaten}, {"rows", rows}};
 }
 
+// Links and decoders on which a planner goes wrong that does not look: every policy, on ten contexts of a tenth of so many
+// tokens to all of them, none short enough for CacheGen to take as text whatever the link.
+json situations(const json& quality, const json& cachegen) {
+  struct situation {
+    const char *name, *shape;
+    int tokens;
+    double deadline, decode_values_per_second;  // 0 = the shape's
+    link_trace link;
+  };
+  const double gigabit = 1e9 / 8;
+  const auto pausing =
+      link_trace::make({{0.1, 0.1 * gigabit, 0.001}, {0.4, 0, 0.001}, {10, 0.1 * gigabit, 0.001}}).value();
+  const situation all[] = {
+      {"first byte after 150 ms", "SmolLM2-135M", 10240, 1, 0, link_trace::constant(0.1 * gigabit, 0.15)},
+      {"outage of 0.4 s", "SmolLM2-135M", 10240, 1, 0, pausing},
+      {"10 Gbit/s, 0.1 s", "Llama-3.1-8B", 32768, 0.1, 0, link_trace::constant(10 * gigabit)},
+      {"25 Gbit/s, 50 ms", "Llama-3.1-8B", 32768, 0.5, 0, link_trace::constant(25 * gigabit, 0.05)},
+      {"10 Gbit/s, decoder of a CPU", "SmolLM2-135M", 10240, 0.25, 0.2e9, link_trace::constant(10 * gigabit)},
+  };
+  json rows = json::array();
+  for (const situation& x : all) {
+    streamed_model m = *find_streamed_model(x.shape);
+    if (x.decode_values_per_second > 0) m.decode_seconds_per_value = 1 / x.decode_values_per_second;
+    const codecs curves{curve_from(quality, m.curve), cachegen_curve_from(cachegen, m.curve)};
+    std::map<std::string, outcome_sums> sums;
+    for (int tenths = 1; tenths <= 10; ++tenths) {
+      const int tokens = x.tokens * tenths / 10;
+      const auto cost_of = [&](const level_curve& curve) {
+        return make_cost(m, curve, tokens, m.chunk_tokens, x.link.latency_at(0)).value();
+      };
+      const cost_model cost = cost_of(curves.ours), cost_of_cachegen = cost_of(curves.cachegen);
+      for (const contestant& who : contestants())
+        sums[who.name].add(who.run({0, x.deadline, who.own_codec ? &cost_of_cachegen : &cost}, x.link));
+    }
+    for (const auto& [name, of] : sums) {
+      json row = {{"situation", x.name}, {"shape", m.name}, {"deadline_s", x.deadline}, {"policy", name}};
+      row.update(of.to_json());
+      rows.push_back(row);
+    }
+  }
+  return rows;
+}
+
 // Chunks of five levels.
 cost_model alike_chunks(int n) {
   std::vector<chunk_cost> chunks;
@@ -517,6 +560,7 @@ int run(const inputs& in) {
     out["objectives"] = objectives(m, curve_from(quality, m.curve), links);
   }
   out["hostile_links"] = hostile_links(quality, cachegen);
+  out["situations"] = situations(quality, cachegen);
   out["decision_us_1000_chunks_5_levels"] = decision_times();
   out["schedule_us_100_requests_200_chunks"] = schedule_time();
   if (!in.requests.empty()) {

@@ -151,7 +151,8 @@ inline std::vector<std::string> redis_command(const std::string& folder, int por
 
 /// A web server that keeps objects under /objects/ (GET with ranges, PUT), and under /locked/ for those in the folder's file
 /// `users`, and has a few places that misbehave.
-inline std::vector<std::string> nginx_command(const std::string& folder, int port) {
+inline std::vector<std::string> nginx_command(const std::string& folder, int port,
+                                              const std::string& address = "127.0.0.1") {
   std::filesystem::create_directories(folder + "/www/objects");
   std::ofstream(folder + "/nginx.conf") << "daemon off; master_process off; pid " << folder << "/nginx.pid; error_log "
                                         << folder << "/error.log;\nevents {}\nhttp {\n  access_log off; "
@@ -160,7 +161,7 @@ inline std::vector<std::string> nginx_command(const std::string& folder, int por
                                         << "/proxy; fastcgi_temp_path " << folder << "/fcgi; uwsgi_temp_path " << folder
                                         << "/uwsgi; scgi_temp_path " << folder << "/scgi;\n"
                                         << R"(  server {
-    listen 127.0.0.1:)" << port << R"( backlog=1024;
+    listen )" << address << ":" << port << R"( backlog=1024;
     root )" << folder << R"(/www;
     location /objects/ { dav_methods PUT DELETE; }
     location /moved/ { rewrite ^/moved/(.*)$ /objects/$1 redirect; }

@@ -11,8 +11,10 @@
 /// The committed capture in a redis-server and behind a web server, which live as long as the test.
 struct stores {
   servers::temporary_folder folder;
-  servers::server redis{servers::redis_command(folder.path, port[0]), port[0]};
-  servers::server nginx{servers::nginx_command(folder.path, port[1]), port[1]};
+  servers::server redis{servers::redis_command(folder.path, port[0], {"--bind", address, "--protected-mode", "no"}),
+                        port[0]};
+  servers::server nginx{servers::nginx_command(folder.path, port[1], address), port[1]};
+  static inline std::string address = "127.0.0.1";  // that they listen on, if set before the first use
   static inline const int port[] = {servers::free_port(), servers::free_port()};
 
   stores() {
