@@ -261,8 +261,9 @@ def situations():
     if 'runs' in w: rows.append(packets('the same', '', lambda r: r['trace'].endswith('150 ms') and r['link'] == 'as it is'))
     rows.append(simulated('outage of 0.4 s, 1 s', 'the same', 'simulated', named('outage of 0.4 s')))
     if 'runs' in w:
-        rows.append(packets('the same', '', lambda r: r['trace'].endswith(', 20 ms') and r['link'] == '0.4 s pause'))
-        rows.append(packets('the same, packets lost', 'TCP waits for its timer', lambda r: r['trace'].endswith(', 20 ms') and r['link'] == '0.4 s outage'))
+        rows.append(packets('the same, 20 ms', '', lambda r: r['trace'].endswith(', 20 ms') and r['link'] == '0.4 s pause'))
+        for round_trip in ('20 ms', '150 ms'):
+            rows.append(packets(f'the same, packets lost, {round_trip}', 'TCP waits for its timer', lambda r: r['trace'].endswith(f', {round_trip}') and r['link'] == '0.4 s outage'))
         trips = [x[s] for x in w['lookup_round_trips'] for s in ('redis', 'http') if x['trace'].endswith('150 ms')]
         rows.append(['lookup before the plan', 'one question after the other', f'{min(trips):.1f} to {max(trips):.1f} round trips', '', '', 'packets, 150 ms'])
     rows += [simulated('a link that halves soon', 'what came first tells too much', 'simulated, 2 of 3 GPU decoders assumed', [r for r in d['hostile_links']['rows'] if r['family'] == 'fast start']),
