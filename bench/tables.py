@@ -275,6 +275,15 @@ def situations():
     return table(['situation', 'what is hard', '`progressive_cake`', 'best rival', '`cachegen`, its own codec', 'how'], rows)
 
 
+def hedge():
+    d = json.loads(read('streaming_hedge.json'))
+    ms = lambda r: f"{1e3 * r['p50_seconds']:.1f} · {1e3 * r['p99_seconds']:.1f} · {1e3 * r['max_seconds']:.1f}"
+    return (f"{d['reads']} reads of {d['bytes']} bytes a row, pauses of {d['pause_seconds']:g} s and up to a tenth more, a deadline of {d['deadline_seconds']:g} s; {d['cpu']}, {d['cores']} cores.\n\n"
+            + table(['reads that the primary pauses in', 'one server: p50 · p99 · max, ms', 'missed', 'hedged: p50 · p99 · max, ms', 'missed', 'asked twice', 'bytes not needed'],
+                    [[f"{100 * r['stalled_share']:g} %", ms(r['one']), f"{100 * r['one']['missed_share']:.1f} %", ms(r['hedged']), f"{100 * r['hedged']['missed_share']:.1f} %", f"{100 * r['hedged']['asked_twice_share']:.1f} %",
+                      f"{100 * r['hedged']['unused_bytes_share']:.1f} %"] for r in d['rows']]))
+
+
 def projection():
     d = json.loads(read('cuda_projection.json'))
     r = {(x['what'], x['width']): x for x in d['projected']}
@@ -288,7 +297,7 @@ def projection():
                     [[n] + [cell(r[n, w]) for w in widths] + [str(d['targets_gb_per_s'].get(n, '')), slots(r[n, 128])] for n in names]))
 
 
-makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations)
+makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge)
 used, stale = set(), []
 for page in ('README.md', 'bench/README.md'):
     path = os.path.join(ROOT, page)

@@ -65,7 +65,7 @@ inline void describe_profile(option_list& app, std::string& profile) {
 
 /// Of commands that keep a document's cache in a store.
 struct document_options : model_options {
-  std::string prompt_file, store, profile, salt;
+  std::string prompt_file, store, second, profile, salt;
   std::size_t max_tokens = std::size_t{1} << 30;
 };
 
@@ -74,6 +74,9 @@ inline void describe_document(option_list& app, document_options& o) {
   app.add_option("--prompt-file", o.prompt_file, "the document, as text").required();
   app.add_option("--store", o.store, std::string("where chunks are kept: ") + sluice::stream::store_url_forms)
       .required();
+  app.add_option("--second", o.second,
+                 "a second store of the same chunks: `save` writes to both, `resume` asks it for what the first is late "
+                 "with or has not");
   describe_profile(app, o.profile);
   app.add_option("--max-tokens", o.max_tokens, "of the document, counted from its begin")
       .range(std::size_t{1}, std::size_t{1} << 30);

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <sluice/status.hpp>
-#include <sluice/stream/store/source.hpp>
+#include <sluice/stream/store/any_source.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -17,43 +17,14 @@
 
 namespace engine {
 
-/// Any source behind one type, so that the commands are compiled once; a sluice::stream::byte_source itself.
-class store {
- public:
-  virtual ~store() = default;
-  virtual sluice::result<std::uint64_t> size(std::string_view key) = 0;
-  virtual sluice::status put(std::string_view key, std::span<const std::byte> bytes) = 0;
-  virtual sluice::stream::ticket submit(const sluice::stream::read_request& request) = 0;
-  virtual std::size_t poll(std::span<sluice::stream::completion> done, double seconds) = 0;
-  virtual std::size_t arrived(sluice::stream::ticket t) = 0;
-  virtual std::size_t cancel(sluice::stream::ticket t) = 0;
-  virtual std::string_view detail() const = 0;
-};
-
-/// A source as a store. Borrows it.
-template <sluice::stream::byte_source Source>
-class store_of final : public store {
- public:
-  explicit store_of(Source& source) : source_(&source) {}
-  sluice::result<std::uint64_t> size(std::string_view key) override { return source_->size(key); }
-  sluice::status put(std::string_view key, std::span<const std::byte> bytes) override {
-    return source_->put(key, bytes);
-  }
-  sluice::stream::ticket submit(const sluice::stream::read_request& r) override { return source_->submit(r); }
-  std::size_t poll(std::span<sluice::stream::completion> done, double seconds) override {
-    return source_->poll(done, seconds);
-  }
-  std::size_t arrived(sluice::stream::ticket t) override { return source_->arrived(t); }
-  std::size_t cancel(sluice::stream::ticket t) override { return source_->cancel(t); }
-  std::string_view detail() const override { return source_->detail(); }
-
- private:
-  Source* source_;
-};
+/// Any source behind one type, so that the commands are compiled once.
+using store = sluice::stream::any_source;
+using sluice::stream::source_of;
 
 /// Opens the store behind a URL and returns f(store); with `create`, what holds the objects is made where it is missing.
+/// `second`, where it is not empty, is the URL of a store of the same objects: what is late at the first is asked of it.
 /// Errors: throws what with_store() of store_url.hpp throws, and a data_error where nothing can be made.
-int open_store(const std::string& url, bool create, const std::function<int(store&)>& f);
+int open_store(const std::string& url, const std::string& second, bool create, const std::function<int(store&)>& f);
 
 /// What went wrong, as a person is told: the status and the store's own words, where it has some.
 inline std::string in_words(sluice::status s, std::string_view detail) {

@@ -159,7 +159,7 @@ stream_result stream(model& net, prefix_cache& prefixes, store& from, std::span<
   const double spare = deadline - measured.prefill_seconds(double(ids.size()));
   const double wait = std::max(spare, deadline / 2);
   sluice::stream::shaped_source shaped(from, options.link ? *options.link : sluice::stream::link_trace());
-  store_of slow(shaped);
+  source_of slow(shaped);
   store& source = options.link ? static_cast<store&>(slow) : from;
   const located_prefix found = prefixes.locate(ids, !meanwhile, {wait, wait});
   const std::vector<located_chunk>& chunks = found.chunks;

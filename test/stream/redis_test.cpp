@@ -744,6 +744,41 @@ TEST_CASE("whatever a server answers, only bytes of the right length are taken")
   CHECK(good > 0);
 }
 
+TEST_CASE("keys are listed and forgotten, whatever bytes they are made of, also over links that break") {
+  const redis_server server;
+  redis_options o = at(server.port);
+  redis_source s(o);
+  CHECK(s.keys().value().empty());
+  std::vector<std::string> put;
+  for (int i = 0; i < 3000; ++i) put.push_back("key " + std::to_string(i));
+  put.push_back("\r\n$5\r\n*3\r\n\n");
+  put.push_back(std::string(200'000, 'k'));  // longer than what is read at once
+  std::sort(put.begin(), put.end());
+  for (const std::string& key : put) REQUIRE(s.put(key, noise(3, 1)) == status::ok);
+  CHECK(s.keys().value() == put);
+  proxy link(server.port);
+  link.set(proxy::after(20'000, verdict::reset, 3));
+  o.port = link.port();
+  redis_source broken(o);
+  CHECK(broken.keys().value() == put);
+  CHECK(link.connections() > 1);
+  // A read under way stays under way.
+  std::vector<std::byte> buffer(3);
+  const ticket t = s.submit({put[7], 0, buffer});
+  CHECK(s.keys().value().size() == put.size());
+  completion done;
+  while (s.poll({&done, 1}, 1) == 0) continue;
+  CHECK(done.which == t);
+  CHECK(buffer == noise(3, 1));
+  for (const std::string& key : put) CHECK(s.erase(key) == status::ok);
+  CHECK(s.erase(put[0]) == status::not_found);
+  CHECK(s.detail().empty());
+  CHECK(s.keys().value().empty());
+  redis_source nobody(at(servers::free_port()));
+  CHECK(nobody.keys().status() == status::connection_lost);
+  CHECK(nobody.erase("a") == status::connection_lost);
+}
+
 int main(int argc, char** argv) {
   if (servers::find_program("redis-server").empty()) {
     std::puts("skipped: redis-server is not installed");

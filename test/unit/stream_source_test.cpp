@@ -100,6 +100,14 @@ TEST_CASE_TEMPLATE("a source gives back what was put into it, range by range", S
     CHECK(read_object(s, "a", 1, 100).status() == status::too_large);
     CHECK(s.poll(done, 0) == 0);
     CHECK(s.cancel(12345) == 0);
+
+    std::vector<std::string> keys = s.keys().value();
+    std::sort(keys.begin(), keys.end());
+    CHECK(keys == std::vector<std::string>{"a", "b"});
+    CHECK(s.erase("a") == status::ok);
+    CHECK(s.erase("a") == status::not_found);
+    CHECK(s.size("a").status() == status::not_found);
+    CHECK(s.keys().value() == std::vector<std::string>{"b"});
   }
   CHECK(servers::open_descriptors() == descriptors);
 }

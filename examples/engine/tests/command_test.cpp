@@ -258,6 +258,34 @@ TEST_CASE("command: redis: a wrong password, none, and a server that never answe
 }
 #endif
 
+TEST_CASE("command: a second store gives what the first lacks, holds less of or is silent with") {
+  fixture f;
+  const std::string other = f.folder.path + "/other";
+  REQUIRE(f.save({"--second", other}).code == 0);
+  const auto whole = [&](const std::vector<std::string>& call) {
+    const outcome o = f.resume(call);
+    CAPTURE(o.err);
+    CHECK(o.code == 0);
+    const json facts = o.facts();
+    CHECK(facts["computed_tokens"] == facts["question_tokens"]);
+    CHECK(facts["faults"].empty());
+  };
+  whole({"--second", other, "--strict"});
+  const std::vector<std::string> there = f.files("");
+  REQUIRE(there.size() >= 2);
+  fs::resize_file(there[0], fs::file_size(there[0]) / 2);
+  for (std::size_t i = 1; i < there.size(); ++i) fs::remove(there[i]);
+  whole({"--second", other, "--strict"});
+  whole({"--second", other, "--strict", "--deadline", "10"});
+  int silent_port = 0;
+  const int listener = servers::listen_somewhere(silent_port);
+  const std::string silent = "redis://127.0.0.1:" + std::to_string(silent_port);
+#ifdef SLUICE_WITH_REDIS
+  whole({"--store", silent, "--second", other, "--strict"});
+#endif
+  ::close(listener);
+}
+
 TEST_CASE("command: a prompt beyond the model's context is warned of, and odd names never break JSON") {
   fixture f;
   std::ofstream(f.document) << std::string(4200, 'z');

@@ -75,7 +75,7 @@ struct fixture {
   std::string of_another_profile(int end) {
     const servers::temporary_folder other;
     sluice::stream::file_source other_files(other.path);
-    store_of other_store(other_files);
+    source_of other_store(other_files);
     prefix_cache p(net, sluice::profile::uncalibrated(kv_shape(net.config()), 3), other_store, threads);
     p.save(ids, document, 4);
     return contents(other.path + "/" + p.name_of(std::span(ids).first(std::size_t(end))));
@@ -83,7 +83,7 @@ struct fixture {
 
   servers::temporary_folder folder;
   sluice::stream::file_source files{folder.path};
-  mutable store_of<sluice::stream::file_source> kept{files};
+  mutable source_of<sluice::stream::file_source> kept{files};
   tiny::temporary_file file;
   mutable thread_pool threads{2};
   mutable model net{file.path(), arithmetic::exact, threads};
@@ -213,7 +213,7 @@ TEST_CASE("prefix: other models, profiles and codecs do not find these objects; 
       prefix_cache(f.net, sluice::profile::uncalibrated(sluice::model_shape::uniform(2, 2, 16)), f.kept, f.threads),
       "the profile is of a model with another shape");
   sluice::stream::file_source below_a_file(f.file.path() + "/store");
-  store_of nowhere(below_a_file);
+  source_of nowhere(below_a_file);
   prefix_cache p(f.net, f.prefixes().profile(), nowhere, f.threads);
   CHECK_THROWS_AS(p.save(f.ids, f.document, 4), std::runtime_error);
   const restore_report r = p.restore(f.ids, seq, 3);
@@ -369,7 +369,7 @@ TEST_CASE("prefix: weights, their type, tokenizer, arithmetic, pages and salt al
     const tiny::temporary_file file(gguf);
     const model net(file.path(), mode, threads);
     sluice::stream::file_source files("/nowhere");
-    store_of kept(files);
+    source_of kept(files);
     names.push_back(
         prefix_cache(net, sluice::profile::uncalibrated(kv_shape(net.config())), kept, threads, options).name_of(ids));
   };

@@ -36,7 +36,7 @@ struct stored_model {
   model net{file.path(), arithmetic::exact, threads};
   servers::temporary_folder folder;
   sluice::stream::file_source files{folder.path};
-  store_of<sluice::stream::file_source> kept{files};
+  source_of<sluice::stream::file_source> kept{files};
   prefix_cache prefixes{net, sluice::profile::uncalibrated(kv_shape(net.config())), kept, threads};
   page_pool pages;
 };
@@ -291,7 +291,7 @@ TEST_CASE("stream: a store that is not there costs nothing but the computing") {
   thread_pool threads(1);
   model net(file.path(), arithmetic::exact, threads);
   sluice::stream::file_source files(file.path() + "/nowhere");
-  store_of kept(files);
+  source_of kept(files);
   prefix_cache prefixes(net, sluice::profile::uncalibrated(kv_shape(net.config())), kept, threads);
   page_pool pages(net.config(), sluice::dtype::f16, 40);
   sequence seq(pages);

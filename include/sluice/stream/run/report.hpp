@@ -7,7 +7,6 @@
 #include <sluice/stream/plan/plan.hpp>
 #include <sluice/stream/store/sha256.hpp>
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -97,14 +96,6 @@ struct turn {
   bool finished = false;        ///< the request has ended and nothing is out any more
   bool idle = false;            ///< see above
   double wait_seconds = 0;      ///< until the executor has to be asked again at the latest
-};
-
-/// Seconds of a monotonic clock.
-struct steady_clock_seconds {
-  /// Seconds since some fixed moment.
-  double operator()() const noexcept {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-  }
 };
 
 }  // namespace sluice::stream

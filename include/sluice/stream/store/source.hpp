@@ -65,13 +65,28 @@ concept byte_source = requires(S& s, std::string_view key, const read_request& r
   { s.detail() } -> std::convertible_to<std::string_view>;
 };
 
+/// A source that forgets objects when told to, and says which it has: what a tier must be.
+/// - erase(key): the object is gone; waits. Errors: not_found, and those of put().
+/// - keys(): of all objects, in any order; waits. Errors: those of size().
+template <class S>
+concept tier_source = byte_source<S> && requires(S& s, std::string_view key) {
+  { s.erase(key) } -> std::same_as<status>;
+  { s.keys() } -> std::same_as<result<std::vector<std::string>>>;
+};
+
+/// Seconds of a monotonic clock.
+struct steady_clock_seconds {
+  /// Seconds since some fixed moment.
+  double operator()() const noexcept {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
+};
+
 /// Reads one range and waits for it, however long it takes, but for at most `seconds` without a byte. Uses a source that
 /// has nothing else in flight. Errors: those of a completion.
 template <byte_source Source>
 status read(Source& source, const read_request& request, double seconds) {
-  const auto now = [] {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-  };
+  constexpr steady_clock_seconds now;
   const ticket t = source.submit(request);
   completion done;
   std::size_t bytes = 0;

@@ -5,6 +5,7 @@
 #include <sluice/stream/store/sources/atomic_file.hpp>
 #include <sluice/stream/store/sources/words.hpp>
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -53,6 +54,21 @@ class file_source {
     atomic_file file;
     if (file.open(path(key)) && file.write(bytes) && file.commit()) return status::ok;
     return failed(key, file.error());
+  }
+
+  status erase(std::string_view key) {
+    if (!valid(key)) return bad_key(key);
+    return ::unlink(path(key).c_str()) == 0 ? status::ok : failed(key, errno);
+  }
+  /// Of files that can be objects; folders are not looked into.
+  result<std::vector<std::string>> keys() {
+    DIR* const folder = ::opendir(folder_.c_str());
+    if (!folder) return failed({}, errno);
+    std::vector<std::string> all;
+    while (const dirent* entry = ::readdir(folder))
+      if (valid(entry->d_name) && size(entry->d_name)) all.emplace_back(entry->d_name);
+    ::closedir(folder);
+    return all;
   }
 
   ticket submit(const read_request& request) {
@@ -157,6 +173,6 @@ class file_source {
   ticket open_ = 0;  // which that is
 };
 
-static_assert(byte_source<file_source>);
+static_assert(tier_source<file_source>);
 
 }  // namespace sluice::stream

@@ -34,13 +34,18 @@ class memory_source {
     used_ = kept + bytes.size();
     return status::ok;
   }
-  /// Errors: not_found.
   status erase(std::string_view key) {
     const auto found = objects_.find(key);
     if (found == objects_.end()) return detail_.clear(), status::not_found;
     used_ -= found->second.size();
     objects_.erase(found);
     return status::ok;
+  }
+
+  result<std::vector<std::string>> keys() const {
+    std::vector<std::string> all;
+    for (const auto& [key, bytes] : objects_) all.push_back(key);
+    return all;
   }
 
   ticket submit(const read_request& request) { return reads_.push(request); }
@@ -75,6 +80,6 @@ class memory_source {
   sluice::detail::read_queue reads_;
 };
 
-static_assert(byte_source<memory_source>);
+static_assert(tier_source<memory_source>);
 
 }  // namespace sluice::stream

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <deque>
 #include <initializer_list>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -87,6 +88,28 @@ class redis_source {
     return command({"SET", key}, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
   }
 
+  status erase(std::string_view key) {
+    const status s = command({"DEL", key}, {});
+    if (s != status::ok) return s;
+    return command_.number > 0 ? status::ok : (detail_.clear(), status::not_found);
+  }
+  /// Of all strings and whatever else the database holds: it should be this store's alone.
+  result<std::vector<std::string>> keys() {
+    std::vector<std::string> all;
+    std::string cursor = "0";
+    do {
+      const status s = command({"SCAN", cursor, "COUNT", "1000"}, {});
+      if (s != status::ok) return s;
+      if (command_.list.empty()) return status::parse_error;
+      cursor = std::move(command_.list[0]);
+      all.insert(all.end(), std::make_move_iterator(command_.list.begin() + 1),
+                 std::make_move_iterator(command_.list.end()));
+    } while (cursor != "0");
+    std::sort(all.begin(), all.end());  // a key may come twice
+    all.erase(std::unique(all.begin(), all.end()), all.end());
+    return all;
+  }
+
   std::string_view detail() const noexcept { return detail_; }
 
   ticket submit(const read_request& request) {
@@ -137,6 +160,8 @@ class redis_source {
     std::span<const char> value;  // of SET, follows the head
     status state = status::ok;
     long long number = 0;
+    std::vector<std::string> list = {};  // what arrays of the answer hold, flat
+    long long coming = 0;                // elements of it
   };
   // What the server owes, in order: answers to AUTH and SELECT, to the command, to pieces of reads.
   enum class kind { greeting, command, piece };
@@ -179,6 +204,8 @@ class redis_source {
     in_bulk_ = false;
     greetings_ = 0;
     command_.asked = false;
+    command_.list.clear();
+    command_.coming = 0;
     for (read& r : reads_) r.asked = r.bytes;
   }
   // The connection is of no more use: what waits for answers goes on with a new one, or ends.
@@ -374,6 +401,8 @@ class redis_source {
           std::memcpy(r->buffer.data() + r->bytes, in.data(), n);
           r->bytes += n;
           progress();
+        } else if (owed_.front().what == kind::command) {
+          command_.list.back().append(in.data(), n);
         }
         bulk_left_ -= n;
         in_begin_ += n;
@@ -400,7 +429,7 @@ class redis_source {
     if (in_bulk_) {  // behind the bytes of a piece
       if (!text.empty()) return nonsense();
       in_bulk_ = false;
-      return piece_is_here();
+      return owed_.front().what == kind::piece ? piece_is_here() : element_is_here(0);
     }
     if (text.starts_with('-')) return error(text.substr(1));
     if (text.empty() || owed_.empty()) return nonsense();
@@ -408,7 +437,7 @@ class redis_source {
     const char type = text[0];
     text.remove_prefix(1);
     long long number = 0;
-    if (type == ':' || type == '$') {
+    if (type == ':' || type == '$' || type == '*') {
       const bool negative = text.starts_with('-');
       text.remove_prefix(negative);
       if (text.empty() || text.size() > 18 || text.find_first_not_of("0123456789") != text.npos) return nonsense();
@@ -426,7 +455,13 @@ class redis_source {
       in_bulk_ = number >= 0;
       return in_bulk_ || piece_is_here();
     }
-    if (type != '+' && type != ':') return nonsense();
+    if (o.what == kind::command && type == '*') return element_is_here(number);
+    if (o.what == kind::command && type == '$' && number >= 0) {
+      command_.list.emplace_back();
+      bulk_left_ = std::size_t(number);
+      return in_bulk_ = true;
+    }
+    if ((type != '+' && type != ':') || command_.coming > 0) return nonsense();
     owed_.pop_front();
     if (o.what == kind::greeting) {
       --greetings_;
@@ -434,6 +469,18 @@ class redis_source {
       settle_command(status::ok, number);
       answered();
     }
+    return true;
+  }
+  // Of an array, which may be one of `more` elements itself; the command is done with its last one.
+  bool element_is_here(long long more) {
+    if (more < 0 || more > 1 << 24) return nonsense();
+    if (command_.coming > 0) --command_.coming;
+    command_.coming += more;
+    progress();
+    if (command_.coming > 0) return true;
+    owed_.pop_front();
+    settle_command(status::ok);
+    answered();
     return true;
   }
   void answered() {
@@ -536,6 +583,6 @@ class redis_source {
   ticket last_ = 0;
 };
 
-static_assert(byte_source<redis_source>);
+static_assert(tier_source<redis_source>);
 
 }  // namespace sluice::stream
