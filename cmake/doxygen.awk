@@ -12,7 +12,7 @@ BEGIN {
   concept["/sluice/codec/entropy/"] = "sluice::entropy_model or sluice::lossless_model"
   concept["/stream/plan/policy/"] = concept["/study/oracle.hpp"] = concept["/study/replay.hpp"] = \
       "sluice::stream::planner_policy"
-  concept["/study/placement_policies.hpp"] = "sluice::stream::placement_policy"
+  concept["/plan/placement_policies.hpp"] = "sluice::stream::placement_policy"
   concept["/stream/store/sources/"] = "sluice::stream::byte_source"
 }
 FNR == 1 {

@@ -10,7 +10,8 @@
 #include "hostile_links.hpp"
 
 #include <simulation.hpp>
-#include <sluice/stream/study/placement_policies.hpp>
+#include <sluice/stream/plan/placement_policies.hpp>
+#include <sluice/stream/study/placement.hpp>
 
 #include <CLI/CLI.hpp>
 #include <chrono>
@@ -450,7 +451,7 @@ json placements(const std::vector<traced_request>& traced, const streamed_model&
   const chunk_cost block = expected_chunk(m, curve, 0, 512, tokens / double(traced.size()));
   for (double memory : {10e9, 40e9, 160e9})
     placement_policies::for_each([&]<class Policy>() {
-      placement<Policy> store({{memory, 20e9, 1e-4, 0}, {5 * memory, 3e9, 1e-3, 0}});
+      placement_simulator<Policy> store({{memory, 20e9, 1e-4, 0}, {5 * memory, 3e9, 1e-3, 0}});
       const auto from = std::chrono::steady_clock::now();
       for (const traced_request& r : traced)
         for (std::size_t i = 0; i < r.ids.size(); ++i) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sluice/stream/study/placement_policies.hpp>
+#include <sluice/stream/plan/placement_policies.hpp>
+#include <sluice/stream/study/placement.hpp>
 
 #include <doctest/doctest.h>
 
@@ -18,14 +19,14 @@ placed_item item(double recompute_seconds = 1, int depth = 0) {
 }
 
 template <class Policy>
-placement_outcome get(placement<Policy>& p, std::int64_t id, double now, const placed_item& i = item()) {
+placement_outcome get(placement_simulator<Policy>& p, std::int64_t id, double now, const placed_item& i = item()) {
   return p.access(id, i, now).value();
 }
 
 }  // namespace
 
 TEST_CASE("lru: the least recently used moves down a tier, and from the last away") {
-  placement<placement_policies::lru> p({{200, 1000, 0.001}, {100, 100, 0.01}});
+  placement_simulator<placement_policies::lru> p({{200, 1000, 0.001}, {100, 100, 0.01}});
   CHECK_FALSE(get(p, 1, 0, item(2)).hit);
   CHECK_FALSE(get(p, 2, 1).hit);
   CHECK(get(p, 1, 2).tier == 0);
@@ -42,7 +43,7 @@ TEST_CASE("lru: the least recently used moves down a tier, and from the last awa
 }
 
 TEST_CASE("pensieve: the front of an old context goes first, for it is cheap to compute") {
-  placement<placement_policies::pensieve> p({{450, 1000, 0}});
+  placement_simulator<placement_policies::pensieve> p({{450, 1000, 0}});
   // A context of three chunks, dearer with position, then another context.
   for (int i = 0; i < 3; ++i) get(p, i, 0, item(0.5 + 0.1 * i, i));
   get(p, 10, 10, item(0.5, 0));
@@ -58,7 +59,7 @@ TEST_CASE("adaptcache: the least utility per byte is lost") {
   placement_options o;
   o.alpha_seconds_per_nat = 10;
   // Leaving a tier for good loses 1 - 0.1 s for 100 bytes; a level down loses 10 * 0.01 = 0.1 s and gains 0.06 s of delay.
-  placement<placement_policies::adaptcache> p({{150, 1000, 0}}, o);
+  placement_simulator<placement_policies::adaptcache> p({{150, 1000, 0}}, o);
   get(p, 1, 0);
   get(p, 2, 0);
   CHECK(p.totals().truncated == 1);
@@ -77,7 +78,7 @@ TEST_CASE("adaptcache: the least utility per byte is lost") {
 }
 
 TEST_CASE("truncating: levels go in place, without decoding") {
-  placement<placement_policies::truncating> p({{150, 1000, 0}});
+  placement_simulator<placement_policies::truncating> p({{150, 1000, 0}});
   get(p, 1, 0);
   get(p, 2, 0);
   CHECK(p.totals().truncated == 1);
@@ -86,7 +87,7 @@ TEST_CASE("truncating: levels go in place, without decoding") {
   // Where quality is dear, the passes that are cut off move down, and a request reads what is worth its delay.
   placement_options dear;
   dear.alpha_seconds_per_nat = 100;
-  placement<placement_policies::truncating> two({{150, 1000, 0}, {1000, 200, 0}}, dear);
+  placement_simulator<placement_policies::truncating> two({{150, 1000, 0}, {1000, 200, 0}}, dear);
   get(two, 1, 0);
   get(two, 2, 0);
   CHECK(two.totals().truncated == 0);
@@ -101,7 +102,7 @@ TEST_CASE("truncating: levels go in place, without decoding") {
 TEST_CASE("evicpress: everything is placed anew now and then, the most useful on the fastest tier") {
   placement_options o;
   o.reoptimise_every = 10;
-  placement<placement_policies::evicpress> p({{100, 1000, 0}, {1000, 100, 0}}, o);
+  placement_simulator<placement_policies::evicpress> p({{100, 1000, 0}, {1000, 100, 0}}, o);
   get(p, 1, 0, item(5));
   for (int i = 2; i < 10; ++i) get(p, i, 0.1 * i, item(0.01));
   get(p, 1, 1, item(5));  // the tenth
@@ -139,7 +140,7 @@ static_assert(placement_policy<largest_first> && placement_policy<confused> && !
 }  // namespace
 
 TEST_CASE("a placement policy from outside decides") {
-  placement<largest_first> p({{200, 1000, 0}, {1000, 100, 0}});
+  placement_simulator<largest_first> p({{200, 1000, 0}, {1000, 100, 0}});
   get(p, 1, 0, {{120}, {0}, 1, 0});
   get(p, 2, 1, {{60}, {0}, 1, 0});
   get(p, 3, 2, {{50}, {0}, 1, 0});  // 230 bytes: the largest goes, although the next tier has room
@@ -147,7 +148,7 @@ TEST_CASE("a placement policy from outside decides") {
   CHECK(p.used_bytes(1) == 0);
   CHECK(p.totals().dropped == 1);
   CHECK_FALSE(get(p, 1, 3, {{120}, {0}, 1, 0}).hit);
-  placement<placement_policies::lru> q({{200, 1000, 0}, {1000, 100, 0}});
+  placement_simulator<placement_policies::lru> q({{200, 1000, 0}, {1000, 100, 0}});
   get(q, 1, 0, {{60}, {0}, 1, 0});
   get(q, 2, 1, {{120}, {0}, 1, 0});
   get(q, 3, 2, {{50}, {0}, 1, 0});
@@ -166,7 +167,7 @@ TEST_CASE("placement keeps its books and its bounds, whatever is asked and whate
       o.reoptimise_every = 50;
       o.alpha_seconds_per_nat = std::exp(uniform(-3, 8));
       const std::vector<storage_tier> tiers = {{uniform(0, 3000), 1000, 0.001, 2}, {uniform(0, 5000), 100, 0.01, 1}};
-      placement<Policy> p(tiers, o);
+      placement_simulator<Policy> p(tiers, o);
       double now = 0;
       std::vector<placed_item> items;
       for (int i = 0; i < 60; ++i) {
@@ -203,11 +204,11 @@ TEST_CASE("placement keeps its books and its bounds, whatever is asked and whate
   placement_policies::for_each(hold);
   hold.operator()<largest_first>();
   hold.operator()<confused>();
-  placement<placement_policies::lru> p({{100, 1, 0}});
+  placement_simulator<placement_policies::lru> p({{100, 1, 0}});
   CHECK(p.access(1, {}, 0).status() == status::invalid_argument);
   CHECK(p.access(1, {{2, 1}, {0, 0}, 1, 0}, 0).status() == status::invalid_argument);
   CHECK(p.access(1, {{1}, {0, 0}, 1, 0}, 0).status() == status::invalid_argument);
   CHECK(p.access(1, {{1}, {-1}, 1, 0}, 0).status() == status::invalid_argument);
   CHECK(p.access(1, {{1}, {0}, std::nan(""), 0}, 0).status() == status::invalid_argument);
-  CHECK(placement<placement_policies::lru>({}).access(1, item(), 0).status() == status::invalid_argument);
+  CHECK(placement_simulator<placement_policies::lru>({}).access(1, item(), 0).status() == status::invalid_argument);
 }

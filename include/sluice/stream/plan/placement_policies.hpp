@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/stream/study/placement.hpp>
+#include <sluice/stream/plan/placement.hpp>
 
 #include <algorithm>
 #include <cmath>
