@@ -18,6 +18,16 @@ struct lru {
   double worth(const kept_chunk& c, const placement_move&, const storage_state&) const { return c.last_seconds; }
 };
 
+/// The same order, one level at a time: what was used least recently gets coarser before it goes.
+struct lru_levels : lru {
+  static constexpr std::string_view name = "lru_levels";
+  static constexpr bool in_place = true;
+  placement_move move(const kept_chunk& c, int tier, const storage_state& s) const {
+    const int end = s.passes_on(c, tier).second, next = s.next_tier(tier);
+    return s.priced(c, {end - 1, end, next, next < 0, 0});
+  }
+};
+
 /// Pensieve (EuroSys 2025): full quality; chunks with the least recompute seconds per second since their last use leave
 /// first, so the front of old contexts goes and is computed anew.
 struct pensieve : lru {
@@ -73,6 +83,7 @@ struct truncating : adaptcache {
 template <class F>
 void for_each(F&& f) {
   f.template operator()<lru>();
+  f.template operator()<lru_levels>();
   f.template operator()<adaptcache>();
   f.template operator()<evicpress>();
   f.template operator()<pensieve>();

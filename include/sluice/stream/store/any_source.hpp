@@ -26,8 +26,8 @@ class any_source {
   virtual std::size_t arrived(ticket t) = 0;
   virtual std::size_t cancel(ticket t) = 0;
   virtual std::string_view detail() const = 0;
-  virtual status erase(std::string_view key) = 0;
-  virtual result<std::vector<std::string>> keys() = 0;
+  virtual status erase(std::string_view) { return status::refused; }
+  virtual result<std::vector<std::string>> keys() { return status::refused; }
   /// @}
 };
 
