@@ -320,7 +320,7 @@ int resume(const resume_options& o, store& kept) {
 }
 
 int open_and_resume(const resume_options& o) {
-  return open_store(o.store, o.second, false, [&](store& kept) { return resume(o, kept); });
+  return open_store(o, false, [&](store& kept) { return resume(o, kept); });
 }
 
 }  // namespace

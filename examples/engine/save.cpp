@@ -121,7 +121,7 @@ int save(const save_options& o, store& kept) {
 }
 
 int open_and_save(const save_options& o) {
-  return open_store(o.store, o.second, true, [&](store& kept) { return save(o, kept); });
+  return open_store(o, true, [&](store& kept) { return save(o, kept); });
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include "chat.hpp"
 #include "model.hpp"
+#include "store.hpp"
 #include "tokenizer.hpp"
 
 #include <sluice/model/profile.hpp>
@@ -64,19 +65,23 @@ inline void describe_profile(option_list& app, std::string& profile) {
 }
 
 /// Of commands that keep a document's cache in a store.
-struct document_options : model_options {
-  std::string prompt_file, store, second, profile, salt;
+struct document_options : model_options, store_options {
+  std::string prompt_file, profile, salt;
   std::size_t max_tokens = std::size_t{1} << 30;
 };
 
 inline void describe_document(option_list& app, document_options& o) {
   describe_model(app, o);
   app.add_option("--prompt-file", o.prompt_file, "the document, as text").required();
-  app.add_option("--store", o.store, std::string("where chunks are kept: ") + sluice::stream::store_url_forms)
-      .required();
-  app.add_option("--second", o.second,
-                 "a second store of the same chunks: `save` writes to both, `resume` asks it for what the first is late "
-                 "with or has not");
+  app.add_option("--store", o.store, std::string("where chunks are kept: ") + sluice::stream::store_url_forms);
+  app.add_option(
+      "--second", o.second,
+      "a second store of the same chunks: `save` writes to both, `resume` asks it for what the first is late "
+      "with or has not");
+  app.add_option(
+      "--tier", o.tiers,
+      "instead of a store: tiers of it as URL,BYTES (K, M, G), the fastest first; levels move between them as "
+      "they are used, and leave the last one");
   describe_profile(app, o.profile);
   app.add_option("--max-tokens", o.max_tokens, "of the document, counted from its begin")
       .range(std::size_t{1}, std::size_t{1} << 30);

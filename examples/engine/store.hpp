@@ -21,10 +21,17 @@ namespace engine {
 using store = sluice::stream::any_source;
 using sluice::stream::source_of;
 
-/// Opens the store behind a URL and returns f(store); with `create`, what holds the objects is made where it is missing.
-/// `second`, where it is not empty, is the URL of a store of the same objects: what is late at the first is asked of it.
-/// Errors: throws what with_store() of store_url.hpp throws, and a data_error where nothing can be made.
-int open_store(const std::string& url, const std::string& second, bool create, const std::function<int(store&)>& f);
+/// Where a command keeps its chunks: in one store, in one with a second behind it, or in tiers.
+struct store_options {
+  std::string store;               ///< a URL
+  std::string second;              ///< of a store of the same objects: what is late at the first is asked of it
+  std::vector<std::string> tiers;  ///< instead: URL,BYTES with K, M or G behind the number, the fastest first
+};
+
+/// Opens it and returns f(store); with `create`, what holds the objects is made where it is missing.
+/// Errors: throws what with_store() of store_url.hpp throws, usage_error where what is named is not one of the three, and a
+/// data_error where nothing can be made or a store cannot be a tier.
+int open_store(const store_options& where, bool create, const std::function<int(store&)>& f);
 
 /// What went wrong, as a person is told: the status and the store's own words, where it has some.
 inline std::string in_words(sluice::status s, std::string_view detail) {

@@ -286,6 +286,48 @@ TEST_CASE("command: a second store gives what the first lacks, holds less of or 
   ::close(listener);
 }
 
+TEST_CASE("command: tiers: levels that do not fit wait on the slower one, and the next process finds them") {
+  fixture f;
+  const std::string fast = f.folder.path + "/fast", slow = f.folder.path + "/slow";
+  std::uintmax_t whole = 0;
+  REQUIRE(f.save().code == 0);
+  for (const std::string& file : f.files("")) whole += fs::file_size(file);
+  const auto call = [&](const char* command, std::uintmax_t first, std::vector<std::string> more = {}) {
+    more.insert(more.end(), {"--tier", fast + "," + std::to_string(first), "--tier", slow + ",1M"});
+    return run_engine(f.call(command, more));
+  };
+  const auto bytes_in = [](const std::string& folder) {
+    std::uintmax_t n = 0;
+    for (const auto& e : fs::directory_iterator(folder)) n += e.file_size();
+    return n;
+  };
+  REQUIRE(call("save", whole / 2).code == 0);
+  CHECK(bytes_in(fast) <= whole / 2);
+  CHECK(bytes_in(slow) > 0);
+  CHECK(bytes_in(fast) + bytes_in(slow) == whole);
+  const auto restored = [&](std::uintmax_t first) {
+    const outcome o = call("resume", first, {"--question", "what?", "--tokens", "2", "--strict", "--level", "3"});
+    CAPTURE(o.err);
+    CHECK(o.code == 0);
+    return o.facts();
+  };
+  json facts = restored(whole / 2);
+  CHECK(facts["computed_tokens"] == facts["question_tokens"]);
+  CHECK(facts["level"] == 3);
+  CHECK(bytes_in(fast) <= whole / 2);
+  facts = restored(whole * 2);  // there is room now: what was read has come up
+  CHECK(facts["level"] == 3);
+  CHECK(bytes_in(fast) > whole / 2);
+  // The slow tier is lost: what the fast one has is what there is, and the rest is computed.
+  fs::remove_all(slow);
+  CHECK(call("resume", whole * 2, {"--question", "what?", "--tokens", "2"}).code == 0);
+  CHECK(f.resume({"--tier", fast + ",1M"}).code == 2);  // beside a store
+  CHECK(run_engine(f.call("save", {"--tier", fast})).code == 2);
+  CHECK(run_engine(f.call("save", {"--tier", fast + ",0"})).code == 2);
+  CHECK(run_engine(f.call("save", {"--tier", fast + ",1X"})).code == 2);
+  CHECK(run_engine(f.call("save")).code == 2);
+}
+
 TEST_CASE("command: a prompt beyond the model's context is warned of, and odd names never break JSON") {
   fixture f;
   std::ofstream(f.document) << std::string(4200, 'z');
