@@ -284,6 +284,15 @@ def hedge():
                       f"{100 * r['hedged']['unused_bytes_share']:.1f} %"] for r in d['rows']]))
 
 
+def tiers():
+    d = json.loads(read('streaming_tiers.json'))
+    mb = lambda x: f'{x / 1e6:.0f}'
+    return (f"{d['requests']} requests of {d['trace']}, {d['rows'][0]['accesses']} blocks asked for, {d['blocks']} different ones, objects of {d['object_bytes']} bytes; {d['cpu']}, {d['cores']} cores.\n\n"
+            + table(['Redis + files, MB', 'policy', 'hits', 'of these at the finest level', 'ms a read', 'KB a read', 'read and computed, s a request', 'loss, nats a request', 'moved, MB'],
+                    [[f"{mb(r['redis_bytes'])} + {mb(r['file_bytes'])}", f"`{r['policy']}`", f"{100 * r['hit_share']:.1f} %", f"{100 * r['finest_share_of_hits']:.0f} %", f"{1e3 * r['seconds_per_read']:.2f}", f"{r['bytes_per_read'] / 1e3:.0f}",
+                      f"{r['read_and_compute_seconds_per_request']:.3f}", f"{r['loss_nats_per_request']:.5f}", mb(r['moved_bytes'])] for r in d['rows']]))
+
+
 def projection():
     d = json.loads(read('cuda_projection.json'))
     r = {(x['what'], x['width']): x for x in d['projected']}
@@ -297,7 +306,7 @@ def projection():
                     [[n] + [cell(r[n, w]) for w in widths] + [str(d['targets_gb_per_s'].get(n, '')), slots(r[n, 128])] for n in names]))
 
 
-makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge)
+makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge, tiers=tiers)
 used, stale = set(), []
 for page in ('README.md', 'bench/README.md'):
     path = os.path.join(ROOT, page)

@@ -26,7 +26,7 @@ asked_by && !documented &&
    /^  static [a-z_0-9: ]+ (passes|keeps_exact|uses|fingerprint|depth|measures|step|bits)\(/ ||
    /^  (static int width|(bool|void) (predict|gather|learn|forget))\(/ || /^  explicit [a-z_]+\(const (profile|detail::prediction_model)& / ||
    /^  step (link|compute)\(/ || /^  (placement_move|double) (move|worth|worth_at|density)\(/ ||
-   /^  [a-z_0-9:<>]+ (size|put|detail|submit|arrived|cancel|poll)\(/) {
+   /^  (virtual )?[a-z_0-9:<>]+ (size|put|detail|submit|arrived|cancel|poll|erase|keys)\(/) {
   sub(/^  /, "  /** Asked for by " asked_by ". */ ")
 }
 asked_by && /^  class (en|de)coder [{]$/ {

@@ -154,7 +154,7 @@ json replay(const std::vector<traced_request>& requests, const block& b, double 
 int main(int argc, char** argv) {
   if (argc < 2 || servers::find_program("redis-server").empty()) fail("needs a trace of requests, and redis-server");
   const std::vector<traced_request> requests =
-      load_requests(argv[1], argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1000);
+      load_requests(argv[1], argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 2000);
   const block b;
   std::unordered_set<std::int64_t> ids;
   for (const traced_request& r : requests) ids.insert(r.ids.begin(), r.ids.end());

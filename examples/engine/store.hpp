@@ -2,7 +2,7 @@
 #pragma once
 
 #include <sluice/status.hpp>
-#include <sluice/stream/store/any_source.hpp>
+#include <sluice/stream/store/sources/any.hpp>
 
 #include <algorithm>
 #include <chrono>

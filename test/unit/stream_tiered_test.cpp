@@ -209,7 +209,6 @@ TEST_CASE("what has no levels is kept whole; names of pieces are refused; what f
   CHECK(read_some(s, "nowhere", 0, 10).first == status::not_found);
   CHECK(read_some(s, "note.json", 50, 100) == std::pair(status::wrong_length, bytes_t(note.begin() + 50, note.end())));
   CHECK(read_some(s, "note.json", 500, 1).first == status::wrong_length);
-  CHECK(s.misses() == 1);
   CHECK(s.put("note.json", noise(30, 2)) == status::ok);
   CHECK(read_object(s, "note.json", 1).value() == noise(30, 2));
   CHECK(only.used == 30);
@@ -400,10 +399,10 @@ TEST_CASE("a process that dies at any moment loses nothing on the way, and what 
     }
     tiers_of<placement_policies::lru> s(tiers, {}, {}, {&now});
     REQUIRE(s.open() == status::ok);
-    for (const auto& [key, o] : whole) {
-      CAPTURE(key);
-      REQUIRE(s.size(key));
-      CHECK(read_object(s, key, 1).value() == o);
+    for (const auto& o : whole) {
+      CAPTURE(o.first);
+      REQUIRE(s.size(o.first));
+      CHECK(read_object(s, o.first, 1).value() == o.second);
       ++found;
     }
     double used = 0, counted = 0;
@@ -448,6 +447,7 @@ TEST_CASE("what is found again: pieces of other contents, gaps, whole objects th
   REQUIRE(fast.put("e", damaged) == status::ok);
   auto s = make();
   REQUIRE(s.open() == status::ok);
+  CHECK(s.open() == status::ok);  // again: what is known stays
   CHECK(read_object(s, "a", 1).value() == cut(a, 1));
   CHECK(read_object(s, "b", 1).value() == cut(b, 3));
   CHECK(read_object(s, "c", 1).value() == a);

@@ -3,7 +3,7 @@
 
 #include <sluice/format/frame.hpp>
 #include <sluice/stream/plan/placement.hpp>
-#include <sluice/stream/store/any_source.hpp>
+#include <sluice/stream/store/sources/any.hpp>
 
 #include <cstddef>
 #include <cstdint>

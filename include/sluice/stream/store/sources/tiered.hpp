@@ -3,8 +3,8 @@
 
 #include <sluice/stream/plan/placement.hpp>
 #include <sluice/stream/plan/placement_policies.hpp>
-#include <sluice/stream/store/any_source.hpp>
 #include <sluice/stream/store/levels.hpp>
+#include <sluice/stream/store/sources/any.hpp>
 #include <sluice/stream/store/sources/pieces.hpp>
 
 #include <algorithm>
@@ -71,6 +71,9 @@ class tiered_source {
     }
     const std::string why = detail_;
     found_pieces found(names);
+    for (const auto& [id, o] : objects_)
+      for (std::size_t p = 0; p < o.item.bytes.size(); ++p)
+        if (o.at[p] >= 0) found.use(std::size_t(o.at[p]), piece_name::make(o.key, o.header, int(p)));
     for (const auto& [key, places] : found.objects())
       if (!ids_.contains(key)) find_again(key, places, found);
     for (const auto& [t, name] : found.unused()) tiers_.erase(t, name);
@@ -119,6 +122,7 @@ class tiered_source {
     if (const status s = placement_.keep(id, o->item, o->asked); s != status::ok) return s;
     ++o->reads;  // whatever moves now is others'
     settle();
+    if (!objects_.contains(id)) return put(key, bytes);  // a read of it that had been under way found it gone
     status why = status::no_space;
     for (std::size_t p = 0; p < o->item.bytes.size(); ++p) {
       const int to = wanted(id, p);
@@ -142,7 +146,6 @@ class tiered_source {
     read& r = reads_.back();
     object* o = find(request.key);
     if (!o || visible(*o) == 0) {
-      ++misses_;
       ended_.push({r.which, status::not_found, 0, o ? "it lies on a tier that does not answer" : ""});
       reads_.pop_back();
       return last_;
@@ -209,11 +212,12 @@ class tiered_source {
     if (!changed_.empty()) carry_out();
   }
 
-  /// How many levels of an object can be read, and on which tier a level lies, -1 = on none.
+  /// How many levels of an object can be read.
   int levels(std::string_view key) {
     const object* o = find(key);
     return o ? visible(*o) : 0;
   }
+  /// The tier that a level lies on, -1 = on none.
   int tier_of(std::string_view key, int level) {
     const object* o = find(key);
     return o && level >= 0 && level < int(o->item.bytes.size()) ? o->at[std::size_t(level)] : -1;
@@ -232,8 +236,6 @@ class tiered_source {
   double used_bytes(int t) const noexcept { return tiers_.used(std::size_t(t)); }
   /// What was decided.
   const placement_moves& moves() const noexcept { return placement_.moves(); }
-  /// Reads of what was not there.
-  std::uint64_t misses() const noexcept { return misses_; }
 
  private:
   static constexpr double slice_seconds = 0.001;  // of waiting for one tier while others may answer
@@ -590,7 +592,6 @@ class tiered_source {
   sluice::detail::ended_reads ended_;
   std::string detail_;
   std::size_t turn_ = 0;
-  std::uint64_t misses_ = 0;
   std::int64_t last_id_ = 0;
   ticket last_ = 0;
 };

@@ -17,8 +17,6 @@ namespace sluice::stream {
 class any_source {
  public:
   virtual ~any_source() = default;
-  /// @name As byte_source and tier_source have them.
-  /// @{
   virtual result<std::uint64_t> size(std::string_view key) = 0;
   virtual status put(std::string_view key, std::span<const std::byte> bytes) = 0;
   virtual ticket submit(const read_request& request) = 0;
@@ -28,13 +26,13 @@ class any_source {
   virtual std::string_view detail() const = 0;
   virtual status erase(std::string_view) { return status::refused; }
   virtual result<std::vector<std::string>> keys() { return status::refused; }
-  /// @}
 };
 
 /// A source as any_source. Borrows it.
 template <byte_source Source>
 class source_of final : public any_source {
  public:
+  /// Of this one.
   explicit source_of(Source& source) : source_(&source) {}
   result<std::uint64_t> size(std::string_view key) override { return source_->size(key); }
   status put(std::string_view key, std::span<const std::byte> bytes) override { return source_->put(key, bytes); }
