@@ -108,6 +108,13 @@ def needles():
     return table(['needles found', 'exact cache'] + [f'level {i}' for i in range(4)], rows)
 
 
+def long_context():
+    d = json.loads(read('long_context.json'))
+    both = lambda s, key, digits: f"{s[f'{key}_1024']:.{digits}f} → {s[f'{key}_8192']:.{digits}f}"
+    return table(['the last 1,024 → all 8,192 tokens of a context', 'bits per value', 'KL', 'times', 'top-1'],
+                 [[f"`{s['codec']}`, level {s['level']}", both(s, 'bits_per_value', 2), both(s, 'kl', 4), f"{s['kl_8192'] / s['kl_1024']:.2f}", f"{100 * s['top1_1024']:.1f} → {100 * s['top1_8192']:.1f} %"] for s in d['summary']])
+
+
 # Policies as the tables call them.
 def policy_name(p): return {'bound': 'lower bound', 'cachegen_own_codec': '`cachegen`, its own codec', 'cake_level_0': '`cake` at level 0', 'cake_level_1': '`cake` at level 1'}.get(p, f'`{p}`')
 
@@ -306,7 +313,7 @@ def projection():
                     [[n] + [cell(r[n, w]) for w in widths] + [str(d['targets_gb_per_s'].get(n, '')), slots(r[n, 128])] for n in names]))
 
 
-makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge, tiers=tiers)
+makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, long_context=long_context, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge, tiers=tiers)
 used, stale = set(), []
 for page in ('README.md', 'bench/README.md'):
     path = os.path.join(ROOT, page)

@@ -5,8 +5,10 @@
 
 #include <sluice/calibrate/calibrate.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <deque>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -16,7 +18,48 @@ namespace engine {
 namespace {
 
 constexpr int level_rounds = 2;         // of measuring what level 1 loses
+constexpr int usual_looks = 12;         // at bytes, until the balance of K and V is found
+constexpr int most_moves = 6;           // of the balance one way
+constexpr double worth_moving = 0.003;  // of the bytes
 constexpr std::size_t most_judged = 6;  // captures that it is measured on
+
+// Bytes that a nat less in the logarithm of what level 1 loses is worth: what the levels around it differ by.
+double bytes_per_log_nat(const suffix_quality& q) {
+  const auto end = q.levels.end();
+  const auto level = [&](int n) { return std::find_if(q.levels.begin(), end, [n](auto& l) { return l.level == n; }); };
+  const auto fine = level(2), coarse = level(0);
+  if (fine == end || coarse == end) return 0;
+  return (double(fine->bytes) - double(coarse->bytes)) / std::log(coarse->distance.kl() / fine->distance.kl());
+}
+
+// Moves the steps of all K against those of all V, and how far they follow attention, for as long as that takes bytes away.
+void balance(sluice::profile& p, const std::function<double(const sluice::profile&)>& bytes) {
+  const auto known = sluice::detail::token_weight_model::of(p);
+  if (!known) return;
+  using layer = sluice::detail::layer_weights;
+  const std::function<void(layer&)> moves[] = {
+      [](layer& l) { l.offset[0] = std::int8_t(l.offset[0] - 2), l.offset[1] = std::int8_t(l.offset[1] + 2); },
+      [](layer& l) { l.offset[0] = std::int8_t(l.offset[0] + 2), l.offset[1] = std::int8_t(l.offset[1] - 2); },
+      [](layer& l) { l.exponent[0] = std::uint8_t(l.exponent[0] + 16); },
+      [](layer& l) { l.exponent[0] = std::uint8_t(std::max(l.exponent[0] - 16, 0)); },
+      [](layer& l) { l.exponent[1] = std::uint8_t(l.exponent[1] + 16); },
+      [](layer& l) { l.exponent[1] = std::uint8_t(std::max(l.exponent[1] - 16, 0)); },
+  };
+  sluice::detail::token_weight_model now = *known;
+  double least = bytes(p);
+  for (const auto& move : moves)
+    for (int times = 0; times < most_moves; ++times) {
+      sluice::detail::token_weight_model next = now;
+      for (layer& l : next.layers) move(l);
+      sluice::profile moved = p;
+      next.put_into(moved);
+      const double there = bytes(moved);
+      if (!(there < (1 - worth_moving) * least)) break;
+      least = there;
+      now = std::move(next);
+    }
+  now.put_into(p);
+}
 
 }  // namespace
 
@@ -32,7 +75,8 @@ calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> wind
   const std::size_t sweep = std::max<std::size_t>(context * layers / 10, 1);
   const int sweeps = how.prediction.sources ? 3 : 2;
   const std::size_t all = n * (context * layers + std::size_t(sweeps) * sweep) +
-                          probes * suffix * layers * (layers + 2) + (1 + level_rounds) * judged * suffix * layers;
+                          probes * suffix * layers * (layers + 2) +
+                          (5 + level_rounds + usual_looks) * judged * suffix * layers;
   std::size_t done = 0;
   const auto advance = [&](std::size_t work) {
     done += work;
@@ -101,7 +145,8 @@ calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> wind
   sluice::result<sluice::profile> made = calibrator.finish();
   check(made.status());
   out.profile = *std::move(made);
-  // What single planes cost does not say to a factor of two what all of them do: level 1 is measured, and steps follow.
+  // What single planes cost does not say to a factor of two what all of them do: bytes are measured where level 1 loses
+  // what it is meant to, the balance of K and V is sought, and steps follow.
   std::vector<matrix> exact;
   for (std::size_t i = 0; i < judged; ++i) {
     seen& s = captures[i * n / judged];
@@ -109,15 +154,29 @@ calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> wind
     s.cache.truncate(how.context);
     advance(suffix * layers);
   }
-  for (int round = 0; judged && round < level_rounds; ++round) {
+  const auto judge = [&](const sluice::profile& p, int level) {
     suffix_quality sum;
-    coded_cache coded(out.profile, "balanced");
+    coded_cache coded(p, "balanced");
     for (std::size_t i = 0; i < judged; ++i) {
       const std::size_t at = i * n / judged;
-      sum.add(judge_window(net, windows[at], captures[at].cache, exact[i], {}, {}, {}, 1, coded));
-      advance(suffix * layers);
+      sum.add(judge_window(net, windows[at], captures[at].cache, exact[i], {}, {}, {}, level, coded));
     }
-    const double kl = sum.levels.front().distance.kl();
+    return sum;
+  };
+  if (judged) {
+    const double worth = bytes_per_log_nat(judge(out.profile, -1));
+    advance(4 * judged * suffix * layers);
+    int looks = 0;
+    balance(out.profile, [&](const sluice::profile& p) {
+      const auto level = judge(p, 1).levels.front();
+      if (++looks <= usual_looks) advance(judged * suffix * layers);
+      return double(level.bytes) + worth * std::log(level.distance.kl() / how.target_kl);
+    });
+    advance(std::size_t(std::max(usual_looks - looks, 0)) * judged * suffix * layers);
+  }
+  for (int round = 0; judged && round < level_rounds; ++round) {
+    const double kl = judge(out.profile, 1).levels.front().distance.kl();
+    advance(judged * suffix * layers);
     if (!(kl > 0) || coarsen_steps(out.profile, sluice::quarters_for(how.target_kl / kl)) != sluice::status::ok) break;
   }
   return out;

@@ -47,6 +47,20 @@ struct fixture {
     return calibrate(net, windows(4, context + suffix, 1),
                      {.context = context, .target_kl = target_kl, .sensitivity_windows = measured ? 1 : 0});
   }
+  // On the windows that self() calibrates on.
+  suffix_quality judge_calibrated(const sluice::profile& p) {
+    page_pool pages(net.config(), sluice::dtype::f16, 2 * page_pool::pages_for(context + suffix));
+    coded_cache coded(p, "balanced");
+    suffix_quality sum;
+    for (const auto& ids : windows(4, context + suffix, 1)) {
+      sequence seq(pages);
+      net.forward(std::span(ids).first(context), seq);
+      const matrix exact = predict(net, std::span(ids).subspan(context, suffix - 1), seq);
+      seq.truncate(context);
+      sum.add(judge_window(net, ids, seq, exact, {}, {}, {}, -1, coded));
+    }
+    return sum;
+  }
   suffix_quality judge(const sluice::profile& p, const char* codec, int level = -1, int count = 2,
                        bool observe = false) {
     page_pool pages(net.config(), sluice::dtype::f16, 2 * page_pool::pages_for(context + suffix));
@@ -142,6 +156,33 @@ TEST_CASE("a model calibrated on itself loses less at every level, and nothing w
     REQUIRE(one.levels.size() == 1);
     CHECK(one.levels[0].bytes == q.levels[2].bytes);
     CHECK(one.levels[0].distance.kl() == q.levels[2].distance.kl());
+  }
+}
+
+TEST_CASE("calibration leaves no balance of K and V that takes fewer bytes on what it looked at") {
+  fixture f(recipes[0]);
+  const sluice::profile found = f.self(true).profile;
+  const auto weights = sluice::detail::token_weight_model::of(found);
+  REQUIRE(weights);
+  // Bytes where level 1 loses 0.01: log nats are linear between levels 2 and 0.
+  const auto bytes = [&](const sluice::profile& p) {
+    const suffix_quality q = f.judge_calibrated(p);
+    REQUIRE(q.levels.size() == 4);
+    const auto &fine = q.levels[1], &level = q.levels[2], &coarse = q.levels[3];
+    return double(level.bytes) + (double(fine.bytes) - double(coarse.bytes)) * std::log(level.distance.kl() / 0.01) /
+                                     std::log(coarse.distance.kl() / fine.distance.kl());
+  };
+  const double least = bytes(found);
+  for (const int by : {-12, 12}) {
+    CAPTURE(by);
+    sluice::detail::token_weight_model moved = *weights;
+    for (sluice::detail::layer_weights& l : moved.layers) {
+      l.offset[0] = std::int8_t(l.offset[0] + by);
+      l.offset[1] = std::int8_t(l.offset[1] - by);
+    }
+    sluice::profile other = found;
+    moved.put_into(other);
+    CHECK(bytes(other) > 1.02 * least);
   }
 }
 
