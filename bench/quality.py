@@ -79,6 +79,7 @@ if __name__ == '__main__':
     p = arguments(__doc__, 'smol,qwen,gemma')
     p.add_argument('--continuations', type=int, default=17, help='of SmolLM2')
     p.add_argument('--parts', default='codecs,measured,variants', help='measured: steps by what is measured on each document; variants: SmolLM2 without sensitivities, and without calibration; domains: SmolLM2 calibrated on prose alone, and on code alone')
+    p.add_argument('--codecs', default='standard,balanced,smallest,plain8,plain4,fixed4,int4,kivi4', help='of part codecs; the last five are judged with SmolLM2 alone')
     p.add_argument('--out', default='bench/results/quality.json')
     a = p.parse_args()
     parts = a.parts.split(',')
@@ -87,8 +88,8 @@ if __name__ == '__main__':
         found = []
         if {'codecs', 'measured'} & {*parts}: path, made = profile(a, m, '--predict')
         if 'codecs' in parts:
-            rivals = ['plain8', 'plain4', 'fixed4', 'int4', 'kivi4'] if m == 'smol' else []
-            found += judge(a, m, ['standard', 'balanced', 'smallest', *rivals], ['--profile', path, '--continuations', a.continuations if m == 'smol' else 0], calibration=made)
+            codecs = [c for c in a.codecs.split(',') if m == 'smol' or c in ('standard', 'balanced', 'smallest')]
+            found += judge(a, m, codecs, ['--profile', path, '--continuations', a.continuations if m == 'smol' else 0], calibration=made, standard=results.get((NAMES[m], 'standard')))
         if 'measured' in parts:
             standard = next((r for r in found if r['variant'] == 'standard'), results.get((NAMES[m], 'standard')))
             found += judge(a, m, ['balanced', 'smallest'], ['--profile', path, '--measure'], calibration=made, of='measured ', standard=standard)
