@@ -2,7 +2,6 @@
 #include "prefix_cache.hpp"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cstring>
 #include <stdexcept>
@@ -36,6 +35,7 @@ prefix_cache::prefix_cache(const model& net, sluice::profile profile, store& whe
       fingerprint_(profile_.fingerprint()),
       identity_(identity_of(net, options.kv)),
       salt_(std::move(options.salt)),
+      chunk_tokens_(options.chunk_tokens),
       store_(&where),
       pool_(&pool) {
   if (profile_.shape != kv_shape(net.config()))
@@ -71,8 +71,8 @@ std::vector<located_chunk> prefix_cache::chunks_of(std::span<const std::int32_t>
   const auto salt = std::as_bytes(std::span(salt_));
   sluice::stream::chunk_keys keys(identity_, fingerprint_, codec::id, salt), exact_keys(identity_, 0, exact::id, salt);
   std::vector<located_chunk> chunks;
-  for (std::size_t at = 0; at < ids.size(); at += chunk_tokens) {
-    const auto tokens = ids.subspan(at, std::min<std::size_t>(chunk_tokens, ids.size() - at));
+  for (std::size_t at = 0; at < ids.size(); at += std::size_t(chunk_tokens_)) {
+    const auto tokens = ids.subspan(at, std::min(std::size_t(chunk_tokens_), ids.size() - at));
     located_chunk& c = chunks.emplace_back();
     c.begin = int(at);
     c.end = int(at + tokens.size());
@@ -287,43 +287,48 @@ void prefix_cache::decode(std::span<const std::int32_t> ids, std::span<const loc
   constexpr int page = page_pool::page_size;
   const int layers = profile_.shape.num_layers();
   const int parts = chunks.empty() ? 1 : std::clamp(4 * pool_->size() / int(chunks.size()), 1, layers);
-  std::vector<std::array<sluice::status, chunk_tokens / page>> pages(chunks.size() * std::size_t(parts));
-  std::vector<std::uint32_t> outside(pages.size());
+  std::vector<std::vector<sluice::status>> pages(chunks.size() * std::size_t(parts));
+  std::vector<sluice::page_status> done(pages.size());
   pool_->parallel_for(int(pages.size()), [&](int task, int worker) {
     const auto i = std::size_t(task / parts);
     const int part = task % parts;
     const located_chunk& c = chunks[i];
-    auto& done = pages[std::size_t(task)];
-    done.fill(c.state);
+    auto& used = pages[std::size_t(task)];
+    used.assign(std::size_t(page_pool::pages_for(c.end - c.begin)), c.state);
     if (c.state != sluice::status::ok) return;
     const auto frame = sluice::stream::open_object(objects[i].bytes, c.key);
-    done.fill(frame.status());
+    std::fill(used.begin(), used.end(), frame.status());
     if (!frame) return;
     const sluice::kv_view target = seq.view().slice(c.begin, c.end);
-    outside[std::size_t(task)] = decoders_[std::size_t(worker)]
-                                     .decode(*frame, target,
-                                             {.level = level,
-                                              .layers = {layers * part / parts, layers * (part + 1) / parts},
-                                              .sequence_end = report.tokens,
-                                              .side = {ids.subspan(std::size_t(c.begin), std::size_t(c.end - c.begin))},
-                                              .pages = done})
-                                     .outside;
+    done[std::size_t(task)] = decoders_[std::size_t(worker)].decode(
+        *frame, target,
+        {.level = level,
+         .layers = {layers * part / parts, layers * (part + 1) / parts},
+         .sequence_end = report.tokens,
+         .side = {ids.subspan(std::size_t(c.begin), std::size_t(c.end - c.begin))},
+         .pages = used});
   });
   // Tokens outside of a window are looked at by nobody, unless a token before the end has to be computed.
   const auto usable = [](sluice::status s) { return s == sluice::status::ok || s == sluice::status::degraded; };
   bool whole = true;
-  for (std::size_t task = 0; task < pages.size(); ++task) {
-    const located_chunk& c = chunks[task / std::size_t(parts)];
-    const auto used = std::span(pages[task]).first(std::size_t(page_pool::pages_for(c.end - c.begin)));
-    whole &= std::all_of(used.begin(), used.end(), usable);
-  }
+  for (const auto& used : pages) whole &= std::all_of(used.begin(), used.end(), usable);
   for (std::size_t task = 0; task < pages.size(); ++task)
-    if (outside[task] > 0 && !whole) pages[task].fill(sluice::status::absent);
+    if (done[task].outside > 0 && !whole) {
+      std::fill(pages[task].begin(), pages[task].end(), sluice::status::absent);
+      done[task].missing = {};
+    }
   for (std::size_t i = 0; i < chunks.size(); ++i) {
     const located_chunk& c = chunks[i];
     // Where the store failed in the middle of an object, its words tell more than that the object is cut.
     const piece& object = objects[i];
     const bool lost = c.state == sluice::status::ok && object.state != sluice::status::ok;
+    int end_layer = 0;  // behind the highest damaged tile; of all where it is not tiles
+    for (int part = 0; part < parts; ++part) {
+      const std::size_t task = i * std::size_t(parts) + std::size_t(part);
+      if (std::all_of(pages[task].begin(), pages[task].end(), usable)) continue;
+      end_layer = std::max(end_layer, done[task].missing ? done[task].missing.end_layer : layers);
+    }
+    if (end_layer == layers) end_layer = -1;
     int restored = 0, degraded_pages = 0;
     for (int p = c.begin; p < c.end; p += page) {
       sluice::status worst = sluice::status::ok;
@@ -339,7 +344,7 @@ void prefix_cache::decode(std::span<const std::int32_t> ids, std::span<const loc
         continue;
       }
       append(report.missing,
-             {p, std::min(page, c.end - p), lost ? object.state : worst, lost ? object.detail : c.detail});
+             {p, std::min(page, c.end - p), lost ? object.state : worst, lost ? object.detail : c.detail, end_layer});
     }
     report.degraded_pages += degraded_pages;
     int held = -1;

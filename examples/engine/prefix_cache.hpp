@@ -27,6 +27,7 @@ struct missing_run {
   int position = 0, tokens = 0;
   sluice::status why = sluice::status::ok;
   std::string detail{};  ///< the store's own words
+  int end_layer = -1;    ///< layers from here on are sound, where only tiles are damaged; -1 = none
 };
 
 struct save_report {
@@ -80,18 +81,22 @@ struct located_prefix {
 struct prefix_options {
   sluice::dtype kv = sluice::dtype::f16;  ///< of the pages that caches are computed in and restored to
   std::string salt{};                     ///< keeps apart what is equal by all else: tenants, adapters
+  int chunk_tokens = 256;                 ///< of an object; whoever looks for it has to say the same
 };
 
 class prefix_cache {
  public:
   using codec = sluice::codec::balanced;
   using exact = sluice::codec::exact;
-  static constexpr int chunk_tokens = 256;
+  static constexpr int chunk_tokens = prefix_options{}.chunk_tokens;  ///< unless the options say otherwise
 
   /// Threads each get an encoder and a decoder. Errors: throws std::runtime_error where the profile is not the model's.
   prefix_cache(const model& net, sluice::profile profile, store& where, thread_pool& pool, prefix_options options = {});
 
   const sluice::profile& profile() const noexcept { return profile_; }
+  /// Tokens of a chunk, and chunks of so many tokens.
+  int tokens_of_chunk() const noexcept { return chunk_tokens_; }
+  int chunks_of(int tokens) const noexcept { return (tokens + chunk_tokens_ - 1) / chunk_tokens_; }
 
   /// Encodes the first ids.size() tokens of the sequence, with `levels` passes, and stores what the store lacks; with
   /// `exact_copies` every bit of them as well. What is there is read and checked, tile by tile: it stays if it is sound and
@@ -101,7 +106,7 @@ class prefix_cache {
                    const sluice::document_steps& steps = {});
 
   /// Looks for the chunks of these tokens, and for the sizes of exact copies, within the time given; what has not come by
-  /// then counts as not stored (timed_out). Chunks end at multiples of chunk_tokens and where the tokens do.
+  /// then counts as not stored (timed_out). Chunks end at multiples of tokens_of_chunk() and where the tokens do.
   located_prefix locate(std::span<const std::int32_t> ids, bool exact_copies = false, const patience& wait = {});
 
   /// Fills an empty sequence with the longest stored prefix of these tokens, decoded at a level. Pages that an object
@@ -135,6 +140,7 @@ class prefix_cache {
   std::uint64_t fingerprint_;
   sluice::digest identity_;
   std::string salt_;
+  int chunk_tokens_;
   store* store_;
   thread_pool* pool_;
   std::vector<sluice::encoder<codec>> encoders_;  // one per thread
@@ -142,16 +148,18 @@ class prefix_cache {
   std::vector<sluice::decoder<codec>> decoders_;
 };
 
-/// Computes the tokens that restore() could not fill.
+/// Computes the tokens that restore() could not fill, as far up as they are missing.
 inline void compute(model& net, std::span<const std::int32_t> ids, sequence& seq,
                     const std::vector<missing_run>& runs) {
   for (const missing_run& r : runs)
-    net.forward(ids.subspan(std::size_t(r.position), std::size_t(r.tokens)), seq, {.position = r.position});
+    net.forward(ids.subspan(std::size_t(r.position), std::size_t(r.tokens)), seq,
+                {.position = r.position, .end_layer = r.end_layer});
 }
 
 /// Adds tokens to the last run where they continue it for the same reason; the words are those of the first.
 inline void append(std::vector<missing_run>& runs, missing_run r) {
-  if (!runs.empty() && runs.back().position + runs.back().tokens == r.position && runs.back().why == r.why)
+  if (!runs.empty() && runs.back().position + runs.back().tokens == r.position && runs.back().why == r.why &&
+      runs.back().end_layer == r.end_layer)
     runs.back().tokens += r.tokens;
   else
     runs.push_back(std::move(r));

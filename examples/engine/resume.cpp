@@ -118,10 +118,6 @@ json levels_of(const std::vector<int>& levels, int chunks, int exact) {
   return out;
 }
 
-int chunks_of(std::size_t tokens) {
-  return int((tokens + prefix_cache::chunk_tokens - 1) / prefix_cache::chunk_tokens);
-}
-
 // All that is stored, at one level, as fast as this machine can; what is damaged is computed again.
 come_back at_level(session& s, prefix_cache& prefixes, std::span<const std::int32_t> document, sequence& seq,
                    int level) {
@@ -138,18 +134,19 @@ come_back at_level(session& s, prefix_cache& prefixes, std::span<const std::int3
   for (const missing_run& m : r.unread) out.faults.push_back(fault_of(m, "computed"));
   for (const missing_run& m : r.coarser) {
     int coarsest = level;
-    for (int c = m.position / prefix_cache::chunk_tokens; c < chunks_of(std::size_t(m.position + m.tokens)); ++c)
+    for (int c = m.position / prefixes.tokens_of_chunk(); c < prefixes.chunks_of(m.position + m.tokens); ++c)
       coarsest = std::min(coarsest, r.levels[std::size_t(c)]);
     out.faults.push_back(fault_of(m, "restored at level " + std::to_string(coarsest)));
   }
   json held;
   for (const int l : r.levels)
     if (l >= 0) held = held.is_null() ? l : std::min(l, held.get<int>());
-  out.figures = {{"level", held},
-                 {"asked_level", level},
-                 {"chunk_levels", levels_of(r.levels, chunks_of(document.size()), prefixes.profile().passes)},
-                 {"degraded_pages", r.degraded_pages},
-                 {"seconds", {{"read", r.read_seconds}, {"decode", r.decode_seconds}, {"repair", repair_seconds}}}};
+  out.figures = {
+      {"level", held},
+      {"asked_level", level},
+      {"chunk_levels", levels_of(r.levels, prefixes.chunks_of(int(document.size())), prefixes.profile().passes)},
+      {"degraded_pages", r.degraded_pages},
+      {"seconds", {{"read", r.read_seconds}, {"decode", r.decode_seconds}, {"repair", repair_seconds}}}};
   if (const auto saved = read_note(r.note, prefixes.name_of(document)))
     out.saved_prefill_seconds = saved->prefill_seconds;
   return out;
@@ -168,10 +165,16 @@ come_back by_plan(session& s, prefix_cache& prefixes, std::span<const std::int32
   std::vector<int> levels;
   for (const sluice::stream::chunk_report& c : r.report.chunks) levels.push_back(c.computed ? -1 : c.level);
   for (const sluice::stream::fault& f : r.report.faults) {
-    const int begin = f.chunk * prefix_cache::chunk_tokens;
+    const int begin = f.chunk * prefixes.tokens_of_chunk();
     const int level = f.chunk < 0 ? -1 : levels[std::size_t(f.chunk)];
-    json fault = fault_of({begin, std::min(prefix_cache::chunk_tokens, int(document.size()) - begin), f.what, f.detail},
-                          level < 0 ? "computed" : "restored at level " + std::to_string(level));
+    const sluice::gap repaired = f.chunk < 0 ? sluice::gap{} : r.report.chunks[std::size_t(f.chunk)].repaired;
+    std::string then = level < 0 ? "computed" : "restored at level " + std::to_string(level);
+    if (repaired)
+      then += ", tokens " + std::to_string(repaired.position) + " to " +
+              std::to_string(repaired.position + repaired.tokens - 1) + " through " +
+              std::to_string(repaired.end_layer) + " layers computed";
+    json fault =
+        fault_of({begin, std::min(prefixes.tokens_of_chunk(), int(document.size()) - begin), f.what, f.detail}, then);
     fault["asked_level"] = f.level;
     fault["seconds"] = f.seconds;
     out.faults.push_back(std::move(fault));
@@ -220,7 +223,8 @@ int resume(const resume_options& o, store& kept) {
   const std::string text = read_text(o.prompt_file);
 
   session s(o);
-  prefix_cache prefixes(s.net, load_profile(o.profile, o.model, s), kept, s.threads, {kv_type(o), o.salt});
+  prefix_cache prefixes(s.net, load_profile(o.profile, o.model, s), kept, s.threads,
+                        {kv_type(o), o.salt, o.chunk_tokens});
   const std::vector<std::int32_t> document = document_of(o, s.text, text);
   const std::vector<std::int32_t> asked = make_prompt(s.text, text, o.question).question;
   std::vector<std::int32_t> ids = document;

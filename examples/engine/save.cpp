@@ -34,7 +34,8 @@ void describe(option_list& app, save_options& o) {
 
 int save(const save_options& o, store& kept) {
   session s(o);
-  prefix_cache prefixes(s.net, load_profile(o.profile, o.model, s), kept, s.threads, {kv_type(o), o.salt});
+  prefix_cache prefixes(s.net, load_profile(o.profile, o.model, s), kept, s.threads,
+                        {kv_type(o), o.salt, o.chunk_tokens});
   const std::vector<std::int32_t> ids = document_of(o, s.text, read_text(o.prompt_file));
   s.check_context(ids.size(), 0);
   const int measured = o.measure ? int(ids.size()) / 2 + document_probe::most : 0;
@@ -65,7 +66,7 @@ int save(const save_options& o, store& kept) {
   // What was left there says what computing and decoding cost.
   machine_costs costs = times.fit(int(ids.size()), prefill_seconds);
   costs.decode_seconds_per_value =
-      prefixes.measure_decoding(seq, std::min(int(ids.size()), prefix_cache::chunk_tokens));
+      prefixes.measure_decoding(seq, std::min(int(ids.size()), prefixes.tokens_of_chunk()));
   const std::string note = write_note(prefixes.name_of(ids), ids.size(), prefill_seconds, costs);
   std::string why;
   const sluice::status noted = sluice::stream::put_checked(kept, prefixes.note_of(ids), std::as_bytes(std::span(note)),
@@ -76,7 +77,7 @@ int save(const save_options& o, store& kept) {
   json repairs = json::array();
   int refined = 0, repaired = 0;
   for (const missing_run& m : r.replaced) {
-    const int chunks = (m.tokens + prefix_cache::chunk_tokens - 1) / prefix_cache::chunk_tokens;
+    const int chunks = prefixes.chunks_of(m.tokens);
     (m.why == sluice::status::level_not_present ? refined : repaired) += chunks;
     repairs.push_back({{"position", m.position}, {"tokens", m.tokens}, {"why", to_string(m.why)}});
   }

@@ -68,6 +68,7 @@ inline void describe_profile(option_list& app, std::string& profile) {
 struct document_options : model_options, store_options {
   std::string prompt_file, profile, salt;
   std::size_t max_tokens = std::size_t{1} << 30;
+  int chunk_tokens = 256;
 };
 
 inline void describe_document(option_list& app, document_options& o) {
@@ -88,6 +89,9 @@ inline void describe_document(option_list& app, document_options& o) {
   app.add_option(
       "--salt", o.salt,
       "goes into every key: chunks are found only by who gives the same (a tenant, an adapter over the weights)");
+  app.add_option("--chunk-tokens", o.chunk_tokens,
+                 "of an object in the store; chunks are found only by who gives the same")
+      .range(256, 4096);
 }
 
 inline sluice::dtype kv_type(const model_options& o) {

@@ -70,24 +70,29 @@ struct page_sink {
 
   sluice::page_status decode(int unit, int level, std::span<const std::byte> frame) {
     sluice::page_status done = pages.decode(unit, level, frame);
-    if (done.outside > 0) done.worst = sluice::status::absent;  // what the engine computes next may look at it
+    if (done.outside > 0)
+      done.worst = sluice::status::absent, done.missing = {};  // what is computed next may look at it
     int& held = levels[std::size_t(unit)];
     const located_chunk& c = chunks[chunk_of(unit)];
     const bool part = cost->chunk(unit).layers != sluice::stream::layer_range{};
     if (level == cost->exact_level())
       held = level;
-    else if (done.worst == sluice::status::degraded)  // a frame with holes does not tell by how much
+    else if (done.degraded > 0)  // a frame with holes does not tell by how much
       held = part ? 0 : std::max(0, sluice::sound_level(c.index, frame, std::min(level, c.levels() - 1)));
-    else if (done)
+    else if (done || done.missing)
       held = std::min(level, c.levels() - 1);
     return done;
   }
-  // Gives up between two layers where the link was faster. Parts go on from where the part below has ended, if it was
+  // Gives up between two layers where the link was faster. Of a damaged chunk only what it misses is computed, as far up as
+  // that lies, on what stands around it. Parts go on from where the part below has ended, if it was
   // computed, else from the text over the layers that are there.
   sluice::status compute(const sluice::stream::step& what, const std::stop_token& stop) {
     struct given_up {};
     const sluice::stream::chunk_cost& c = cost->chunk(what.chunk);
-    forward_options options{.position = int(c.position)};
+    const sluice::gap all{.position = c.position, .tokens = c.tokens};
+    const sluice::gap& missing = what.missing ? what.missing : all;
+    forward_options options{.position = int(missing.position)};
+    if (what.missing) options.end_layer = missing.end_layer;
     residual reached;
     options.on_hidden = [&](int layer, int, std::span<const float> x) {
       if (stop.stop_requested()) throw given_up{};
@@ -101,11 +106,11 @@ struct page_sink {
       if (below.layer == c.layers.begin) options.first_layer = below.layer, options.hidden = below.hidden;
     }
     try {
-      net->forward(ids.subspan(std::size_t(c.position), std::size_t(c.tokens)), *seq, options);
+      net->forward(ids.subspan(std::size_t(missing.position), std::size_t(missing.tokens)), *seq, options);
     } catch (given_up) {
       return sluice::status::cancelled;
     }
-    if (options.end_layer >= 0) above[chunk_of(what.chunk)] = std::move(reached);
+    if (c.layers != sluice::stream::layer_range{}) above[chunk_of(what.chunk)] = std::move(reached);
     return sluice::status::ok;
   }
 };

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <limits>
 #include <map>
 #include <random>
@@ -176,11 +177,12 @@ inline stream::link_trace random_link(std::mt19937& rng, double mean) {
   return stream::link_trace::make(std::move(s)).value();
 }
 
-/// Runs one request from `start` on until it has ended.
+/// Runs one request from `start` on until it has ended. `outcome(chunk, level)` says how a decode went; none = well.
 template <class Policy>
 stream::report run_virtually(const stream::cost_model& cost, const stream::link_trace& trace, Policy policy,
                              double start, double deadline, stream::executor_options options = {},
-                             stream::link_history link = {}) {
+                             stream::link_history link = {},
+                             const std::function<page_status(int chunk, int level)>& outcome = {}) {
   constexpr double never = std::numeric_limits<double>::infinity();
   double now = start;
   const virtual_store store(cost);
@@ -188,6 +190,7 @@ stream::report run_virtually(const stream::cost_model& cost, const stream::link_
   const stream::planner<Policy> plan(cost, policy);
   stream::executor<Policy, virtual_source, virtual_clock> e(plan, source, store.names, link, deadline, options, {&now});
   double decoded = never, computed = never;
+  page_status pages;
   for (std::size_t turns = 0;; ++turns) {
     if (turns > 1'000'000) std::abort();
     const stream::turn t = e.next(std::max(std::min(decoded, computed) - now, 0.0));
@@ -196,10 +199,9 @@ stream::report run_virtually(const stream::cost_model& cost, const stream::link_
       const int c = t.decode.what.chunk, level = t.decode.what.level;
       const int have = e.state().chunks[std::size_t(c)].ready;
       decoded = now + cost.decode_seconds(c, level, cost.bytes_between(c, have, level));
+      pages = outcome ? outcome(c, level) : page_status{};
     }
-    if (t.compute)
-      computed = now + (t.compute.what.what == stream::action::patch ? cost.patch_seconds(t.compute.what.chunk)
-                                                                     : cost.recompute_seconds(t.compute.what.chunk));
+    if (t.compute) computed = now + engine_seconds(cost, t.compute.what);
     if (t.stop_computing && computed < never) {
       computed = never;
       e.computed(status::cancelled);
@@ -212,7 +214,7 @@ stream::report run_virtually(const stream::cost_model& cost, const stream::link_
     }
     if (decoded <= now) {
       decoded = never;
-      e.decoded({});
+      e.decoded(pages);
     }
   }
 }
@@ -267,10 +269,7 @@ std::vector<stream::report> run_virtually(std::span<const stream::simulated_requ
     }
     if (t.compute.request >= 0) {
       const stream::cost_model& cost = *requests[of(t.compute.request)].cost;
-      const stream::step& what = t.compute.what.what;
-      event =
-          std::min(event, computed = now + (what.what == stream::action::patch ? cost.patch_seconds(what.chunk)
-                                                                               : cost.recompute_seconds(what.chunk)));
+      event = std::min(event, computed = now + engine_seconds(cost, t.compute.what.what));
     }
     if (t.stop_computing && computed < never) {
       computed = never;

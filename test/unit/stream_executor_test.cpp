@@ -65,7 +65,6 @@ TEST_CASE("a damaged object is computed instead, and the report says which and w
   all.push_back({"envelope", status::corrupt_header, changed(12)});
   all.push_back({"frame header", status::corrupt_header, changed(envelope + 24)});
   all.push_back({"index", status::corrupt_index, changed(envelope + 100)});
-  all.push_back({"first tile", status::corrupt_tile, changed(std::size_t(cost.bytes(3, 0)) - 4000)});
   auto other = objects[8].bytes;
   other.resize(std::max(other.size(), objects[6].bytes.size()));
   all.push_back({"of another chunk", status::wrong_key, other});

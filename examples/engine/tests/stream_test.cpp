@@ -109,6 +109,66 @@ TEST_CASE("stream: every policy ends with every token, whatever the store lost, 
   CHECK_THROWS_AS(stream_prefix(net, prefixes, m.kept, ids, other, costs, {.policy = "none"}), std::runtime_error);
 }
 
+TEST_CASE(
+    "stream: a damaged tile costs its own tokens and the layers up to it, and what comes out is what restore() makes") {
+  stored_model m({.arch = "llama", .layers = 4, .seed = 17}, 2, 800);
+  prefix_cache prefixes(m.net, m.prefixes.profile(), m.kept, m.threads, {.chunk_tokens = 1024});
+  std::mt19937_64 random(17);
+  std::vector<std::int32_t> ids;
+  for (int i = 0; i < 1024 + 300; ++i) ids.push_back(std::int32_t(random() % 256));
+  sequence exact(m.pages);
+  m.net.forward(ids, exact);
+  prefixes.save(ids, exact, sluice::max_passes);
+  const std::vector<located_chunk> chunks = prefixes.locate(ids).chunks;
+  REQUIRE(chunks.size() == 2);
+
+  const auto ask = [&](sequence& seq) {
+    std::vector<float> out;
+    m.net.forward(std::vector<std::int32_t>{1, 2, 3}, seq,
+                  {.on_logits = [&](int, std::span<const float> l) { out.assign(l.begin(), l.end()); }});
+    return out;
+  };
+  sequence sound(m.pages);
+  CHECK(prefixes.restore(ids, sound, 2).missing.empty());
+  const std::vector<float> before = ask(sound);
+
+  const sluice::tile_key damaged{2, sluice::plane::value, 1, 0};  // the third layer of the second token tile
+  constexpr int tile = prefix_cache::codec::tile_tokens;
+  const sluice::frame_index& index = chunks[0].index;
+  const std::string path = m.folder.path + "/" + sluice::stream::to_hex(chunks[0].key);
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(std::streamoff(sizeof(sluice::stream::object_header) + index.range(index.ordinal(0, damaged)).begin + 20));
+  file.put('!').put('?').put('!');
+  file.close();
+
+  sequence restored(m.pages);
+  const restore_report r = prefixes.restore(ids, restored, 2);
+  REQUIRE(r.missing.size() == 1);
+  CHECK(r.missing[0].position == tile);
+  CHECK(r.missing[0].tokens == tile);
+  CHECK(r.missing[0].end_layer == 3);
+  compute(m.net, ids, restored, r.missing);
+
+  sequence streamed(m.pages);
+  const stream_result s = stream_prefix(m.net, prefixes, m.kept, ids, streamed, {1e-3, 0, 1e-9},
+                                        {.policy = "fixed_level_2", .deadline_seconds = 600});
+  const sluice::stream::chunk_report& c = s.report.chunks[0];
+  CHECK(c.repaired == sluice::gap{tile, tile, 3, 0.75});
+  CHECK_FALSE(c.computed);
+  CHECK(c.level == 2);
+  CHECK(s.report.recomputed_tokens == tile);
+  const std::vector<float> got = ask(streamed);
+  CHECK(got == ask(restored));
+  // What was computed is as near to the exact cache as what it replaces.
+  const std::vector<float> expected = ask(exact);
+  const auto error = [&](const std::vector<float>& logits) {
+    double e = 0;
+    for (std::size_t i = 0; i < logits.size(); ++i) e += std::pow(double(logits[i]) - double(expected[i]), 2);
+    return std::sqrt(e);
+  };
+  CHECK(error(got) < 1.2 * error(before));
+}
+
 TEST_CASE("stream: layer by layer the question sees what it sees chunk by chunk") {
   stored_model m({.arch = "llama", .layers = 5, .seed = 9}, 2, 400);
   std::mt19937_64 random(9);

@@ -55,7 +55,7 @@ struct decode_task {
 struct decode_event {
   std::int64_t item;  // of the work, which orders events whoever had them
   status what;
-  int tile, first, last;
+  int layer, tile, first, last;
 };
 
 inline namespace SLUICE_HOST_ABI {
@@ -97,7 +97,7 @@ class decode_worker {
     if (!shown && Codec::span == 0) return;
     prepare_ropes(tile);
     const auto note = [&](status s, int first, int last) {
-      if (s != status::ok && shown) events_.push_back({item, s, tile, first, last});
+      if (s != status::ok && shown) events_.push_back({item, s, layer, tile, first, last});
     };
     // Tokens [0, first) and [last, tokens) are not in the frame. Which of them the view shows and needs is damage.
     const int needed = task.first_needed(layer, tile);

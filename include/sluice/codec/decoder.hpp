@@ -146,6 +146,9 @@ class decoder {
       ++said_[from];
       out.worst = worse(out.worst, next->what);
       mark(options.pages, paged, task.within(paged, next->tile, next->first, next->last), next->what);
+      if (next->what != status::degraded)
+        out.missing.add(position_ + std::int64_t{next->tile} * index_.header().tile_tokens + next->first,
+                        next->last - next->first, next->layer, profile_->shape.num_layers());
     }
   }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/codec/tile_codec.hpp>
+#include <sluice/gap.hpp>
 #include <sluice/status.hpp>
 
 #include <cstddef>
@@ -78,6 +79,7 @@ struct page_status {
   std::uint32_t degraded = 0;  ///< written below the level asked for, for want of sound bytes
   std::uint32_t outside = 0;   ///< without tokens that the view shows outside of the layer's window, which is no damage
   std::uint32_t coarser = 0;   ///< written below the level asked for since the frame was made or cut to fit: no damage
+  gap missing{};               ///< where damaged tiles were to go; empty where nothing was decoded at all
   /// Whether all that was asked for is there, at the level asked for or the finest that the frame has of it.
   explicit operator bool() const noexcept { return worst == status::ok; }
 };

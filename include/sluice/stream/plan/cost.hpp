@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/gap.hpp>
 #include <sluice/numeric.hpp>
 #include <sluice/status.hpp>
 
@@ -116,6 +117,11 @@ class cost_model {
   }
   /// Seconds to compute the whole chunk once everything before it is there.
   double recompute_seconds(int c) const noexcept { return recompute_[std::size_t(c)]; }
+  /// Seconds to compute what a chunk misses, everything before it being there; all of the chunk where that is not said.
+  double recompute_seconds(int c, const gap& missing) const noexcept {
+    if (!missing) return recompute_seconds(c);
+    return missing.depth * compute_seconds(double(missing.position), double(missing.tokens));
+  }
   /// Seconds to compute the chunks [begin, end).
   double recompute_seconds(int begin, int end) const noexcept {
     return recompute_until_[std::size_t(end)] - recompute_until_[std::size_t(begin)];
@@ -139,6 +145,11 @@ class cost_model {
   }
 
  private:
+  // Of tokens through all layers.
+  double compute_seconds(double position, double tokens) const noexcept {
+    return tokens *
+           (rates_.recompute_seconds_per_token + rates_.recompute_seconds_per_token_position * (position + tokens / 2));
+  }
   status check() const noexcept;
   void build();
   void sort_refinements();
@@ -201,10 +212,8 @@ inline void cost_model::build() {
   recompute_until_.assign(1, 0);
   const int model_layers = chunks_.empty() ? 0 : chunks_.back().layers.end;
   for (const chunk_cost& c : chunks_) {
-    const double middle = double(c.position) + double(c.tokens) / 2;
     const double of_layers = model_layers ? double(c.layers.end - c.layers.begin) / model_layers : 1;
-    recompute_.push_back(of_layers * c.tokens *
-                         (rates_.recompute_seconds_per_token + rates_.recompute_seconds_per_token_position * middle));
+    recompute_.push_back(of_layers * compute_seconds(double(c.position), c.tokens));
     recompute_until_.push_back(recompute_until_.back() + recompute_.back());
     int count[3] = {};
     for (int l = 0; l < layers_; ++l) ++count[c.kinds.empty() ? 0 : int(c.kinds[std::size_t(l)])];

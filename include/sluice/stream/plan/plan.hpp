@@ -27,6 +27,8 @@ struct step {
   action what = action::none;  ///< none = there is nothing to do
   int level = -1;              ///< of a fetch, cost_model::exact_level() for the exact copy; else -1
   std::uint32_t order = 0;     ///< in the plan, from 0 on
+  /// Of a recompute: what the chunk's pages miss, the rest being sound; who computes all of the chunk does no harm. Empty: all.
+  gap missing{};
   /// Whether there is anything to do.
   explicit operator bool() const noexcept { return what != action::none; }
   bool operator==(const step&) const = default;
@@ -42,6 +44,7 @@ struct chunk_progress {
   bool late = false;      ///< the link has been silent too long about it: may be computed, is used if it comes first
   bool patched = false;   ///< its action::patch is done
   bool computed = false;  ///< by the engine: exact
+  gap missing{};          ///< of a lost chunk that is not ready: the part that is damaged. Empty: all of it
 };
 
 /// The state of one request; seconds on any one clock. The executor (or simulator) keeps it, a planner only reads it.
@@ -104,6 +107,10 @@ inline step fetch(const cost_model& cost, int c, int level) noexcept {
 }
 /// The step that has the engine compute a whole chunk.
 inline step recompute(const cost_model& cost, int c) noexcept { return {c, cost.all_layers(), action::recompute, -1}; }
+/// Seconds of the engine that a step takes.
+inline double engine_seconds(const cost_model& cost, const step& s) noexcept {
+  return s.what == action::patch ? cost.patch_seconds(s.chunk) : cost.recompute_seconds(s.chunk, s.missing);
+}
 
 /// Bytes per second that this request may expect, by an estimator, of the next `bytes` bytes; 0 = unknown. Requests that
 /// share a link take turns chunk by chunk, so each of N gets an Nth (CacheGen's delay of concurrent requests).
@@ -175,6 +182,7 @@ class planner {
     if (p.computing < 0) {
       d.compute = due(p, missing);
       if (!d.compute) d.compute = policy_.compute(*cost_, link, p);
+      if (d.compute.what == action::recompute) d.compute.missing = p.chunks[std::size_t(d.compute.chunk)].missing;
     }
     if constexpr (refining_policy<Policy>)
       d.finished = complete && settled && (!d.link || p.chunks[std::size_t(d.link.chunk)].late) && !d.compute;
@@ -251,9 +259,7 @@ result<std::vector<step>> planner<Policy>::plan(const link_history& link, const 
     if (d.compute && p.computing < 0) {
       computing = d.compute;
       p.computing = computing.chunk;
-      p.compute_free_seconds =
-          p.now_seconds + (computing.what == action::patch ? cost_->patch_seconds(computing.chunk)
-                                                           : cost_->recompute_seconds(computing.chunk));
+      p.compute_free_seconds = p.now_seconds + engine_seconds(*cost_, computing);
       steps.push_back(computing);
       steps.back().order = std::uint32_t(steps.size() - 1);
     }

@@ -60,9 +60,9 @@ auto scheduler<Policy>::need_of(const contender<Policy>& r, int i, double rate) 
   need n{i, r.now.deadline_seconds};
   for (int c = 0; c < cost.num_chunks(); ++c) {
     const chunk_progress& s = r.now.chunks[std::size_t(c)];
-    if (s.computed || r.now.computing == c) continue;
+    if (usable(cost, r.now, c) || r.now.computing == c) continue;
     if (!can_fetch(cost, r.now, c))
-      n.seconds[of_engine] += cost.recompute_seconds(c);
+      n.seconds[of_engine] += cost.recompute_seconds(c, s.missing);
     else if (s.requested < 0)
       n.bytes += cost.bytes(c, 0);
   }

@@ -28,6 +28,8 @@ class request_group;
 /// At most one decode and one computation are out at a time. They never touch the same chunk, and a chunk that the engine
 /// may be reading is not refined, so both may run beside each other and beside next() on threads of the caller's.
 /// Silence makes chunks late, not lost (patience.hpp): the engine may compute them, and what comes first is used.
+/// Of a chunk with damaged tiles, step::missing says what is to be computed; the rest stays at its level (chunk_report::repaired).
+/// Units of layers are computed in whole.
 /// Chunks may be units of some layers each (unit_of()): their objects' heads have been read, and all of an object lies where it
 /// does in a frame, with holes.
 template <planner_policy Policy, byte_source Source, class Clock = steady_clock_seconds>
@@ -68,6 +70,10 @@ class executor {
       if (p.arrived <= p.ready && (p.ready >= cost().num_levels() - 1 || p.lost)) release(c);
       return;
     }
+    if (p.ready < 0 && is_part(c, s.missing)) {
+      p.missing = s.missing;
+      damaged_[std::size_t(c)] = {std::int8_t(level), s.degraded > 0};
+    }
     lose(c, level, s.worst);
   }
 
@@ -87,10 +93,17 @@ class executor {
       report_.recomputed_tokens += std::int64_t(cost().rates().token_fraction * k.tokens);
       return;
     }
-    p.computed = true;
-    report_.recomputed_tokens += k.tokens;
-    report_.chunks[std::size_t(what.chunk)].state = status::ok;
     drop(what.chunk, -1);
+    chunk_report& r = report_.chunks[std::size_t(what.chunk)];
+    r.state = status::ok;
+    if (what.missing) {
+      const damage& d = damaged_[std::size_t(what.chunk)];
+      p.requested = p.arrived = p.ready = d.level;
+      if (d.degraded) r.state = status::degraded;
+      r.repaired = std::exchange(p.missing, {});
+    }
+    p.computed = !what.missing;
+    report_.recomputed_tokens += what.missing ? what.missing.tokens : k.tokens;
     release(what.chunk);
   }
 
@@ -122,6 +135,7 @@ class executor {
     progress_.resize(std::size_t(cost().num_chunks()));
     buffers_.resize(progress_.size());
     failures_.resize(progress_.size());
+    damaged_.resize(progress_.size());
     report_.chunks.resize(progress_.size());
     now_.start_seconds = now_.now_seconds = clock_();
     now_.deadline_seconds = now_.start_seconds + deadline_seconds;
@@ -235,8 +249,7 @@ class executor {
     keep(what);
     out_ = next_compute_ = what;
     now_.computing = what.chunk;
-    compute_until_ = now_.now_seconds + (what.what == action::patch ? cost().patch_seconds(what.chunk)
-                                                                    : cost().recompute_seconds(what.chunk));
+    compute_until_ = now_.now_seconds + engine_seconds(cost(), what);
     return true;
   }
   // A copy of what is being computed has come first.
@@ -437,6 +450,14 @@ class executor {
     drop(what.chunk, p.arrived);
     p.requested = p.arrived;
   }
+  // Whether this is a part of a chunk that can be computed while the rest stays. Units of layers are computed in whole, as the
+  // engine goes from one to the next; chunks that are patched as well are not told apart.
+  bool is_part(int c, const gap& missing) const noexcept {
+    const chunk_cost& k = cost().chunk(c);
+    const bool all = missing.tokens >= k.tokens && missing.depth >= 1;
+    return missing && !all && k.layers == layer_range{} && !(cost().patch_seconds(c) > 0) &&
+           missing.position >= k.position && missing.position + missing.tokens <= k.position + k.tokens;
+  }
   // No more can be had of this chunk than is here.
   void lose(int c, int level, status why, const std::string& detail = {}) {
     note(c, level, action::fetch, why, detail);
@@ -583,6 +604,11 @@ class executor {
   std::vector<fetch_state> fetches_;  // in the order of sending
   std::deque<int> to_decode_;
   std::vector<int> failures_;  // by chunk, for the link's sake
+  struct damage {
+    std::int8_t level = -1;
+    bool degraded = false;
+  };
+  std::vector<damage> damaged_;  // by chunk: what it will be when its missing part has been computed
   request_progress now_;
   report report_;
   sluice::detail::listening own_, *ear_;  // ear_: what it listens with, its own or a group's

@@ -16,8 +16,8 @@ namespace sluice::stream {
 /// Where chunks go: an engine's pages and the engine.
 /// - decode(chunk, level, frame): writes the frame, which is cut after `level`, into the pages. What a page_status calls worst
 ///   decides; tokens that the model keeps nowhere (outside of a window) are the sink's to tolerate.
-/// - compute(step, stop): action::recompute, the whole chunk, everything before it being usable; or action::patch. Errors end
-///   the request. May give up with status::cancelled when `stop` is requested.
+/// - compute(step, stop): action::recompute, the whole chunk, or what step::missing names of it, everything before that being
+///   usable; or action::patch. Errors end the request. May give up with status::cancelled when `stop` is requested.
 template <class S>
 concept chunk_sink = requires(S& s, int chunk, int level, std::span<const std::byte> frame, const step& what,
                               std::stop_token stop) {

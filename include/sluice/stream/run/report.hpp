@@ -50,6 +50,7 @@ struct fault {
 struct chunk_report {
   int level = -1;                 ///< decoded; -1 = none
   bool computed = false;          ///< by the engine, in whole
+  gap repaired{};                 ///< was damaged and computed, while the rest stands at `level`; empty = no such part
   status state = status::absent;  ///< see above
 };
 

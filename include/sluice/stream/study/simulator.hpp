@@ -429,9 +429,7 @@ class simulator {
     s.computing_from = now_;
     s.now.computing = what.chunk;
     engine_of(r) = r;
-    const cost_model& cost = s.plan.cost();
-    s.now.compute_free_seconds =
-        now_ + (what.what == action::patch ? cost.patch_seconds(what.chunk) : cost.recompute_seconds(what.chunk));
+    s.now.compute_free_seconds = now_ + engine_seconds(s.plan.cost(), what);
     schedule(s.now.compute_free_seconds, kind::computed, r, s.computation);
   }
   void keep(state& s, step what) {

@@ -22,8 +22,8 @@ inline int next_from_back(const cost_model& cost, const request_progress& p) noe
 inline double forced_seconds(const cost_model& cost, const request_progress& p) noexcept {
   double sum = 0;
   for (int c = 0; c < cost.num_chunks(); ++c)
-    if (!p.chunks[std::size_t(c)].computed && p.computing != c && !can_fetch(cost, p, c))
-      sum += cost.recompute_seconds(c);
+    if (!usable(cost, p, c) && p.computing != c && !can_fetch(cost, p, c))
+      sum += cost.recompute_seconds(c, p.chunks[std::size_t(c)].missing);
   return sum;
 }
 
