@@ -97,6 +97,18 @@ void model::rotate(int layer, float* head, int position) {
 
 void model::forward(std::span<const std::int32_t> ids, sequence& seq, const forward_options& options) {
   const int n = int(ids.size());
+  if (options.as_steps && n > 1 &&
+      mode_ == arithmetic::exact) {  // products in floats depend on how many rows there are
+    for (int t = 0; t < n; ++t) {
+      forward_options one = options;
+      one.position = options.position < 0 ? -1 : options.position + t;
+      if (t < (options.logits_from < 0 ? n - 1 : options.logits_from)) one.on_logits = {};
+      if (!options.hidden.empty())
+        one.hidden = options.hidden.subspan(std::size_t(t) * std::size_t(config_.dim), std::size_t(config_.dim));
+      forward(ids.subspan(std::size_t(t), 1), seq, one);
+    }
+    return;
+  }
   const int logits_from = options.logits_from < 0 ? n - 1 : options.logits_from;
   if (options.position >= 0 && options.position > seq.tokens() - n)
     throw std::runtime_error("tokens to compute again are outside the sequence");
@@ -210,7 +222,10 @@ void model::run_layer(int l, int start, matrix& x, sequence& seq, const forward_
   });
 
   attended_.resize(n, q_dim);
-  attention_(queries_.data(), seq, l, start, n, config_.heads, config_.layer_window(l), attended_.data(), *pool_);
+  const int together = options.as_steps ? 1 : n;
+  for (int t = 0; t < n; t += together)
+    attention_(queries_.row(t).data(), seq, l, start + t, together, config_.heads, config_.layer_window(l),
+               attended_.row(t).data(), *pool_);
   add(w.o, attended_, w.post_attn_norm, x);
 
   for_rows(n, [&](Eigen::Index t) { rms_norm(x.row(t).data(), w.ffn_norm, h_.row(t).data()); });

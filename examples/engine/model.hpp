@@ -41,6 +41,9 @@ struct forward_options {
   int end_layer = -1;
   /// Layers before this one keep their cache as it is, and attend to it.
   int stores_from = 0;
+  /// Sum up as a call for each token would: logits and cache are the same to the last bit, which costs attention the sharing
+  /// of keys and values among tokens, and in floats everything.
+  bool as_steps = false;
 };
 
 /// A model in memory: the file stays mapped, weights are read from it or (arithmetic::fast) repacked beside it.

@@ -8,10 +8,12 @@
 #include "streamed.hpp"
 
 #include <sluice/stream/plan/by_name.hpp>
+#include <sluice/stream/run/verify.hpp>
 
 #include <Eigen/Core>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <functional>
 #include <optional>
@@ -22,15 +24,43 @@ namespace engine {
 
 namespace {
 
-struct answer {
-  std::vector<std::int32_t> tokens;
-  double first_seconds = 0;  ///< from the first token computed to the first of the answer
+struct resume_options : document_options {
+  std::string question, policy = "progressive_cake", link;
+  int level = 1, tokens = 64, layer_parts = 0, draft_level = -1;
+  double deadline = 1;
+  bool compare = false, strict = false, ignore_end = false;
+  option policy_given, deadline_given, link_given;
+
+  bool planned() const {
+    return policy_given.count() + deadline_given.count() + link_given.count() + std::size_t(layer_parts) > 0 ||
+           draft_level >= 0;
+  }
 };
 
+using moment = std::chrono::steady_clock::time_point;
+
+struct answer {
+  std::vector<std::int32_t> tokens;
+  std::vector<moment> when;  ///< of each token, when it was certain
+  double first_seconds = 0;  ///< from the first token computed to the first of the answer
+  int accepted = 0;          ///< of the draft
+
+  void add(std::int32_t token) {
+    tokens.push_back(token);
+    when.push_back(std::chrono::steady_clock::now());
+  }
+};
+
+// Whether an answer goes on with this token.
+bool goes_on(const session& s, const resume_options& o, const answer& a, std::int32_t next) {
+  return int(a.tokens.size()) < o.tokens && (o.ignore_end || !ends_answer(s.text, next));
+}
+
 // Computes the tokens that the sequence lacks, then the greedy answer. `wait_for`: returns when a layer of what the sequence
-// has is there.
-answer finish(session& s, std::span<const std::int32_t> rest, sequence& seq, int most,
-              const std::function<void(int layer)>& wait_for = {}) {
+// has is there. `draft`: what the answer may be; it is what it would be without, to the last token.
+answer finish(session& s, std::span<const std::int32_t> rest, sequence& seq, const resume_options& o,
+              std::span<const std::int32_t> draft = {}, const std::function<void(int layer)>& wait_for = {}) {
+  constexpr std::size_t together = 32;  // drafted tokens that are verified in one pass
   answer a;
   sampler sample({.temperature = 0});
   std::int32_t next = tokenizer::none;
@@ -40,9 +70,39 @@ answer finish(session& s, std::span<const std::int32_t> rest, sequence& seq, int
   if (wait_for) first.on_hidden = [&](int layer, int, std::span<const float>) { wait_for(layer); };
   s.net.forward(rest, seq, first);
   a.first_seconds = clock.seconds();
-  while (int(a.tokens.size()) < most && !ends_answer(s.text, next)) {
-    a.tokens.push_back(next);
-    if (int(a.tokens.size()) < most) s.net.forward({&a.tokens.back(), 1}, seq, options);
+  while (!draft.empty() && next == draft.front()) {
+    const auto block = draft.first(std::min(together, draft.size()));
+    const int before = seq.tokens();
+    std::vector<std::int32_t> target{next};
+    s.net.forward(block, seq,
+                  {.logits_from = 0,
+                   .on_logits = [&](int, std::span<const float> logits) { target.push_back(sample(logits)); },
+                   .as_steps = true});
+    const sluice::stream::verified v = *sluice::stream::verify(block, target);
+    for (const std::int32_t t : block.first(v.accepted)) a.add(t);
+    seq.truncate(before + int(v.accepted));
+    a.accepted += int(v.accepted);
+    next = v.token;
+    draft = v.all ? draft.subspan(v.accepted) : std::span<const std::int32_t>();
+  }
+  while (goes_on(s, o, a, next)) {
+    a.add(next);
+    if (int(a.tokens.size()) < o.tokens) s.net.forward({&a.tokens.back(), 1}, seq, options);
+  }
+  return a;
+}
+
+// The greedy answer on a coarse copy of the document's cache, as far as it gets before the fine one is there.
+answer write_draft(session& s, std::span<const std::int32_t> asked, sequence& coarse, const resume_options& o,
+                   const std::function<bool()>& there) {
+  answer a;
+  sampler sample({.temperature = 0});
+  std::int32_t next = tokenizer::none;
+  const forward_options options{.on_logits = [&](int, std::span<const float> logits) { next = sample(logits); }};
+  s.net.forward(asked, coarse, options);
+  while (goes_on(s, o, a, next) && !there()) {
+    a.add(next);
+    if (int(a.tokens.size()) < o.tokens) s.net.forward({&a.tokens.back(), 1}, coarse, options);
   }
   return a;
 }
@@ -52,18 +112,6 @@ std::string text_of(const session& s, const answer& a) {
   for (const std::int32_t t : a.tokens) text += s.text.decode(t);
   return text;
 }
-
-struct resume_options : document_options {
-  std::string question, policy = "progressive_cake", link;
-  int level = 1, tokens = 64, layer_parts = 0;
-  double deadline = 1;
-  bool compare = false, strict = false;
-  option policy_given, deadline_given, link_given;
-
-  bool planned() const {
-    return policy_given.count() + deadline_given.count() + link_given.count() + std::size_t(layer_parts) > 0;
-  }
-};
 
 void describe(option_list& app, resume_options& o) {
   describe_document(app, o);
@@ -82,11 +130,22 @@ void describe(option_list& app, resume_options& o) {
   o.policy_given = app.add_option("--policy", o.policy, "who plans under the deadline").one_of(names).excludes(level);
   o.link_given =
       app.add_option("--link", o.link, "slows the store down to the link of this trace (CSV)").excludes(level);
-  app.add_option("--layer-parts", o.layer_parts,
-                 "layers come in so many parts, while the question is computed on those that are there; policies that "
-                 "refine cannot do so, layerwise is what plans unless one is given")
-      .range(1, 4096)
-      .excludes(level);
+  option parts =
+      app.add_option(
+             "--layer-parts", o.layer_parts,
+             "layers come in so many parts, while the question is computed on those that are there; policies that "
+             "refine cannot do so, layerwise is what plans unless one is given")
+          .range(1, 4096)
+          .excludes(level);
+  app.add_option("--draft-level", o.draft_level,
+                 "answer from the document at this level while its exact copies come (the finest level where there are "
+                 "none), then verify: the answer is that of the exact copies, token by token; takes twice the pages")
+      .range(0, int(sluice::max_passes) - 1)
+      .excludes(level)
+      .excludes(o.policy_given)
+      .excludes(o.deadline_given)
+      .excludes(parts);
+  app.add_flag("--ignore-end", o.ignore_end, "go on behind the answer's end, up to --tokens");
   app.add_flag("--compare", o.compare, "compute everything as well, and tell how far the two are apart");
   app.add_flag("--strict", o.strict,
                "exit with 1 where the store failed or held something damaged or coarser, though the answer is right");
@@ -238,12 +297,29 @@ int resume(const resume_options& o, store& kept) {
   come_back r;
   answer got;
   double first_seconds = 0;
-  if (o.layer_parts > 0) {
+  const moment begin = std::chrono::steady_clock::now();
+  const auto since = [&](moment t) { return std::chrono::duration<double>(t - begin).count(); };
+  json drafted;
+  if (o.draft_level >= 0) {
+    answer draft;
+    {
+      sequence coarse(pages);
+      const stream_result streamed =
+          stream_draft(s.net, prefixes, kept, document, seq, coarse, costs, streaming, o.draft_level,
+                       [&](const auto& there) { draft = write_draft(s, asked, coarse, o, there); });
+      r = by_plan(s, prefixes, document, streamed, streaming);
+    }
+    got = finish(s, asked, seq, o, draft.tokens);
+    first_seconds = got.when.empty() ? r.seconds + got.first_seconds : since(got.when[0]);
+    drafted = {{"level", o.draft_level}, {"tokens", draft.tokens.size()}, {"accepted", got.accepted}};
+    if (!draft.when.empty()) drafted["first_token_seconds"] = since(draft.when[0]);
+    for (const char* planned : {"policy", "deadline_seconds", "deadline_met"}) r.figures.erase(planned);
+  } else if (o.layer_parts > 0) {
     stopwatch clock;
     const stream_result streamed =
         stream_layers(s.net, prefixes, kept, document, seq, costs, streaming, [&](const auto& wait_for) {
           first_seconds = clock.seconds();
-          got = finish(s, asked, seq, o.tokens, wait_for);
+          got = finish(s, asked, seq, o, {}, wait_for);
           first_seconds += got.first_seconds;
         });
     r = by_plan(s, prefixes, document, streamed, streaming);
@@ -252,7 +328,7 @@ int resume(const resume_options& o, store& kept) {
     r = o.planned() ? by_plan(s, prefixes, document,
                               stream_prefix(s.net, prefixes, kept, document, seq, costs, streaming), streaming)
                     : at_level(s, prefixes, document, seq, o.level);
-    got = finish(s, std::span(ids).subspan(std::size_t(r.tokens)), seq, o.tokens);
+    got = finish(s, std::span(ids).subspan(std::size_t(r.tokens)), seq, o);
     first_seconds = r.seconds + got.first_seconds;
   }
   const double ratio = r.bytes ? double(r.raw_bytes) / double(r.bytes) : 0;
@@ -269,6 +345,9 @@ int resume(const resume_options& o, store& kept) {
   report.update(r.figures);
   report["seconds"]["question"] = got.first_seconds;
   report["answer"] = text_of(s, got);
+  report["token_seconds"] = json::array();
+  for (const moment t : got.when) report["token_seconds"].push_back(since(t));
+  if (!drafted.is_null()) report["draft"] = drafted;
   if (r.saved_prefill_seconds) report["saved_prefill_seconds"] = *r.saved_prefill_seconds;
   // The same without sluice, in the same process: what it took, what it answers, and how far the two predictions of the
   // question and of that answer are apart.
@@ -277,7 +356,7 @@ int resume(const resume_options& o, store& kept) {
     stopwatch clock;
     s.net.forward(document, exact);
     const double document_seconds = clock.seconds();
-    const answer expected = finish(s, asked, exact, o.tokens);
+    const answer expected = finish(s, asked, exact, o);
     std::vector<std::int32_t> judged = asked;
     judged.insert(judged.end(), expected.tokens.begin(), expected.tokens.end());
     exact.truncate(int(document.size()));
@@ -290,6 +369,7 @@ int resume(const resume_options& o, store& kept) {
                          {"judged_tokens", judged.size()},
                          {"kl", d.kl()},
                          {"top1", d.top1()},
+                         {"same_answer", got.tokens == expected.tokens},
                          {"answer", text_of(s, expected)}};
   }
 

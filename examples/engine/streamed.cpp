@@ -9,7 +9,11 @@
 #include <sluice/stream/store/sources/shaped.hpp>
 
 #include <algorithm>
+#include <condition_variable>
+#include <limits>
+#include <mutex>
 #include <stdexcept>
+#include <thread>
 
 namespace engine {
 
@@ -136,6 +140,97 @@ sluice::stream::report run(const sluice::stream::cost_model& cost, std::span<con
   return run_threaded(e, sink);
 }
 
+// The draft level of all chunks, then the fine one.
+struct draft_first {
+  static constexpr const char* name = "draft_first";
+  static constexpr bool refines = true;
+  int draft = 0, fine = 0;
+
+  sluice::stream::step link(const sluice::stream::cost_model& cost, const sluice::stream::link_history&,
+                            const sluice::stream::request_progress& p) const noexcept {
+    for (const int level : {draft, fine})
+      for (int c = 0; c < cost.num_chunks(); ++c)
+        if (p.chunks[std::size_t(c)].requested < level && can_fetch(cost, p, c))
+          return sluice::stream::fetch(cost, c, level);
+    return {};
+  }
+  sluice::stream::step compute(const sluice::stream::cost_model&, const sluice::stream::link_history&,
+                               const sluice::stream::request_progress&) const noexcept {
+    return {};
+  }
+};
+
+// Two copies of the cache. What is computed is computed for the coarse one, before anything is drafted on it.
+struct draft_sink {
+  page_sink coarse, fine;
+  int fine_level;
+  int to_draft, to_fill;              // chunks that are missing yet
+  std::vector<char> drafted, filled;  // by chunk
+  std::mutex mutex{};                 // of the counts
+  std::condition_variable changed{};
+  bool ended = false;
+
+  sluice::page_status decode(int chunk, int level, std::span<const std::byte> frame) {
+    const auto c = std::size_t(chunk);
+    sluice::page_status done{};
+    // A link that is faster than the decoder leaves nothing to draft from but this.
+    if (level < fine_level || !drafted[c]) {
+      done = coarse.decode(chunk, level, frame);
+      if (sound(done)) count(drafted, c, to_draft);
+    }
+    if (level >= fine_level && sound(done)) {
+      done = fine.decode(chunk, level, frame);
+      if (done) count(filled, c, to_fill);
+    }
+    return done;
+  }
+  sluice::status compute(const sluice::stream::step& what, const std::stop_token& stop) {
+    const sluice::status s = coarse.compute(what, stop);
+    if (s == sluice::status::ok) count(drafted, std::size_t(what.chunk), to_draft);
+    return s;
+  }
+  static bool sound(const sluice::page_status& s) {
+    return s.worst == sluice::status::ok || s.worst == sluice::status::degraded;
+  }
+  void count(std::vector<char>& which, std::size_t c, int& left) {
+    const std::lock_guard lock(mutex);
+    left -= !std::exchange(which[c], char(true));
+    changed.notify_all();
+  }
+};
+
+struct drafting {
+  sequence* coarse;
+  int level;
+  const std::function<void(const std::function<bool()>& there)>* meanwhile;
+};
+
+// A thread of its own fetches, this one drafts.
+sluice::stream::report run(const sluice::stream::cost_model& cost, std::span<const sluice::stream::stored_chunk> names,
+                           store& from, draft_sink& sink, const drafting& d) {
+  const sluice::stream::planner<draft_first> plan(cost, {d.level, sink.fine_level});
+  sluice::stream::link_history link;
+  sluice::stream::executor e(plan, from, names, link, std::numeric_limits<float>::max());
+  {
+    const std::jthread fetcher([&] {
+      run_threaded(e, sink);
+      const std::lock_guard lock(sink.mutex);
+      sink.ended = true;
+      sink.changed.notify_all();
+    });
+    std::unique_lock lock(sink.mutex);
+    sink.changed.wait(lock, [&] { return sink.to_draft == 0 || sink.ended; });
+    const bool drafted = sink.to_draft == 0;
+    lock.unlock();
+    if (drafted)
+      (*d.meanwhile)([&] {
+        const std::lock_guard counts(sink.mutex);
+        return sink.to_fill == 0 || sink.ended;
+      });
+  }
+  return e.result();
+}
+
 // Of the units of each chunk: the coarsest, and what was computed of it; faults name chunks.
 void sum_up_parts(sluice::stream::report& r, std::span<const located_chunk> chunks) {
   std::vector<sluice::stream::chunk_report> sum;
@@ -158,11 +253,12 @@ void sum_up_parts(sluice::stream::report& r, std::span<const located_chunk> chun
 }
 
 stream_result stream(model& net, prefix_cache& prefixes, store& from, std::span<const std::int32_t> ids, sequence& seq,
-                     const machine_costs& measured, const stream_options& options, const meanwhile_t* meanwhile) {
+                     const machine_costs& measured, const stream_options& options, const meanwhile_t* meanwhile,
+                     const drafting* draft = nullptr) {
   const auto clock = sluice::stream::steady_clock_seconds{};
   const double begin = clock(), deadline = options.deadline_seconds;
   const double spare = deadline - measured.prefill_seconds(double(ids.size()));
-  const double wait = std::max(spare, deadline / 2);
+  const double wait = draft ? patience{}.silent_seconds : std::max(spare, deadline / 2);
   sluice::stream::shaped_source shaped(from, options.link ? *options.link : sluice::stream::link_trace());
   source_of slow(shaped);
   store& source = options.link ? static_cast<store&>(slow) : from;
@@ -201,6 +297,32 @@ stream_result stream(model& net, prefix_cache& prefixes, store& from, std::span<
   out.raw_bytes = ids.size() * std::size_t(2 * seq.pool().layers()) * std::size_t(seq.pool().token_stride());
   out.locate_seconds = clock() - begin;
   const double left = std::max(0.0, deadline - out.locate_seconds);
+  if (draft) {
+    const int fine_level = exact ? cost.exact_level() : cost.num_levels() - 1;
+    if (draft->level >= fine_level) throw std::runtime_error("nothing finer than the draft's level is stored");
+    if (draft->coarse->grow(int(ids.size())) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
+    const sluice::kv_view coarse_view = draft->coarse->view();
+    draft_sink both{
+        {&net, draft->coarse, ids, &cost, chunks, {prefixes.profile(), cost, {&coarse_view, 1}, ids}, sink.levels},
+        std::move(sink),
+        fine_level,
+        out.chunks,
+        out.chunks,
+        std::vector<char>(chunks.size()),
+        std::vector<char>(chunks.size())};
+    out.report = run(cost, names, source, both, *draft);
+    if (out.report.outcome != sluice::status::ok)
+      throw std::runtime_error(std::string("computing: ") + to_string(out.report.outcome));
+    for (std::size_t c = 0; c < chunks.size(); ++c) {
+      const bool computed = !both.filled[c];
+      out.report.chunks[c] = {.level = computed ? -1 : fine_level, .computed = computed, .state = sluice::status::ok};
+      if (!computed) continue;
+      const int tokens = chunks[c].end - chunks[c].begin;
+      net.forward(ids.subspan(std::size_t(chunks[c].begin), std::size_t(tokens)), seq, {.position = chunks[c].begin});
+      out.report.recomputed_tokens += tokens;
+    }
+    return out;
+  }
   if (options.policy == "always_raw" && (!exact || meanwhile))
     throw std::runtime_error(meanwhile ? "policy always_raw: exact copies do not come layer by layer"
                                        : "policy always_raw: the store has no exact copies (save --exact-copies)");
@@ -234,6 +356,14 @@ stream_result stream_layers(model& net, prefix_cache& prefixes, store& from, std
                             sequence& seq, const machine_costs& measured, const stream_options& options,
                             const std::function<void(const std::function<void(int layer)>& wait_for)>& meanwhile) {
   return stream(net, prefixes, from, ids, seq, measured, options, &meanwhile);
+}
+
+stream_result stream_draft(model& net, prefix_cache& prefixes, store& from, std::span<const std::int32_t> ids,
+                           sequence& seq, sequence& coarse, const machine_costs& measured,
+                           const stream_options& options, int draft_level,
+                           const std::function<void(const std::function<bool()>& there)>& meanwhile) {
+  const drafting draft{&coarse, draft_level, &meanwhile};
+  return stream(net, prefixes, from, ids, seq, measured, options, nullptr, &draft);
 }
 
 }  // namespace engine

@@ -51,4 +51,14 @@ stream_result stream_layers(model& net, prefix_cache& prefixes, store& from, std
                             sequence& seq, const machine_costs& measured, const stream_options& options,
                             const std::function<void(const std::function<void(int layer)>& wait_for)>& meanwhile);
 
+/// The same at two levels: `coarse`, an empty sequence of the same pool, gets all of these tokens at `draft_level`, and `seq`
+/// their exact copies behind that, where the store has all of them, else the finest level. `meanwhile` is called once, when
+/// `coarse` is filled, with a function that tells whether `seq` is: until then tokens may be drafted, on that thread. What the
+/// store fails to give `coarse` is computed before, what it fails to give `seq` after. Takes pages for both.
+/// Errors: as stream_prefix().
+stream_result stream_draft(model& net, prefix_cache& prefixes, store& from, std::span<const std::int32_t> ids,
+                           sequence& seq, sequence& coarse, const machine_costs& measured,
+                           const stream_options& options, int draft_level,
+                           const std::function<void(const std::function<bool()>& there)>& meanwhile);
+
 }  // namespace engine

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sluice/stream/plan/cost.hpp>
 #include <sluice/stream/plan/link.hpp>
-#include <sluice/stream/store/verify.hpp>
+#include <sluice/stream/run/verify.hpp>
 
 #include <doctest/doctest.h>
 

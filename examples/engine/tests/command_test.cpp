@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include <sys/wait.h>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -71,7 +72,8 @@ struct fixture {
     return run_engine(call("save", with_store(std::move(more))));
   }
   outcome resume(std::vector<std::string> more = {}) const {
-    more.insert(more.end(), {"--question", "what?", "--tokens", "2"});
+    more.insert(more.end(), {"--question", "what?"});
+    if (std::find(more.begin(), more.end(), "--tokens") == more.end()) more.insert(more.end(), {"--tokens", "2"});
     return run_engine(call("resume", with_store(std::move(more))));
   }
   std::vector<std::string> with_store(std::vector<std::string> more) const {
@@ -155,6 +157,25 @@ TEST_CASE("command: the level that was restored is said, with what a second save
   CHECK(sound.code == 0);
   CHECK(sound.facts()["restored_tokens"] == sound.facts()["document_tokens"]);
   CHECK(f.resume({"--salt", "another"}).facts()["restored_tokens"] == 0);
+}
+
+TEST_CASE("command: an answer that was drafted on a coarse level is that of the exact cache") {
+  fixture f;
+  REQUIRE(f.save({"--exact-copies"}).code == 0);
+  const std::string link = f.folder.path + "/link.csv";
+  std::ofstream(link) << "duration_s,bandwidth_bps,latency_s\n1000,2000000,0.001\n";
+  for (const char* level : {"0", "1"}) {
+    json facts =
+        f.resume({"--draft-level", level, "--link", link, "--compare", "--ignore-end", "--strict", "--tokens", "90"})
+            .facts();
+    REQUIRE(facts.is_object());
+    CHECK(facts["compare"]["same_answer"] == true);
+    CHECK(facts["token_seconds"].size() == 90);
+    CHECK(facts["draft"]["accepted"] <= facts["draft"]["tokens"]);
+    for (const json& l : facts["chunk_levels"]) CHECK(l == "exact");
+  }
+  CHECK(f.resume({"--draft-level", "0", "--deadline", "1"}).code == 2);
+  CHECK(f.resume({"--draft-level", "0", "--layer-parts", "2"}).code == 2);
 }
 
 TEST_CASE("command: a deadline needs no note of what computing costs") {

@@ -118,6 +118,34 @@ TEST_CASE("8-bit arithmetic stays close, and close to itself however the tokens 
   }
 }
 
+TEST_CASE("tokens of one pass that sums up as steps do are those steps, to the last bit") {
+  for (const int num_threads : {1, 3}) {
+    thread_pool threads(num_threads);
+    for (const tiny::recipe& r : recipes)
+      for (const arithmetic mode : {arithmetic::fast, arithmetic::exact}) {
+        CAPTURE(r.arch);
+        CAPTURE(int(mode));
+        const tiny::temporary_file file(tiny::make_gguf(r));
+        model m(file.path(), mode, threads);
+        const std::vector<std::int32_t> before = random_ids(150, r.vocab, r.seed), ids = random_ids(41, r.vocab, 3);
+        page_pool pages(m.config(), sluice::dtype::f16, 32);
+        sequence a(pages), b(pages);
+        m.forward(before, a);
+        copy_tokens(a, a.tokens(), b);
+        logits_rows steps, together;
+        for (const std::int32_t t : ids) steps.push_back(all_logits(m, {&t, 1}, a).back());
+        m.forward(ids, b,
+                  {.logits_from = 0,
+                   .on_logits = [&](int, std::span<const float> l) { together.emplace_back(l.begin(), l.end()); },
+                   .as_steps = true});
+        CHECK(steps == together);
+        for (int l = 0; l < r.layers; ++l)
+          for (const sluice::plane p : {sluice::plane::key, sluice::plane::value})
+            CHECK(cached(a, p, l) == cached(b, p, l));
+      }
+  }
+}
+
 TEST_CASE("more tokens than a batch, pages shared with another sequence, a pool that is too small") {
   thread_pool threads(2);
   const tiny::recipe r = recipes[2];

@@ -13,6 +13,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -229,6 +230,76 @@ TEST_CASE("stream: layer by layer the question sees what it sees chunk by chunk"
   }
   for (const char* policy : {"progressive_cake", "always_raw"})
     CHECK_THROWS_AS(by_layers(policy, 2, got), std::runtime_error);
+}
+
+TEST_CASE("stream: a coarse copy to draft from, then the exact one, whatever the store lost") {
+  stored_model m({.arch = "llama", .layers = 3, .seed = 21}, 2, 400);
+  std::mt19937_64 random(21);
+  std::vector<std::int32_t> ids;
+  for (int i = 0; i < 3 * prefix_cache::chunk_tokens + 60; ++i) ids.push_back(std::int32_t(random() % 256));
+  sequence exact(m.pages);
+  m.net.forward(ids, exact);
+  const auto same = [&](const sequence& a, const sequence& b, int begin, int end) {
+    bool equal = true;
+    for (const sluice::plane p : {sluice::plane::key, sluice::plane::value})
+      for (int l = 0; l < m.pages.layers(); ++l)
+        for (int t = begin; t < end; ++t)
+          equal = equal && !std::memcmp(a.at(p, l, t), b.at(p, l, t), std::size_t(m.pages.token_stride()));
+    return equal;
+  };
+  const int tokens = int(ids.size());
+  for (const bool copies : {true, false}) {
+    CAPTURE(copies);
+    m.prefixes.save(ids, exact, sluice::max_passes, copies);
+    sequence finest(m.pages), coarsest(m.pages), seq(m.pages), coarse(m.pages);
+    m.prefixes.restore(ids, finest, sluice::max_passes);
+    m.prefixes.restore(ids, coarsest, 0);
+    int calls = 0;
+    const stream_result r = stream_draft(m.net, m.prefixes, m.kept, ids, seq, coarse, {1e-4, 0, 1e-9}, {}, 0,
+                                         [&](const std::function<bool()>& there) {
+                                           ++calls;
+                                           CHECK(coarse.tokens() == tokens);
+                                           while (!there()) std::this_thread::yield();
+                                           CHECK(same(seq, copies ? exact : finest, 0, tokens));
+                                         });
+    CHECK(calls == 1);
+    CHECK(r.report.recomputed_tokens == 0);
+    CHECK(r.report.faults.empty());
+    CHECK(same(seq, copies ? exact : finest, 0, tokens));
+    for (const sluice::stream::chunk_report& c : r.report.chunks)
+      CHECK(c.level == (copies ? m.prefixes.profile().passes : m.prefixes.profile().passes - 1));
+    for (const located_chunk& c : m.prefixes.locate(ids).chunks)  // one folder for both rounds
+      std::filesystem::remove(m.folder.path + "/" + sluice::stream::to_hex(c.exact_key));
+  }
+  // One chunk is gone; of another the exact copy is damaged.
+  m.prefixes.save(ids, exact, sluice::max_passes, true);
+  const std::vector<located_chunk> chunks = m.prefixes.locate(ids, true).chunks;
+  std::filesystem::remove(m.folder.path + "/" + sluice::stream::to_hex(chunks[1].key));
+  std::fstream file(m.folder.path + "/" + sluice::stream::to_hex(chunks[2].exact_key),
+                    std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(std::streamoff(chunks[2].exact_bytes / 2));
+  file.put('!').put('?').put('!');
+  file.close();
+  sequence seq(m.pages), coarse(m.pages);
+  const stream_result r = stream_draft(m.net, m.prefixes, m.kept, ids, seq, coarse, {1e-4, 0, 1e-9}, {}, 1,
+                                       [](const std::function<bool()>&) {});
+  CHECK(r.report.chunks[2].computed);
+  CHECK(same(seq, exact, 0, prefix_cache::chunk_tokens));
+  CHECK(same(seq, exact, 3 * prefix_cache::chunk_tokens, tokens));
+  double error = 0, size = 0;
+  for (int t = prefix_cache::chunk_tokens; t < 3 * prefix_cache::chunk_tokens; ++t) {
+    std::vector<float> a(std::size_t(m.pages.head_dim())), b(a.size());
+    load_row(seq.at(sluice::plane::value, 2, t), m.pages.type(), a.data(), m.pages.head_dim());
+    load_row(exact.at(sluice::plane::value, 2, t), m.pages.type(), b.data(), m.pages.head_dim());
+    for (std::size_t i = 0; i < a.size(); ++i)
+      error += std::pow(double(a[i] - b[i]), 2), size += std::pow(double(b[i]), 2);
+  }
+  CHECK(error < 1e-4 * size);  // computed from what is exact, in other batches
+
+  sequence other(m.pages), drafts(m.pages);
+  CHECK_THROWS_AS(stream_draft(m.net, m.prefixes, m.kept, ids, other, drafts, {1e-4, 0, 1e-9}, {},
+                               m.prefixes.profile().passes, [](const std::function<bool()>&) {}),
+                  std::runtime_error);
 }
 
 namespace {
