@@ -192,6 +192,20 @@ def layerwise():
             + table(['link', 'tokens asked', 'document fetched in', 'question computed in', 'chunk by chunk'] + ways, rows))
 
 
+def verify():
+    d = json.loads(read('verify.json'))
+    s = lambda x: f'{x:.2f} s'
+    rows = []
+    for r in d['rows']:
+        draft = r['draft_level'] is not None
+        rows.append([f"{r['megabits_per_second']} Mbit/s", f"drafted on level {r['draft_level']}" if draft else 'waits for the exact copy', s(r['first_drafted_seconds']) if draft else ''] +
+                    [s(r[k]) for k in ('first_token_seconds', 'token_32_seconds', 'last_token_seconds')] + [f"{r['tokens_per_second']:.1f}"] +
+                    ([f"{r['drafted']:.0f}, {r['accepted']:.0f}", f"{100 * r['acceptance']:.0f} %"] if draft else ['', '']) + [f"{r['same_answers']} of {r['answers']}"])
+    m = d['machine']
+    return (f"Documents of {d['document_tokens']} tokens, {d['tokens']} tokens answered; SmolLM2-135M; {m['cpu']}, {m['cores']} cores; medians.\n\n"
+            + table(['link', 'answer', 'first drafted', 'first token', '32nd', 'last', 'tokens a second', 'drafted, accepted', 'accepted of all', 'same answer'], rows))
+
+
 def prefill():
     d = json.loads(read('prefill.json'))
     return table(['tokens', 'engine, tokens a second', f"llama.cpp (llama-cpp-python {d['llama_cpp_python']})", 'ratio'],
@@ -313,7 +327,7 @@ def projection():
                     [[n] + [cell(r[n, w]) for w in widths] + [str(d['targets_gb_per_s'].get(n, '')), slots(r[n, 128])] for n in names]))
 
 
-makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, long_context=long_context, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge, tiers=tiers)
+makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, long_context=long_context, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge, tiers=tiers, verify=verify)
 used, stale = set(), []
 for page in ('README.md', 'bench/README.md'):
     path = os.path.join(ROOT, page)
