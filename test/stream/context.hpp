@@ -10,6 +10,7 @@
 #include <sluice/stream/store/chunk.hpp>
 #include <sluice/stream/store/object.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -176,20 +177,17 @@ struct engine {
   /// Whether the pages of a chunk hold exactly what the report says they do.
   bool holds(int chunk, const stream::chunk_report& r) const {
     if (r.computed || r.level == cost.exact_level()) return same(sample().truth, chunk);
+    // This engine computes all of a chunk when a part is asked for; one that does not leaves the rest at its level.
+    if (r.level >= 0 && r.repaired) return made_of(chunk, {&sample().truth, &sample().levels[std::size_t(r.level)]});
     if (r.level >= 0) return same(sample().levels[std::size_t(r.level)], chunk);
     return true;
   }
   /// Whether every element of a chunk's pages is untouched or comes from one of the sound copies.
   bool sound(int chunk) const {
-    const std::size_t begin = std::size_t(chunk) * chunk_tokens * 384, n = chunk_tokens * 384;
-    for (std::size_t p = 0; p < cache.memory.size(); ++p)
-      for (std::size_t i = begin; i < begin + n; i += 2) {
-        const auto same_as = [&](const pages& o) { return !std::memcmp(&cache.memory[p][i], &o.memory[p][i], 2); };
-        bool ok = cache.memory[p][i] == untouched || same_as(sample().truth);
-        for (const pages& l : sample().levels) ok = ok || same_as(l);
-        if (!ok) return false;
-      }
-    return true;
+    const pages untouched_ones = sample().empty();
+    std::vector<const pages*> sources{&untouched_ones, &sample().truth};
+    for (const pages& l : sample().levels) sources.push_back(&l);
+    return made_of(chunk, sources);
   }
   /// After a request that went well: all chunks hold what the report says.
   void check(const stream::report& r) const {
@@ -208,6 +206,17 @@ struct engine {
   void copy_chunk(const pages& from, std::size_t p, int chunk) {
     const std::size_t at = std::size_t(chunk) * chunk_tokens * 384;
     std::memcpy(cache.memory[p].data() + at, from.memory[p].data() + at, chunk_tokens * 384);
+  }
+  // Whether every element of a chunk's pages is that of one of these.
+  bool made_of(int chunk, const std::vector<const pages*>& sources) const {
+    const std::size_t begin = std::size_t(chunk) * chunk_tokens * 384, n = chunk_tokens * 384;
+    for (std::size_t p = 0; p < cache.memory.size(); ++p)
+      for (std::size_t i = begin; i < begin + n; i += 2)
+        if (std::none_of(sources.begin(), sources.end(), [&](const pages* o) {
+              return !std::memcmp(&cache.memory[p][i], &o->memory[p][i], 2);
+            }))
+          return false;
+    return true;
   }
   bool same(const pages& o, int chunk) const {
     const std::size_t at = std::size_t(chunk) * chunk_tokens * 384;

@@ -119,7 +119,7 @@ TEST_CASE("group: what becomes of many requests is what the simulator says") {
     std::mt19937 rng(seed);
     const auto uniform = [&](double a, double b) { return std::uniform_real_distribution<double>(a, b)(rng); };
     std::vector<cost_model> costs;
-    for (unsigned i = 0, n = 2 + rng() % 6; i < n; ++i) costs.push_back(test::random_context(rng));
+    for (unsigned i = 0, n = unsigned(2 + rng() % 6); i < n; ++i) costs.push_back(test::random_context(rng));
     std::vector<simulated_request> requests;
     double at = 0;
     for (const cost_model& cost : costs) {
