@@ -57,9 +57,9 @@ if(SLUICE_BUILD_TESTS)
     get_target_property(eigen Eigen3::Eigen INTERFACE_INCLUDE_DIRECTORIES)
     list(APPEND compile -isystem "${eigen}")
   endif()
-  add_test(NAME headers.no_exceptions COMMAND "${CMAKE_CXX_COMPILER}" -fno-exceptions -fno-rtti ${compile})
   add_test(NAME headers.portable COMMAND "${CMAKE_CXX_COMPILER}" -DSLUICE_PORTABLE_ONLY ${compile})
-  add_test(NAME headers.native_fast_math COMMAND "${CMAKE_CXX_COMPILER}" -O2 -march=native -ffast-math ${compile})
+  add_test(NAME headers.no_exceptions_fast_math COMMAND "${CMAKE_CXX_COMPILER}" -fno-exceptions -fno-rtti -O2 -march=native
+    -ffast-math ${compile})
   # The compiler that does not build the tests reads the headers at least.
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     find_program(SLUICE_OTHER_COMPILER clang++)

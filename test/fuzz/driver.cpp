@@ -108,7 +108,7 @@ int main(int argc, char** argv) {
   if (argc < 2) return std::fprintf(stderr, "usage: %s CORPUS [SEED [EXECUTIONS]]\n", argv[0]), 2;
   const std::uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 0) : 1;
   const std::uint64_t executions = argc > 3 ? std::strtoull(argv[3], nullptr, 0) : 100000;
-  const double seconds = argc > 3 ? 1e9 : 15;
+  const double seconds = argc > 3 ? 1e9 : 6;
 
   std::signal(SIGABRT, on_signal);
   if (!__asan_init)

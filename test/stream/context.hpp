@@ -212,9 +212,8 @@ struct engine {
     const std::size_t begin = std::size_t(chunk) * chunk_tokens * 384, n = chunk_tokens * 384;
     for (std::size_t p = 0; p < cache.memory.size(); ++p)
       for (std::size_t i = begin; i < begin + n; i += 2)
-        if (std::none_of(sources.begin(), sources.end(), [&](const pages* o) {
-              return !std::memcmp(&cache.memory[p][i], &o->memory[p][i], 2);
-            }))
+        if (std::none_of(sources.begin(), sources.end(),
+                         [&](const pages* o) { return !std::memcmp(&cache.memory[p][i], &o->memory[p][i], 2); }))
           return false;
     return true;
   }
