@@ -3,7 +3,8 @@
 // (CLIENT PAUSE) in a share of the reads, without and with a second server behind it. Prints JSON: how long reads take, how many
 // miss a deadline, and what is asked twice.
 
-#include <capture_file.hpp>
+#include "sample.hpp"
+
 #include <nlohmann/json.hpp>
 #include <sluice/sluice.hpp>
 #include <sluice/stream/store/object.hpp>
@@ -13,8 +14,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
-#include <fstream>
 #include <random>
 #include <string>
 #include <thread>
@@ -29,27 +28,10 @@ using json = nlohmann::ordered_json;
 constexpr double pause_seconds = 0.2, deadline_seconds = 0.05;
 constexpr steady_clock_seconds now{};
 
-[[noreturn]] void fail(const std::string& what) {
-  std::fprintf(stderr, "%s\n", what.c_str());
-  std::exit(1);
-}
-
-std::string cpu() {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  return "unknown";
-}
-
 // The sample's 256 tokens at level 1.
 std::vector<std::byte> chunk() {
-  capture_file file;
-  if (const auto wrong = file.open(SLUICE_TEST_DATA "/smollm2_sample.safetensors")) fail(*wrong);
-  const profile model = profile::load(SLUICE_TEST_DATA "/smollm2.profile").value();
-  const kv_view view = file.views().at(0);
-  encoder<codec::balanced> e(model);
-  std::vector<std::byte> frame(e.max_size(view));
-  frame.resize(e.encode(view, frame).value());
+  const sample s;
+  std::vector<std::byte> frame = s.frame(s.view());
   frame_index index;
   if (index.parse(frame) != status::ok) fail("no frame");
   frame.resize(index.size_at(1));

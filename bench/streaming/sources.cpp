@@ -3,7 +3,8 @@
 // loopback, beside redis-benchmark's own GET of values of that size in the same run; then with decoding beside it.
 // Prints JSON.
 
-#include <capture_file.hpp>
+#include "sample.hpp"
+
 #include <nlohmann/json.hpp>
 #include <sluice/sluice.hpp>
 #include <sluice/stream/plan/policy/control.hpp>
@@ -34,10 +35,6 @@ constexpr int repeats = 9;       // of reading, ours and theirs in turn
 constexpr int slow_repeats = 2;  // of what decodes
 constexpr steady_clock_seconds now{};
 
-[[noreturn]] void fail(const std::string& what) {
-  std::fprintf(stderr, "%s\n", what.c_str());
-  std::exit(1);
-}
 double median(std::vector<double> x) {
   std::sort(x.begin(), x.end());
   return (x[(x.size() - 1) / 2] + x[x.size() / 2]) / 2;
@@ -45,34 +42,17 @@ double median(std::vector<double> x) {
 
 // The sample context, again and again: `tokens` tokens whose pages are its 256 tokens in turn.
 struct long_context {
-  capture_file file;
-  profile model = profile::load(SLUICE_TEST_DATA "/smollm2.profile").value();
+  sample of;
   std::vector<std::int32_t> slots;
-  kv_view view;
+  kv_view view = of.view();
 
   explicit long_context(int tokens) : slots(std::size_t(tokens)) {
-    if (const auto wrong = file.open(SLUICE_TEST_DATA "/smollm2_sample.safetensors")) fail(*wrong);
-    view = file.views().at(0);
     for (std::size_t i = 0; i < slots.size(); ++i) slots[i] = std::int32_t(i % std::size_t(view.tokens));
     view.mode = addressing::slots;
     view.indices = slots.data();
     view.num_indices = view.tokens = tokens;
   }
 };
-
-// One object with everything in it, as it would stand at another place of the sequence.
-std::vector<std::byte> object_at(const std::vector<std::byte>& frame, std::int64_t position, const digest& key) {
-  std::vector<std::byte> o(sizeof(object_header) + frame.size());
-  const object_header envelope = make_object_header(key);
-  std::memcpy(o.data(), &envelope, sizeof envelope);
-  std::memcpy(o.data() + sizeof envelope, frame.data(), frame.size());
-  frame_header h;
-  std::memcpy(&h, frame.data(), sizeof h);
-  h.position = position;
-  h.header_checksum = header_checksum(h);
-  std::memcpy(o.data() + sizeof envelope, &h, sizeof h);
-  return o;
-}
 
 // redis-benchmark's best of a few shapes, in bytes per second.
 double rival(int port, std::size_t size, std::size_t requests, std::string& shape) {
@@ -108,7 +88,7 @@ struct engine {
 
 json measure(int tokens, std::size_t wanted) {
   const long_context source_context(tokens);
-  encoder<> e(source_context.model);
+  encoder<> e(source_context.of.model);
   std::vector<std::byte> frame(e.max_size(source_context.view));
   frame.resize(e.encode(source_context.view, frame).value());
   const std::size_t size = sizeof(object_header) + frame.size(), count = (wanted + size - 1) / size;
@@ -133,7 +113,7 @@ json measure(int tokens, std::size_t wanted) {
   std::vector<double> theirs, ours, together, alone;
   std::string shape;
   // The pages of the whole context are those of one object in turn: its memory would be four times the coded bytes.
-  const layer_shape& s = source_context.model.shape.layers[0];
+  const layer_shape& s = source_context.of.model.shape.layers[0];
   const std::size_t row = std::size_t(s.num_kv_heads * s.head_dim_k) * 2;
   std::vector<std::byte> memory(2 * 30 * std::size_t(tokens) * row);
   std::vector<std::byte*> bases;
@@ -167,7 +147,7 @@ json measure(int tokens, std::size_t wanted) {
     ours.push_back(double(count * size) / (now() - begin));
     if (r >= slow_repeats) continue;
 
-    engine sink{page_decoder<>(source_context.model, cost, {&view, 1})};
+    engine sink{page_decoder<>(source_context.of.model, cost, {&view, 1})};
     link_history link;
     const planner<policy::fixed_level<9>> plan(cost);
     executor<policy::fixed_level<9>, redis_source> x(plan, redis, names, link, 1000, {.memory_bytes = 64u << 20});

@@ -5,7 +5,8 @@
 // read at the level that the policy's costs say, what is not is put. Prints JSON: shares of hits, what reads took, and what they
 // lose. Reading and writing are real, computing is what the engine takes for so many tokens; placement sees the trace's times.
 
-#include <capture_file.hpp>
+#include "sample.hpp"
+
 #include <simulation.hpp>
 #include <sluice/sluice.hpp>
 #include <sluice/stream/store/sources/file.hpp>
@@ -16,8 +17,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <fstream>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -36,47 +35,9 @@ struct trace_clock {
   double operator()() const noexcept { return *seconds; }
 };
 
-[[noreturn]] void fail(const std::string& what) {
-  std::fprintf(stderr, "%s\n", what.c_str());
-  std::exit(1);
-}
-
-std::string cpu() {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  return "unknown";
-}
-
-struct block {
-  std::vector<std::byte> frame;
-  profile model = profile::load(SLUICE_TEST_DATA "/smollm2.profile").value();
-
-  block() {
-    capture_file file;
-    if (const auto wrong = file.open(SLUICE_TEST_DATA "/smollm2_sample.safetensors")) fail(*wrong);
-    const kv_view view = file.views().at(0).slice(32, 32 + block_tokens);
-    encoder<codec::balanced> e(model);
-    frame.resize(e.max_size(view));
-    frame.resize(e.encode(view, frame).value());
-  }
-  // As it would stand there in its sequence.
-  std::vector<std::byte> object(const digest& key, std::int64_t position) const {
-    std::vector<std::byte> o(sizeof(object_header) + frame.size());
-    const object_header envelope = make_object_header(key);
-    std::memcpy(o.data(), &envelope, sizeof envelope);
-    frame_header h;
-    std::memcpy(&h, frame.data(), sizeof h);
-    h.position = position;
-    h.header_checksum = header_checksum(h);
-    std::memcpy(o.data() + sizeof envelope, frame.data(), frame.size());
-    std::memcpy(o.data() + sizeof envelope, &h, sizeof h);
-    return o;
-  }
-};
-
 template <class Policy>
-json replay(const std::vector<traced_request>& requests, const block& b, double fast_bytes, double slow_bytes) {
+json replay(const std::vector<traced_request>& requests, const profile& model, const std::vector<std::byte>& frame,
+            double fast_bytes, double slow_bytes) {
   servers::temporary_folder folder;
   const int port = servers::free_port();
   const servers::server server(servers::redis_command(folder.path, port), port);
@@ -86,7 +47,7 @@ json replay(const std::vector<traced_request>& requests, const block& b, double 
   source_of<redis_source> fast(redis);
   source_of<file_source> slow(files);
   tiered_options o;
-  o.worth = {context_loss::of(b.model, 2048), seconds_per_token, seconds_per_token_position, 1};
+  o.worth = {context_loss::of(model, 2048), seconds_per_token, seconds_per_token_position, 1};
   double time = 0;
   tiered_source<Policy, any_source, trace_clock> store(
       {{&fast, {fast_bytes, 1e9, 2e-4, 0}}, {&slow, {slow_bytes, 5e8, 5e-4, 0}}}, o, {}, {&time});
@@ -99,7 +60,7 @@ json replay(const std::vector<traced_request>& requests, const block& b, double 
     for (std::size_t i = 0; i < r.ids.size(); ++i, ++accesses) {
       const digest key = sha256().add(std::uint64_t(r.ids[i])).finish();
       const std::string name = to_hex(key);
-      const std::vector<std::byte> object = b.object(key, std::int64_t(i) * block_tokens);
+      const std::vector<std::byte> object = object_at(frame, std::int64_t(i) * block_tokens, key);
       const placed_item item = levels_of(object, object.size(), o.worth).item;
       double begin = now();
       if (const int level = store.best_level(name); level >= 0) {
@@ -155,16 +116,17 @@ int main(int argc, char** argv) {
   if (argc < 2 || servers::find_program("redis-server").empty()) fail("needs a trace of requests, and redis-server");
   const std::vector<traced_request> requests =
       load_requests(argv[1], argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 2000);
-  const block b;
+  const sample s;
+  const std::vector<std::byte> frame = s.frame(s.view().slice(32, 32 + block_tokens));
   std::unordered_set<std::int64_t> ids;
   for (const traced_request& r : requests) ids.insert(r.ids.begin(), r.ids.end());
-  const double all = double(ids.size()) * double(sizeof(object_header) + b.frame.size());
+  const double all = double(ids.size()) * double(sizeof(object_header) + frame.size());
   json rows = json::array();
   for (const double share : {0.01, 0.03, 0.1}) {
     const double fast = share * all, slow = 3 * fast;
-    rows.push_back(replay<placement_policies::lru>(requests, b, fast, slow));
-    rows.push_back(replay<placement_policies::lru_levels>(requests, b, fast, slow));
-    rows.push_back(replay<placement_policies::truncating>(requests, b, fast, slow));
+    rows.push_back(replay<placement_policies::lru>(requests, s.model, frame, fast, slow));
+    rows.push_back(replay<placement_policies::lru_levels>(requests, s.model, frame, fast, slow));
+    rows.push_back(replay<placement_policies::truncating>(requests, s.model, frame, fast, slow));
   }
   std::printf("%s\n", json{{"cpu", cpu()},
                            {"cores", std::thread::hardware_concurrency()},
@@ -172,7 +134,7 @@ int main(int argc, char** argv) {
                            {"requests", requests.size()},
                            {"blocks", ids.size()},
                            {"block_tokens", block_tokens},
-                           {"object_bytes", sizeof(object_header) + b.frame.size()},
+                           {"object_bytes", sizeof(object_header) + frame.size()},
                            {"all_bytes", all},
                            {"rows", rows}}
                           .dump(1)

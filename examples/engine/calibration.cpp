@@ -36,21 +36,19 @@ double bytes_per_log_nat(const suffix_quality& q) {
 void balance(sluice::profile& p, const std::function<double(const sluice::profile&)>& bytes) {
   const auto known = sluice::detail::token_weight_model::of(p);
   if (!known) return;
-  using layer = sluice::detail::layer_weights;
-  const std::function<void(layer&)> moves[] = {
-      [](layer& l) { l.offset[0] = std::int8_t(l.offset[0] - 2), l.offset[1] = std::int8_t(l.offset[1] + 2); },
-      [](layer& l) { l.offset[0] = std::int8_t(l.offset[0] + 2), l.offset[1] = std::int8_t(l.offset[1] - 2); },
-      [](layer& l) { l.exponent[0] = std::uint8_t(l.exponent[0] + 16); },
-      [](layer& l) { l.exponent[0] = std::uint8_t(std::max(l.exponent[0] - 16, 0)); },
-      [](layer& l) { l.exponent[1] = std::uint8_t(l.exponent[1] + 16); },
-      [](layer& l) { l.exponent[1] = std::uint8_t(std::max(l.exponent[1] - 16, 0)); },
-  };
+  constexpr struct {
+    int offset[2], exponent[2];  // of K and V
+  } moves[] = {{{-2, 2}, {}}, {{2, -2}, {}}, {{}, {16, 0}}, {{}, {-16, 0}}, {{}, {0, 16}}, {{}, {0, -16}}};
   sluice::detail::token_weight_model now = *known;
   double least = bytes(p);
   for (const auto& move : moves)
     for (int times = 0; times < most_moves; ++times) {
       sluice::detail::token_weight_model next = now;
-      for (layer& l : next.layers) move(l);
+      for (sluice::detail::layer_weights& l : next.layers)
+        for (int i : {0, 1}) {
+          l.offset[i] = std::int8_t(l.offset[i] + move.offset[i]);
+          l.exponent[i] = std::uint8_t(std::max(l.exponent[i] + move.exponent[i], 0));
+        }
       sluice::profile moved = p;
       next.put_into(moved);
       const double there = bytes(moved);

@@ -317,9 +317,9 @@ stream_result stream(model& net, prefix_cache& prefixes, store& from, std::span<
       const bool computed = !both.filled[c];
       out.report.chunks[c] = {.level = computed ? -1 : fine_level, .computed = computed, .state = sluice::status::ok};
       if (!computed) continue;
-      const int tokens = chunks[c].end - chunks[c].begin;
-      net.forward(ids.subspan(std::size_t(chunks[c].begin), std::size_t(tokens)), seq, {.position = chunks[c].begin});
-      out.report.recomputed_tokens += tokens;
+      const missing_run all{chunks[c].begin, chunks[c].end - chunks[c].begin};
+      compute(net, ids, seq, {all});
+      out.report.recomputed_tokens += all.tokens;
     }
     return out;
   }

@@ -4,6 +4,7 @@
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 #include <sluice/stream/plan/policy/progressive_cake.hpp>
+#include <stream/main.hpp>
 #include <stream/proxy.hpp>
 #include <stream/stores.hpp>
 
@@ -377,11 +378,4 @@ TEST_CASE("a slow link's bytes are counted while they come, also inside a piece"
   CHECK(std::equal(a.begin(), a.begin() + std::ptrdiff_t(bytes), o.bytes.begin()));
 }
 
-int main(int argc, char** argv) {
-  if (servers::find_program("redis-server").empty() || servers::find_program("nginx").empty()) {
-    std::puts("skipped: redis-server or nginx is not installed");
-    return 77;
-  }
-  doctest::Context context(argc, argv);
-  return context.run();
-}
+int main(int argc, char** argv) { return servers::run_tests(argc, argv, {"redis-server", "nginx"}); }

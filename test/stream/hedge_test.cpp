@@ -6,6 +6,7 @@
 #include <sluice/stream/store/sources/hedged.hpp>
 #include <sluice/stream/store/sources/redis.hpp>
 #include <stream/context.hpp>
+#include <stream/main.hpp>
 #include <stream/proxy.hpp>
 #include <stream/servers.hpp>
 
@@ -166,11 +167,4 @@ TEST_CASE("one store over two connections: a pause of its clients is waited for 
   later.join();
 }
 
-int main(int argc, char** argv) {
-  if (servers::find_program("redis-server").empty()) {
-    std::puts("skipped: redis-server is not installed");
-    return 77;
-  }
-  doctest::Context context(argc, argv);
-  return context.run();
-}
+int main(int argc, char** argv) { return servers::run_tests(argc, argv, {"redis-server"}); }

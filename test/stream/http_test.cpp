@@ -4,6 +4,7 @@
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 #include <sluice/stream/store/sources/http.hpp>
+#include <stream/main.hpp>
 #include <stream/proxy.hpp>
 #include <stream/rivals.hpp>
 #include <stream/servers.hpp>
@@ -410,11 +411,4 @@ TEST_CASE("connections that rest are kept, however few are in use meanwhile") {
   CHECK(far.connections() == connections);
 }
 
-int main(int argc, char** argv) {
-  if (servers::find_program("nginx").empty() || servers::find_program("openssl").empty()) {
-    std::puts("skipped: nginx or openssl is not installed");
-    return 77;
-  }
-  doctest::Context context(argc, argv);
-  return context.run();
-}
+int main(int argc, char** argv) { return servers::run_tests(argc, argv, {"nginx", "openssl"}); }

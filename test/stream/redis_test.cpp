@@ -4,6 +4,7 @@
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 #include <sluice/stream/store/sources/redis.hpp>
+#include <stream/main.hpp>
 #include <stream/proxy.hpp>
 #include <stream/rivals.hpp>
 #include <stream/servers.hpp>
@@ -779,11 +780,4 @@ TEST_CASE("keys are listed and forgotten, whatever bytes they are made of, also 
   CHECK(nobody.erase("a") == status::connection_lost);
 }
 
-int main(int argc, char** argv) {
-  if (servers::find_program("redis-server").empty()) {
-    std::puts("skipped: redis-server is not installed");
-    return 77;
-  }
-  doctest::Context context(argc, argv);
-  return context.run();
-}
+int main(int argc, char** argv) { return servers::run_tests(argc, argv, {"redis-server"}); }

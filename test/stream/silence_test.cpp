@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 #include <sluice/stream/plan/policy/progressive_cake.hpp>
 #include <sluice/stream/study/simulator.hpp>
+#include <stream/main.hpp>
 #include <stream/proxy.hpp>
 #include <stream/stores.hpp>
 
@@ -151,11 +152,4 @@ TEST_CASE("every connection is reset at first: the link is asked again and used"
   CHECK(computed(got) < 8);
 }
 
-int main(int argc, char** argv) {
-  if (servers::find_program("redis-server").empty() || servers::find_program("nginx").empty()) {
-    std::puts("skipped: redis-server or nginx is not installed");
-    return 77;
-  }
-  doctest::Context context(argc, argv);
-  return context.run();
-}
+int main(int argc, char** argv) { return servers::run_tests(argc, argv, {"redis-server", "nginx"}); }

@@ -9,6 +9,7 @@
 #include <sluice/stream/store/sources/redis.hpp>
 #include <sluice/stream/store/sources/tiered.hpp>
 #include <stream/context.hpp>
+#include <stream/main.hpp>
 #include <stream/servers.hpp>
 
 #include <memory>
@@ -143,11 +144,4 @@ TEST_CASE("a Redis that dies is a miss of what lies on it, and when it is back s
   context::fetch_all(t.all);
 }
 
-int main(int argc, char** argv) {
-  if (servers::find_program("redis-server").empty()) {
-    std::puts("skipped: redis-server is not installed");
-    return 77;
-  }
-  doctest::Context context(argc, argv);
-  return context.run();
-}
+int main(int argc, char** argv) { return servers::run_tests(argc, argv, {"redis-server"}); }

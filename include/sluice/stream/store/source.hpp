@@ -207,6 +207,16 @@ class ended_reads {
   bool empty() const noexcept { return all_.empty(); }
   // Forgets a read; its bytes, 0 where it is not here.
   std::size_t cancel(stream::ticket t) { return forget_read(all_, t); }
+  // Listens, until a moment of the clock, as long as `reads` are in flight and none has ended; then as take().
+  template <class Reads, class Clock, class Listen>
+  std::size_t poll(std::span<stream::completion> done, double seconds, std::string& detail, const Reads& reads,
+                   const Clock& clock, const Listen& listen) {
+    const double until = clock() + seconds;
+    do {
+      if (all_.empty() && !reads.empty()) listen(until);
+    } while (all_.empty() && !reads.empty() && clock() < until);
+    return take(done, detail);
+  }
   // Hands over as many as there is room for; `detail` becomes the words of the last one that failed.
   std::size_t take(std::span<stream::completion> done, std::string& detail) {
     std::size_t n = 0;

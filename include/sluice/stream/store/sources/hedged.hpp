@@ -100,11 +100,8 @@ class hedged_source {
     return ended_.cancel(t);
   }
   std::size_t poll(std::span<completion> done, double seconds) {
-    const double until = clock_() + seconds;
-    do {
-      if (ended_.empty() && !reads_.empty()) listen(std::max(until - clock_(), 0.0));
-    } while (ended_.empty() && !reads_.empty() && clock_() < until);
-    return ended_.take(done, detail_);
+    return ended_.poll(done, seconds, detail_, reads_, clock_,
+                       [&](double until) { listen(std::max(until - clock_(), 0.0)); });
   }
 
   /// Seconds of silence after which a read is late.

@@ -137,11 +137,8 @@ class redis_source {
   }
 
   std::size_t poll(std::span<completion> done, double seconds) {
-    const double until = now() + seconds;
-    do {
-      if (done_.empty() && !reads_.empty()) pump(until);
-    } while (done_.empty() && !reads_.empty() && now() < until);
-    return done_.take(done, detail_);
+    return done_.poll(
+        done, seconds, detail_, reads_, [&] { return now(); }, [&](double until) { pump(until); });
   }
 
  private:
