@@ -3,6 +3,7 @@
 #include "quality.hpp"
 
 #include <algorithm>
+#include <ctime>
 
 namespace engine {
 
@@ -11,12 +12,16 @@ void suffix_quality::add(const suffix_quality& other) {
   predicted += other.predicted;
   continued += other.continued;
   nll += other.nll;
+  encode_seconds += other.encode_seconds;
   levels.resize(other.levels.size());
   for (std::size_t j = 0; j < levels.size(); ++j) {
     levels[j].level = other.levels[j].level;
     levels[j].bytes += other.levels[j].bytes;
     levels[j].nll += other.levels[j].nll;
     levels[j].expected += other.levels[j].expected;
+    levels[j].decode_seconds += other.levels[j].decode_seconds;
+    levels[j].attention.error += other.levels[j].attention.error;
+    levels[j].attention.exact += other.levels[j].attention.exact;
     levels[j].distance.add(other.levels[j].distance);
     levels[j].continued.equal += other.levels[j].continued.equal;
     levels[j].continued.prefix += other.levels[j].continued.prefix;
@@ -53,9 +58,52 @@ double document_probe::lost(coded_cache& coded, int level) {
   return distance(exact_, predict(*net_, after_, decoded)).kl();
 }
 
+attention_probe::attention_probe(model& net, std::span<const std::int32_t> suffix, sequence& context)
+    : net_(&net), ids_(suffix.first(std::min(most, suffix.size()))) {
+  const int tokens = context.tokens();
+  const auto keep = [](auto& all) {
+    return [&all](int, int, std::span<const float> x) { all.emplace_back(x.begin(), x.end()); };
+  };
+  net.forward(ids_, context, {.on_hidden = keep(entering_), .on_attended = keep(attended_)});
+  context.truncate(tokens);
+}
+
+attention_probe::distance attention_probe::of(sequence& decoded) const {
+  const int tokens = decoded.tokens();
+  if (decoded.grow(int(ids_.size())) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
+  distance out;
+  for (std::size_t l = 0; l < attended_.size(); ++l)
+    net_->forward(ids_, decoded,
+                  {.on_attended =
+                       [&](int, int, std::span<const float> x) {
+                         for (std::size_t i = 0; i < x.size(); ++i) {
+                           const double exact = double(attended_[l][i]), off = double(x[i]) - exact;
+                           out.error += off * off;
+                           out.exact += exact * exact;
+                         }
+                       },
+                   .position = tokens,
+                   .first_layer = int(l),
+                   .hidden = entering_[l],
+                   .end_layer = int(l) + 1});
+  decoded.truncate(tokens);
+  return out;
+}
+
+namespace {
+
+double thread_seconds() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
+}
+
+}  // namespace
+
 suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const sequence& context, const matrix& exact,
                             std::span<const float> attention, const sluice::document_steps& steps,
-                            std::span<const std::int32_t> greedy, int level, coded_cache& coded) {
+                            std::span<const std::int32_t> greedy, int level, coded_cache& coded,
+                            const attention_probe* probe) {
   const int tokens = context.tokens();
   const auto suffix = ids.subspan(std::size_t(tokens), ids.size() - 1 - std::size_t(tokens));
   const auto target = [&](Eigen::Index i) { return ids[std::size_t(tokens + i + 1)]; };
@@ -66,7 +114,9 @@ suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const
   out.continued = greedy.size();
   out.elements = std::size_t(tokens) * 2 * std::size_t(pages.layers() * pages.kv_heads() * pages.head_dim());
 
+  double begin = thread_seconds();
   coded.encode(context.view(), ids.first(std::size_t(tokens)), attention, steps);
+  out.encode_seconds = thread_seconds() - begin;
   sequence decoded(context.pool());
   for (const int l : levels_of(level, coded.levels())) {
     suffix_quality::at_level& to = out.levels.emplace_back();
@@ -75,7 +125,10 @@ suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const
     to.bytes = coded.bytes();
     to.expected = coded.expected_loss(l) * double(suffix.size());
     decoded.truncate(0);
+    begin = thread_seconds();
     coded.decode(decoded);
+    to.decode_seconds = thread_seconds() - begin;
+    if (probe) to.attention = probe->of(decoded);
     net.forward(suffix, decoded, {.logits_from = 0, .on_logits = [&](int position, std::span<const float> logits) {
                                     const Eigen::Index i = position - tokens;
                                     to.distance.add(row_of(exact, i), logits);

@@ -226,6 +226,7 @@ void model::run_layer(int l, int start, matrix& x, sequence& seq, const forward_
   for (int t = 0; t < n; t += together)
     attention_(queries_.row(t).data(), seq, l, start + t, together, config_.heads, config_.layer_window(l),
                attended_.row(t).data(), *pool_);
+  if (options.on_attended) options.on_attended(l, start, flat(attended_));
   add(w.o, attended_, w.post_attn_norm, x);
 
   for_rows(n, [&](Eigen::Index t) { rms_norm(x.row(t).data(), w.ffn_norm, h_.row(t).data()); });

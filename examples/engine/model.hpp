@@ -32,6 +32,8 @@ struct forward_options {
   std::function<void(int layer, int position, std::span<const float> queries)> on_queries{};
   /// The residual stream entering a layer, [tokens][dim], of a run of tokens from `position` on.
   std::function<void(int layer, int position, std::span<const float> hidden)> on_hidden{};
+  /// What attention gives a layer, before its output projection, [tokens][heads * head_dim].
+  std::function<void(int layer, int position, std::span<const float> attended)> on_attended{};
   /// Compute tokens again that the sequence already holds, from this position on, instead of appending; -1 = append.
   int position = -1;
   /// Start at this layer from `hidden` [tokens][dim], as on_hidden gave it; layers before it keep their cache as it is.

@@ -91,6 +91,7 @@ std::vector<place> places_of(const request& r, const tokenizer& t, const std::ve
 // Figures of one text or of all, level by level from coarse to fine.
 json levels_of(const suffix_quality& q, sluice::dtype kv) {
   const double tokens = double(q.predicted), values = double(q.elements), exact = q.nll / tokens;
+  const double gigabytes = double(size_of(kv)) * values / 1e9;
   json levels = json::array();
   for (auto l = q.levels.rbegin(); l != q.levels.rend(); ++l) {
     json& at = levels.emplace_back(json{{"level", l->level},
@@ -100,7 +101,9 @@ json levels_of(const suffix_quality& q, sluice::dtype kv) {
                                         {"kl", l->distance.kl()},
                                         {"delta_nll", l->nll / tokens - exact},
                                         {"top1", l->distance.top1()},
-                                        {"perplexity", std::exp(l->nll / tokens)}});
+                                        {"perplexity", std::exp(l->nll / tokens)},
+                                        {"attention_error", l->attention.relative()},
+                                        {"decode_gb_per_second", gigabytes / l->decode_seconds}});
     if (l->expected > 0) at["expected_kl"] = l->expected / tokens;
     if (q.continued == 0) continue;
     at["equal_tokens"] = double(l->continued.equal) / double(q.continued);
@@ -140,6 +143,8 @@ json judge_suffixes(const request& r) {
     sequence context(pages);
     const computed_context exact = kept.run(p.ids, r.context, context);
     const auto attention = r.observe ? std::span<const float>(exact.attention) : std::span<const float>();
+    const attention_probe attended(s.net, std::span(p.ids).subspan(std::size_t(r.context), std::size_t(r.suffix)),
+                                   context);
     std::optional<document_probe> probe;
     if (r.measure) probe.emplace(s.net, std::span(p.ids).first(std::size_t(r.context)), context);
     std::vector<std::int32_t> greedy;
@@ -150,7 +155,7 @@ json judge_suffixes(const request& r) {
       const sluice::document_steps steps =
           probe ? probe->steps(coded[c], r.target_kl) : sluice::document_steps{.coarser = r.coarser};
       const suffix_quality q =
-          judge_window(s.net, p.ids, context, exact.predicted, attention, steps, greedy, r.at, coded[c]);
+          judge_window(s.net, p.ids, context, exact.predicted, attention, steps, greedy, r.at, coded[c], &attended);
       all[c].add(q);
       each[c][p.text].add(q);
     }
@@ -163,7 +168,11 @@ json judge_suffixes(const request& r) {
                        {"perplexity", std::exp(q.nll / double(q.predicted))},
                        {"levels", levels_of(q, kv_type(r))}});
     name_worst(levels, texts);
-    codecs.push_back({{"codec", r.codecs[c]}, {"levels", std::move(levels)}, {"texts", std::move(texts)}});
+    codecs.push_back(
+        {{"codec", r.codecs[c]},
+         {"encode_gb_per_second", double(size_of(kv_type(r))) * double(all[c].elements) / 1e9 / all[c].encode_seconds},
+         {"levels", std::move(levels)},
+         {"texts", std::move(texts)}});
   }
   return {{"windows", places.size()},         {"context_tokens", r.context},
           {"suffix_tokens", r.suffix},        {"continuations", std::min(r.continuations, int(places.size()))},
@@ -222,12 +231,15 @@ void print_suffixes(const json& s) {
               s["perplexity"].get<double>());
   const auto number = [](const json& l, const char* what) { return l[what].get<double>(); };
   for (const json& c : s["codecs"]) {
-    std::printf("\n%s\nlevel  bits/value  smaller        KL  delta NLL   top-1  worst KL\n",
-                c["codec"].get<std::string>().c_str());
+    std::printf(
+        "\n%s\nencodes %.3f GB/s a thread\nlevel  bits/value  smaller        KL  delta NLL   top-1  attention  decode "
+        "GB/s  worst KL\n",
+        c["codec"].get<std::string>().c_str(), number(c, "encode_gb_per_second"));
     for (const json& l : c["levels"]) {
-      std::printf("%5d  %10.3f  %6.2fx  %.6f  %+.6f  %5.1f%%  %.6f %s\n", l["level"].get<int>(),
+      std::printf("%5d  %10.3f  %6.2fx  %.6f  %+.6f  %5.1f%%  %8.2f%%  %11.3f  %.6f %s\n", l["level"].get<int>(),
                   number(l, "bits_per_value"), number(l, "ratio"), number(l, "kl"), number(l, "delta_nll"),
-                  100 * number(l, "top1"), number(l, "worst_kl"), l["worst"].get<std::string>().c_str());
+                  100 * number(l, "top1"), 100 * number(l, "attention_error"), number(l, "decode_gb_per_second"),
+                  number(l, "worst_kl"), l["worst"].get<std::string>().c_str());
     }
     for (const json& l : c["levels"])
       if (l.contains("equal_tokens"))

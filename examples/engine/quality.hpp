@@ -6,6 +6,7 @@
 #include "distribution.hpp"
 #include "model.hpp"
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -57,12 +58,38 @@ class document_probe {
   matrix exact_;
 };
 
+/// What attention gives the first tokens behind a context, layer by layer, the input of each layer being that of the exact
+/// cache: the error of a cache where it arises, before later layers make it more or less.
+class attention_probe {
+ public:
+  static constexpr std::size_t most = 32;  ///< tokens
+
+  /// How far two caches are apart: sums of squares.
+  struct distance {
+    double error = 0, exact = 0;
+    double relative() const { return exact > 0 ? std::sqrt(error / exact) : 0; }
+  };
+
+  /// Borrows the model and the tokens behind the context, whose exact cache the sequence holds; it is left as it was.
+  attention_probe(model& net, std::span<const std::int32_t> suffix, sequence& context);
+
+  /// Of a sequence that holds another copy of the context, and room for those tokens.
+  distance of(sequence& decoded) const;
+
+ private:
+  model* net_;
+  std::span<const std::int32_t> ids_;
+  std::vector<std::vector<float>> entering_, attended_;  // [layer]
+};
+
 /// Sums over windows.
 struct suffix_quality {
   struct at_level {
     int level = 0;
     std::size_t bytes = 0;
     double nll = 0, expected = 0;  ///< expected: nats by the frames, summed over predicted tokens; 0 = not known
+    double decode_seconds = 0;     ///< of one thread's processor time
+    attention_probe::distance attention{};
     distance_sum distance{};
     agreement continued{};  ///< with the continuation of the exact cache
   };
@@ -70,6 +97,7 @@ struct suffix_quality {
   std::size_t predicted = 0;       ///< tokens
   std::size_t continued = 0;       ///< tokens of greedy continuations
   double nll = 0;                  ///< of the suffix, on the exact cache
+  double encode_seconds = 0;       ///< of one thread's processor time, all levels
   std::vector<at_level> levels{};  ///< from fine to coarse
 
   void add(const suffix_quality& other);
@@ -77,11 +105,12 @@ struct suffix_quality {
 
 /// Judges one window: a context, whose exact cache is in a sequence, a suffix and one token more, the last that is
 /// predicted. `exact` is what is predicted there, `attention` and `steps` what encoders are told of it, `greedy` what
-/// continue_greedily() gave behind the first token of the suffix, if that is to be judged; both may be empty. The
-/// sequence's pool has room for another context and what follows. Errors: throws std::runtime_error.
+/// continue_greedily() gave behind the first token of the suffix, if that is to be judged; both may be empty. `probe` may be
+/// null. The sequence's pool has room for another context and what follows. Errors: throws std::runtime_error.
 suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const sequence& context, const matrix& exact,
                             std::span<const float> attention, const sluice::document_steps& steps,
-                            std::span<const std::int32_t> greedy, int level, coded_cache& coded);
+                            std::span<const std::int32_t> greedy, int level, coded_cache& coded,
+                            const attention_probe* probe = nullptr);
 
 /// The `count` likeliest tokens, one after another, behind the sequence and one token more, `first`. Leaves the sequence as
 /// it was.
