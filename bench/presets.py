@@ -53,10 +53,69 @@ def kivi(k, v, bits, group=32, residual=128):
     return k, v
 
 
-PRESETS = {
-    'int4': lambda k, v: (symmetric(k, 4), symmetric(v, 4)),
-    'kivi4': lambda k, v: kivi(k, v, 4),
-    'kivi2': lambda k, v: kivi(k, v, 2),
+def e4m3(x):
+    """The nearest of the numbers that fp8 has, ties to even."""
+    x = x.astype(f32)
+    unit = np.ldexp(f32(1), np.maximum(np.frexp(x)[1] - 1, -6) - 3).astype(f32)
+    return np.clip(np.rint(x / unit) * unit, -448, 448)
+
+
+def hadamard(x):
+    n, half = x.shape[-1], 1
+    while half < n:
+        pairs = x.reshape(*x.shape[:-1], n // (2 * half), 2, half)
+        x = np.stack([pairs[..., 0, :] + pairs[..., 1, :], pairs[..., 0, :] - pairs[..., 1, :]], -2).reshape(x.shape)
+        half *= 2
+    return x * f32(.70710678 if n.bit_length() % 2 == 0 else 1) / f32(2 ** ((n.bit_length() - 1) // 2))
+
+
+LEVELS = {3: (.245094179, .756005281, 1.34390928, 2.1519457),
+          4: (.12839503, .388048299, .656759119, .942340456, 1.2562312, 1.61804639, 2.06901723, 2.73258957)}
+
+
+def turboquant(x, bits):
+    """Heads of a power of two only."""
+    state, dim = 1, x.shape[-1]
+    signs = np.empty(dim, f32)
+    for i in range(dim):
+        state = (state * 1664525 + 1013904223) % 2 ** 32
+        signs[i] = -1 if state >> 31 else 1
+    y = hadamard(x * signs)
+    squares = (y.astype(float) ** 2).sum(-1, keepdims=True)
+    rms = np.sqrt(squares / dim).astype(f32)
+    z = y * np.where(rms > 0, 1 / np.where(rms > 0, rms, 1), 0).astype(f32)
+    levels = np.array(LEVELS[bits], f32)
+    level = levels[np.searchsorted(f32(.5) * (levels[1:] + levels[:-1]), np.abs(z), side='right')]
+    scale = np.sqrt(squares / (level.astype(float) ** 2).sum(-1, keepdims=True)).astype(f32).astype(np.float16).astype(f32)
+    return hadamard(np.where(z < 0, -level, level) * scale) * signs
+
+
+def cachegen_released(x, level, layer, layers, key):
+    """31, 15 or 11 integers around zero, in units of the token's largest magnitude over all heads."""
+    first = layer < (10 if key else 2)
+    bins = 32 if level == 3 or level == 2 and (first or layers < 10) else 16 if level == 2 or first or key and layer < 20 else 12
+    half, flat = f32(bins // 2 - 1), x.reshape(len(x), -1)
+    most = np.abs(flat).max(1, keepdims=True)
+    by = np.where(most > 0, half / np.where(most > 0, most, 1), 0).astype(f32)
+    return (np.rint(flat * by) / half * most).reshape(x.shape)
+
+
+def released(level):
+    return lambda k, v, layer, layers: (cachegen_released(k, level, layer, layers, True), cachegen_released(v, level, layer, layers, False))
+
+
+PRESETS = {  # of K and V of a layer, of so many
+    'fp8': lambda k, v, *_: (e4m3(k), e4m3(v)),
+    'int8': lambda k, v, *_: (symmetric(k, 8), symmetric(v, 8)),
+    'int4': lambda k, v, *_: (symmetric(k, 4), symmetric(v, 4)),
+    'kivi4': lambda k, v, *_: kivi(k, v, 4),
+    'kivi2': lambda k, v, *_: kivi(k, v, 2),
+    'turboquant4': lambda k, v, *_: (turboquant(k, 4), turboquant(v, 4)),
+    'turboquant3': lambda k, v, *_: (turboquant(k, 3), turboquant(v, 3)),
+    'cachegen_released_fine': released(3),
+    'cachegen_released': released(2),
+    'cachegen_released_coarse': released(1),
+    'cachegen_released_1024': released(2),
 }
 
 
@@ -70,7 +129,7 @@ def unlike(t, back, layers, preset):
     """Elements that are not what the method's definition says."""
     wrong = 0
     for l in range(layers):
-        expected = PRESETS[preset](t[f'k.{l}'].astype(f32), t[f'v.{l}'].astype(f32))
+        expected = PRESETS[preset](t[f'k.{l}'].astype(f32), t[f'v.{l}'].astype(f32), l, layers)
         wrong += sum(int((e.astype(np.float16).view(np.uint16) != back[f'{n}.{l}'].view(np.uint16)).sum()) for n, e in zip('kv', expected))
     return wrong
 

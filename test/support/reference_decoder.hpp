@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <span>
 #include <stdexcept>
 #include <utility>
@@ -895,6 +896,116 @@ inline std::vector<double> decode_classes(std::span<const envelope> tile, const 
 // --- 3 frame, 6 values
 
 /// What a frame holds of a plane of a layer: [token][channel], as numbers and, for tokens kept as stored, as bytes.
+// --- 6.7 fp8 and TurboQuant
+
+inline double fp8_of(int q) {
+  const int e = q >> 3 & 15, m = q & 7;
+  const double magnitude = e ? std::ldexp(8 + m, e - 10) : std::ldexp(m, -9);
+  return q & 128 ? -magnitude : magnitude;
+}
+
+inline double level_of(int bits, int q) {
+  static constexpr float levels[4][8] = {
+      {0.797884561f},
+      {0.452780035f, 1.51041761f},
+      {0.245094179f, 0.756005281f, 1.34390928f, 2.1519457f},
+      {0.12839503f, 0.388048299f, 0.656759119f, 0.942340456f, 1.2562312f, 1.61804639f, 2.06901723f, 2.73258957f}};
+  const int half = 1 << (bits - 1);
+  return q < half ? -double(levels[bits - 1][half - 1 - q]) : double(levels[bits - 1][q - half]);
+}
+
+inline void unturn(double* x, int d, std::uint32_t seed) {
+  int b = 1, s = 3;
+  while (2 * b <= d) b *= 2;
+  while (std::gcd(s, d) != 1) s += 2;
+  const int rounds = b == d ? 1 : 4;
+  std::vector<int> sign(std::size_t(rounds * d));
+  for (int& one : sign) one = (seed = 1664525 * seed + 1013904223) >> 31 ? -1 : 1;
+  for (int round = rounds; round-- > 0;) {
+    std::vector<double> was(x, x + d);
+    for (int i = 0; b < d && i < d; ++i) x[std::int64_t(i) * s % d] = was[std::size_t(i)];
+    was.assign(x, x + b);
+    for (int k = 0; k < b; ++k) {
+      x[k] = 0;
+      for (int i = 0; i < b; ++i) x[k] += __builtin_popcount(unsigned(i & k)) % 2 ? -was[std::size_t(i)] : was[std::size_t(i)];
+      x[k] /= std::sqrt(double(b));
+    }
+    for (int i = 0; i < d; ++i) x[i] *= sign[std::size_t(round * d + i)];
+  }
+}
+
+// --- 6.8 CacheGen's code: one bit at a time
+
+inline std::vector<int> decode_arithmetic(bytes code, const std::uint16_t* table, int symbols) {
+  std::size_t next = 0;
+  const auto bit = [&] {
+    const std::size_t at = next++;
+    return at < 8 * code.size() ? std::uint64_t(code[at / 8] >> (7 - at % 8) & 1) : std::uint64_t{0};
+  };
+  constexpr std::uint64_t quarter = 1u << 30, middle = 1u << 31;
+  std::uint64_t low = 0, high = 2 * middle - 1, v = 0;
+  for (int i = 0; i < 32; ++i) v = 2 * v + bit();
+  std::vector<int> out;
+  while (int(out.size()) < symbols) {
+    const std::uint64_t r = high - low + 1, part = ((v - low + 1) * 65536 - 1) / r;
+    int s = 31;
+    while (table[s] > part) --s;
+    const std::uint64_t begin = table[s], end = s == 31 ? 65536 : table[s + 1];
+    out.push_back(s);
+    high = low + r * end / 65536 - 1;
+    low = low + r * begin / 65536;
+    for (;;) {
+      std::uint64_t off;
+      if (high < middle)
+        off = 0;
+      else if (low >= middle)
+        off = middle;
+      else if (low >= quarter && high < middle + quarter)
+        off = quarter;
+      else
+        break;
+      low = 2 * (low - off), high = 2 * (high - off) + 1, v = 2 * (v - off) + bit();
+    }
+  }
+  require(code.size() == (next - 32 + 2 + 7) / 8, "size of a code");
+  require(v == (low >= quarter ? middle : quarter), "end of a code");
+  return out;
+}
+
+inline std::vector<float> released_values(bytes scales, bytes coded, int rows, int w) {
+  if (rows == 0) {
+    require(scales.empty() && coded.empty(), "rows of nothing");
+    return {};
+  }
+  reader head(scales), in(coded);
+  const int bins = head.get<std::uint8_t>();
+  require(bins >= 4 && bins <= 32, "bins");
+  std::vector<double> most;
+  for (int i = 0; i < rows; ++i) {
+    most.push_back(half(head.get<std::uint16_t>()));
+    require(std::isfinite(most.back()) && !std::signbit(most.back()), "largest magnitude");
+  }
+  require(head.left() == 0, "bytes after the largest magnitudes");
+  std::vector<std::uint16_t> table(std::size_t(33 * w));
+  for (std::uint16_t& x : table) x = in.get<std::uint16_t>();
+  for (std::size_t i = 0; i < table.size(); ++i)
+    require(i % 33 ? table[i] > table[i - 1] : table[i] == 0, "table");
+  std::vector<std::uint32_t> size(std::size_t((rows + 255) / 256 * w));
+  for (std::uint32_t& x : size) x = in.get<std::uint32_t>();
+  std::vector<float> out(std::size_t(rows * w));
+  const float h = float(bins / 2 - 1);
+  for (std::size_t i = 0; i < size.size(); ++i) {
+    const int run = int(i) / w, c = int(i) % w, n = std::min(256, rows - 256 * run);
+    const std::vector<int> s = decode_arithmetic(in.take(size[i]), &table[std::size_t(33 * c)], n);
+    for (int k = 0; k < n; ++k) {
+      const int row = 256 * run + k;
+      out[std::size_t(row * w + c)] = (float(s[std::size_t(k)]) - h) / h * float(most[std::size_t(row)]);
+    }
+  }
+  require(in.left() == 0, "bytes after the codes");
+  return out;
+}
+
 struct plane_values {
   int width = 0, type = 0;
   std::vector<double> x;
@@ -934,15 +1045,17 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
     id[i] = int(stage & 255), parameter[i] = int(stage >> 8);
   }
   const int method = id[0], transform = id[2], quantizer = id[3], entropy = id[5];
-  require(parameter[2] == 0 && parameter[5] == 0, "codec");
+  require((transform == 2 || parameter[2] == 0) && parameter[5] == 0, "codec");
   if (id[1] == 0)
     require(parameter[1] == 0, "codec");
   else
     require(id[1] <= 7 && method == 0 && transform == 1 && quantizer == 1, "codec");
   if (method == 0)
-    require(transform <= 1 && (quantizer == 1 ? parameter[3] <= 5 && entropy == 1 : quantizer == 2 || quantizer == 3) &&
-                (entropy == 1 || entropy == 2),
+    require(transform <= 2 && (quantizer == 1 ? parameter[3] <= 5 && entropy == 1 : quantizer >= 2 && quantizer <= 5) &&
+                (quantizer < 4 || parameter[3] == 0) && (entropy == 1 || entropy == 2),
             "codec");
+  else if (method == 3)
+    require(transform == 0 && quantizer == 0 && parameter[3] == 0 && id[4] == 2 && entropy == 0, "codec");
   else if (method == 2)
     require(transform == 0 && quantizer == 0 && parameter[3] >= 1 && parameter[3] <= 1000 && entropy == 5, "codec");
   else
@@ -1145,6 +1258,16 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
             continue;
           }
 
+          if (method == 3) {
+            const std::vector<float> x = released_values(e[0].section[quantizer_section], entropy_bytes, rows, w);
+            for (int i = 0; i < rows * w; ++i) {
+              const std::size_t at_value = cell(row_token[std::size_t(i / w)], i % w);
+              v.x[at_value] = double(x[std::size_t(i)]);
+              v.held[at_value] = 1;
+            }
+            continue;
+          }
+
           // 6.1 the section of the quantiser
           double step = 1;
           bool own_step = false;
@@ -1156,6 +1279,15 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
             own_step = true;
             step = double(q.get<float>());
             require(std::isfinite(step) && step > 0, "step");
+          } else if (quantizer == 4) {
+            bits = 8;
+          } else if (quantizer == 5 && rows > 0) {
+            bits = q.get<std::uint8_t>();
+            require(bits >= 1 && bits <= 4, "bits");
+            for (int i = 0; i < rows * (w / dim); ++i) {
+              steps.push_back(half(q.get<std::uint16_t>()));
+              require(std::isfinite(steps.back()), "scale");
+            }
           } else if (quantizer != 1 && rows > 0) {
             bits = q.get<std::uint8_t>();
             require(bits >= 1 && bits <= 8, "bits");
@@ -1231,6 +1363,14 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
             if (quantizer == 1) scale *= step * std::pow(3.0, P - 1 - at_level);
             for (int i = 0; quantizer != 1 && i < rows; ++i)
               for (int k = 0; k < w; ++k) {
+                if (quantizer >= 4) {
+                  double& coded = c[std::size_t(i * stride + k)];
+                  const int code = int(std::clamp(coded, 0.0, double((1 << bits) - 1)));
+                  coded = quantizer == 4 ? fp8_of(code)
+                                         : double(float(level_of(bits, code) * steps[std::size_t(i * (w / dim) + k / dim)]));
+                  if (matrix) coded = std::clamp(std::nearbyint(coded), -32767.0, 32767.0);
+                  continue;
+                }
                 const int group =
                     along_channels ? (i * (w / dim) + k / dim) * of_head + k % dim / run : i / run * w + k;
                 double& x = c[std::size_t(i * stride + k)];
@@ -1248,6 +1388,8 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
                 for (int k = 0; matrix && k < w; ++k) sum += c[std::size_t(i * stride + k)] * matrix[k * w + channel];
                 x[std::size_t(channel)] += of_row * sum + mean[std::size_t(channel)];
               }
+              for (int head = 0; transform == 2 && head < w / dim; ++head)
+                unturn(&x[std::size_t(head * dim)], dim, std::uint32_t(parameter[2]));
             }
             return all;
           };

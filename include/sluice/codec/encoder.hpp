@@ -251,8 +251,16 @@ class encoder {
   };
   static constexpr std::size_t block_tiles = 16;  // that are put in their place at a time
 
-  const profile* profile_;
+  // Of a codec with groups of its own, null where the profile's serve.
+  static std::shared_ptr<const profile> regrouped([[maybe_unused]] status sound, [[maybe_unused]] const profile& p) {
+    if constexpr (detail::codes_whole_planes<Codec>)
+      if (sound == status::ok) return std::make_shared<const profile>(detail::in_whole_planes(p));
+    return {};
+  }
+
   status state_;
+  std::shared_ptr<const profile> regrouped_;
+  const profile* profile_;
   sluice::isa isa_;
   std::uint64_t fingerprint_;
   std::vector<shape_run> runs_;
@@ -273,12 +281,13 @@ class encoder {
 
 template <tile_codec Codec>
 encoder<Codec>::encoder(const profile& p, tuning t)
-    : profile_(&p),
-      state_(validate(p)),
+    : state_(validate(p)),
+      regrouped_(regrouped(state_, p)),
+      profile_(regrouped_ ? regrouped_.get() : &p),
       isa_(usable_isa(t.isa)),
       fingerprint_(fingerprint_of<Codec>(p)),
       ropes_(Codec::domain == value_domain::unrotated ? detail::profile_if(state_, p).shape : model_shape{}) {
-  workers_.push_back(std::make_unique<worker>(detail::profile_if(state_, p), isa_));
+  workers_.push_back(std::make_unique<worker>(detail::profile_if(state_, *profile_), isa_));
   if (state_ == status::ok) state_ = workers_[0]->state();
 }
 

@@ -20,6 +20,16 @@ inline const profile& profile_if(status sound, const profile& p) {
   return sound == status::ok ? p : none;
 }
 
+// The model of a profile, with as many heads in a group as the index of a frame can say: all of them, but for giants.
+inline profile in_whole_planes(const profile& p) {
+  profile out = profile::uncalibrated(p.shape, p.passes, p.sinks);
+  for (std::size_t i = 0; i < out.planes.size(); ++i) {
+    plane_profile& q = out.planes[i];
+    if (const int dim = q.group_width) q.group_width = min(q.width, UINT16_MAX / dim * dim);
+  }
+  return out;
+}
+
 // Whether a view shows layers of this model. Errors: those of validate(), wrong_shape.
 inline status check_view(const kv_view& v, const model_shape& shape) noexcept {
   if (const status s = validate(v); s != status::ok) return s;

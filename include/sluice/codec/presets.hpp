@@ -4,11 +4,14 @@
 #include <sluice/codec/codec.hpp>
 #include <sluice/codec/preset/balanced.hpp>
 #include <sluice/codec/preset/cachegen_paper.hpp>
+#include <sluice/codec/preset/cachegen_released.hpp>
 #include <sluice/codec/preset/exact.hpp>
 #include <sluice/codec/preset/fixed.hpp>
+#include <sluice/codec/preset/fp8.hpp>
 #include <sluice/codec/preset/int4.hpp>
 #include <sluice/codec/preset/kivi.hpp>
 #include <sluice/codec/preset/smallest.hpp>
+#include <sluice/codec/preset/turboquant.hpp>
 #include <sluice/codec/width/layer_bits.hpp>
 
 #include <array>
@@ -26,9 +29,17 @@
   row(fixed<4>, "fixed4", "4 bits a value in the profile's basis, no entropy coder") \
   row(plain<8>, "plain8", "8 bits a value, range per channel and tile, no profile") \
   row(plain<4>, "plain4", "4 bits a value, range per channel and tile, no profile") \
+  row(fp8, "fp8", "a cast to e4m3, no scale, no profile") \
+  row(int8, "int8", "8 bits a value, one scale per token and head, no profile") \
   row(int4, "int4", "4 bits a value, one scale per token and head, no profile") \
   row(kivi<4>, "kivi4", "KIVI: 4 bits, K per channel, V per token, last 128 tokens exact") \
   row(kivi<2>, "kivi2", "KIVI: 2 bits, K per channel, V per token, last 128 tokens exact") \
+  row(turboquant<4>, "turboquant4", "TurboQuant: heads rotated at random, 16 Lloyd-Max levels, a norm per token and head") \
+  row(turboquant<3>, "turboquant3", "the same with 8 levels") \
+  row(cachegen_released<>, "cachegen_released", "CacheGen's released code at level 2: tables in every chunk of 256 tokens") \
+  row(cachegen_released<3>, "cachegen_released_fine", "the same at level 3") \
+  row(cachegen_released<1>, "cachegen_released_coarse", "the same at level 1") \
+  row(cachegen_released_1024, "cachegen_released_1024", "level 2, chunks of 1,024 tokens") \
   row(cachegen_paper<>, "cachegen_paper", "CacheGen's paper; its tables are in the profile") \
   row(cachegen_paper<50>, "cachegen_paper_fine", "the same with bins of half the width") \
   row(cachegen_paper<200>, "cachegen_paper_coarse", "the same with bins of twice the width")

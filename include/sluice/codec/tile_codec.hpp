@@ -211,6 +211,11 @@ concept reads_tokens = requires {
   requires T::reads_tokens;
 };
 
+template <class C>
+concept codes_whole_planes = requires {
+  requires C::whole_planes;
+};
+
 // Rows in the codec's domain. A concept of its own: nvcc loses the brackets of a condition inside of a requirement.
 template <class C>
 concept gives_rows = (C::domain == value_domain::stored && gives_elements<typename C::decoder>) ||
@@ -232,6 +237,8 @@ concept gives_rows = (C::domain == value_domain::stored && gives_elements<typena
 ///   and are refused by who has another. Where it is false, a decoder must not look at anything else of it. A codec with
 ///   an optional section of its own adds `fingerprint(profile)`: profile::fingerprint(stage, id).
 /// - optional: `reads_tokens` = true where it looks at side_info::tokens: a frame then tells other ids from its own.
+/// - optional: `whole_planes` = true where a tile holds all heads of K or V, however the profile groups them; only where
+///   `uses` is false. Planes of more channels than a frame's index can say are several groups.
 /// - `encoder{profile, isa}`, one a thread, may keep memory; borrows the profile. K of a layer and token tile comes before
 ///   its V, to the same encoder; where span is 0 layers come in any order to several of them, and what is written of one
 ///   must not depend on others. `state()`: ok, or why the profile does not
