@@ -97,7 +97,7 @@ def cachegen_released(x, level, layer, layers, key):
     half, flat = f32(bins // 2 - 1), x.reshape(len(x), -1)
     most = np.abs(flat).max(1, keepdims=True)
     by = np.where(most > 0, half / np.where(most > 0, most, 1), 0).astype(f32)
-    return (np.rint(flat * by) / half * most).reshape(x.shape)
+    return ((np.rint(flat * by) + f32(0)) / half * most).reshape(x.shape)  # no integer is -0
 
 
 def released(level):

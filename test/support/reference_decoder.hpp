@@ -927,7 +927,8 @@ inline void unturn(double* x, int d, std::uint32_t seed) {
     was.assign(x, x + b);
     for (int k = 0; k < b; ++k) {
       x[k] = 0;
-      for (int i = 0; i < b; ++i) x[k] += __builtin_popcount(unsigned(i & k)) % 2 ? -was[std::size_t(i)] : was[std::size_t(i)];
+      for (int i = 0; i < b; ++i)
+        x[k] += __builtin_popcount(unsigned(i & k)) % 2 ? -was[std::size_t(i)] : was[std::size_t(i)];
       x[k] /= std::sqrt(double(b));
     }
     for (int i = 0; i < d; ++i) x[i] *= sign[std::size_t(round * d + i)];
@@ -988,8 +989,7 @@ inline std::vector<float> released_values(bytes scales, bytes coded, int rows, i
   require(head.left() == 0, "bytes after the largest magnitudes");
   std::vector<std::uint16_t> table(std::size_t(33 * w));
   for (std::uint16_t& x : table) x = in.get<std::uint16_t>();
-  for (std::size_t i = 0; i < table.size(); ++i)
-    require(i % 33 ? table[i] > table[i - 1] : table[i] == 0, "table");
+  for (std::size_t i = 0; i < table.size(); ++i) require(i % 33 ? table[i] > table[i - 1] : table[i] == 0, "table");
   std::vector<std::uint32_t> size(std::size_t((rows + 255) / 256 * w));
   for (std::uint32_t& x : size) x = in.get<std::uint32_t>();
   std::vector<float> out(std::size_t(rows * w));
@@ -1366,8 +1366,9 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
                 if (quantizer >= 4) {
                   double& coded = c[std::size_t(i * stride + k)];
                   const int code = int(std::clamp(coded, 0.0, double((1 << bits) - 1)));
-                  coded = quantizer == 4 ? fp8_of(code)
-                                         : double(float(level_of(bits, code) * steps[std::size_t(i * (w / dim) + k / dim)]));
+                  coded = quantizer == 4
+                              ? fp8_of(code)
+                              : double(float(level_of(bits, code) * steps[std::size_t(i * (w / dim) + k / dim)]));
                   if (matrix) coded = std::clamp(std::nearbyint(coded), -32767.0, 32767.0);
                   continue;
                 }

@@ -122,12 +122,19 @@ TEST_CASE("fuzz seeds: make" * doctest::skip()) {
   caches::cache source = caches::make_cache(m.shape, fuzz_models::models::tokens);
   caches::fill(source.view(), m.shape, 4242);
   caches::set(source.view(), plane::value, 1, 5, 1, 3, 300.f);  // an exception
+  // Where tables stand in tiles, they pay with wide elements and all tokens in one.
+  caches::cache wide = caches::make_cache(m.shape, fuzz_models::models::tokens, dtype::f32);
+  caches::fill(wide.view(), m.shape, 4242);
+  const caches::mixed_cache wide_hybrid(
+      m.hybrid_shape, std::vector<caches::layer_kind>(4, {dtype::f32, dtype::f32, 0, fuzz_models::models::tokens}));
   for (const char* preset : codec::preset_names)
     codec::with_preset(preset, [&]<class Codec>() {
-      using tiled = typename Codec::template with_grouping<tile_tokens<16>>;
+      constexpr bool has_tables = Codec::id.method.id == 3;
+      using tiled = typename Codec::template with_grouping<tile_tokens<has_tables ? 32 : 16>>;
       const std::string name = preset;
       const encode_options options{.side = {m.ids}};
-      if (serves<Codec>(m.plain)) write(name, finest, caches::encode<tiled>(m.plain, source.view(), options));
+      if (serves<Codec>(m.plain))
+        write(name, finest, caches::encode<tiled>(m.plain, (has_tables ? wide : source).view(), options));
       if (Codec::uses(m.tuned))
         write(name + "_calibrated", finest | fuzz_models::calibrated,
               caches::encode<tiled>(m.tuned, source.view(), options));
@@ -143,7 +150,8 @@ TEST_CASE("fuzz seeds: make" * doctest::skip()) {
       }
       for (const unsigned window : {0u, unsigned(fuzz_models::some_tokens)}) {
         if ((window && name != "standard" && name != "exact") || !serves<Codec>(m.hybrid)) continue;
-        const caches::mixed_cache pages = fuzz_models::hybrid_pages(window);
+        const caches::mixed_cache usual = fuzz_models::hybrid_pages(window);
+        const caches::mixed_cache& pages = has_tables ? wide_hybrid : usual;
         for (const kv_view& v : pages.views()) caches::fill(v, m.hybrid_shape, 77 + std::uint64_t(v.layer_id(0)));
         write("hybrid_" + name + (window ? "_window" : ""), finest | window,
               caches::encode<tiled>(m.hybrid, pages.views()));

@@ -34,9 +34,9 @@
   row(int4, "int4", "4 bits a value, one scale per token and head, no profile") \
   row(kivi<4>, "kivi4", "KIVI: 4 bits, K per channel, V per token, last 128 tokens exact") \
   row(kivi<2>, "kivi2", "KIVI: 2 bits, K per channel, V per token, last 128 tokens exact") \
-  row(turboquant<4>, "turboquant4", "TurboQuant: heads rotated at random, 16 Lloyd-Max levels, a norm per token and head") \
+  row(turboquant<4>, "turboquant4", "TurboQuant: rotation, 16 Lloyd-Max levels, a norm per token and head") \
   row(turboquant<3>, "turboquant3", "the same with 8 levels") \
-  row(cachegen_released<>, "cachegen_released", "CacheGen's released code at level 2: tables in every chunk of 256 tokens") \
+  row(cachegen_released<>, "cachegen_released", "CacheGen's code at level 2: tables in each chunk of 256 tokens") \
   row(cachegen_released<3>, "cachegen_released_fine", "the same at level 3") \
   row(cachegen_released<1>, "cachegen_released_coarse", "the same at level 1") \
   row(cachegen_released_1024, "cachegen_released_1024", "level 2, chunks of 1,024 tokens") \

@@ -21,6 +21,9 @@ TEST_CASE("presets on the device: plain8") {
 TEST_CASE("presets on the device: plain4") {
   presets_checks::preset_is_the_same<codec::plain<4>, 32>("plain4", 75, 20261204, 4);
 }
+TEST_CASE("presets on the device: int8") {
+  presets_checks::preset_is_the_same<codec::int8, 32>("int8", 75, 20261220, 2);
+}
 TEST_CASE("presets on the device: int4") {
   presets_checks::preset_is_the_same<codec::int4, 32>("int4", 75, 20261205, 4);
 }

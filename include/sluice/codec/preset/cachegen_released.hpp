@@ -25,8 +25,8 @@
 namespace sluice {
 namespace detail::cachegen_released {
 
-inline constexpr int alphabet = 32;      // symbols that a table has room for, whatever the bins
-inline constexpr int run_tokens = 256;   // of one code: what its kernel holds in shared memory
+inline constexpr int alphabet = 32;       // symbols that a table has room for, whatever the bins
+inline constexpr int run_tokens = 256;    // of one code: what its kernel holds in shared memory
 inline constexpr std::size_t table = 33;  // cumulative counts of a channel
 
 /// Bins of a layer at a level from 1 to 3, the finest; the code takes one less, so that one lies at zero.
@@ -206,8 +206,8 @@ struct cachegen_released {
           std::memcpy(&size, &sizes[4 * (run * n + c)], 4);
           const auto code = in.take(size);
           const std::size_t first = run * run_tokens;
-          if (!in.ok() || !decode(code, &tables_[c * table], detail::min(first + run_tokens, rows) - first, n,
-                                  &o.q[first * n + c]))
+          if (!in.ok() ||
+              !decode(code, &tables_[c * table], detail::min(first + run_tokens, rows) - first, n, &o.q[first * n + c]))
             return false;
         }
       return in.finished();

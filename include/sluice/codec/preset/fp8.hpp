@@ -13,8 +13,9 @@ namespace sluice::codec {
 /// fp8 as engines keep and stores ship it: a cast of the cache as it stands to e4m3, no scale, no token kept exact. 8 bits
 /// a value; no profile. Source: LMCache's fp8 serde, which casts; vLLM's kv_cache_dtype "fp8" with scales of 1, its default.
 /// A scale for each token and head would cost 16 / head_dim bits and save only what is below 2^-6 or above 448.
-using fp8 = residual_window<
-    basic_codec<tile_tokens<>, no_prediction, identity_transform, fp8_cast, uniform_bits<8>, bitpack>, 0>;
+using fp8 =
+    residual_window<basic_codec<tile_tokens<>, no_prediction, identity_transform, fp8_cast, uniform_bits<8>, bitpack>,
+                    0>;
 
 static_assert(tile_codec<fp8>);
 

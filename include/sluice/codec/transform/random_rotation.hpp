@@ -140,7 +140,9 @@ struct random_rotation {
       const int width = t.place.width(), live = detail::min(c.live, width);
       for (int r = 0; r < c.rows; ++r)
         for (int i = 0; i < width; ++i)
-          out[r * ld + i] = i >= live ? 0.f : c.floats ? c.floats[r * c.ld + i] : c.scale * float(c.values[r * c.ld + i]);
+          out[r * ld + i] = i >= live  ? 0.f
+                            : c.floats ? c.floats[r * c.ld + i]
+                                       : c.scale * float(c.values[r * c.ld + i]);
       for (const coefficient_correction& e : c.corrections) out[e.row * ld + e.coefficient] += c.scale * e.value;
       for (int r = 0; r < c.rows; ++r)
         for (int h = 0; h < t.place.heads; ++h) by.inverse(out + r * ld + h * by.size());
