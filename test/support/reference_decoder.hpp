@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <numeric>
 #include <span>
 #include <stdexcept>
 #include <utility>
@@ -915,16 +914,14 @@ inline double level_of(int bits, int q) {
 }
 
 inline void unturn(double* x, int d, std::uint32_t seed) {
-  int b = 1, s = 3;
+  int b = 1;
   while (2 * b <= d) b *= 2;
-  while (std::gcd(s, d) != 1) s += 2;
   const int rounds = b == d ? 1 : 4;
   std::vector<int> sign(std::size_t(rounds * d));
   for (int& one : sign) one = (seed = 1664525 * seed + 1013904223) >> 31 ? -1 : 1;
   for (int round = rounds; round-- > 0;) {
-    std::vector<double> was(x, x + d);
-    for (int i = 0; b < d && i < d; ++i) x[std::int64_t(i) * s % d] = was[std::size_t(i)];
-    was.assign(x, x + b);
+    if (b < d) std::reverse(x, x + d);
+    const std::vector<double> was(x, x + b);
     for (int k = 0; k < b; ++k) {
       x[k] = 0;
       for (int i = 0; i < b; ++i)

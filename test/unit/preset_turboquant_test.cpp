@@ -286,7 +286,7 @@ TEST_CASE("random_rotation: turns heads of any size, keeps norms, and leaves no 
       r.forward(one.data());
       float most = 0;
       for (const float v : one) most = std::max(most, std::fabs(v));
-      CHECK(most * most * float(d) < 12);
+      CHECK(most * most * float(d) < 2 * std::log(float(d)) + 14);  // a matrix of chance: 2 ln d and a few
     }
   }
 }

@@ -15,8 +15,8 @@ namespace sluice {
 namespace detail {
 
 // An orthogonal matrix that is told by its size and a seed, the same on every machine: random signs, then a Hadamard
-// matrix. Where the size is no power of two the matrix takes the first channels of a row that is permuted and taken on
-// three times more, so that every channel ends up in every other one.
+// matrix. Where the size is no power of two the matrix takes as many of the first channels as it can, then of the last ones,
+// and both once more: entries are then about as uneven as those of any random matrix.
 class hadamard_rotation {
  public:
   hadamard_rotation(int size, std::uint32_t seed) : size_(size), block_(int(std::bit_floor(unsigned(size)))) {
@@ -29,39 +29,37 @@ class hadamard_rotation {
       seed = seed * 1664525 + 1013904223;
       s = seed >> 31 ? -1.f : 1.f;
     }
-    for (stride_ = 1; rounds_ > 1 && (stride_ == 1 || gcd(stride_, size) != 1);) stride_ += 2;
-    row_.resize(std::size_t(size));
   }
 
   int size() const noexcept { return size_; }
 
-  void forward(float* x) {
+  void forward(float* x) const noexcept {
     for (int round = 0; round < rounds_; ++round) {
       flip(x, round);
       multiply(x);
-      if (stride_ == 1) continue;
-      std::memcpy(row_.data(), x, row_.size() * sizeof(float));
-      for (int i = 0; i < size_; ++i) x[i] = row_[source(i)];
+      reverse(x);
     }
   }
-  void inverse(float* x) {
+  void inverse(float* x) const noexcept {
     for (int round = rounds_; round-- > 0;) {
-      if (stride_ != 1) {
-        std::memcpy(row_.data(), x, row_.size() * sizeof(float));
-        for (int i = 0; i < size_; ++i) x[source(i)] = row_[std::size_t(i)];
-      }
+      reverse(x);
       multiply(x);
       flip(x, round);
     }
   }
 
  private:
-  static constexpr int gcd(int a, int b) noexcept { return b == 0 ? a : gcd(b, a % b); }
-  std::size_t source(int i) const noexcept { return std::size_t(std::int64_t{i} * stride_ % size_); }
-
   void flip(float* x, int round) const noexcept {
     const float* const sign = &signs_[std::size_t(round) * std::size_t(size_)];
     for (int i = 0; i < size_; ++i) x[i] *= sign[i];
+  }
+  // So that channels behind the block come into it.
+  void reverse(float* x) const noexcept {
+    for (int i = 0, k = size_ - 1; rounds_ > 1 && i < k; ++i, --k) {
+      const float a = x[i];
+      x[i] = x[k];
+      x[k] = a;
+    }
   }
   // By the Hadamard matrix of the block, which is its own inverse.
   void multiply(float* x) const noexcept {
@@ -75,9 +73,9 @@ class hadamard_rotation {
     for (int i = 0; i < block_; ++i) x[i] *= scale_;
   }
 
-  int size_, block_, rounds_ = 1, stride_ = 1;
+  int size_, block_, rounds_ = 1;
   float scale_;
-  std::vector<float> signs_, row_;  // signs [rounds][size]
+  std::vector<float> signs_;  // [rounds][size]
 };
 
 // Rotations of heads of the sizes that a model has.
