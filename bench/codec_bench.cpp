@@ -7,7 +7,7 @@
 #include <zstd.h>
 #include <capture_file.hpp>
 #include <safetensors.hpp>
-#include <sluice/calibrate/cachegen.hpp>
+#include <sluice/calibrate/preset_sections.hpp>
 #include <sluice/sluice.hpp>
 
 #include <concepts>
@@ -62,7 +62,7 @@ struct fixture {
     for (const sluice::capture& x : file.captures()) (void)c.measure(x);
     per_head = c.finish().value();
     // Tables of the context itself: good enough for speed.
-    calibrated.set_section(sluice::calibrate_cachegen(calibrated, file.views()).value());
+    if (sluice::calibrate_presets(calibrated, file.views()) != sluice::status::ok) std::exit(1);
     if (!own)
       calibrated.set_section(*per_head.find(sluice::profile_stage::bit_widths, sluice::detail::token_weight_model::id));
     cache = file.views().at(0);

@@ -3,7 +3,7 @@
 #include <commands.hpp>
 #include <input_file.hpp>
 #include <output_file.hpp>
-#include <sluice/calibrate/cachegen.hpp>
+#include <sluice/calibrate/preset_sections.hpp>
 #include <threads.hpp>
 
 #include <algorithm>
@@ -14,12 +14,12 @@
 namespace {
 
 struct calibrate_arguments {
-  std::vector<std::string> captures;
+  std::vector<std::string> captures, presets;
   std::string out, sensitivity, name;
   int heads_per_basis = 0;
   int threads = default_threads();
   double target_kl = sluice::calibration_options{}.target_kl;
-  bool shape_only = false, cachegen = false, as_json = false;
+  bool shape_only = false, as_json = false;
 };
 
 void describe_calibrate(option_list& c, calibrate_arguments& a) {
@@ -36,7 +36,10 @@ void describe_calibrate(option_list& c, calibrate_arguments& a) {
   c.add_option("--name", a.name, "of the model, for people; without, that in the first capture's metadata (model)");
   c.add_flag("--shape-only", a.shape_only,
              "a profile without calibration, of the first capture's shape: twice the bytes, at once");
-  c.add_flag("--cachegen", a.cachegen, "also the tables that the codecs cachegen_paper... need, a few MB");
+  c.add_option("--for", a.presets,
+               "presets, separated by commas, that are to find in the profile what they need of their own: "
+               "cachegen_paper and others of published methods")
+      .delimiter(',');
   c.add_flag("--json", a.as_json, "the result as JSON");
   static const std::string notes = std::string(capture_form) +
                                    "\nFor the weights of errors, where they are: q2.{layer} F32 [kv_heads, head_dim] "
@@ -177,22 +180,28 @@ sluice::profile make_profile(const calibrate_arguments& a, const sluice::model_s
   return std::move(*r);
 }
 
-// Tables of CacheGen's paper, in one more sweep, since they are counted in the groups of the profile.
-void add_cachegen_tables(const calibrate_arguments& a, sluice::profile& profile) {
-  sluice::cachegen_calibrator c(profile);
-  progress bar("counting");
+// What presets need of their own, in one more sweep, since it is learnt in the groups of the profile.
+void add_sections(const calibrate_arguments& a, sluice::profile& profile) {
+  sluice::preset_calibrator c(profile);
+  for (const std::string& name : a.presets) c.want(name.c_str());
+  if (c.empty()) return;
+  progress bar("learning");
   for (std::size_t i = 0; i < a.captures.size(); ++i) {
     capture_file file;
     open(file, a.captures[i]);
     for (const sluice::kv_view& v : file.views())
       if (const sluice::status s = c.add(v); s != sluice::status::ok)
-        throw data_error(a.captures[i] + ": no tables can be made of it: " + sluice::to_string(s));
+        throw data_error(a.captures[i] + ": nothing can be learnt of it for --for: " + sluice::to_string(s));
     bar.at(i + 1, a.captures.size());
   }
-  profile.set_section(c.finish().value());
+  if (const sluice::status s = c.finish(profile); s != sluice::status::ok)
+    throw data_error(std::string("nothing can be learnt for --for: ") + sluice::to_string(s));
 }
 
 int calibrate(const calibrate_arguments& a) {
+  for (const std::string& name : a.presets)
+    if (!sluice::codec::with_preset(name.c_str(), []<class>() {}))
+      throw usage_error("--for: no codec is called " + name);
   capture_file first;
   open(first, a.captures[0]);
   std::int64_t tokens = 0;
@@ -203,7 +212,7 @@ int calibrate(const calibrate_arguments& a) {
   } else {
     profile = make_profile(a, first.shape(), tokens);
   }
-  if (a.cachegen) add_cachegen_tables(a, profile);
+  add_sections(a, profile);
   profile.set_name((a.name.empty() ? first.model() : a.name).c_str());
   const auto bytes = profile.serialize();
   // What the loader refuses is not written.

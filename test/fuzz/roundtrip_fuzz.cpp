@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bytes become the contents of a cache, go through a codec and come back: bit for bit from a lossless one, and from the
 // others with every token that is no number as it was and every other one finite.
-#include <sluice/calibrate/cachegen.hpp>
+#include <sluice/calibrate/preset_sections.hpp>
 #include <sluice/sluice.hpp>
 
 #include <cmath>
@@ -93,7 +93,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const caches::mixed_cache source(shape, kinds), back(shape, kinds, 2);
     for (const kv_view& v : source.views()) pour(v);
     profile p = profile::uncalibrated(shape, 1 + data[6] % 6);
-    p.set_section(*calibrate_cachegen(p, {}));
+    require(calibrate_presets(p, {}) == status::ok);
     codec::with_preset(name, [&]<class Codec>() { round_trip<Codec>(p, source.views(), back.views()); });
     return 0;
   }
@@ -104,7 +104,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     p = caches::make_profile(shape, {&source.view(), 1}, 0, 1 + data[6] % 6);
     caches::add_prediction(p, 1);
   }
-  p.set_section(*calibrate_cachegen(p, {}));
+  require(calibrate_presets(p, {}) == status::ok);
   pour(source.view());
   caches::cache back = caches::make_cache(shape, tokens, type, caches::engine::dense, position);
   codec::with_preset(name, [&]<class Codec>() { round_trip<Codec>(p, {&source.view(), 1}, {&back.view(), 1}); });

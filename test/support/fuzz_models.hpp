@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/calibrate/cachegen.hpp>
+#include <sluice/calibrate/preset_sections.hpp>
 #include <sluice/model/profile.hpp>
 
+#include <cstdlib>
 #include <support/caches.hpp>
 #include <support/prediction.hpp>
 #include <vector>
@@ -22,9 +23,10 @@ struct models {
     caches::cache c = caches::make_cache(shape, tokens);
     caches::fill(c.view(), shape, 4242);
     tuned = caches::make_profile(shape, {&c.view(), 1}, 0, 3, 2);
-    for (profile* p : {&plain, &tuned}) p->set_section(*calibrate_cachegen(*p, {&c.view(), 1}));
+    for (profile* p : {&plain, &tuned})
+      if (calibrate_presets(*p, {&c.view(), 1}) != status::ok) std::abort();
     caches::add_prediction(tuned, 4242, 6);
-    hybrid.set_section(*calibrate_cachegen(hybrid, {}));
+    if (calibrate_presets(hybrid, {}) != status::ok) std::abort();
   }
   static constexpr std::int64_t tokens = 23;
   std::vector<std::int32_t> ids = caches::token_ids(tokens, 6);  // of the tokens, for predictors

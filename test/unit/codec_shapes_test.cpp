@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shapes, sizes and values at the corners: every width, any number of tokens, several views, numbers that are none.
-#include <sluice/calibrate/cachegen.hpp>
+#include <sluice/calibrate/preset_sections.hpp>
 #include <sluice/codec/presets.hpp>
 
 #include <doctest/doctest.h>
@@ -419,7 +419,7 @@ TEST_CASE("codec shapes: max_size is a bound for every preset and any input") {
     caches::cache source = make_cache(shape, tokens, type);
     caches::fill(source.view(), shape, seed);
     profile calibrated = caches::make_profile(shape, {&source.view(), 1}), uncalibrated = profile::uncalibrated(shape);
-    for (profile* p : {&calibrated, &uncalibrated}) p->set_section(*calibrate_cachegen(*p, {&source.view(), 1}));
+    for (profile* p : {&calibrated, &uncalibrated}) REQUIRE(calibrate_presets(*p, {&source.view(), 1}) == status::ok);
     caches::add_prediction(calibrated, seed);
     const std::vector<std::int32_t> ids = caches::token_ids(tokens);
     if (random() % 2) caches::fill_with_noise(source.view(), random());

@@ -101,7 +101,7 @@ endforeach()
 # CacheGen's paper needs tables of its own, which calibrate counts where it is asked to.
 sluice(1 encode -p tuned.profile --codec cachegen_paper plain.safetensors -o no.slc)
 expect(err "lacks what a stage of this codec needs")
-sluice(0 calibrate --cachegen plain.safetensors -o tables.profile)
+sluice(0 calibrate --for cachegen_paper plain.safetensors -o tables.profile)
 sluice(0 encode -p tables.profile --codec cachegen_paper plain.safetensors -o cachegen.slc)
 sluice(0 decode -p tables.profile cachegen.slc -o b.safetensors)
 compare(plain b 1)  # its bins do not know that values of the first layer are small

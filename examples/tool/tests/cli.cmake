@@ -23,7 +23,7 @@ sluice(2 bogus)
 expect(err "bogus")
 sluice(2 slot)
 sluice(2 slot bogus)
-foreach(line "calibrate: CAPTURE -o --output --sensitivity --heads-per-basis --target-kl --threads --name --shape-only --cachegen --json"
+foreach(line "calibrate: CAPTURE -o --output --sensitivity --heads-per-basis --target-kl --threads --name --shape-only --for --json"
     "encode: CAPTURE -o --output -p --profile --codec --chunk-tokens --levels --max-bytes --threads --any-profile --json"
     "decode: SLC -o --output -p --profile --level --layers --threads --json"
     "truncate: SLC -o --output --level --max-bytes -p --profile --json" "info: SLC -p --profile --json" "verify: SLC --json"

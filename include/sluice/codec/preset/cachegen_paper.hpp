@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/codec/group/tile_tokens.hpp>
+#include <sluice/codec/rans/one_state.hpp>
 #include <sluice/codec/stages.hpp>
 #include <sluice/codec/tile_codec.hpp>
 #include <sluice/numeric.hpp>
@@ -25,7 +26,10 @@ namespace detail::cachegen {
 inline constexpr int group_tokens = 10;
 inline constexpr int most = 127;           // largest value that has a symbol of its own, either side of 0
 inline constexpr int alphabet_size = 256;  // values from -most on, and the last one: sixteen raw bits follow
-inline constexpr std::uint32_t slots = 1u << 16;
+using one_state_rans::coder;
+using one_state_rans::place;
+using one_state_rans::slots;
+using one_state_rans::uncoder;
 inline constexpr float largest = 32000;  // differences of two such elements have a finite f16
 inline constexpr std::uint8_t section_id = 5;
 
@@ -33,11 +37,6 @@ inline constexpr std::uint8_t section_id = 5;
 constexpr float bin_width(int layer, int num_layers, int percent) noexcept {
   return 0.5f * float(1 + 3 * layer / max(num_layers, 1)) * (float(percent) / 100);
 }
-
-/// Where a symbol stands among the slots of a table.
-struct place {
-  std::uint32_t start = 0, size = 1;
-};
 
 /// Distributions of all channels of a model for anchors or for one width of bins. Symbols outside of a table's window
 /// have one slot each, so that nothing is ever uncodable.
@@ -147,52 +146,6 @@ struct model {
   }
 };
 
-/// rANS with one state of 64 bits and 16-bit frequencies; takes symbols in reverse.
-class coder {
- public:
-  static constexpr std::uint64_t home = std::uint64_t{1} << 31;
-
-  void put(place p) {
-    if (x_ >= std::uint64_t{p.size} << 47) words_.push_back(std::uint32_t(x_)), x_ >>= 32;
-    x_ = (x_ / p.size << 16) + x_ % p.size + p.start;
-  }
-  void finish(std::vector<std::uint8_t>& out) {
-    words_.push_back(std::uint32_t(x_ >> 32));
-    words_.push_back(std::uint32_t(x_));
-    const std::size_t at = out.size();
-    out.resize(at + 4 * words_.size());
-    for (std::size_t i = 0; i < words_.size(); ++i) std::memcpy(&out[at + 4 * i], &words_[words_.size() - 1 - i], 4);
-    words_.clear();
-    x_ = home;
-  }
-
- private:
-  std::uint64_t x_ = home;
-  std::vector<std::uint32_t> words_;
-};
-
-/// The way back, from untrusted bytes.
-class uncoder {
- public:
-  explicit uncoder(std::span<const std::uint8_t> bytes) : in_(bytes) {
-    x_ = in_.get<std::uint64_t>();
-    ok_ = in_.ok() && x_ >= coder::home && x_ >> 63 == 0;
-  }
-  std::uint32_t slot() const noexcept { return std::uint32_t(x_) & (slots - 1); }
-  void drop(place p) noexcept {
-    x_ = p.size * (x_ >> 16) + slot() - p.start;
-    if (x_ < coder::home) x_ = x_ << 32 | in_.get<std::uint32_t>();
-    ok_ = ok_ && in_.ok();
-  }
-  bool ok() const noexcept { return ok_; }
-  bool finished() const noexcept { return ok_ && x_ == coder::home && in_.left().empty(); }
-
- private:
-  section_reader in_;
-  std::uint64_t x_ = 0;
-  bool ok_ = false;
-};
-
 /// Rows of one group of tokens as integers and back; the only arithmetic that encoder, decoder and calibration share.
 struct rounding {
   float width;  // of the bins of differences
@@ -229,6 +182,8 @@ struct rounding {
 
 }  // namespace detail::cachegen
 
+class cachegen_calibrator;
+
 namespace codec {
 inline namespace SLUICE_HOST_ABI {
 
@@ -241,6 +196,7 @@ struct cachegen_paper {
   /// The same codec with tiles of another size.
   template <class G>
   using with_grouping = cachegen_paper<Percent, G>;
+  using calibrator = cachegen_calibrator;  ///< makes its section; calibrate/cachegen.hpp
 
   static constexpr codec_id id{stage_id::of(2, Grouping::tokens), {}, {},
                                stage_id::of(0, Percent),          {}, stage_id::of(detail::cachegen::section_id)};
