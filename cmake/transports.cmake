@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# Targets for sources that talk to servers: sluice::redis (with TLS where OpenSSL 1.1.1 or newer is found), sluice::http
-# (libcurl 7.85 or newer). They define SLUICE_WITH_REDIS, SLUICE_WITH_TLS and SLUICE_WITH_HTTP for programs that take what
-# there is. A library that is missing, or that the source does not compile or link with, leaves its part out.
+# Targets that need libraries: sluice::zlib for the header codec/entropy/deflate.hpp; for sources that talk to servers
+# sluice::redis (with TLS where OpenSSL 1.1.1 or newer is found), sluice::http (libcurl 7.85 or newer). These two define SLUICE_WITH_REDIS,
+# SLUICE_WITH_TLS and SLUICE_WITH_HTTP for programs that take what there is. A library that is missing, or that the source does not compile or link with, leaves its part out.
 
 cmake_policy(SET CMP0067 NEW)  # checks take the language standard that is set
 
@@ -37,6 +37,11 @@ if(UNIX AND NOT TARGET sluice::redis)
       target_compile_definitions(sluice::redis INTERFACE SLUICE_WITH_TLS)
     endif()
   endif()
+endif()
+find_package(ZLIB QUIET)
+if(TARGET ZLIB::ZLIB AND NOT TARGET sluice::zlib)
+  add_library(sluice::zlib INTERFACE IMPORTED GLOBAL)
+  target_link_libraries(sluice::zlib INTERFACE sluice::sluice ZLIB::ZLIB)
 endif()
 find_package(CURL 7.85 QUIET)
 if(TARGET CURL::libcurl AND NOT TARGET sluice::http)

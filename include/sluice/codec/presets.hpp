@@ -10,6 +10,7 @@
 #include <sluice/codec/preset/fp8.hpp>
 #include <sluice/codec/preset/int4.hpp>
 #include <sluice/codec/preset/kivi.hpp>
+#include <sluice/codec/preset/kvtc.hpp>
 #include <sluice/codec/preset/smallest.hpp>
 #include <sluice/codec/preset/turboquant.hpp>
 #include <sluice/codec/width/layer_bits.hpp>
@@ -42,7 +43,10 @@
   row(cachegen_released_1024, "cachegen_released_1024", "level 2, chunks of 1,024 tokens") \
   row(cachegen_paper<>, "cachegen_paper", "CacheGen's paper; its tables are in the profile") \
   row(cachegen_paper<50>, "cachegen_paper_fine", "the same with bins of half the width") \
-  row(cachegen_paper<200>, "cachegen_paper_coarse", "the same with bins of twice the width")
+  row(cachegen_paper<200>, "cachegen_paper_coarse", "the same with bins of twice the width") \
+  row(kvtc<8>, "kvtc8", "KVTC: PCA, widths by dynamic programming, 8 times smaller before its coder; 128 tokens exact") \
+  row(kvtc<16>, "kvtc16", "the same, 16 times") \
+  row(kvtc<32>, "kvtc32", "the same, 32 times")
 // clang-format on
 
 namespace sluice::codec {
