@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/calibrate/cachegen.hpp>
+#include <sluice/calibrate/kvquant.hpp>
 #include <sluice/calibrate/kvtc.hpp>
 #include <sluice/codec/presets.hpp>
 #include <sluice/model/profile.hpp>

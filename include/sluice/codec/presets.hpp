@@ -10,6 +10,7 @@
 #include <sluice/codec/preset/fp8.hpp>
 #include <sluice/codec/preset/int4.hpp>
 #include <sluice/codec/preset/kivi.hpp>
+#include <sluice/codec/preset/kvquant.hpp>
 #include <sluice/codec/preset/kvtc.hpp>
 #include <sluice/codec/preset/smallest.hpp>
 #include <sluice/codec/preset/turboquant.hpp>
@@ -46,7 +47,9 @@
   row(cachegen_paper<200>, "cachegen_paper_coarse", "the same with bins of twice the width") \
   row(kvtc<8>, "kvtc8", "KVTC: PCA, widths by dynamic programming, 8 times smaller before its coder; 128 tokens exact") \
   row(kvtc<16>, "kvtc16", "the same, 16 times") \
-  row(kvtc<32>, "kvtc32", "the same, 32 times")
+  row(kvtc<32>, "kvtc32", "the same, 32 times") \
+  row(kvquant<4>, "kvquant4", "KVQuant: 4 bits on levels of k-means, one value in a hundred apart") \
+  row(kvquant<3>, "kvquant3", "the same with 3 bits")
 // clang-format on
 
 namespace sluice::codec {
