@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sluice/calibrate/aatc.hpp>
 #include <sluice/calibrate/cachegen.hpp>
 #include <sluice/calibrate/kvquant.hpp>
 #include <sluice/calibrate/kvtc.hpp>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/codec/codec.hpp>
+#include <sluice/codec/preset/aatc.hpp>
 #include <sluice/codec/preset/balanced.hpp>
 #include <sluice/codec/preset/cachegen_paper.hpp>
 #include <sluice/codec/preset/cachegen_released.hpp>
@@ -49,7 +50,10 @@
   row(kvtc<16>, "kvtc16", "the same, 16 times") \
   row(kvtc<32>, "kvtc32", "the same, 32 times") \
   row(kvquant<4>, "kvquant4", "KVQuant: 4 bits on levels of k-means, one value in a hundred apart") \
-  row(kvquant<3>, "kvquant3", "the same with 3 bits")
+  row(kvquant<3>, "kvquant3", "the same with 3 bits") \
+  row(aatc<400>, "aatc4", "AATC: 4 bits a coefficient of the profile's basis on average; last 128 tokens exact") \
+  row(aatc<300>, "aatc3", "the same with 3 bits") \
+  row(aatc<200>, "aatc2", "the same with 2 bits")
 // clang-format on
 
 namespace sluice::codec {

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sluice/codec/preset/aatc.hpp>
+#include <sluice/model/profile.hpp>
+
+#include <cstdint>
+
+/// A made-up model for codec::aatc.
+namespace aatc {
+
+/// One layer of one head of 24 channels that are their own coefficients, of 0 to 7 bits, by hand: no calibration, so
+/// that its bytes never change.
+inline sluice::profile small_model() {
+  using namespace sluice;
+  profile p = profile::uncalibrated(model_shape::uniform(1, 1, 24));
+  profile_section s{std::uint8_t(profile_stage::entropy), detail::aatc::section_id, true, {}};
+  detail::byte_writer w(s.bytes);
+  for (const int x : {1, 0, 300}) w.put(std::uint16_t(x));
+  for (int which = 0; which < 2; ++which) {
+    for (int i = 0; i < 24; ++i) w.put(float(1 + i % 4));
+    for (int i = 0; i < 24; ++i) w.put(std::uint8_t(i % 8));
+  }
+  p.set_section(s);
+  return p;
+}
+
+}  // namespace aatc
