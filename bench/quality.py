@@ -15,6 +15,11 @@ import argparse, json, math, os, pathlib, subprocess
 NAMES = {'smol': 'SmolLM2-135M', 'qwen': 'Qwen2.5-0.5B', 'gemma': 'Gemma-3-270m'}
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SET = [ROOT / 'bench/judging', ROOT / 'README.md']
+CODECS = ['standard', 'balanced', 'smallest', 'int8']  # SmolLM2 goes on with these, and with KIVI
+# Published methods, and what needs no calibration. Those that keep the last 128 tokens of a frame exact get the whole context as one frame.
+RIVALS = ['fp8', 'int4', 'turboquant4', 'turboquant3', 'kvquant4', 'kvquant3', 'cachegen_released_fine', 'cachegen_released', 'cachegen_released_coarse', 'cachegen_paper_fine', 'cachegen_paper', 'cachegen_paper_coarse',
+          'plain8', 'plain4', 'fixed4']
+WINDOWED = ['kivi2', 'kvtc8', 'kvtc16', 'kvtc32', 'aatc4', 'aatc3', 'aatc2', 'cachegen_released_1024']
 
 
 def at_kl(levels, kl):
@@ -57,7 +62,7 @@ def judge(a, model, codecs, options=(), gguf=None, calibration=None, of='', stan
     judged = run(a, 'quality', gguf, *SET, '--codec', ','.join(codecs), '--keep', a.work / 'contexts', *options)
     for c in judged['suffix']['codecs']:
         if c['codec'] == 'standard' and not of: standard = c
-        r = dict(model=NAMES[model], variant=of + c['codec'], calibration=calibration, **c)
+        r = dict(model=NAMES[model], variant=of + c['codec'], calibration=calibration, chunk_tokens=judged['chunk_tokens'], **c)
         if len(c['levels']) > 1 and max(l['kl'] for l in c['levels']) >= 0.010: r['bits_per_value_at_kl_0.010'] = at_kl(c['levels'], 0.010)
         if c['codec'] in ('balanced', 'smallest') and standard: r['bytes_of_standard'] = of_standard(c, standard)
         print(r['model'], r['variant'], ' · '.join(f"{l['bits_per_value']:.3f} @ {l['kl']:.4f} (worst {l['worst_kl']:.4f} {l['worst']})" for l in c['levels']), flush=True)
@@ -78,18 +83,24 @@ def arguments(doc, only):
 if __name__ == '__main__':
     p = arguments(__doc__, 'smol,qwen,gemma')
     p.add_argument('--continuations', type=int, default=17, help='of SmolLM2')
-    p.add_argument('--parts', default='codecs,measured,variants', help='measured: steps by what is measured on each document; variants: SmolLM2 without sensitivities, and without calibration; domains: SmolLM2 calibrated on prose alone, and on code alone')
-    p.add_argument('--codecs', default='standard,balanced,smallest,plain8,plain4,fixed4,int4,kivi4', help='of part codecs; the last five are judged with SmolLM2 alone')
+    p.add_argument('--parts', default='codecs,rivals,measured,variants', help='rivals: published methods, and what needs no calibration; measured: steps by what is measured on each document; variants: SmolLM2 without sensitivities, and without calibration; domains: SmolLM2 calibrated on prose alone, and on code alone')
+    p.add_argument('--codecs', default=','.join(CODECS), help='of part codecs')
     p.add_argument('--out', default='bench/results/quality.json')
     a = p.parse_args()
     parts = a.parts.split(',')
     results = {(r['model'], r['variant']): r for r in (json.loads(pathlib.Path(a.out).read_text())['results'] if os.path.exists(a.out) else [])}
     for m in a.only.split(','):
         found = []
-        if {'codecs', 'measured'} & {*parts}: path, made = profile(a, m, '--predict')
+        if {'codecs', 'rivals', 'measured'} & {*parts}: path, made = profile(a, m, '--predict')
+        continued = ['--continuations', a.continuations if m == 'smol' else 0]
         if 'codecs' in parts:
-            codecs = [c for c in a.codecs.split(',') if m == 'smol' or c in ('standard', 'balanced', 'smallest')]
-            found += judge(a, m, codecs, ['--profile', path, '--continuations', a.continuations if m == 'smol' else 0], calibration=made, standard=results.get((NAMES[m], 'standard')))
+            found += judge(a, m, a.codecs.split(','), ['--profile', path, *continued], calibration=made, standard=results.get((NAMES[m], 'standard')))
+            found += judge(a, m, ['kivi4'], ['--profile', path, '--chunk-tokens', 1024, *continued], calibration=made)
+        if 'rivals' in parts:
+            both = path.with_suffix('.rivals.profile')
+            if not both.exists(): run(a, 'calibrate', f'{a.models}/{m}.gguf', a.texts, '--captures', a.captures, '--from', path, '--for', 'kvtc16,kvquant4,aatc3,cachegen_paper,cachegen_paper_fine,cachegen_paper_coarse', '-o', both)
+            found += judge(a, m, RIVALS, ['--profile', both], calibration=made)
+            found += judge(a, m, WINDOWED, ['--profile', both, '--chunk-tokens', 1024], calibration=made)
         if 'measured' in parts:
             standard = next((r for r in found if r['variant'] == 'standard'), results.get((NAMES[m], 'standard')))
             found += judge(a, m, ['balanced', 'smallest'], ['--profile', path, '--measure'], calibration=made, of='measured ', standard=standard)

@@ -4,6 +4,8 @@
 #include "session.hpp"
 #include "windows.hpp"
 
+#include <sluice/codec/any_codec.hpp>
+
 #include <output_file.hpp>
 
 #include <algorithm>
@@ -16,8 +18,8 @@ namespace engine {
 namespace {
 
 struct calibrate_options : model_options {
-  std::vector<std::string> texts;
-  std::string out;
+  std::vector<std::string> texts, presets;
+  std::string out, from;
   int context = 1024, captures = 12, suffix = 256, sensitivity_windows = 3;
   double target_kl = 0.010;
   bool no_sensitivities = false, predict = false;
@@ -43,6 +45,11 @@ void describe(option_list& app, calibrate_options& o) {
       "estimate what errors cost from queries instead of measuring it: minutes less, a tenth to a quarter more bytes");
   app.add_flag("--predict", o.predict,
                "also fit what `smallest` predicts from: minutes more, and 256 bytes for each token of the vocabulary");
+  app.add_option("--for", o.presets,
+                 "codecs that want something of their own in a profile: kvtc16, cachegen_paper and others, parted by "
+                 "commas")
+      .delimiter(',');
+  app.add_option("--from", o.from, "a profile of this model: only what --for names is learnt, and added to it");
 }
 
 int calibrate_model(const calibrate_options& o) {
@@ -50,7 +57,11 @@ int calibrate_model(const calibrate_options& o) {
   self_calibration how;
   how.context = o.context;
   how.target_kl = o.target_kl;
-  how.sensitivity_windows = o.no_sensitivities ? 0 : std::min(o.sensitivity_windows, o.captures);
+  how.sensitivity_windows = o.no_sensitivities || !o.from.empty() ? 0 : std::min(o.sensitivity_windows, o.captures);
+  how.presets = o.presets;
+  for (const std::string& name : o.presets)
+    if (!sluice::preset_named(name.c_str())) throw usage_error("no codec is called " + name);
+  if (!o.from.empty() && o.presets.empty()) throw usage_error("--from: --for says what to add");
   if (o.predict) how.prediction = sluice::codec::smallest::predictor::kind;
   how.kv = kv_type(o);
   const int captures = o.captures, suffix = how.sensitivity_windows > 0 ? o.suffix : 0;
@@ -65,8 +76,14 @@ int calibrate_model(const calibrate_options& o) {
   how.threads = s.threads.size();
   progress bar("calibrate");
   how.on_progress = [&](std::size_t done, std::size_t all) { bar.at(done, all); };
-  calibrated made = calibrate(s.net, windows, how);
-  made.profile.set_name(name_of(o.model).c_str());
+  calibrated made;
+  if (o.from.empty()) {
+    made = calibrate(s.net, windows, how);
+    made.profile.set_name(name_of(o.model).c_str());
+  } else {
+    made.profile = load_profile(o.from, o.model, s);
+    add_sections(s.net, windows, how, made.profile);
+  }
   const std::vector<std::byte> bytes = made.profile.serialize();
   if (const auto loads = sluice::profile::parse(bytes); !loads)  // what nobody could load is not written
     throw data_error(std::string("the texts give no usable profile: ") + to_string(loads.status()));

@@ -4,6 +4,7 @@
 #include "quality.hpp"
 
 #include <sluice/calibrate/calibrate.hpp>
+#include <sluice/calibrate/preset_sections.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -59,14 +60,22 @@ void balance(sluice::profile& p, const std::function<double(const sluice::profil
   now.put_into(p);
 }
 
+void check(sluice::status s) {
+  if (s != sluice::status::ok) throw std::runtime_error(std::string("calibration: ") + to_string(s));
+}
+
+sluice::preset_calibrator asked_for(const self_calibration& how, const sluice::profile& p) {
+  sluice::preset_calibrator c(p);
+  for (const std::string& name : how.presets)
+    if (!c.want(name.c_str())) throw std::runtime_error("no codec is called " + name);
+  return c;
+}
+
 }  // namespace
 
 calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> windows, const self_calibration& how) {
   const model_config& c = net.config();
   const auto layers = std::size_t(c.layers), context = std::size_t(how.context), n = windows.size();
-  const auto check = [](sluice::status s) {
-    if (s != sluice::status::ok) throw std::runtime_error(std::string("calibration: ") + to_string(s));
-  };
   // Progress counts tokens times layers; a sweep of the calibrator takes about a tenth of a pass of the model.
   const std::size_t suffix = windows.front().size() - context, probes = std::size_t(how.sensitivity_windows);
   const std::size_t judged = probes && suffix > 1 ? std::min(n, most_judged) : 0;
@@ -177,7 +186,30 @@ calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> wind
     advance(judged * suffix * layers);
     if (!(kl > 0) || coarsen_steps(out.profile, sluice::quarters_for(how.target_kl / kl)) != sluice::status::ok) break;
   }
+  sluice::preset_calibrator sections = asked_for(how, out.profile);
+  for (std::size_t i = 0; i < n && !sections.empty(); ++i) check(sections.add(captures[i].cache.view()));
+  check(sections.finish(out.profile));
   return out;
+}
+
+void add_sections(model& net, std::span<const std::vector<std::int32_t>> windows, const self_calibration& how,
+                  sluice::profile& p) {
+  const model_config& c = net.config();
+  if (p.shape != kv_shape(c)) throw std::runtime_error("the profile is of a model with another shape");
+  sluice::preset_calibrator sections = asked_for(how, p);
+  const std::size_t layers = std::size_t(c.layers), all = windows.size() * std::size_t(how.context) * layers;
+  std::size_t done = 0;
+  page_pool pages(c, how.kv, page_pool::pages_for(how.context));
+  for (const std::vector<std::int32_t>& ids : windows) {
+    sequence seq(pages);
+    net.forward(std::span(ids).first(std::size_t(how.context)), seq,
+                {.on_hidden = [&](int, int, std::span<const float> x) {
+                  done += x.size() / std::size_t(c.dim);
+                  if (how.on_progress) how.on_progress(done, all);
+                }});
+    check(sections.add(seq.view()));
+  }
+  check(sections.finish(p));
 }
 
 }  // namespace engine

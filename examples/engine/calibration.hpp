@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 // What an engine adds to calibrate itself: run a few contexts, keep their caches and what was seen of the queries, and
@@ -76,6 +77,7 @@ struct self_calibration {
   int sensitivity_windows = 3;            ///< captures, evenly over all, whose suffixes they are measured on; the mean
                                           ///< counts. 0 = steps follow from the last queries of each context
   sluice::prediction_kind prediction{};   ///< what to fit for a codec that predicts, which takes a third sweep
+  std::vector<std::string> presets{};     ///< whose sections the profile is to have as well
   sluice::dtype kv = sluice::dtype::f16;  ///< of the pages
   int threads = 1;                        ///< for the part that is not the model's
   std::function<void(std::size_t, std::size_t)> on_progress{};  ///< done, of all
@@ -89,5 +91,10 @@ struct calibrated {
 /// A profile from contexts run here. Each window holds a context's tokens and more: the suffix that sensitivities are
 /// measured on. Errors: throws std::runtime_error.
 calibrated calibrate(model& net, std::span<const std::vector<std::int32_t>> windows, const self_calibration& how);
+
+/// Adds the sections of how.presets to a profile of the model, from the contexts of windows; nothing else of it changes.
+/// Errors: throws std::runtime_error.
+void add_sections(model& net, std::span<const std::vector<std::int32_t>> windows, const self_calibration& how,
+                  sluice::profile& p);
 
 }  // namespace engine

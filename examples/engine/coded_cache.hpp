@@ -24,10 +24,10 @@ namespace engine {
 /// Every member throws std::runtime_error where the library reports an error.
 class coded_cache {
  public:
-  static constexpr int chunk_tokens = 256;
+  static constexpr int chunk_tokens = 256;  ///< of a frame, unless told
 
   /// Borrows the profile. Throws std::invalid_argument where no codec has this name.
-  coded_cache(const sluice::profile& p, const std::string& codec) {
+  coded_cache(const sluice::profile& p, const std::string& codec, int chunk = chunk_tokens) : chunk_(chunk) {
     const sluice::preset* named = sluice::preset_named(codec.c_str());
     if (!named) throw std::invalid_argument("no codec is called " + codec);
     profile_ = &p;
@@ -42,8 +42,8 @@ class coded_cache {
               const sluice::document_steps& steps = {}) {
     frames_.clear();
     ids_.assign(ids.begin(), ids.end());
-    for (std::int64_t t = 0; t < cache.tokens; t += chunk_tokens) {
-      const sluice::kv_view chunk = cache.slice(t, std::min<std::int64_t>(t + chunk_tokens, cache.tokens));
+    for (std::int64_t t = 0; t < cache.tokens; t += chunk_) {
+      const sluice::kv_view chunk = cache.slice(t, std::min<std::int64_t>(t + chunk_, cache.tokens));
       auto& frame = frames_.emplace_back(encoder_->max_size(chunk));
       std::vector<float> paid;
       for (std::size_t at = std::size_t(t); at < attention.size(); at += std::size_t(cache.tokens)) {
@@ -90,7 +90,7 @@ class coded_cache {
   void decode(sequence& to) {
     check("decoding", to.grow(tokens_));
     for (std::size_t i = 0; i < frames_.size(); ++i) {
-      const sluice::side_info ids = side(std::int64_t(i) * chunk_tokens);
+      const sluice::side_info ids = side(std::int64_t(i) * chunk_);
       check("decoding", decoder_->decode(frames_[i], to.view(), {.side = ids}).worst);
     }
   }
@@ -103,7 +103,7 @@ class coded_cache {
   // What predictors may know of a frame that begins with this token.
   sluice::side_info side(std::int64_t begin) const {
     const auto all = std::span<const std::int32_t>(ids_);
-    return {all.subspan(std::size_t(begin), std::min<std::size_t>(chunk_tokens, all.size() - std::size_t(begin)))};
+    return {all.subspan(std::size_t(begin), std::min(std::size_t(chunk_), all.size() - std::size_t(begin)))};
   }
 
   static sluice::frame_index index_of(std::span<const std::byte> frame) {
@@ -118,7 +118,7 @@ class coded_cache {
   std::unique_ptr<sluice::any_decoder> decoder_;
   std::vector<std::vector<std::byte>> frames_;
   std::vector<std::int32_t> ids_;
-  int levels_ = 0, tokens_ = 0;
+  int chunk_, levels_ = 0, tokens_ = 0;
 };
 
 }  // namespace engine

@@ -23,7 +23,8 @@ namespace {
 struct quality_options : model_options {
   std::vector<std::string> texts, codecs{"standard"};
   std::string profile, level = "all", keep;
-  int context = 1024, suffix = 256, windows = -1, needles = 0, needle_context = 4096;
+  int context = 1024, suffix = 256, chunk_tokens = coded_cache::chunk_tokens, windows = -1, needles = 0,
+      needle_context = 4096;
   int continuations = 0, continuation_tokens = 256;
   bool observe = false, measure = false;
   float coarser = 0;
@@ -39,6 +40,9 @@ void describe(option_list& app, quality_options& o) {
   app.add_option("--codec", o.codecs, codec_names() + "; or several, parted by commas").delimiter(',');
   app.add_option("--level", o.level, "one level, or all");
   app.add_option("--context", o.context, "tokens whose cache is coded").range(1, 1 << 20);
+  app.add_option("--chunk-tokens", o.chunk_tokens,
+                 "tokens of a frame; codecs that keep the last tokens of each exact are better off with long ones")
+      .range(1, 1 << 20);
   app.add_option("--suffix", o.suffix, "tokens behind them that are predicted").range(1, 1 << 16);
   app.add_option("--windows", o.windows,
                  "places of each text; by default 4 of a single text, the start of each of several; 0 = no predictions "
@@ -133,7 +137,7 @@ json judge_suffixes(const request& r) {
   page_pool pages(s.net.config(), kv_type(r), 2 * page_pool::pages_for(r.context + std::max(r.suffix, continued)));
   kept_contexts kept(s.net, s.threads, r.keep);
   std::vector<coded_cache> coded;
-  for (const std::string& codec : r.codecs) coded.emplace_back(profile, codec);
+  for (const std::string& codec : r.codecs) coded.emplace_back(profile, codec, r.chunk_tokens);
   // [codec], of all texts and of each.
   std::vector<suffix_quality> all(coded.size());
   std::vector<std::map<std::string, suffix_quality>> each(coded.size());
@@ -190,7 +194,7 @@ json seek_needles(const request& r) {
   json codecs = json::array(), each = json::array();
   std::vector<coded_cache> coded;
   for (const std::string& codec : r.codecs) {
-    coded.emplace_back(profile, codec);
+    coded.emplace_back(profile, codec, r.chunk_tokens);
     codecs.push_back({{"codec", codec}, {"levels", json::array()}});
   }
   int exact = 0;
@@ -280,7 +284,7 @@ int quality(const quality_options& o) {
     if (!sluice::preset_named(codec.c_str())) throw usage_error("no codec is called " + codec);
   json report = {{"model", name_of(r.model)},
                  {"kv", r.kv},
-                 {"chunk_tokens", coded_cache::chunk_tokens},
+                 {"chunk_tokens", r.chunk_tokens},
                  {"suffix", nullptr},
                  {"needles", nullptr}};
   if (r.windows != 0) report["suffix"] = judge_suffixes(r);

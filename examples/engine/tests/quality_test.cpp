@@ -159,6 +159,53 @@ TEST_CASE("a model calibrated on itself loses less at every level, and nothing w
   }
 }
 
+TEST_CASE("sections that presets want are learnt with a profile or added to one, which stays as it is") {
+  fixture f(recipes[0]);
+  const auto windows = f.windows(3, fixture::context, 1);
+  self_calibration how{.context = fixture::context, .sensitivity_windows = 0};
+  sluice::profile bare = calibrate(f.net, windows, how).profile;
+  CHECK_THROWS_AS(f.judge(bare, "kvtc16"), std::runtime_error);
+  how.presets = {"kvtc16", "kvquant4", "aatc3", "cachegen_paper"};
+  const sluice::profile with = calibrate(f.net, windows, how).profile;
+  const std::uint64_t before = bare.fingerprint();
+  add_sections(f.net, windows, how, bare);
+  CHECK(bare.fingerprint() == before);
+  CHECK(bare.serialize() == with.serialize());
+  for (const std::string& codec : how.presets) {
+    CAPTURE(codec);
+    CHECK(f.judge(bare, codec.c_str()).levels.at(0).distance.kl() < 1);
+  }
+  how.presets = {"kvtc17"};
+  CHECK_THROWS_AS(add_sections(f.net, windows, how, bare), std::runtime_error);
+}
+
+TEST_CASE("the error of attention falls with that of the cache, and is none where there is none") {
+  fixture f(recipes[0]);
+  const auto ids = f.windows(1, fixture::context + fixture::suffix, 5).front();
+  page_pool pages(f.net.config(), sluice::dtype::f16, 2 * page_pool::pages_for(fixture::context + fixture::suffix));
+  sequence context(pages);
+  f.net.forward(std::span(ids).first(fixture::context), context);
+  const attention_probe probe(f.net, std::span(ids).subspan(fixture::context), context);
+  CHECK(context.tokens() == fixture::context);
+  const sluice::profile p = sluice::profile::uncalibrated(kv_shape(f.net.config()));
+  double last = 0;
+  for (const char* codec : {"exact", "int8", "int4"}) {
+    CAPTURE(codec);
+    coded_cache coded(p, codec, 100);  // frames of any length
+    coded.encode(context.view(), std::span(ids).first(fixture::context));
+    sequence decoded(pages);
+    coded.decode(decoded);
+    const double error = probe.of(decoded).relative();
+    CHECK(decoded.tokens() == fixture::context);
+    if (std::string(codec) == "exact")
+      CHECK(error < 1e-6);
+    else
+      CHECK(error > 5 * last + 1e-4);
+    CHECK(error < 0.5);
+    last = error;
+  }
+}
+
 TEST_CASE("calibration leaves no balance of K and V that takes fewer bytes on what it looked at") {
   fixture f(recipes[0]);
   const sluice::profile found = f.self(true).profile;
@@ -427,6 +474,16 @@ TEST_CASE("what is wrong with a call is said in words") {
         "returned 0");  // its own text
   CHECK(complaint("calibrate", with({model, text.path(), "--captures", "3", "-o", profile.path()})) == "returned 0");
   CHECK(sluice::profile::load(profile.path().c_str()).has_value());
+  const auto added = [&](std::vector<std::string> words) {
+    words.insert(words.begin(),
+                 {model, text.path(), "--captures", "3", "-o", profile.path(), "--from", profile.path()});
+    return complaint("calibrate", with(std::move(words)));
+  };
+  CHECK(has(added({}), "2: --from"));
+  CHECK(has(added({"--for", "kvtc17"}), "2: no codec is called kvtc17"));
+  CHECK(added({"--for", "kvtc16,aatc3"}) == "returned 0");
+  CHECK(complaint("quality", {model, text.path(), "--profile", profile.path(), "--windows", "1", "--context", "64",
+                              "--suffix", "16", "--chunk-tokens", "64", "--codec", "kvtc16"}) == "returned 0");
   const auto judged = [&](std::vector<std::string> words) {
     words.insert(words.begin(), {model, text.path(), "--profile", profile.path()});
     return complaint("quality", with(std::move(words)));

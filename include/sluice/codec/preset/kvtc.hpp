@@ -130,7 +130,7 @@ struct model {
 
 /// Zero and step of a run of one token: the lowest component, and up to the highest.
 struct range {
-  f16 zero, step;
+  f16 zero{}, step{};
   range() = default;
   range(const float* c, int n, int bits) noexcept {
     float low = c[0], high = c[0];
