@@ -2,6 +2,7 @@
 // Input: type, rows, columns (2 bytes), then bytes that are decoded as a tile, on all instruction sets alike, and that
 // are encoded as the elements of one.
 #include <sluice/codec/entropy/split_exponent/lossless.hpp>
+#include <support/isas.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -23,16 +24,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const int rows = data[1] % 65, n = (data[2] | data[3] << 8) % 290;
   const auto row = static_cast<std::size_t>(n * sluice::size_of(type));
   const auto bytes = std::as_bytes(std::span(data, size)).subspan(4);
-  constexpr sluice::isa all[] = {sluice::isa::portable, sluice::isa::avx2, sluice::isa::avx512};
   std::vector<std::byte> workspace;
 
   sluice::status expected{};
   std::vector<std::byte> first;
-  for (const sluice::isa on : all) {
+  for (const sluice::isa on : isas::all) {
     std::vector<std::byte> out(row * static_cast<std::size_t>(rows));
     const sluice::status s = sluice::lossless_decode(type, rows, n, bytes, out.data(), row, workspace, on);
     require(s == sluice::status::ok || s == sluice::status::truncated || s == sluice::status::corrupt_tile);
-    if (on == all[0]) expected = s, first = out;
+    if (on == isas::all[0]) expected = s, first = out;
     require(s == expected && (s != sluice::status::ok || out == first));
   }
 

@@ -2,6 +2,7 @@
 // A program of both kinds of translation unit: each does what the other does.
 #include <mixed/code.hpp>
 #include <support/caches.hpp>
+#include <support/isas.hpp>
 
 #include <cstdio>
 #include <fstream>
@@ -27,7 +28,7 @@ int main() {
   const auto frame = read(SLUICE_SOURCE_DIR "/test/golden/smollm2_exact.slc");
   if (caches::decode<sluice::codec::exact>(*p, frame, {&view, 1}).worst != sluice::status::ok)
     return std::puts("no cache"), 1;
-  for (const sluice::isa on : {sluice::isa::portable, sluice::isa::avx2, sluice::isa::avx512}) {
+  for (const sluice::isa on : isas::all) {
     const auto compiled = code_compiled(*p, {&view, 1}, on), linked = code_linked(*p, {&view, 1}, on);
     if (compiled != linked || compiled.empty()) return std::puts("they differ"), 1;
   }

@@ -2,6 +2,7 @@
 #include <sluice/codec/entropy/bitpack/bitpack.hpp>
 
 #include <doctest/doctest.h>
+#include <support/isas.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -13,8 +14,6 @@ namespace {
 
 using sluice::isa;
 using sluice::status;
-
-constexpr isa all_isas[] = {isa::portable, isa::avx2, isa::avx512};
 
 // The layout as its text has it, one bit at a time.
 std::vector<std::byte> pack_by_the_book(int width, const std::vector<std::uint8_t>& values, int stride, int rows,
@@ -61,7 +60,7 @@ TEST_CASE("bitpack: every width, many shapes, all instruction sets, against the 
                        [&](std::uint8_t v) { return static_cast<std::uint8_t>(v & ((1 << width) - 1)); });
         const auto expected = pack_by_the_book(width, codes, stride, rows, blocks);
         REQUIRE(sluice::packed_size(width, rows, blocks) == expected.size());
-        for (const isa on : all_isas) {
+        for (const isa on : isas::all) {
           std::vector<std::byte> packed(expected.size() + 1, std::byte{0xa5});
           REQUIRE(sluice::pack_bits(width, values.data(), stride, rows, blocks, packed, on) == status::ok);
           REQUIRE(packed.back() == std::byte{0xa5});
@@ -181,7 +180,7 @@ TEST_CASE("bitpack: quantised groups are within half a step on all instruction s
             }
           std::vector<std::byte> first;
           std::vector<float> decoded;
-          for (const isa on : all_isas) {
+          for (const isa on : isas::all) {
             std::vector<std::byte> bytes(sluice::quantized_size(width, group_rows, rows, blocks));
             REQUIRE(sluice::quantize_groups(width, group_rows, x.data(), stride, rows, blocks, bytes, on) ==
                     status::ok);
@@ -232,7 +231,7 @@ TEST_CASE("bitpack: constants, zeros and ranges beyond f16") {
   CHECK(std::abs(y[5] - 65504.f) <= 4400 * 0.5f);
   for (const float special : {NAN, INFINITY, -INFINITY}) {  // some code or a refusal, no harm
     x[5] = special;
-    for (const isa on : all_isas) (void)sluice::quantize_groups(4, 16, x.data(), 32, 16, 1, bytes, on);
+    for (const isa on : isas::all) (void)sluice::quantize_groups(4, 16, x.data(), 32, 16, 1, bytes, on);
   }
   for (auto& b : bytes) b = std::byte{0xff};
   CHECK(sluice::dequantize_groups(4, 16, bytes, y.data(), 32, 16, 1) == status::ok);

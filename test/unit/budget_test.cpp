@@ -9,6 +9,7 @@
 #include <doctest/doctest.h>
 #include <support/caches.hpp>
 #include <support/frames.hpp>
+#include <support/isas.hpp>
 #include <support/prediction.hpp>
 #include <support/real_cache.hpp>
 #include <support/reference_decoder.hpp>
@@ -158,7 +159,7 @@ TEST_CASE("budget: without a profile's losses, and on every instruction set") {
   const real_cache c;
   const profile plain = profile::uncalibrated(c.model.shape);
   const kv_view view = c.view.slice(0, 48);
-  for (const isa on : {isa::portable, isa::avx2, isa::avx512}) {
+  for (const isa on : isas::all) {
     const bytes whole = caches::encode(plain, view, {}, on), least = base_of(whole);
     for (int round = 0; round < 4; ++round) {
       CAPTURE(round);
@@ -167,8 +168,7 @@ TEST_CASE("budget: without a profile's losses, and on every instruction set") {
       REQUIRE(!made.empty());
       CHECK(made.size() <= budget);
       CHECK(made.size() >= budget * 97 / 100);
-      for (const isa decoded_on : {isa::portable, isa::avx2, isa::avx512})
-        check_tiles<codec::standard>(plain, whole, made, view, decoded_on);
+      for (const isa decoded_on : isas::all) check_tiles<codec::standard>(plain, whole, made, view, decoded_on);
       bytes cut = whole;
       cut.resize(*truncate_to(cut, budget, round % 2 ? &plain : nullptr));
       CHECK(cut == made);

@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 #include <support/caches.hpp>
+#include <support/isas.hpp>
 
 #include <cstdint>
 #include <cstdio>
@@ -207,7 +208,7 @@ TEST_CASE("capture: instruction sets agree") {
     const auto frame = caches::encode(p, c.view.slice(0, 64), {}, made);
     caches::cache first = caches::make_cache(c.shape, 64);
     REQUIRE(caches::decode(p, frame, first.view(), {}, isa::portable).worst == status::ok);
-    for (isa used : {isa::avx2, isa::avx512}) {
+    for (isa used : isas::wide) {
       caches::cache other = caches::make_cache(c.shape, 64);
       CHECK(caches::decode(p, frame, other.view(), {}, used).worst == status::ok);
       CHECK(caches::worst_ulps(first.view(), other.view()) <= 1);

@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 #include <support/caches.hpp>
 #include <support/frames.hpp>
+#include <support/isas.hpp>
 
 #include <cmath>
 #include <cstdint>
@@ -293,12 +294,12 @@ TEST_CASE("codec: instruction sets agree on bytes decoded") {
   const setup s;
   const auto check = [&]<class Codec>() {
     for (const profile* p : {&s.calibrated, &s.uncalibrated})
-      for (isa made : {isa::portable, isa::avx2, isa::avx512}) {
+      for (isa made : isas::all) {
         const auto frame = caches::encode<Codec>(*p, s.source.view(), {}, made);
         caches::cache first = make_cache(s.shape, 300);
         REQUIRE(caches::decode<Codec>(*p, frame, first.view(), {}, isa::portable).worst == status::ok);
         CHECK(caches::relative_error(s.source.view(), first.view()) < 0.15);
-        for (isa used : {isa::avx2, isa::avx512}) {
+        for (isa used : isas::wide) {
           CAPTURE(to_string(made));
           CAPTURE(to_string(used));
           caches::cache other = make_cache(s.shape, 300);

@@ -7,6 +7,7 @@
 #include <sluice/tensor/rows.hpp>
 
 #include <doctest/doctest.h>
+#include <support/isas.hpp>
 
 #include <algorithm>
 #include <array>
@@ -25,7 +26,7 @@ constexpr unsigned seed = 20250711;
 
 std::vector<isa> instruction_sets() {
   std::vector<isa> all{isa::portable};
-  for (isa i : {isa::avx2, isa::avx512})
+  for (isa i : isas::wide)
     if (usable_isa(i) == i) all.push_back(i);
   return all;
 }

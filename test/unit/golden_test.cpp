@@ -9,6 +9,7 @@
 #include <doctest/doctest.h>
 #include <support/cachegen_model.hpp>
 #include <support/caches.hpp>
+#include <support/isas.hpp>
 #include <support/prediction.hpp>
 #include <support/reference_decoder.hpp>
 
@@ -80,7 +81,7 @@ struct again {
 
 // Encodes the passes of a tile from the last one on, each before the one that goes on in it: the same code again.
 void check_codes(const std::vector<again>& codes, int rows, std::ptrdiff_t ld) {
-  for (isa on : {isa::portable, isa::avx2, isa::avx512}) {
+  for (isa on : isas::all) {
     std::uint8_t states[detail::rans_state_bytes];
     for (std::size_t i = codes.size(); i-- > 0;) {
       const again& c = codes[i];
@@ -331,7 +332,7 @@ TEST_CASE("golden: tokens of the capture encode to the same bytes on every instr
     const profile p = load(s.profile);
     const bytes frame = read(std::string(s.name) + ".slc");
     codec::with_preset(s.preset, [&]<class Codec>() {
-      for (isa on : {isa::portable, isa::avx2, isa::avx512}) CHECK(encode<Codec>(s, p, captured(p, s), on) == frame);
+      for (isa on : isas::all) CHECK(encode<Codec>(s, p, captured(p, s), on) == frame);
     });
   }
 }
@@ -344,7 +345,7 @@ TEST_CASE("golden: values on every instruction set, as pinned and as the documen
     const reference::frame r =
         reference::decode(plain(frame), reference::read_profile(plain(file)), s.level, -1, ids_of(s));
     codec::with_preset(s.preset, [&]<class Codec>() {
-      for (isa on : {isa::portable, isa::avx2, isa::avx512}) {
+      for (isa on : isas::all) {
         caches::mixed_cache back = pages_for(p, s), expected = pages_for(p, s);
         CHECK(caches::decode<Codec>(p, frame, back.views(), {.level = max_passes, .side = {ids_of(s)}}, on).worst ==
               status::ok);

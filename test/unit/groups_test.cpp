@@ -4,6 +4,7 @@
 #include <sluice/tensor/half.hpp>
 
 #include <doctest/doctest.h>
+#include <support/isas.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -15,8 +16,6 @@
 using namespace sluice;
 
 namespace {
-
-constexpr isa all_isas[] = {isa::portable, isa::avx2, isa::avx512};
 
 std::vector<float> as_floats(const std::vector<f16>& h) {
   std::vector<float> x;
@@ -66,7 +65,7 @@ TEST_CASE("groups: ranges, codes and values of many shapes") {
             codes[std::size_t(r * ldq) + i] = code;
             values[std::size_t(r * ldx) + i] = float(code) * step[s] + zero[s];
           }
-        for (const isa on : all_isas) {
+        for (const isa on : isas::all) {
           std::vector<float> least(n), greatest(n), back(x.size(), -1.f);
           std::vector<std::int16_t> q(codes.size(), -1);
           detail::group_ranges(on, of, x.data(), least.data(), greatest.data());
@@ -106,7 +105,7 @@ TEST_CASE("groups: peaks of rows, and codes around zero with a scale for each ro
             }
           }
           const detail::group_rows of{rows, columns, ldx, ldq, true, lds};
-          for (const isa on : all_isas) {
+          for (const isa on : isas::all) {
             std::vector<float> peak(most.size(), -1.f);
             std::vector<std::int16_t> q(codes.size(), -1);
             detail::group_peaks(on, of, x.data(), peak.data());
@@ -130,7 +129,7 @@ TEST_CASE("groups: every f16 as a step and as a zero") {
     const f16 pair[2] = {steps[i], zeros[i]};
     std::memcpy(&pairs[i], pair, sizeof pair);
   }
-  for (const isa on : all_isas) {
+  for (const isa on : isas::all) {
     std::vector<float> step(pairs.size()), zero(pairs.size());
     detail::group_scales(on, pairs.data(), pairs.size(), step.data(), zero.data());
     CHECK(same(step, as_floats(steps)));

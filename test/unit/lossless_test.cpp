@@ -4,6 +4,7 @@
 #include <sluice/tensor/half.hpp>
 
 #include <doctest/doctest.h>
+#include <support/isas.hpp>
 
 #include <algorithm>
 #include <array>
@@ -21,7 +22,6 @@ using sluice::isa;
 using sluice::status;
 using bytes = std::vector<std::byte>;
 
-constexpr isa all_isas[] = {isa::portable, isa::avx2, isa::avx512};
 constexpr dtype all_types[] = {dtype::f32, dtype::f16, dtype::bf16, dtype::e4m3, dtype::e5m2, dtype::bytes};
 
 constexpr int raw_size(dtype t, int rows, int n) { return rows * n * sluice::size_of(t); }
@@ -40,7 +40,7 @@ std::size_t round_trip(dtype t, int rows, int n, const bytes& elements) {
   const bytes coded = encode(t, rows, n, elements);
   if (rows > 0 && n > 0) REQUIRE(!coded.empty());
   REQUIRE(coded.size() <= sluice::lossless_max_size(t, rows, n));
-  for (const isa on : all_isas) {
+  for (const isa on : isas::all) {
     if (on != isa::best) REQUIRE(encode(t, rows, n, elements, on) == coded);
     bytes workspace, back(elements.size(), std::byte{0xee});
     REQUIRE(sluice::lossless_decode(t, rows, n, coded, back.data(), static_cast<std::size_t>(raw_size(t, 1, n)),
@@ -260,7 +260,7 @@ TEST_CASE("lossless: rows apart from one another, on both sides") {
     bytes apart(pitch * rows, std::byte{0x77}), workspace;
     for (std::size_t r = 0; r < rows; ++r) std::memcpy(&apart[r * pitch], &dense[r * row], row);
     bytes out(sluice::lossless_max_size(t, rows, n));
-    for (const isa on : all_isas) {
+    for (const isa on : isas::all) {
       const std::size_t size = sluice::lossless_encode(t, rows, n, apart.data(), pitch, out, workspace, on);
       REQUIRE(bytes(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(size)) == encode(t, rows, n, dense));
       bytes back(pitch * rows, std::byte{0x77});
@@ -306,7 +306,7 @@ TEST_CASE("lossless: every truncation is refused, every other byte does no harm"
     REQUIRE(sluice::lossless_decode(t, rows, n, longer, back.data(), row, workspace) == status::corrupt_tile);
     for (std::size_t at = 0; at < coded.size(); ++at)
       for (const unsigned flip : {1u, 0x80u, 0xffu, static_cast<unsigned>(random() % 255 + 1)})
-        for (const isa on : all_isas) {
+        for (const isa on : isas::all) {
           bytes wrong = coded;
           wrong[at] ^= static_cast<std::byte>(flip);
           const status s = sluice::lossless_decode(t, rows, n, wrong, back.data(), row, workspace, on);
@@ -327,11 +327,11 @@ TEST_CASE("lossless: instruction sets agree on damaged bytes too") {
       coded[random() % std::min<std::size_t>(coded.size(), k ? coded.size() : 400)] = static_cast<std::byte>(random());
     status first = status::absent;
     bytes expected;
-    for (const isa on : all_isas) {
+    for (const isa on : isas::all) {
       bytes workspace, back(static_cast<std::size_t>(raw_size(t, rows, n)));
       const status s = sluice::lossless_decode(t, rows, n, coded, back.data(),
                                                static_cast<std::size_t>(raw_size(t, 1, n)), workspace, on);
-      if (on == all_isas[0]) first = s, expected = back;
+      if (on == isas::all[0]) first = s, expected = back;
       REQUIRE(s == first);
       if (s == status::ok) REQUIRE(back == expected);
     }
@@ -355,7 +355,7 @@ TEST_CASE("lossless: the bytes stay what they are") {
     const unsigned row[5] = {7, r % 3, 20 * (r % 2) + 3, 2u - r * r % 5, r};
     for (unsigned c = 0; c < 5; ++c) tile[r * 5 + c] = static_cast<std::byte>(row[c]);
   }
-  for (const isa on : all_isas) {
+  for (const isa on : isas::all) {
     REQUIRE(sluice::lossless_decode(dtype::bytes, 48, 5, std::as_bytes(std::span(golden)), back.data(), 5, workspace,
                                     on) == status::ok);
     REQUIRE(back == tile);

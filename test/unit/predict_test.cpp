@@ -6,6 +6,7 @@
 
 #include <doctest/doctest.h>
 #include <support/caches.hpp>
+#include <support/isas.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -251,7 +252,7 @@ TEST_CASE("predict: the product against a plain loop, on every instruction set")
         for (float& v : f) v = gauss(random);
         std::vector<std::uint16_t> matrix(std::size_t(k * ldm));
         for (auto& v : matrix) v = from_float<f16>(gauss(random)).bits;
-        for (const isa i : {isa::portable, isa::avx2, isa::avx512}) {
+        for (const isa i : isas::all) {
           if (usable_isa(i) != i) continue;
           std::vector<float> x(std::size_t(rows * ldx), -5.f), workspace(detail::dense_workspace(0, k, n));
           detail::multiply_rows(i,

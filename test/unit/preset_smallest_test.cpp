@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 #include <support/caches.hpp>
 #include <support/frames.hpp>
+#include <support/isas.hpp>
 #include <support/prediction.hpp>
 
 #include <cstdint>
@@ -213,7 +214,7 @@ TEST_CASE("smallest: ranges of layers, threads and instruction sets give the sam
           }
   }
   CHECK(caches::encode<tiled>(m.p, m.source.view(), {.side = {m.ids}, .parallel = parallel}) == m.frame);
-  for (const isa on : {isa::portable, isa::avx2, isa::avx512}) {
+  for (const isa on : isas::all) {
     caches::cache back = caches::make_cache(m.shape, tokens);
     CHECK(caches::decode<tiled>(m.p, m.frame, back.view(), {.side = {m.ids}}, on).worst == status::ok);
     CHECK(caches::worst_ulps(sound.view(), back.view()) <= 1);

@@ -5,6 +5,7 @@
 #include <sluice/codec/row_classes.hpp>
 
 #include <doctest/doctest.h>
+#include <support/isas.hpp>
 #include <support/real_cache.hpp>
 
 #include <cmath>
@@ -164,7 +165,7 @@ TEST_CASE("row steps: bytes do not depend on the instruction set, damage is foun
   real_cache c;
   using steps = codec::standard::with_bit_widths<by_position<-6, -16>>;
   std::vector<std::byte> first;
-  for (const isa i : {isa::portable, isa::avx2, isa::avx512}) {
+  for (const isa i : isas::all) {
     if (usable_isa(i) != i) continue;
     encoder<steps> e{c.model, {i}};
     std::vector<std::byte> frame(e.max_size(c.view));

@@ -52,6 +52,8 @@ std::vector<machine> machines() {
 #if SLUICE_X86_TARGETS
   if (sluice::usable_isa(sluice::isa::avx2) == sluice::isa::avx2) all.push_back(SLUICE_TEST_MACHINE(avx2));
   if (sluice::usable_isa(sluice::isa::avx512) == sluice::isa::avx512) all.push_back(SLUICE_TEST_MACHINE(avx512));
+#elif SLUICE_ARM_TARGETS
+  all.push_back(SLUICE_TEST_MACHINE(neon));
 #endif
   return all;
 }

@@ -27,6 +27,24 @@ SLUICE_KERNEL void checksum_stripes(const unsigned char* p, std::size_t stripes,
   _mm256_storeu_si256(l + 3, d);
 }
 
+#elif SLUICE_TARGET_NEON
+
+SLUICE_KERNEL void checksum_stripes(const unsigned char* p, std::size_t stripes, std::uint32_t* lanes) noexcept {
+  const uint32x4_t prime1 = vdupq_n_u32(checksum_prime1), prime2 = vdupq_n_u32(checksum_prime2);
+  uint32x4_t l[8];
+  SLUICE_UNROLL
+  for (int i = 0; i < 8; ++i) l[i] = vld1q_u32(lanes + 4 * i);
+  for (; stripes; --stripes, p += 128) {
+    SLUICE_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      const uint32x4_t sum = vmlaq_u32(l[i], vreinterpretq_u32_u8(vld1q_u8(p + 16 * i)), prime2);
+      l[i] = vmulq_u32(vsriq_n_u32(vshlq_n_u32(sum, 13), sum, 19), prime1);
+    }
+  }
+  SLUICE_UNROLL
+  for (int i = 0; i < 8; ++i) vst1q_u32(lanes + 4 * i, l[i]);
+}
+
 #elif SLUICE_TARGET_PORTABLE
 
 SLUICE_KERNEL void checksum_stripes(const unsigned char* p, std::size_t stripes, std::uint32_t* lanes) noexcept {

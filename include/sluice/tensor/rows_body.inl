@@ -146,35 +146,63 @@ SLUICE_BODY_FN decltype(&store_block<dtype::f32>) store_block_of(dtype type, boo
   return nullptr;
 }
 
+// Eight vectors of eight elements of 16 bits, and what a transposition of them takes.
+#if SLUICE_TARGET_AVX2 || SLUICE_TARGET_AVX512
+struct eight {
+  using vec = __m128i;
+  static SLUICE_BODY_FN vec load(const std::byte* p) { return _mm_loadu_si128(reinterpret_cast<const vec*>(p)); }
+  static SLUICE_BODY_FN void store(std::byte* p, vec v) { _mm_storeu_si128(reinterpret_cast<vec*>(p), v); }
+  static SLUICE_BODY_FN vec low16(vec a, vec b) { return _mm_unpacklo_epi16(a, b); }
+  static SLUICE_BODY_FN vec high16(vec a, vec b) { return _mm_unpackhi_epi16(a, b); }
+  static SLUICE_BODY_FN vec low32(vec a, vec b) { return _mm_unpacklo_epi32(a, b); }
+  static SLUICE_BODY_FN vec high32(vec a, vec b) { return _mm_unpackhi_epi32(a, b); }
+  static SLUICE_BODY_FN vec low64(vec a, vec b) { return _mm_unpacklo_epi64(a, b); }
+  static SLUICE_BODY_FN vec high64(vec a, vec b) { return _mm_unpackhi_epi64(a, b); }
+};
+#elif SLUICE_TARGET_NEON
+struct eight {
+  using vec = uint8x16_t;
+  static SLUICE_BODY_FN vec load(const std::byte* p) { return vld1q_u8(reinterpret_cast<const std::uint8_t*>(p)); }
+  static SLUICE_BODY_FN void store(std::byte* p, vec v) { vst1q_u8(reinterpret_cast<std::uint8_t*>(p), v); }
+  static SLUICE_BODY_FN uint16x8_t by16(vec v) { return vreinterpretq_u16_u8(v); }
+  static SLUICE_BODY_FN uint32x4_t by32(vec v) { return vreinterpretq_u32_u8(v); }
+  static SLUICE_BODY_FN uint64x2_t by64(vec v) { return vreinterpretq_u64_u8(v); }
+  static SLUICE_BODY_FN vec low16(vec a, vec b) { return vreinterpretq_u8_u16(vzip1q_u16(by16(a), by16(b))); }
+  static SLUICE_BODY_FN vec high16(vec a, vec b) { return vreinterpretq_u8_u16(vzip2q_u16(by16(a), by16(b))); }
+  static SLUICE_BODY_FN vec low32(vec a, vec b) { return vreinterpretq_u8_u32(vzip1q_u32(by32(a), by32(b))); }
+  static SLUICE_BODY_FN vec high32(vec a, vec b) { return vreinterpretq_u8_u32(vzip2q_u32(by32(a), by32(b))); }
+  static SLUICE_BODY_FN vec low64(vec a, vec b) { return vreinterpretq_u8_u64(vzip1q_u64(by64(a), by64(b))); }
+  static SLUICE_BODY_FN vec high64(vec a, vec b) { return vreinterpretq_u8_u64(vzip2q_u64(by64(a), by64(b))); }
+};
+#endif
+
 // `lines` lines of `count` adjoining elements become `count` lines of `lines` elements; strides are bytes.
 template <int Size>
 SLUICE_BODY_ONCE void transpose_copy_of(const std::byte* from, std::int64_t from_stride, std::byte* to,
                                         std::int64_t to_stride, int lines, int count) {
   int l = 0;
-#if SLUICE_TARGET_AVX2 || SLUICE_TARGET_AVX512
+#if !SLUICE_TARGET_PORTABLE
   if constexpr (Size == 2)
     for (; l + 8 <= lines; l += 8) {
       int i = 0;
       for (; i + 8 <= count; i += 8) {
-        __m128i a[8], b[8];
+        eight::vec a[8], b[8];
         SLUICE_UNROLL
-        for (int j = 0; j < 8; ++j)
-          a[j] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + (l + j) * from_stride + i * 2));
+        for (int j = 0; j < 8; ++j) a[j] = eight::load(from + (l + j) * from_stride + i * 2);
         SLUICE_UNROLL
         for (int j = 0; j < 4; ++j) {
-          b[j] = _mm_unpacklo_epi16(a[2 * j], a[2 * j + 1]);
-          b[j + 4] = _mm_unpackhi_epi16(a[2 * j], a[2 * j + 1]);
+          b[j] = eight::low16(a[2 * j], a[2 * j + 1]);
+          b[j + 4] = eight::high16(a[2 * j], a[2 * j + 1]);
         }
         SLUICE_UNROLL
         for (int j = 0; j < 4; ++j) {
-          a[2 * j] = _mm_unpacklo_epi32(b[2 * j], b[2 * j + 1]);
-          a[2 * j + 1] = _mm_unpackhi_epi32(b[2 * j], b[2 * j + 1]);
+          a[2 * j] = eight::low32(b[2 * j], b[2 * j + 1]);
+          a[2 * j + 1] = eight::high32(b[2 * j], b[2 * j + 1]);
         }
         SLUICE_UNROLL
         for (int j = 0; j < 8; ++j) {
-          const __m128i low = a[j / 4 * 4 + j % 4 / 2], high = a[j / 4 * 4 + j % 4 / 2 + 2];
-          _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (i + j) * to_stride + l * 2),
-                           j % 2 ? _mm_unpackhi_epi64(low, high) : _mm_unpacklo_epi64(low, high));
+          const eight::vec low = a[j / 4 * 4 + j % 4 / 2], high = a[j / 4 * 4 + j % 4 / 2 + 2];
+          eight::store(to + (i + j) * to_stride + l * 2, j % 2 ? eight::high64(low, high) : eight::low64(low, high));
         }
       }
       for (; i < count; ++i)

@@ -285,6 +285,206 @@ struct shorts {
   }
 };
 
+#elif SLUICE_TARGET_NEON
+
+// Two registers side by side: what loads and narrows eight elements at once, and half the steps of a row.
+struct floats {
+  static constexpr int width = 8;
+  struct vec {
+    float32x4_t a, b;
+  };
+  struct ints {
+    int32x4_t a, b;
+  };
+  using mask = ints;
+
+  // A part is copied through the stack: it occurs at the end of a row only.
+  template <class T>
+  struct part {
+    alignas(32) T a[width];
+    SLUICE_BODY_FN part(const void* p, int m) : a{} { std::memcpy(a, p, part_bytes<T>(m, width)); }
+    SLUICE_BODY_FN part() {}
+    SLUICE_BODY_FN void put(void* p, int m) const { std::memcpy(p, a, part_bytes<T>(m, width)); }
+  };
+
+  static SLUICE_BODY_FN vec whole(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
+  static SLUICE_BODY_FN vec load(const float* p, int m = width) {
+    return m == width ? whole(p) : whole(part<float>(p, m).a);
+  }
+  static SLUICE_BODY_FN void store(float* p, vec v, int m = width) {
+    if (m == width) return vst1q_f32(p, v.a), vst1q_f32(p + 4, v.b);
+    part<float> t;
+    vst1q_f32(t.a, v.a), vst1q_f32(t.a + 4, v.b);
+    t.put(p, m);
+  }
+  // Elements of 16 and 8 bits lie at any address: memcpy, which is one instruction.
+  static SLUICE_BODY_FN uint16x8_t load_8x16(const void* p, int m) {
+    uint16x8_t v;
+    if (m != width) return vld1q_u16(part<std::uint16_t>(p, m).a);
+    std::memcpy(&v, p, sizeof v);
+    return v;
+  }
+  static SLUICE_BODY_FN void store_8x16(void* p, uint16x8_t v, int m) {
+    if (m == width) return static_cast<void>(std::memcpy(p, &v, sizeof v));
+    part<std::uint16_t> t;
+    vst1q_u16(t.a, v);
+    t.put(p, m);
+  }
+  static SLUICE_BODY_FN vec widened(uint16x8_t h) {
+    const float16x8_t v = vreinterpretq_f16_u16(h);
+    return {vcvt_f32_f16(vget_low_f16(v)), vcvt_high_f32_f16(v)};
+  }
+  static SLUICE_BODY_FN vec load_f16(const void* p, int m = width) { return widened(load_8x16(p, m)); }
+  static SLUICE_BODY_FN void store_f16(void* p, vec v, int m = width) {
+    store_8x16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(v.a), v.b)), m);
+  }
+  static SLUICE_BODY_FN ints load_u8(const void* p, int m = width) {
+    uint8x8_t b;
+    if (m == width)
+      std::memcpy(&b, p, sizeof b);
+    else
+      b = vld1_u8(part<std::uint8_t>(p, m).a);
+    return from_u16(vmovl_u8(b));
+  }
+  static SLUICE_BODY_FN ints load_u16(const void* p, int m = width) { return from_u16(load_8x16(p, m)); }
+  static SLUICE_BODY_FN ints load_i16(const void* p, int m = width) {
+    const int16x8_t v = vreinterpretq_s16_u16(load_8x16(p, m));
+    return {vmovl_s16(vget_low_s16(v)), vmovl_high_s16(v)};
+  }
+  static SLUICE_BODY_FN ints from_u16(uint16x8_t v) {
+    return {vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(v))), vreinterpretq_s32_u32(vmovl_high_u16(v))};
+  }
+  static SLUICE_BODY_FN uint16x8_t low_halves(ints v) {
+    return vuzp1q_u16(vreinterpretq_u16_s32(v.a), vreinterpretq_u16_s32(v.b));
+  }
+  static SLUICE_BODY_FN vec from_f16(ints h) { return widened(low_halves(h)); }
+  static SLUICE_BODY_FN void store_u16(void* p, ints v, int m = width) { store_8x16(p, low_halves(v), m); }
+  static SLUICE_BODY_FN void store_u8(void* p, ints v, int m = width) {
+    const uint8x8_t b = vmovn_u16(low_halves(v));
+    if (m == width) return static_cast<void>(std::memcpy(p, &b, sizeof b));
+    part<std::uint8_t> t;
+    vst1_u8(t.a, b);
+    t.put(p, m);
+  }
+  static SLUICE_BODY_FN void load_pairs(const float* p, vec& even, vec& odd, int m = width) {
+    const vec a = load(p, m >= width / 2 ? width : 2 * m);
+    const vec b = load(p + width, m >= width / 2 ? 2 * m - width : 0);
+    even = {vuzp1q_f32(a.a, a.b), vuzp1q_f32(b.a, b.b)};
+    odd = {vuzp2q_f32(a.a, a.b), vuzp2q_f32(b.a, b.b)};
+  }
+  static SLUICE_BODY_FN void store_pairs(float* p, vec even, vec odd, int m = width) {
+    const vec lo{vzip1q_f32(even.a, odd.a), vzip2q_f32(even.a, odd.a)};
+    const vec hi{vzip1q_f32(even.b, odd.b), vzip2q_f32(even.b, odd.b)};
+    store(p, lo, m >= width / 2 ? width : 2 * m);
+    store(p + width, hi, m >= width / 2 ? 2 * m - width : 0);
+  }
+
+  static SLUICE_BODY_FN vec set(float x) {
+    const float32x4_t v = vdupq_n_f32(x);
+    return {v, v};
+  }
+  static SLUICE_BODY_FN vec add(vec a, vec b) { return {vaddq_f32(a.a, b.a), vaddq_f32(a.b, b.b)}; }
+  static SLUICE_BODY_FN vec sub(vec a, vec b) { return {vsubq_f32(a.a, b.a), vsubq_f32(a.b, b.b)}; }
+  static SLUICE_BODY_FN vec mul(vec a, vec b) { return {vmulq_f32(a.a, b.a), vmulq_f32(a.b, b.b)}; }
+  static SLUICE_BODY_FN vec fma(vec a, vec b, vec c) { return {vfmaq_f32(c.a, a.a, b.a), vfmaq_f32(c.b, a.b, b.b)}; }
+  // Not the processor's own, which propagate NaN and know the sign of zero.
+  static SLUICE_BODY_FN vec min(vec a, vec b) {  // of equals, b
+    return {vbslq_f32(vcltq_f32(a.a, b.a), a.a, b.a), vbslq_f32(vcltq_f32(a.b, b.b), a.b, b.b)};
+  }
+  static SLUICE_BODY_FN vec max(vec a, vec b) {
+    return {vbslq_f32(vcgtq_f32(a.a, b.a), a.a, b.a), vbslq_f32(vcgtq_f32(a.b, b.b), a.b, b.b)};
+  }
+  static SLUICE_BODY_FN vec clamp(vec v, float limit) {  // NaN becomes -limit
+    const vec least = max(v, set(-limit)), most = set(limit);
+    return {vminq_f32(least.a, most.a), vminq_f32(least.b, most.b)};
+  }
+  static SLUICE_BODY_FN vec from_ints(ints v) { return {vcvtq_f32_s32(v.a), vcvtq_f32_s32(v.b)}; }
+  static SLUICE_BODY_FN ints round(vec v) { return {vcvtnq_s32_f32(v.a), vcvtnq_s32_f32(v.b)}; }  // to nearest even
+
+  static SLUICE_BODY_FN ints set(std::int32_t x) {
+    const int32x4_t v = vdupq_n_s32(x);
+    return {v, v};
+  }
+  static SLUICE_BODY_FN ints bits(vec v) { return {vreinterpretq_s32_f32(v.a), vreinterpretq_s32_f32(v.b)}; }
+  static SLUICE_BODY_FN vec as_float(ints v) { return {vreinterpretq_f32_s32(v.a), vreinterpretq_f32_s32(v.b)}; }
+  static SLUICE_BODY_FN ints add(ints a, ints b) { return {vaddq_s32(a.a, b.a), vaddq_s32(a.b, b.b)}; }
+  static SLUICE_BODY_FN ints sub(ints a, ints b) { return {vsubq_s32(a.a, b.a), vsubq_s32(a.b, b.b)}; }
+  static SLUICE_BODY_FN ints bit_and(ints a, ints b) { return {vandq_s32(a.a, b.a), vandq_s32(a.b, b.b)}; }
+  static SLUICE_BODY_FN ints bit_or(ints a, ints b) { return {vorrq_s32(a.a, b.a), vorrq_s32(a.b, b.b)}; }
+  template <int N>
+  static SLUICE_BODY_FN ints shl(ints v) {
+    return {vshlq_n_s32(v.a, N), vshlq_n_s32(v.b, N)};
+  }
+  template <int N>
+  static SLUICE_BODY_FN ints shr(ints v) {
+    return {shr4<N>(v.a), shr4<N>(v.b)};
+  }
+  template <int N>
+  static SLUICE_BODY_FN int32x4_t shr4(int32x4_t v) {
+    return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(v), N));
+  }
+  static SLUICE_BODY_FN mask none() { return set(0); }
+  static SLUICE_BODY_FN mask greater(ints a, ints b) {
+    return {vreinterpretq_s32_u32(vcgtq_s32(a.a, b.a)), vreinterpretq_s32_u32(vcgtq_s32(a.b, b.b))};
+  }
+  static SLUICE_BODY_FN mask either(mask a, mask b) { return bit_or(a, b); }
+  static SLUICE_BODY_FN ints select(mask m, ints yes, ints no) {
+    return {vbslq_s32(vreinterpretq_u32_s32(m.a), yes.a, no.a), vbslq_s32(vreinterpretq_u32_s32(m.b), yes.b, no.b)};
+  }
+  static SLUICE_BODY_FN bool any(mask m) { return vmaxvq_u32(vreinterpretq_u32_s32(vorrq_s32(m.a, m.b))) != 0; }
+};
+
+struct shorts {
+  static constexpr int width = 16;
+  struct vec {
+    int16x8_t a, b;
+  };
+
+  template <class T>
+  struct part {
+    alignas(32) T a[width];
+    SLUICE_BODY_FN part(const T* p, int m) : a{} { std::memcpy(a, p, part_bytes<T>(m, width)); }
+    SLUICE_BODY_FN part() {}
+    SLUICE_BODY_FN void put(T* p, int m) const { std::memcpy(p, a, part_bytes<T>(m, width)); }
+  };
+
+  static SLUICE_BODY_FN vec whole(const std::int16_t* p) { return {vld1q_s16(p), vld1q_s16(p + 8)}; }
+  static SLUICE_BODY_FN vec load(const std::int16_t* p, int m = width) {
+    return m == width ? whole(p) : whole(part<std::int16_t>(p, m).a);
+  }
+  static SLUICE_BODY_FN void store(std::int16_t* p, vec v, int m = width) {
+    if (m == width) return vst1q_s16(p, v.a), vst1q_s16(p + 8, v.b);
+    part<std::int16_t> t;
+    vst1q_s16(t.a, v.a), vst1q_s16(t.a + 8, v.b);
+    t.put(p, m);
+  }
+  static SLUICE_BODY_FN void store(std::int8_t* p, vec v, int m = width) {
+    const int8x16_t b = vuzp1q_s8(vreinterpretq_s8_s16(v.a), vreinterpretq_s8_s16(v.b));
+    if (m == width) return vst1q_s8(p, b);
+    part<std::int8_t> t;
+    vst1q_s8(t.a, b);
+    t.put(p, m);
+  }
+  // v = 3 c + r with r in {-1, 0, 1}
+  static SLUICE_BODY_FN void split3(vec v, vec& c, vec& r) {
+    const int16x8_t three = vdupq_n_s16(3);
+    c = {third(v.a), third(v.b)};
+    r = {vmlsq_s16(v.a, c.a, three), vmlsq_s16(v.b, c.b, three)};
+  }
+  // 21845 / 65536 is short of a third by 1/6 at most; a rounding offset just below a half keeps that on its side.
+  static SLUICE_BODY_FN int16x8_t third(int16x8_t v) {
+    const int16x8_t factor = vdupq_n_s16(21845);
+    const int32x4_t offset = vdupq_n_s32(32767);
+    return vaddhn_high_s32(vaddhn_s32(vmull_s16(vget_low_s16(v), vget_low_s16(factor)), offset),
+                           vmull_high_s16(v, factor), offset);
+  }
+  static SLUICE_BODY_FN bool any_outside(vec v, vec limit) {
+    const uint16x8_t a = vorrq_u16(vcgtq_s16(v.a, limit.a), vcltq_s16(v.a, vnegq_s16(limit.a)));
+    const uint16x8_t b = vorrq_u16(vcgtq_s16(v.b, limit.b), vcltq_s16(v.b, vnegq_s16(limit.b)));
+    return vmaxvq_u16(vorrq_u16(a, b)) != 0;
+  }
+};
+
 #elif SLUICE_TARGET_PORTABLE
 
 struct floats {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Declares SLUICE_FUNCTIONS (if there are any) and includes SLUICE_BODY, once per instruction set, inside
-// sluice::detail::{portable, avx2, avx512}. The functions are those of the body that others call; a program that links
+// sluice::detail::{portable, avx2, avx512, neon}. The functions are those of the body that others call; a program that links
 // sluice::kernels has them there, and this includes no body. No include guard: this is the one permitted re-inclusion.
 
 #if defined(SLUICE_FUNCTIONS) && SLUICE_LINKS_KERNELS
@@ -13,6 +13,8 @@
 #endif
 #if SLUICE_X86_TARGETS
 #include <immintrin.h>
+#elif SLUICE_ARM_TARGETS
+#include <arm_neon.h>
 #endif
 #endif
 #ifndef SLUICE_FUNCTIONS
@@ -77,6 +79,17 @@ SLUICE_FUNCTIONS
 #pragma GCC pop_options
 #endif
 #undef SLUICE_TARGET_AVX512
+
+#elif SLUICE_ARM_TARGETS
+
+#define SLUICE_TARGET_NEON 1
+namespace sluice::detail::inline SLUICE_HOST_ABI::neon {
+SLUICE_FUNCTIONS
+#if SLUICE_DEFINES(4)
+#include SLUICE_BODY
+#endif
+}
+#undef SLUICE_TARGET_NEON
 
 #endif
 #undef SLUICE_DEFINES

@@ -20,6 +20,8 @@
 #include <sluice/warp/avx512.inl>
 #elif SLUICE_TARGET_AVX2
 #include <sluice/warp/avx2.inl>
+#elif SLUICE_TARGET_NEON
+#include <sluice/warp/neon.inl>
 #else
 #include <sluice/warp/portable.inl>
 #endif

@@ -14,7 +14,7 @@ namespace {
 template <class Codec>
 std::string code(const char* name, const sluice::profile& p, cache& source) {
   std::string out;
-  for (const sluice::isa on : {sluice::isa::portable, sluice::isa::avx2, sluice::isa::avx512}) {
+  for (const sluice::isa on : {sluice::isa::portable, sluice::isa::avx2, sluice::isa::avx512, sluice::isa::neon}) {
     sluice::encoder<Codec> e(p, {.isa = on});
     std::vector<std::byte> frame(e.max_size(source.view()));
     const auto size = e.encode(source.view(), frame);

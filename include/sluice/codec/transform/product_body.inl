@@ -146,7 +146,7 @@ SLUICE_BODY_FN bool quantize_row(const float* x, const float* mean, float invers
 // Tile of the product: with R x C sums, C matrix vectors and one factor all in registers.
 #if SLUICE_TARGET_AVX512
 inline constexpr int dense_tile_rows = 6, dense_tile_vectors = 4;
-#elif SLUICE_TARGET_AVX2
+#elif SLUICE_TARGET_AVX2 || SLUICE_TARGET_NEON
 inline constexpr int dense_tile_rows = 6, dense_tile_vectors = 2;
 #else
 inline constexpr int dense_tile_rows = 4, dense_tile_vectors = 2;

@@ -40,7 +40,7 @@ struct lane_floats {
 #else
 
 struct lane_bytes {
-#if SLUICE_TARGET_PORTABLE
+#if SLUICE_TARGET_PORTABLE || SLUICE_TARGET_NEON
   using words = std::uint64_t __attribute__((vector_size(16)));
   static constexpr int parts = 2;
   struct vec {
@@ -53,6 +53,22 @@ struct lane_bytes {
     return v;
   }
   static SLUICE_BODY_FN void store(std::uint8_t* p, const vec& v) { std::memcpy(p, &v, 32); }
+#if SLUICE_TARGET_NEON
+  static SLUICE_BODY_FN vec load(const std::int16_t* p) {
+    return {{reinterpret_cast<words>(low_bytes(p)), reinterpret_cast<words>(low_bytes(p + 16))}};
+  }
+  static SLUICE_BODY_FN uint8x16_t low_bytes(const std::int16_t* p) {
+    return vuzp1q_u8(vreinterpretq_u8_s16(vld1q_s16(p)), vreinterpretq_u8_s16(vld1q_s16(p + 8)));
+  }
+  static SLUICE_BODY_FN void store(std::int16_t* p, const vec& v) {
+    SLUICE_UNROLL
+    for (int i = 0; i < parts; ++i) {
+      const auto b = reinterpret_cast<uint8x16_t>(v.w[i]);
+      vst1q_s16(p + 16 * i, vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(b))));
+      vst1q_s16(p + 16 * i + 8, vreinterpretq_s16_u16(vmovl_high_u8(b)));
+    }
+  }
+#else
   static SLUICE_BODY_FN vec load(const std::int16_t* p) {
     std::uint8_t b[32];
     for (int i = 0; i < 32; ++i) b[i] = static_cast<std::uint8_t>(p[i]);
@@ -63,6 +79,7 @@ struct lane_bytes {
     store(b, v);
     for (int i = 0; i < 32; ++i) p[i] = b[i];
   }
+#endif
 #else
   using words = std::uint64_t __attribute__((vector_size(32)));
   static constexpr int parts = 1;

@@ -26,6 +26,17 @@ struct bits32 {
   static SLUICE_BODY_FN ints shift_right(ints v, ints n) { return _mm256_srlv_epi32(v, n); }
   static SLUICE_BODY_FN ints shift_left(ints v, int n) { return _mm256_sll_epi32(v, _mm_cvtsi32_si128(n)); }
   static SLUICE_BODY_FN ints shift_right(ints v, int n) { return _mm256_srl_epi32(v, _mm_cvtsi32_si128(n)); }
+#elif SLUICE_TARGET_NEON
+  static SLUICE_BODY_FN ints left(ints n) { return n; }
+  static SLUICE_BODY_FN ints shift_left(ints v, ints left) { return {shift4(v.a, left.a), shift4(v.b, left.b)}; }
+  static SLUICE_BODY_FN ints shift_right(ints v, ints n) {
+    return {shift4(v.a, vnegq_s32(n.a)), shift4(v.b, vnegq_s32(n.b))};
+  }
+  static SLUICE_BODY_FN ints shift_left(ints v, int n) { return shift_left(v, floats::set(n)); }
+  static SLUICE_BODY_FN ints shift_right(ints v, int n) { return shift_left(v, floats::set(-n)); }
+  static SLUICE_BODY_FN int32x4_t shift4(int32x4_t v, int32x4_t left) {  // to the right where `left` is negative
+    return vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(v), left));
+  }
 #elif SLUICE_TARGET_CUDA
   static SLUICE_BODY_FN ints left(ints n) { return n; }
   static SLUICE_BODY_FN ints shift_left(ints v, int n) { return floats::words(floats::words(v) << n); }
@@ -115,6 +126,24 @@ struct field_vector {
                                             _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + high)));
     return _mm256_srlv_epi32(_mm256_shuffle_epi8(bytes, order), shift);
   }
+#elif SLUICE_TARGET_NEON
+  int low, high;
+  uint8x16_t order_a, order_b;
+  floats::ints left;  // negative
+  SLUICE_BODY_FN void set(const std::uint32_t* first_bit) {
+    std::uint8_t bytes[32];
+    low = static_cast<int>(first_bit[0] / 8);
+    high = static_cast<int>(first_bit[4] / 8);
+    for (unsigned i = 0; i < 32; ++i)
+      bytes[i] = static_cast<std::uint8_t>(first_bit[i / 4] / 8 - first_bit[i < 16 ? 0 : 4] / 8 + i % 4);
+    order_a = vld1q_u8(bytes);
+    order_b = vld1q_u8(bytes + 16);
+    left = floats::sub(floats::set(0), floats::bit_and(bits32::load(first_bit), floats::set(7)));
+  }
+  SLUICE_BODY_FN floats::ints load(const std::uint8_t* row) const {
+    const uint8x16_t a = vqtbl1q_u8(vld1q_u8(row + low), order_a), b = vqtbl1q_u8(vld1q_u8(row + high), order_b);
+    return bits32::shift_left(floats::ints{vreinterpretq_s32_u8(a), vreinterpretq_s32_u8(b)}, left);
+  }
 #elif SLUICE_TARGET_CUDA
   unsigned first;
   SLUICE_BODY_FN void set(const std::uint32_t* first_bit) { first = first_bit[floats::lane()]; }
@@ -152,11 +181,17 @@ SLUICE_BODY_FN std::uint32_t escaping(const std::uint8_t* symbols, const std::ui
 #elif SLUICE_TARGET_CUDA
   return __ballot_sync(0xffffffffu, symbols[floats::lane()] == escape[floats::lane()]);
 #else
+#if SLUICE_TARGET_NEON
+  const uint8x16_t equal =
+      vorrq_u8(vceqq_u8(vld1q_u8(symbols), vld1q_u8(escape)), vceqq_u8(vld1q_u8(symbols + 16), vld1q_u8(escape + 16)));
+  if (vmaxvq_u8(equal) == 0) return 0;
+#else
   std::uint64_t s[4], e[4], equal = 0;
   std::memcpy(s, symbols, 32);
   std::memcpy(e, escape, 32);
   for (int i = 0; i < 4; ++i) equal |= ((s[i] ^ e[i]) - 0x0101010101010101u) & ~(s[i] ^ e[i]);
   if ((equal & 0x8080808080808080u) == 0) return 0;  // no byte of the differences is zero
+#endif
   std::uint32_t m = 0;
   for (unsigned i = 0; i < 32; ++i) m |= static_cast<std::uint32_t>(symbols[i] == escape[i]) << i;
   return m;
@@ -170,7 +205,8 @@ SLUICE_BODY_FN void put_escapes(std::uint32_t m, std::byte* to, const strip_job&
   const int lane = floats::lane();
   const std::uint32_t mine = count + static_cast<std::uint32_t>(__popc(m & ((1u << lane) - 1)));
   if ((m >> lane & 1) != 0 && mine < job.escape_limit)
-    for (unsigned b = 0; b < sizeof(T); ++b) to[sizeof(T) * static_cast<unsigned>(lane) + b] = job.escapes[sizeof(T) * mine + b];
+    for (unsigned b = 0; b < sizeof(T); ++b)
+      to[sizeof(T) * static_cast<unsigned>(lane) + b] = job.escapes[sizeof(T) * mine + b];
   count += static_cast<std::uint32_t>(__popc(m));
 #else
   for (; m != 0; m &= m - 1, ++count)
@@ -283,7 +319,8 @@ SLUICE_BODY_FN bool list_escapes(std::uint32_t m, const std::byte* from, const s
   const int lane = floats::lane();
   const std::uint32_t mine = count + static_cast<std::uint32_t>(__popc(m & ((1u << lane) - 1)));
   if ((m >> lane & 1) != 0 && mine < job.escape_limit)
-    for (unsigned b = 0; b < sizeof(T); ++b) job.escapes[sizeof(T) * mine + b] = from[sizeof(T) * static_cast<unsigned>(lane) + b];
+    for (unsigned b = 0; b < sizeof(T); ++b)
+      job.escapes[sizeof(T) * mine + b] = from[sizeof(T) * static_cast<unsigned>(lane) + b];
   count += static_cast<std::uint32_t>(__popc(m));
   return count <= job.escape_limit;
 #else
@@ -464,6 +501,12 @@ SLUICE_KERNEL std::uint64_t choose_tables(const symbol_counts* counts, int colum
       s = _mm_add_epi32(s, _mm_unpackhi_epi64(s, s));
       const std::uint32_t cost =
           static_cast<std::uint32_t>(_mm_cvtsi128_si32(s)) + static_cast<std::uint32_t>(_mm_extract_epi32(s, 1));
+#elif SLUICE_TARGET_NEON
+      const uint16x8_t n0 = vld1q_u16(counts[c].of), n1 = vld1q_u16(counts[c].of + 8);
+      const uint16x8_t b0 = vld1q_u16(costs[t].of), b1 = vld1q_u16(costs[t].of + 8);
+      uint32x4_t sum = vmlal_high_u16(vmull_u16(vget_low_u16(n0), vget_low_u16(b0)), n0, b0);
+      sum = vmlal_high_u16(vmlal_u16(sum, vget_low_u16(n1), vget_low_u16(b1)), n1, b1);
+      const std::uint32_t cost = vaddvq_u32(sum);
 #else
       std::uint32_t cost = 0;
       for (int k = 0; k < rans_max_symbols; ++k) cost += std::uint32_t{counts[c].of[k]} * costs[t].of[k];
