@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Installs what tests, benchmarks and examples need and this machine lacks; the library itself needs nothing.
 # Touches no network where everything is here. With SLUICE_SERVERS also the servers that the streaming tests start for
-# themselves; these tests are skipped without, so servers are wished for and not required.
+# themselves, and what compiles and runs tests for ARM; these tests are skipped without, so it is wished for and not
+# required.
 
 # Packages of LIST ("package paths-below-a-prefix", globs parted by |) that are not here.
 function(sluice_absent out)
@@ -40,11 +41,12 @@ function(sluice_missing out)
   set(${out} "${missing}" PARENT_SCOPE)
 endfunction()
 
-# What streaming can do without.
+# What can be done without.
 function(sluice_wished out)
   set(wishes "libssl-dev include/openssl/ssl.h" "libcurl4-openssl-dev include/curl/curl.h|include/*/curl/curl.h")
   if(SLUICE_SERVERS)
-    list(APPEND wishes "redis-server bin/redis-server" "openssl bin/openssl" "nginx-light sbin/nginx")
+    list(APPEND wishes "redis-server bin/redis-server" "openssl bin/openssl" "nginx-light sbin/nginx"
+      "g++-aarch64-linux-gnu bin/aarch64-linux-gnu-g++" "qemu-user bin/qemu-aarch64")
   endif()
   sluice_absent(wished ${wishes})
   set(${out} "${wished}" PARENT_SCOPE)
