@@ -65,6 +65,8 @@ TEST_CASE("masks and payload kinds become bytes that are not sent and seconds th
   CHECK(plain.patch_needs_prefix(1));
   CHECK(plain.patch_seconds(2) == doctest::Approx(10e-4 * 2 / 4));
   CHECK_FALSE(plain.patch_needs_prefix(2));
+  CHECK(plain.patch_again_seconds(1) == 0);  // what is computed from the text stays when more is fetched
+  CHECK(plain.patch_again_seconds(2) == plain.patch_seconds(2));
   CHECK_FALSE(plain.stored(3));
   CHECK(plain.bytes(3, 1) == 0);
   for (const refinement& step : plain.refinements()) CHECK(step.chunk != 3);
@@ -73,6 +75,14 @@ TEST_CASE("masks and payload kinds become bytes that are not sent and seconds th
   const cost_model blend = cost_model::make(chunks, r, 1, 4).value();
   CHECK(blend.patch_seconds(0) == doctest::Approx(0.15 * 10e-3));
   CHECK(blend.patch_seconds(1) == doctest::Approx(10e-3 * (2 + 0.15 * 2) / 4));
+  CHECK(blend.patch_again_seconds(1) == blend.patch_seconds(1));
+
+  // Units of layers: projecting takes their share.
+  std::vector<chunk_cost> units = {{0, 10, 0, {10, 100}, {1}, {hidden}, {0, 1}},
+                                   {0, 10, 0, {10, 100}, {1}, {hidden}, {1, 4}}};
+  const cost_model parts = cost_model::make(units, r, 1).value();
+  CHECK(parts.patch_seconds(0) == doctest::Approx(10e-4 / 4));
+  CHECK(parts.patch_seconds(1) == doctest::Approx(10e-4 * 3 / 4));
 }
 
 TEST_CASE("refinements come by loss removed per byte, of one chunk in ladder order") {

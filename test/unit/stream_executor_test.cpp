@@ -14,8 +14,8 @@ namespace {
 using namespace sluice;
 using namespace sluice::stream;
 
-template <class Policy, byte_source Source>
-report run(Policy policy, Source& source, context::engine& engine, double deadline, executor_options options = {},
+template <class Policy, byte_source Source, chunk_sink Engine>
+report run(Policy policy, Source& source, Engine& engine, double deadline, executor_options options = {},
            bool threads = false) {
   link_history link;
   const planner<Policy> plan(engine.cost, policy);
@@ -141,6 +141,60 @@ TEST_CASE("an exact copy that was never stored is not asked for") {
   for (int c = 0; c < 8; ++c) CHECK(r.chunks[std::size_t(c)].computed == (c == 1 || c == 5));
   CHECK(r.faults.size() == 2);
   CHECK(context::names(r, status::not_found, 5));
+}
+
+// An engine that notes what was ready when a chunk was patched.
+struct patching : context::engine {
+  using context::engine::engine;
+  std::vector<int> level = std::vector<int>(std::size_t(cost.num_chunks()), -1), patched_at = level;
+  std::atomic<int> decoding{-1}, patching_now{-1}, patches{0};
+  std::atomic<bool> met{false};
+
+  page_status decode(int chunk, int at, std::span<const std::byte> frame) {
+    decoding = chunk;
+    met = met || patching_now == chunk;
+    const page_status s = decoder.decode(chunk, at, frame);
+    level[std::size_t(chunk)] = at;
+    decoding = -1;
+    return s;
+  }
+  status compute(const step& what, std::stop_token) {
+    if (what.what != action::patch) return status::invalid_argument;
+    patching_now = what.chunk;
+    met = met || decoding == what.chunk;
+    std::this_thread::sleep_for(std::chrono::duration<double>(cost.patch_seconds(what.chunk)));
+    patched_at[std::size_t(what.chunk)] = level[std::size_t(what.chunk)];
+    ++patches;
+    patching_now = -1;
+    return status::ok;
+  }
+};
+
+TEST_CASE("what was projected is projected again when a finer level has come") {
+  memory_source source = stored();
+  std::vector<chunk_cost> chunks = context::sample().chunks;
+  for (chunk_cost& c : chunks) c.kinds = {payload::hidden};
+  cost_rates rates;
+  rates.recompute_seconds_per_token = 1;  // nobody computes
+  rates.project_seconds_per_token = 1e-5;
+  const cost_model cost = cost_model::make(chunks, rates, context::sample().model.passes).value();
+  for (const bool threads : {false, true}) {
+    CAPTURE(threads);
+    patching engine(cost);
+    const report r = run(policy::progressive{}, source, engine, 30, {}, threads);
+    CHECK(r.outcome == status::ok);
+    CHECK_FALSE(engine.met);
+    CHECK(engine.patches >= cost.num_chunks());
+    int refined = 0;
+    for (int c = 0; c < cost.num_chunks(); ++c) {
+      CAPTURE(c);
+      CHECK(r.chunks[std::size_t(c)].level == cost.num_levels() - 1);
+      CHECK(engine.level[std::size_t(c)] == cost.num_levels() - 1);
+      CHECK(engine.patched_at[std::size_t(c)] == engine.level[std::size_t(c)]);
+      for (const step& s : r.steps) refined += s.chunk == c && s.what == action::fetch;
+    }
+    CHECK(refined > cost.num_chunks());  // or this test would show nothing
+  }
 }
 
 TEST_CASE("an empty store costs the computing and nothing else") {

@@ -358,6 +358,39 @@ TEST_CASE("a fetched chunk is patched before it counts") {
   CHECK(plan.next({}, r.now).finished);
 }
 
+TEST_CASE("hidden states are projected in any order, and again when a finer level has come") {
+  cost_rates rates = engine(1e-3);
+  rates.project_seconds_per_token = 1e-4;
+  std::vector<chunk_cost> chunks;
+  for (int i = 0; i < 2; ++i) chunks.push_back({100 * i, 100, 0, {100, 200, 300, 1000}, {4, 2, 1}, {payload::hidden}});
+  const cost_model m = cost_model::make(chunks, rates, 3).value();
+  const planner<policy::progressive> plan(m);
+  fresh_request r(m);
+  r.fetched(1, 0);
+  const step projection{1, m.all_layers(), action::patch, -1};
+  CHECK(plan.next(seen(1e6), r.now).compute == projection);  // chunk 0 is not there
+  CHECK(engine_seconds(m, projection) == doctest::Approx(0.01));
+  CHECK(touches(m, projection, 1));
+  CHECK_FALSE(touches(m, projection, 0));
+  CHECK(touches(m, recompute(m, 1), 0));
+  CHECK_FALSE(touches(m, step{}, 0));
+  // The whole plan has a projection behind each time that a chunk comes.
+  fresh_request fresh(m, 10);
+  const auto steps = plan.plan({}, fresh.now, 1e4);
+  REQUIRE(steps);
+  int fetched[2] = {}, patched[2] = {};
+  for (const step& s : *steps) {
+    if (s.what == action::fetch) ++fetched[s.chunk];
+    if (s.what == action::patch) ++patched[s.chunk];
+  }
+  for (int c = 0; c < 2; ++c) {
+    CHECK(fetched[c] >= 2);
+    CHECK(patched[c] >= 1);
+    CHECK(patched[c] <= fetched[c]);
+  }
+  CHECK(steps->back().what == action::patch);
+}
+
 TEST_CASE("decisions are pure, and plans cover every chunk") {
   for (unsigned seed = 0; seed < 100; ++seed) {
     CAPTURE(seed);

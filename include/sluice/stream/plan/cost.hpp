@@ -131,6 +131,9 @@ class cost_model {
   double patch_seconds(int c) const noexcept { return patch_[std::size_t(c)]; }
   /// Whether that computing attends to earlier chunks, which must then be there.
   bool patch_needs_prefix(int c) const noexcept { return patch_needs_prefix_[std::size_t(c)]; }
+  /// Seconds of that computing that are due again when the chunk has come at a finer level: 0 where it takes nothing of what
+  /// was decoded and nothing decoded replaces it, as with absent layers alone.
+  double patch_again_seconds(int c) const noexcept { return patch_reads_pages_[std::size_t(c)] ? patch_seconds(c) : 0; }
   /// Whether there is anything to fetch.
   bool stored(int c) const noexcept { return stored_[std::size_t(c)]; }
 
@@ -159,7 +162,7 @@ class cost_model {
   int levels_ = 0, layers_ = 1;
   std::vector<std::uint64_t> bytes_;
   std::vector<double> recompute_, recompute_until_, patch_;
-  std::vector<bool> patch_needs_prefix_, stored_;
+  std::vector<bool> patch_needs_prefix_, patch_reads_pages_, stored_;
   std::vector<refinement> refinements_;
 };
 
@@ -219,8 +222,9 @@ inline void cost_model::build() {
     for (int l = 0; l < layers_; ++l) ++count[c.kinds.empty() ? 0 : int(c.kinds[std::size_t(l)])];
     const double share = 1.0 / layers_;
     patch_.push_back(recompute_.back() * share * (count[2] + rates_.token_fraction * count[0]) +
-                     rates_.project_seconds_per_token * c.tokens * share * count[1]);
-    patch_needs_prefix_.push_back(count[2] > 0 || rates_.token_fraction > 0);
+                     rates_.project_seconds_per_token * c.tokens * of_layers * share * count[1]);
+    patch_needs_prefix_.push_back(count[2] > 0 || (rates_.token_fraction > 0 && count[0] > 0));
+    patch_reads_pages_.push_back(count[1] > 0 || (rates_.token_fraction > 0 && count[0] > 0));
     stored_.push_back(count[2] < layers_);
     for (int level = 0; level <= levels_; ++level) bytes_.push_back(bytes(int(patch_.size()) - 1, all_layers(), level));
   }

@@ -42,7 +42,7 @@ struct chunk_progress {
   bool text = false;           ///< was chosen as text: is computed when everything before it is usable
   bool lost = false;           ///< cannot be fetched (damaged, gone): must be computed
   bool late = false;      ///< the link has been silent too long about it: may be computed, is used if it comes first
-  bool patched = false;   ///< its action::patch is done
+  bool patched = false;   ///< its action::patch is done, on what is ready
   bool computed = false;  ///< by the engine: exact
   gap missing{};          ///< of a lost chunk that is not ready: the part that is damaged. Empty: all of it
 };
@@ -107,6 +107,12 @@ inline step fetch(const cost_model& cost, int c, int level) noexcept {
 }
 /// The step that has the engine compute a whole chunk.
 inline step recompute(const cost_model& cost, int c) noexcept { return {c, cost.all_layers(), action::recompute, -1}; }
+/// Whether the engine, while it carries out a step, may read or write the pages of a chunk: of its own and, but for a
+/// projection of hidden states, of those before it.
+inline bool touches(const cost_model& cost, const step& s, int c) noexcept {
+  if (!s) return false;
+  return s.what == action::patch && !cost.patch_needs_prefix(s.chunk) ? c == s.chunk : c <= s.chunk;
+}
 /// Seconds of the engine that a step takes.
 inline double engine_seconds(const cost_model& cost, const step& s) noexcept {
   return s.what == action::patch ? cost.patch_seconds(s.chunk) : cost.recompute_seconds(s.chunk, s.missing);
@@ -201,7 +207,7 @@ class planner {
   bool too_late(const request_progress& p, int c) const noexcept {
     const chunk_progress& s = p.chunks[std::size_t(c)];
     const double seconds = cost_->decode_seconds(c, s.requested, cost_->bytes_between(c, s.ready, s.requested));
-    return p.now_seconds + seconds > p.deadline_seconds;
+    return p.now_seconds + seconds + cost_->patch_again_seconds(c) > p.deadline_seconds;
   }
   // Work for the engine that no policy has a choice about.
   step due(const request_progress& p, int missing) const noexcept {
@@ -274,6 +280,7 @@ result<std::vector<step>> planner<Policy>::plan(const link_history& link, const 
     if (link_first) {
       chunk_progress& c = chunks[std::size_t(sending.chunk)];
       c.arrived = c.ready = c.requested;
+      if (cost_->patch_again_seconds(sending.chunk) > 0) c.patched = false;
       sending = {};
       p.fetches_in_flight = 0;
       p.bytes_in_flight = 0;

@@ -65,6 +65,7 @@ class executor {
     chunk_progress& p = progress_[std::size_t(c)];
     if (s.worst == status::ok || s.worst == status::degraded) {
       p.ready = std::max(p.ready, std::int8_t(level));
+      if (cost().patch_again_seconds(c) > 0) p.patched = false;
       report_.chunks[std::size_t(c)].state = s.worst;
       if (s.worst == status::degraded) lose(c, level, s.worst);  // what is here is sound; more would build on damage
       if (p.arrived <= p.ready && (p.ready >= cost().num_levels() - 1 || p.lost)) release(c);
@@ -245,7 +246,7 @@ class executor {
     const chunk_progress& p = progress_[std::size_t(what.chunk)];
     // Bytes that are here are decoded first, and what is being decoded is not for the engine to read.
     if (what.what == action::recompute && p.arrived > p.ready) return false;
-    if (decoding_ && decoding_.chunk <= what.chunk) return false;
+    if (decoding_ && touches(cost(), what, decoding_.chunk)) return false;
     keep(what);
     out_ = next_compute_ = what;
     now_.computing = what.chunk;
@@ -503,12 +504,12 @@ class executor {
       const int c = to_decode_[i];
       const chunk_progress& p = progress_[std::size_t(c)];
       // A refinement that would not be done by the deadline is left alone: no page is half written when that comes.
-      const double seconds = decode_seconds(c);
-      if (p.computed || p.arrived <= p.ready || (p.ready >= 0 && now_.now_seconds + seconds > now_.deadline_seconds)) {
+      const double seconds = decode_seconds(c), end = now_.now_seconds + seconds + cost().patch_again_seconds(c);
+      if (p.computed || p.arrived <= p.ready || (p.ready >= 0 && end > now_.deadline_seconds)) {
         to_decode_.erase(to_decode_.begin() + std::ptrdiff_t(i));
         continue;
       }
-      if (out_ && c <= out_.chunk) {  // the engine writes it, or may read it
+      if (touches(cost(), out_, c)) {  // the engine writes it, or may read it
         ++i;
         continue;
       }

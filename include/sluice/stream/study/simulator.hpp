@@ -175,6 +175,7 @@ class simulator {
         if (s.done) return;
         chunk_progress& c = s.chunks[std::size_t(s.decoding)];
         c.ready = std::max(c.ready, std::int8_t(s.decoding_level));
+        if (s.plan.cost().patch_again_seconds(s.decoding) > 0) c.patched = false;
         s.decoding = -1;
         break;
       }
@@ -321,14 +322,14 @@ class simulator {
     state& s = of(r);
     for (std::size_t i = 0; s.decoding < 0 && !s.done && i < s.to_decode.size();) {
       const int c = s.to_decode[i];
-      if (c <= s.now.computing) {  // the engine writes it, or may read it
+      if (touches(s.plan.cost(), s.computing, c)) {  // the engine writes it, or may read it
         ++i;
         continue;
       }
       s.to_decode.erase(s.to_decode.begin() + std::ptrdiff_t(i));
       chunk_progress& p = s.chunks[std::size_t(c)];
-      const double seconds = decode_seconds(s, c);
-      if (p.computed || (p.ready >= 0 && now_ + seconds > s.now.deadline_seconds)) continue;
+      const double seconds = decode_seconds(s, c), end = now_ + seconds + s.plan.cost().patch_again_seconds(c);
+      if (p.computed || (p.ready >= 0 && end > s.now.deadline_seconds)) continue;
       s.decoding = c;
       s.decoding_level = p.arrived;
       s.decoding_until = now_ + seconds;
@@ -390,7 +391,8 @@ class simulator {
   // Bytes that are here are decoded first, and what is being decoded is not for the engine to read.
   static bool may_compute(const state& s, const step& what) {
     const chunk_progress& p = s.chunks[std::size_t(what.chunk)];
-    return !(what.what == action::recompute && p.arrived > p.ready) && !(s.decoding >= 0 && s.decoding <= what.chunk);
+    return !(what.what == action::recompute && p.arrived > p.ready) &&
+           !(s.decoding >= 0 && touches(s.plan.cost(), what, s.decoding));
   }
   void update(state& s, int r) {
     s.now.now_seconds = now_;
