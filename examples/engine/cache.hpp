@@ -14,6 +14,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <span>
 #include <stdexcept>
 #include <vector>
 
@@ -22,15 +23,23 @@
 
 namespace engine {
 
-/// Pages of `page_size` tokens for all sequences: K and V each [layer][page][token][kv head][element], as vLLM's NHD.
+/// Pages of `page_size` tokens for all sequences: K and V each [layer][page][token][kv head][element], as vLLM's NHD. With K
+/// alone they hold hidden states.
 class page_pool {
  public:
   static constexpr int page_size = 16;
 
-  page_pool(const model_config& c, sluice::dtype type, int pages)
-      : type_(type), layers_(c.layers), kv_heads_(c.kv_heads), head_dim_(c.head_dim), pages_(pages) {
+  page_pool(const model_config& c, sluice::dtype type, int pages) : page_pool(kv_shape(c), type, pages) {}
+  /// For layers that are all alike, with K and V of one size or with K alone.
+  page_pool(const sluice::model_shape& s, sluice::dtype type, int pages)
+      : type_(type),
+        layers_(s.num_layers()),
+        kv_heads_(s.layers.at(0).num_kv_heads),
+        head_dim_(s.layers[0].head_dim_k),
+        num_planes_(s.layers[0].head_dim_v > 0 ? 2 : 1),
+        pages_(pages) {
     const std::size_t bytes = std::size_t(layer_stride()) * std::size_t(layers_);
-    for (auto& plane : planes_) {
+    for (auto& plane : std::span(planes_).first(std::size_t(num_planes_))) {
       plane.reset(static_cast<std::byte*>(std::calloc(std::max<std::size_t>(bytes, 1), 1)));  // touched when used
       if (!plane) throw std::bad_alloc();
     }
@@ -47,6 +56,11 @@ class page_pool {
   int layers() const noexcept { return layers_; }
   int kv_heads() const noexcept { return kv_heads_; }
   int head_dim() const noexcept { return head_dim_; }
+  /// 2 with K and V, 1 with K alone.
+  int num_planes() const noexcept { return num_planes_; }
+  /// Elements of a token in one plane of one layer, and in all.
+  int width() const noexcept { return kv_heads_ * head_dim_; }
+  std::size_t values_of_token() const noexcept { return std::size_t(num_planes_ * layers_) * std::size_t(width()); }
 
   // Byte strides; signed 64 bits, as in sluice::plane_view.
   std::int64_t element_stride() const noexcept { return sluice::size_of(type_); }
@@ -72,7 +86,7 @@ class page_pool {
   };
 
   sluice::dtype type_;
-  int layers_, kv_heads_, head_dim_, pages_;
+  int layers_, kv_heads_, head_dim_, num_planes_, pages_;
   std::unique_ptr<std::byte, free_memory> planes_[2];
   std::vector<std::int32_t> free_;
 };
@@ -118,6 +132,7 @@ class sequence {
   sluice::kv_view view() const noexcept {
     sluice::kv_view c;
     for (const sluice::plane p : {sluice::plane::key, sluice::plane::value}) {
+      if (!pool_->plane(p)) continue;
       sluice::plane_view& v = p == sluice::plane::key ? c.k : c.v;
       v.base = pool_->plane(p);
       v.layer_stride = pool_->layer_stride();
@@ -149,7 +164,7 @@ class sequence {
 inline void copy_tokens(const sequence& from, int tokens, sequence& to) {
   if (to.grow(tokens) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
   for (const sluice::plane p : {sluice::plane::key, sluice::plane::value})
-    for (int l = 0; l < from.pool().layers(); ++l)
+    for (int l = 0; from.pool().plane(p) && l < from.pool().layers(); ++l)
       for (int t = 0; t < tokens; ++t)
         std::memcpy(to.at(p, l, t), from.at(p, l, t), std::size_t(from.pool().token_stride()));
 }

@@ -16,7 +16,8 @@ namespace engine {
 
 struct machine_costs {
   double seconds_per_token = 0, seconds_per_token_position = 0;
-  double decode_seconds_per_value = 0;  ///< one thread
+  double decode_seconds_per_value = 0;   ///< one thread
+  double project_seconds_per_token = 0;  ///< K and V of all layers from hidden states, where these are stored
 
   /// Of the first `tokens` tokens.
   double prefill_seconds(double tokens) const {
@@ -41,7 +42,12 @@ class batch_times {
 
 /// Computes a few of these tokens at the document's begin and at its end, and decodes them once: some hundredths of a
 /// prefill. Small batches are dearer than large ones, so computing is rather overrated than underrated.
-machine_costs measure_costs(model& net, prefix_cache& prefixes, page_pool& pages, std::span<const std::int32_t> ids);
+/// Where hidden states are stored, `hidden` are pages of theirs, which are decoded instead, and projecting is measured too.
+machine_costs measure_costs(model& net, prefix_cache& prefixes, page_pool& pages, std::span<const std::int32_t> ids,
+                            page_pool* hidden = nullptr);
+
+/// Seconds to project a token of hidden states, measured on the first `tokens` of them; K and V are written to `seq`.
+double measure_projecting(model& net, const sequence& hidden, int tokens, sequence& seq);
 
 /// The note beside a saved document.
 std::string write_note(const std::string& name, std::size_t tokens, double prefill_seconds, const machine_costs& c);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "hidden.hpp"
 #include "predictions.hpp"
 #include "quality.hpp"
 
@@ -103,7 +104,7 @@ double thread_seconds() {
 suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const sequence& context, const matrix& exact,
                             std::span<const float> attention, const sluice::document_steps& steps,
                             std::span<const std::int32_t> greedy, int level, coded_cache& coded,
-                            const attention_probe* probe) {
+                            const attention_probe* probe, const sequence* hidden) {
   const int tokens = context.tokens();
   const auto suffix = ids.subspan(std::size_t(tokens), ids.size() - 1 - std::size_t(tokens));
   const auto target = [&](Eigen::Index i) { return ids[std::size_t(tokens + i + 1)]; };
@@ -112,10 +113,10 @@ suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const
   for (Eigen::Index i = 0; i < exact.rows(); ++i) out.nll += surprise(row_of(exact, i), target(i));
   out.predicted = suffix.size();
   out.continued = greedy.size();
-  out.elements = std::size_t(tokens) * 2 * std::size_t(pages.layers() * pages.kv_heads() * pages.head_dim());
+  out.elements = std::size_t(tokens) * pages.values_of_token();
 
   double begin = thread_seconds();
-  coded.encode(context.view(), ids.first(std::size_t(tokens)), attention, steps);
+  coded.encode((hidden ? *hidden : context).view(), ids.first(std::size_t(tokens)), attention, steps);
   out.encode_seconds = thread_seconds() - begin;
   sequence decoded(context.pool());
   for (const int l : levels_of(level, coded.levels())) {
@@ -126,7 +127,14 @@ suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const
     to.expected = coded.expected_loss(l) * double(suffix.size());
     decoded.truncate(0);
     begin = thread_seconds();
-    coded.decode(decoded);
+    if (hidden) {
+      sequence states(hidden->pool());
+      coded.decode(states);
+      if (decoded.grow(tokens) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
+      project(net, states, 0, tokens, decoded);
+    } else {
+      coded.decode(decoded);
+    }
     to.decode_seconds = thread_seconds() - begin;
     if (probe) to.attention = probe->of(decoded);
     net.forward(suffix, decoded, {.logits_from = 0, .on_logits = [&](int position, std::span<const float> logits) {

@@ -51,9 +51,10 @@ class linear {
     dequantize_row(*parts_[std::size_t(s.part)].weights, std::size_t(s.row), to);
   }
 
-  /// y[tokens][rows] = x[tokens][cols] times the transposed weights.
-  void apply(const float* x, int tokens, float* y, thread_pool& pool) const {
-    mode_ == arithmetic::fast ? apply_fast(x, tokens, y, pool) : apply_exact(x, tokens, y, pool);
+  /// y[tokens][rows] = x[tokens][cols] times the transposed weights; of the rows before `from` some or none are computed.
+  /// Those behind are what they would be with all of them, to the last bit.
+  void apply(const float* x, int tokens, float* y, thread_pool& pool, int from = 0) const {
+    mode_ == arithmetic::fast ? apply_fast(x, tokens, y, pool, from) : apply_exact(x, tokens, y, pool, from);
   }
 
  private:
@@ -91,7 +92,7 @@ class linear {
                   int8::packed::quantize(x.data() + b * int8::block, std::min(int8::block, cols_ - b * int8::block)));
   }
 
-  void apply_fast(const float* x, int tokens, float* y, thread_pool& pool) const {
+  void apply_fast(const float* x, int tokens, float* y, thread_pool& pool, int from) const {
     static thread_local int8::activations a;  // the caller's: one product runs at a time
     a.resize(tokens, cols_);
     int8::activations& input = a;
@@ -99,22 +100,24 @@ class linear {
       for (int t = 16 * group; t < std::min(tokens, 16 * group + 16); ++t)
         input.set_row(t, x + std::ptrdiff_t(t) * cols_, cols_);
     });
-    const int step = std::clamp(packed_.panels / (4 * pool.size()) & ~3, 2, 16);
-    pool.parallel_for((packed_.panels + step - 1) / step, [&](int i, int) {
-      int8::multiply(packed_, i * step, std::min(packed_.panels, (i + 1) * step), input, y, rows_);
+    const int first = from / int8::lanes, panels = packed_.panels - first;
+    const int step = std::clamp(panels / (4 * pool.size()) & ~3, 2, 16);
+    pool.parallel_for((panels + step - 1) / step, [&](int i, int) {
+      int8::multiply(packed_, first + i * step, std::min(packed_.panels, first + (i + 1) * step), input, y, rows_);
     });
   }
 
-  void apply_exact(const float* x, int tokens, float* y, thread_pool& pool) const {
+  void apply_exact(const float* x, int tokens, float* y, thread_pool& pool, int from) const {
     // Rows expanded at a time: so few that they stay in the cache for one token; so many for a batch that packing its
     // activations again for every panel costs little, and as many panels for each thread as for the others.
     const int most = tokens == 1 ? std::max(8, (1 << 16) / cols_) : 256;
     const int panels = (rows_ + most * pool.size() - 1) / (most * pool.size()) * pool.size();
     const int step = (rows_ + panels - 1) / panels;
-    pool.parallel_for((rows_ + step - 1) / step, [&](int i, int) {
+    const int first = from / step;  // whole panels: the order of sums depends on their bounds
+    pool.parallel_for((rows_ + step - 1) / step - first, [&](int i, int) {
       thread_local std::vector<float> panel;
       panel.resize(std::size_t(step) * std::size_t(cols_));
-      const int begin = i * step, n = std::min(step, rows_ - begin);
+      const int begin = (first + i) * step, n = std::min(step, rows_ - begin);
       for (int r = 0; r < n; ++r) row(begin + r, panel.data() + std::ptrdiff_t(r) * cols_);
       const matrix_ref w(panel.data(), n, cols_, Eigen::OuterStride<>(cols_));
       if (tokens == 1) {

@@ -162,12 +162,22 @@ void model::for_rows(Eigen::Index rows, Body&& body) {
   });
 }
 
+// What a row is multiplied with for a mean square of 1.
+float model::inverse_root(const float* row, Eigen::Index n) const noexcept {
+  return 1 / std::sqrt(Eigen::Map<const Eigen::ArrayXf>(row, n).square().mean() + config_.eps);
+}
+
 // Root mean square norm of one row; `to` may be `from`.
 void model::rms_norm(const float* from, const std::vector<float>& weight, float* to) const noexcept {
   const auto n = static_cast<Eigen::Index>(weight.size());
   const Eigen::Map<const Eigen::ArrayXf> x(from, n), w(weight.data(), n);
-  const float scale = 1 / std::sqrt(x.square().mean() + config_.eps);
+  const float scale = inverse_root(from, n);
   Eigen::Map<Eigen::ArrayXf>(to, n) = x * scale * w;
+}
+
+void model::normalize(const float* residual, float* to) const noexcept {
+  const float scale = inverse_root(residual, config_.dim);
+  Eigen::Map<Eigen::ArrayXf>(to, config_.dim) = Eigen::Map<const Eigen::ArrayXf>(residual, config_.dim) * scale;
 }
 
 void model::look_up(std::int32_t token, float* row) const {
@@ -191,7 +201,7 @@ void model::embed(std::span<const std::int32_t> ids, matrix& x) {
 void model::run_layer(int l, int start, matrix& x, sequence& seq, const forward_options& options) {
   const layer_weights& w = layers_[std::size_t(l)];
   const int n = int(x.rows()), head_dim = config_.head_dim;
-  const int q_dim = config_.heads * head_dim, kv_dim = config_.kv_heads * head_dim;
+  const int q_dim = config_.heads * head_dim;
   if (options.on_hidden) options.on_hidden(l, start, flat(x));
 
   h_.resize(n, config_.dim);
@@ -202,23 +212,18 @@ void model::run_layer(int l, int start, matrix& x, sequence& seq, const forward_
   rope_table& rope = rope_of(l);
   rope.grow(start + n);
   for_rows(n, [&](Eigen::Index t) {
-    float *q = qkv_.row(t).data(), *k = q + q_dim;
-    if (!w.qkv_bias.empty()) qkv_.row(t) += Eigen::Map<const Eigen::RowVectorXf>(w.qkv_bias.data(), qkv_.cols());
+    float* q = queries_.row(t).data();
+    queries_.row(t) = qkv_.row(t).head(q_dim);
+    if (!w.qkv_bias.empty()) queries_.row(t) += Eigen::Map<const Eigen::RowVectorXf>(w.qkv_bias.data(), q_dim);
     if (!w.q_norm.empty())
       for (int i = 0; i < q_dim; i += head_dim) rms_norm(q + i, w.q_norm, q + i);
-    if (!w.k_norm.empty())
-      for (int i = 0; i < kv_dim; i += head_dim) rms_norm(k + i, w.k_norm, k + i);
-    queries_.row(t) = qkv_.row(t).head(q_dim);
   });
   if (options.on_queries) options.on_queries(l, start, flat(queries_));
   for_rows(n, [&](Eigen::Index t) {
-    float *q = queries_.row(t).data(), *k = qkv_.row(t).data() + q_dim, *v = k + kv_dim;
+    float* q = queries_.row(t).data();
     const int position = start + int(t);
     for (int i = 0; i < q_dim; i += head_dim) rope.rotate(q + i, position);
-    for (int i = 0; i < kv_dim; i += head_dim) rope.rotate(k + i, position);
-    if (l < options.stores_from) return;
-    store_row(k, seq.pool().type(), seq.at(sluice::plane::key, l, position), kv_dim);
-    store_row(v, seq.pool().type(), seq.at(sluice::plane::value, l, position), kv_dim);
+    if (l >= options.stores_from) store_kv(l, position, qkv_.row(t).data() + q_dim, seq);
   });
 
   attended_.resize(n, q_dim);
@@ -241,6 +246,38 @@ void model::run_layer(int l, int start, matrix& x, sequence& seq, const forward_
       activated_.row(t) = gate / (1 + (-gate).exp()) * up;
   });
   add(w.down, activated_, w.post_ffn_norm, x);
+}
+
+// K and V of one token, which follow one another as the product gave them, into the cache.
+void model::store_kv(int l, int position, float* k, sequence& seq) {
+  const layer_weights& w = layers_[std::size_t(l)];
+  const int head_dim = config_.head_dim, kv_dim = config_.kv_heads * head_dim;
+  if (!w.qkv_bias.empty())
+    Eigen::Map<Eigen::ArrayXf>(k, 2 * kv_dim) +=
+        Eigen::Map<const Eigen::ArrayXf>(w.qkv_bias.data() + config_.heads * head_dim, 2 * kv_dim);
+  if (!w.k_norm.empty())
+    for (int i = 0; i < kv_dim; i += head_dim) rms_norm(k + i, w.k_norm, k + i);
+  for (int i = 0; i < kv_dim; i += head_dim) rope_of(l).rotate(k + i, position);
+  store_row(k, seq.pool().type(), seq.at(sluice::plane::key, l, position), kv_dim);
+  store_row(k + kv_dim, seq.pool().type(), seq.at(sluice::plane::value, l, position), kv_dim);
+}
+
+void model::project(int layer, int position, int tokens, const float* rows, sequence& seq) {
+  const layer_weights& w = layers_[std::size_t(layer)];
+  const int q_dim = config_.heads * config_.head_dim;
+  rope_of(layer).grow(position + tokens);
+  for (int begin = 0; begin < tokens; begin += batch) {
+    const int n = std::min(batch, tokens - begin);
+    h_.resize(n, config_.dim);
+    for_rows(n, [&](Eigen::Index t) {
+      const float* row = rows + (std::ptrdiff_t(begin) + t) * config_.dim;
+      h_.row(t).array() = Eigen::Map<const Eigen::RowVectorXf>(row, config_.dim).array() *
+                          Eigen::Map<const Eigen::RowVectorXf>(w.attn_norm.data(), config_.dim).array();
+    });
+    qkv_.resize(n, w.qkv.rows());
+    w.qkv.apply(h_.data(), n, qkv_.data(), *pool_, q_dim);
+    for_rows(n, [&](Eigen::Index t) { store_kv(layer, position + begin + int(t), qkv_.row(t).data() + q_dim, seq); });
+  }
 }
 
 // x += the product, normalised where the model does so.

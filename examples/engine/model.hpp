@@ -70,6 +70,14 @@ class model {
   /// The output projection of a layer's attention, [dim][heads * head_dim]: the metric of an error in V.
   matrix output_projection(int layer) const;
 
+  /// What a layer keeps of its input where hidden states are stored instead of K and V: `to` [dim] is a row of the residual
+  /// stream over the root of its mean square, before the weights of the layer's norm, so that f16 holds it whatever the model.
+  void normalize(const float* residual, float* to) const noexcept;
+
+  /// K and V of a layer, for the tokens of `seq` from `position` on, of such rows [tokens][dim]. In the batches of the
+  /// forward pass that saw them, rows of floats give what it gave, to the last bit.
+  void project(int layer, int position, int tokens, const float* rows, sequence& seq);
+
   /// [dim] what the first layer sees of a token: its embedding over the root of its mean square, before the weights of
   /// that layer's norm. Throws std::runtime_error where the id is outside the vocabulary.
   void embedding_row(std::int32_t token, float* row) const;
@@ -97,9 +105,11 @@ class model {
   void embed(std::span<const std::int32_t> ids, matrix& x);
   void look_up(std::int32_t token, float* row) const;
   void run_layer(int l, int start, matrix& x, sequence& seq, const forward_options& options);
+  void store_kv(int l, int position, float* k, sequence& seq);
   void add(const linear& w, const matrix& input, const std::vector<float>& norm, matrix& x);
   void logits(int first, int start, const matrix& x, const forward_options& options);
   void rms_norm(const float* from, const std::vector<float>& weight, float* to) const noexcept;
+  float inverse_root(const float* row, Eigen::Index n) const noexcept;
   template <class Body>
   void for_rows(Eigen::Index rows, Body&& body);
 

@@ -17,10 +17,14 @@ constexpr std::size_t envelope = sizeof(sluice::stream::object_header);
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // A cache is of the weights and the arithmetic, of the type of the pages that its tokens were computed in (a token attends
-// to pages of that type; exact copies hold their bits), and of nothing else.
-sluice::digest identity_of(const model& net, sluice::dtype kv) {
-  const std::string_view type = to_string(kv);
-  return sluice::sha256().add(net.identity()).add(std::as_bytes(std::span(type))).finish();
+// to pages of that type; exact copies hold their bits), and of nothing else. Exact copies of hidden states are of another
+// cache, since no profile tells them from those of K and V.
+sluice::digest identity_of(const model& net, const prefix_options& options) {
+  const std::string_view type = to_string(options.kv), hidden = "hidden states";
+  sluice::sha256 hash;
+  hash.add(net.identity()).add(std::as_bytes(std::span(type)));
+  if (options.holds == sluice::stream::payload::hidden) hash.add(std::as_bytes(std::span(hidden)));
+  return hash.finish();
 }
 
 [[noreturn]] void store_failed(sluice::status s, std::string_view detail) {
@@ -33,12 +37,12 @@ prefix_cache::prefix_cache(const model& net, sluice::profile profile, store& whe
                            prefix_options options)
     : profile_(std::move(profile)),
       fingerprint_(profile_.fingerprint()),
-      identity_(identity_of(net, options.kv)),
+      identity_(identity_of(net, options)),
       salt_(std::move(options.salt)),
       chunk_tokens_(options.chunk_tokens),
       store_(&where),
       pool_(&pool) {
-  if (profile_.shape != kv_shape(net.config()))
+  if (profile_.shape != payload_shape(net.config(), options.holds))
     throw std::runtime_error("the profile is of a model with another shape");
   for (int i = 0; i < pool.size(); ++i) {
     encoders_.emplace_back(profile_);
@@ -48,7 +52,7 @@ prefix_cache::prefix_cache(const model& net, sluice::profile profile, store& whe
 }
 
 std::size_t prefix_cache::raw_bytes(int tokens, const sequence& seq) const noexcept {
-  return std::size_t(tokens) * std::size_t(2 * seq.pool().layers()) * std::size_t(seq.pool().token_stride());
+  return std::size_t(tokens) * seq.pool().values_of_token() * std::size_t(seq.pool().element_stride());
 }
 
 // Of an object of so many tokens with all its passes: envelope, header and index. An index that is longer all the same is

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "hidden.hpp"
 #include "model.hpp"
 #include "store.hpp"
 
@@ -82,6 +83,8 @@ struct prefix_options {
   sluice::dtype kv = sluice::dtype::f16;  ///< of the pages that caches are computed in and restored to
   std::string salt{};                     ///< keeps apart what is equal by all else: tenants, adapters
   int chunk_tokens = 256;                 ///< of an object; whoever looks for it has to say the same
+  /// What chunks hold; of hidden states, the sequences that are saved and filled are those.
+  sluice::stream::payload holds = sluice::stream::payload::kv;
 };
 
 class prefix_cache {

@@ -22,7 +22,7 @@ namespace {
 
 struct quality_options : model_options {
   std::vector<std::string> texts, codecs{"standard"};
-  std::string profile, level = "all", keep;
+  std::string profile, level = "all", keep, payload = "kv";
   int context = 1024, suffix = 256, chunk_tokens = coded_cache::chunk_tokens, windows = -1, needles = 0,
       needle_context = 4096;
   int continuations = 0, continuation_tokens = 256;
@@ -56,16 +56,20 @@ void describe(option_list& app, quality_options& o) {
   app.add_flag(
       "--observe", o.observe,
       "tell encoders how much the last 32 tokens of a context looked at each token, instead of letting them guess");
+  option payload = describe_payload(app, o.payload);
   option coarser =
       app.add_option("--coarser", o.coarser, "quarter octaves by which steps are coarser than the profile's, or finer")
           .range(-24.f, 24.f);
   app.add_flag("--measure", o.measure,
                "choose the steps of each context by what the codec is measured to lose on its first half")
-      .excludes(coarser);
+      .excludes(coarser)
+      .excludes(payload);
   app.add_option("--target-kl", o.target_kl, "what the level nearest to it is then to lose, in nats").range(1e-6, 10.0);
   app.add_option("--continuations", o.continuations, "contexts that the model continues greedily").range(0, 4096);
   app.add_option("--continuation-tokens", o.continuation_tokens, "tokens of each").range(1, 1 << 16);
-  app.add_option("--needles", o.needles, "numbers to hide in the texts and to ask for").range(0, 4096);
+  app.add_option("--needles", o.needles, "numbers to hide in the texts and to ask for")
+      .range(0, 4096)
+      .excludes(payload);
   app.add_option("--needle-context", o.needle_context, "tokens of the longest text that one is hidden in")
       .range(256, 1 << 20);
   app.add_option("--seed", o.seed, "of numbers and places");
@@ -131,10 +135,14 @@ void name_worst(json& all, const json& texts) {
 json judge_suffixes(const request& r) {
   // Exact arithmetic: that of 8 bits moves predictions more (KL 0.003) than a fine level does.
   session s(r, arithmetic::exact);
-  const sluice::profile profile = load_profile(r.profile, r.model, s);
+  const sluice::stream::payload holds = payload_of(r.payload);
+  const bool hidden = holds == sluice::stream::payload::hidden;
+  const sluice::profile profile = load_profile(r.profile, r.model, s, holds);
   const std::vector<place> places = places_of(r, s.text, read_texts(r.texts));
   const int continued = r.continuations > 0 ? r.continuation_tokens : 0;
   page_pool pages(s.net.config(), kv_type(r), 2 * page_pool::pages_for(r.context + std::max(r.suffix, continued)));
+  page_pool hidden_pages(payload_shape(s.net.config(), holds), kv_type(r),
+                         hidden ? 2 * page_pool::pages_for(r.context) : 0);
   kept_contexts kept(s.net, s.threads, r.keep);
   std::vector<coded_cache> coded;
   for (const std::string& codec : r.codecs) coded.emplace_back(profile, codec, r.chunk_tokens);
@@ -149,6 +157,12 @@ json judge_suffixes(const request& r) {
     const auto attention = r.observe ? std::span<const float>(exact.attention) : std::span<const float>();
     const attention_probe attended(s.net, std::span(p.ids).subspan(std::size_t(r.context), std::size_t(r.suffix)),
                                    context);
+    sequence states(hidden_pages);
+    if (hidden) {
+      sequence again(pages);
+      s.net.forward(std::span(p.ids).first(std::size_t(r.context)), again,
+                    {.on_hidden = keep_hidden(s.net, states), .end_layer = s.net.config().layers});
+    }
     std::optional<document_probe> probe;
     if (r.measure) probe.emplace(s.net, std::span(p.ids).first(std::size_t(r.context)), context);
     std::vector<std::int32_t> greedy;
@@ -158,8 +172,8 @@ json judge_suffixes(const request& r) {
       bar.at(i * coded.size() + c, places.size() * coded.size());
       const sluice::document_steps steps =
           probe ? probe->steps(coded[c], r.target_kl) : sluice::document_steps{.coarser = r.coarser};
-      const suffix_quality q =
-          judge_window(s.net, p.ids, context, exact.predicted, attention, steps, greedy, r.at, coded[c], &attended);
+      const suffix_quality q = judge_window(s.net, p.ids, context, exact.predicted, attention, steps, greedy, r.at,
+                                            coded[c], &attended, hidden ? &states : nullptr);
       all[c].add(q);
       each[c][p.text].add(q);
     }
@@ -282,11 +296,9 @@ int quality(const quality_options& o) {
   }
   for (const std::string& codec : r.codecs)
     if (!sluice::preset_named(codec.c_str())) throw usage_error("no codec is called " + codec);
-  json report = {{"model", name_of(r.model)},
-                 {"kv", r.kv},
-                 {"chunk_tokens", r.chunk_tokens},
-                 {"suffix", nullptr},
-                 {"needles", nullptr}};
+  json report = {{"model", name_of(r.model)}, {"kv", r.kv},
+                 {"payload", r.payload},      {"chunk_tokens", r.chunk_tokens},
+                 {"suffix", nullptr},         {"needles", nullptr}};
   if (r.windows != 0) report["suffix"] = judge_suffixes(r);
   if (r.needles > 0) report["needles"] = seek_needles(r);
   if (r.json)

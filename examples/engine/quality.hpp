@@ -106,11 +106,13 @@ struct suffix_quality {
 /// Judges one window: a context, whose exact cache is in a sequence, a suffix and one token more, the last that is
 /// predicted. `exact` is what is predicted there, `attention` and `steps` what encoders are told of it, `greedy` what
 /// continue_greedily() gave behind the first token of the suffix, if that is to be judged; both may be empty. `probe` may be
-/// null. The sequence's pool has room for another context and what follows. Errors: throws std::runtime_error.
+/// null. The sequence's pool has room for another context and what follows. With `hidden`, the context's hidden states in a
+/// pool that has room for them twice, these are coded and projected; bits are still those of a value of K and V.
+/// Errors: throws std::runtime_error.
 suffix_quality judge_window(model& net, std::span<const std::int32_t> ids, const sequence& context, const matrix& exact,
                             std::span<const float> attention, const sluice::document_steps& steps,
                             std::span<const std::int32_t> greedy, int level, coded_cache& coded,
-                            const attention_probe* probe = nullptr);
+                            const attention_probe* probe = nullptr, const sequence* hidden = nullptr);
 
 /// The `count` likeliest tokens, one after another, behind the sequence and one token more, `first`. Leaves the sequence as
 /// it was.

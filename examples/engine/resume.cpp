@@ -178,12 +178,20 @@ json levels_of(const std::vector<int>& levels, int chunks, int exact) {
 }
 
 // All that is stored, at one level, as fast as this machine can; what is damaged is computed again.
-come_back at_level(session& s, prefix_cache& prefixes, std::span<const std::int32_t> document, sequence& seq,
-                   int level) {
+come_back at_level(session& s, prefix_cache& prefixes, std::span<const std::int32_t> document, sequence& seq, int level,
+                   sequence* hidden) {
   stopwatch clock;
-  const restore_report r = prefixes.restore(document, seq, level);
+  const restore_report r = prefixes.restore(document, hidden ? *hidden : seq, level);
   come_back out{.tokens = r.tokens, .bytes = r.bytes, .raw_bytes = r.raw_bytes, .seconds = clock.seconds()};
-  compute(s.net, document, seq, r.missing);
+  double project_seconds = 0;
+  if (hidden) {
+    if (seq.grow(r.tokens) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
+    project(s.net, *hidden, 0, r.tokens, seq);
+    project_seconds = clock.seconds();
+    out.seconds += project_seconds;
+    out.raw_bytes = std::size_t(r.tokens) * seq.pool().values_of_token() * std::size_t(seq.pool().element_stride());
+  }
+  compute(s.net, document, seq, r.missing);  // over what was projected of nothing sound
   const double repair_seconds = clock.seconds();
   out.seconds += repair_seconds;
   for (const missing_run& m : r.missing) {
@@ -206,6 +214,7 @@ come_back at_level(session& s, prefix_cache& prefixes, std::span<const std::int3
       {"chunk_levels", levels_of(r.levels, prefixes.chunks_of(int(document.size())), prefixes.profile().passes)},
       {"degraded_pages", r.degraded_pages},
       {"seconds", {{"read", r.read_seconds}, {"decode", r.decode_seconds}, {"repair", repair_seconds}}}};
+  if (hidden) out.figures["seconds"]["project"] = project_seconds;
   if (const auto saved = read_note(r.note, prefixes.name_of(document)))
     out.saved_prefill_seconds = saved->prefill_seconds;
   return out;
@@ -281,9 +290,12 @@ int resume(const resume_options& o, store& kept) {
   }
   const std::string text = read_text(o.prompt_file);
 
+  const sluice::stream::payload holds = payload_of(o.payload);
+  if (holds == sluice::stream::payload::hidden && (o.layer_parts > 0 || o.draft_level >= 0))
+    throw usage_error("hidden states come chunk by chunk, and nothing is drafted on them");
   session s(o);
-  prefix_cache prefixes(s.net, load_profile(o.profile, o.model, s), kept, s.threads,
-                        {kv_type(o), o.salt, o.chunk_tokens});
+  prefix_cache prefixes(s.net, load_profile(o.profile, o.model, s, holds), kept, s.threads,
+                        {kv_type(o), o.salt, o.chunk_tokens, holds});
   const std::vector<std::int32_t> document = document_of(o, s.text, text);
   const std::vector<std::int32_t> asked = make_prompt(s.text, text, o.question).question;
   std::vector<std::int32_t> ids = document;
@@ -291,8 +303,17 @@ int resume(const resume_options& o, store& kept) {
   s.check_context(ids.size(), o.tokens);
   page_pool pages(s.net.config(), kv_type(o), 2 * page_pool::pages_for(int(ids.size()) + o.tokens));
   sequence seq(pages);
+  std::optional<page_pool> hidden_pages;
+  std::optional<sequence> hidden;
+  if (holds == sluice::stream::payload::hidden) {
+    hidden_pages.emplace(prefixes.profile().shape, kv_type(o), page_pool::pages_for(int(document.size())));
+    hidden.emplace(*hidden_pages);
+    streaming.hidden = &*hidden;
+  }
   // A server would know these costs before a request comes, so its clock does not run yet.
-  const machine_costs costs = o.planned() ? measure_costs(s.net, prefixes, pages, document) : machine_costs{};
+  const machine_costs costs =
+      o.planned() ? measure_costs(s.net, prefixes, pages, document, hidden_pages ? &*hidden_pages : nullptr)
+                  : machine_costs{};
 
   come_back r;
   answer got;
@@ -327,12 +348,13 @@ int resume(const resume_options& o, store& kept) {
   } else {
     r = o.planned() ? by_plan(s, prefixes, document,
                               stream_prefix(s.net, prefixes, kept, document, seq, costs, streaming), streaming)
-                    : at_level(s, prefixes, document, seq, o.level);
+                    : at_level(s, prefixes, document, seq, o.level, streaming.hidden);
     got = finish(s, std::span(ids).subspan(std::size_t(r.tokens)), seq, o);
     first_seconds = r.seconds + got.first_seconds;
   }
   const double ratio = r.bytes ? double(r.raw_bytes) / double(r.bytes) : 0;
   json report = {{"model", o.model},
+                 {"payload", o.payload},
                  {"document_tokens", document.size()},
                  {"question_tokens", asked.size()},
                  {"restored_tokens", r.tokens - r.computed},

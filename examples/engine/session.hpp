@@ -2,6 +2,7 @@
 #pragma once
 
 #include "chat.hpp"
+#include "hidden.hpp"
 #include "model.hpp"
 #include "store.hpp"
 #include "tokenizer.hpp"
@@ -64,9 +65,23 @@ inline void describe_profile(option_list& app, std::string& profile) {
       "is none no calibration, which costs twice the bytes");
 }
 
+/// Of commands that code what the model made of a text.
+inline option describe_payload(option_list& app, std::string& payload) {
+  return app
+      .add_option(
+          "--payload", payload,
+          "kv: keys and values; hidden: what each layer takes in, from which keys and values are projected (HCache, "
+          "XQuant): smaller where a model has as many key heads as query heads, larger where few share them")
+      .one_of({"kv", "hidden"});
+}
+
+inline sluice::stream::payload payload_of(const std::string& name) {
+  return name == "hidden" ? sluice::stream::payload::hidden : sluice::stream::payload::kv;
+}
+
 /// Of commands that keep a document's cache in a store.
 struct document_options : model_options, store_options {
-  std::string prompt_file, profile, salt;
+  std::string prompt_file, profile, salt, payload = "kv";
   std::size_t max_tokens = std::size_t{1} << 30;
   int chunk_tokens = 256;
 };
@@ -89,6 +104,7 @@ inline void describe_document(option_list& app, document_options& o) {
   app.add_option(
       "--salt", o.salt,
       "goes into every key: chunks are found only by who gives the same (a tenant, an adapter over the weights)");
+  describe_payload(app, o.payload);
   app.add_option("--chunk-tokens", o.chunk_tokens,
                  "of an object in the store; chunks are found only by who gives the same")
       .range(256, 4096);
@@ -147,15 +163,19 @@ struct session {
 };
 
 /// The profile to code this model's cache with: the one given, else the one beside the model, else one that needs no
-/// calibration, which costs twice the bytes at equal quality. Throws a data_error where it is another model's.
-inline sluice::profile load_profile(const std::string& given, const std::string& model_path, session& s) {
+/// calibration, which costs twice the bytes at equal quality. Hidden states have none but the one given: nobody calibrates
+/// them. Throws a data_error where it is another model's, or of what is not stored.
+inline sluice::profile load_profile(const std::string& given, const std::string& model_path, session& s,
+                                    sluice::stream::payload holds = sluice::stream::payload::kv) {
+  const sluice::model_shape shape = payload_shape(s.net.config(), holds);
+  if (given.empty() && holds == sluice::stream::payload::hidden) return sluice::profile::uncalibrated(shape);
   const std::string path = given.empty() ? profile_beside(model_path) : given;
   if (given.empty() && !std::filesystem::exists(path)) {
     s.warn("no " + path + ": coding without calibration (see `engine calibrate`)");
-    return sluice::profile::uncalibrated(kv_shape(s.net.config()));
+    return sluice::profile::uncalibrated(shape);
   }
   sluice::profile loaded = ::load_profile(path);
-  if (loaded.shape != kv_shape(s.net.config())) throw data_error(path + ": the profile of a model with another shape");
+  if (loaded.shape != shape) throw data_error(path + ": the profile of a model with another shape");
   return loaded;
 }
 

@@ -22,17 +22,18 @@ namespace {
 sluice::stream::cost_rates rates_of(const machine_costs& costs) {
   return {.recompute_seconds_per_token = costs.seconds_per_token,
           .recompute_seconds_per_token_position = costs.seconds_per_token_position,
+          .project_seconds_per_token = costs.project_seconds_per_token,
           .decode_seconds_per_value = costs.decode_seconds_per_value,
           .exact_decode_seconds_per_value = costs.decode_seconds_per_value / 3};
 }
 
-// Chunk by chunk; or, in several parts, for each part of the layers unit by unit.
+// Chunk by chunk; or, in several parts, for each part of the layers unit by unit. `seq`: what chunks are decoded into.
 sluice::stream::cost_model cost_of(const prefix_cache& prefixes, std::span<const located_chunk> chunks,
                                    const machine_costs& costs, const sequence& seq, std::size_t document_tokens,
                                    std::span<const sluice::stream::layer_range> parts = {}) {
   const sluice::profile& profile = prefixes.profile();
   const auto values = [&](const located_chunk& c, int layers) {
-    return std::uint64_t(c.end - c.begin) * std::uint64_t(2 * layers * seq.pool().kv_heads() * seq.pool().head_dim());
+    return std::uint64_t(c.end - c.begin) * std::uint64_t(seq.pool().num_planes() * layers * seq.pool().width());
   };
   const auto loss = sluice::stream::context_loss::of(profile, double(document_tokens));
   std::vector<sluice::stream::chunk_cost> all;
@@ -51,6 +52,9 @@ sluice::stream::cost_model cost_of(const prefix_cache& prefixes, std::span<const
               : sluice::stream::chunk_of(c.begin, c.end - c.begin, values(c, part.end - part.begin), {}, 0, of_part));
       all.back().layers = part;
     }
+  if (seq.pool().num_planes() == 1)  // hidden states
+    for (sluice::stream::chunk_cost& c : all)
+      if (c.kinds.empty()) c.kinds = {sluice::stream::payload::hidden};
   return sluice::stream::cost_model::make(std::move(all), rates_of(costs), loss.levels()).value();
 }
 
@@ -63,6 +67,7 @@ struct page_sink {
   std::span<const located_chunk> chunks;
   sluice::stream::page_decoder<prefix_cache::codec, prefix_cache::exact> pages;
   std::vector<int> levels;  // of each chunk (or unit), what its pages hold: coarser than asked for where the object is
+  const sequence* hidden = nullptr;  // whose pages are filled, where chunks hold hidden states
   // Of each chunk that is computed part by part: what enters the next layer.
   struct residual {
     int layer = 0;
@@ -93,6 +98,10 @@ struct page_sink {
   sluice::status compute(const sluice::stream::step& what, const std::stop_token& stop) {
     struct given_up {};
     const sluice::stream::chunk_cost& c = cost->chunk(what.chunk);
+    if (what.what == sluice::stream::action::patch) {
+      project(*net, *hidden, int(c.position), c.tokens, *seq);
+      return sluice::status::ok;
+    }
     const sluice::gap all{.position = c.position, .tokens = c.tokens};
     const sluice::gap& missing = what.missing ? what.missing : all;
     forward_options options{.position = int(missing.position)};
@@ -276,13 +285,15 @@ stream_result stream(model& net, prefix_cache& prefixes, store& from, std::span<
     if (c.state != sluice::status::ok && c.state != sluice::status::not_found)
       append(out.unread, {c.begin, c.end - c.begin, c.state, c.detail});
   }
-  if (seq.grow(int(ids.size())) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
+  sequence& filled = options.hidden ? *options.hidden : seq;  // what chunks are decoded into
+  for (sequence* s : {&seq, options.hidden})
+    if (s && s->grow(int(ids.size())) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
   std::vector<sluice::stream::layer_range> parts;
   const int layers = seq.pool().layers(), num_parts = std::clamp(options.layer_parts, 1, layers);
   for (int i = 0; meanwhile && i < num_parts; ++i)
     parts.push_back({i * layers / num_parts, (i + 1) * layers / num_parts});
   const sluice::stream::cost_model cost =
-      cost_of(prefixes, chunks, out.saved ? out.saved->costs : measured, seq, ids.size(), parts);
+      cost_of(prefixes, chunks, out.saved ? out.saved->costs : measured, filled, ids.size(), parts);
   std::vector<sluice::stream::stored_chunk> names;
   if (parts.empty())
     for (const located_chunk& c : chunks) names.push_back({c.key, c.exact_key});
@@ -291,10 +302,16 @@ stream_result stream(model& net, prefix_cache& prefixes, store& from, std::span<
       names.push_back({c.key, c.exact_key, c.head,
                        c.state == sluice::status::ok ? sluice::stream::parts_of(c.index, part)
                                                      : std::vector<sluice::byte_range>()});
-  const sluice::kv_view view = seq.view();
-  page_sink sink{
-      &net, &seq, ids, &cost, chunks, {prefixes.profile(), cost, {&view, 1}, ids}, std::vector<int>(names.size(), -1)};
-  out.raw_bytes = ids.size() * std::size_t(2 * seq.pool().layers()) * std::size_t(seq.pool().token_stride());
+  const sluice::kv_view view = filled.view();
+  page_sink sink{&net,
+                 &seq,
+                 ids,
+                 &cost,
+                 chunks,
+                 {prefixes.profile(), cost, {&view, 1}, ids},
+                 std::vector<int>(names.size(), -1),
+                 options.hidden};
+  out.raw_bytes = ids.size() * seq.pool().values_of_token() * std::size_t(seq.pool().element_stride());
   out.locate_seconds = clock() - begin;
   const double left = std::max(0.0, deadline - out.locate_seconds);
   if (draft) {

@@ -22,6 +22,9 @@ struct stream_options {
   double deadline_seconds = 1;                       ///< until every token of the document is usable
   const sluice::stream::link_trace* link = nullptr;  ///< slows the store down to this link; null = as fast as it is
   int layer_parts = 1;                               ///< of stream_layers(): parts that the model's layers come in
+  /// Where the chunks hold hidden states: an empty sequence of these, whose chunks are projected as they come. Of
+  /// stream_prefix().
+  sequence* hidden = nullptr;
 };
 
 struct stream_result {

@@ -178,6 +178,41 @@ TEST_CASE("command: an answer that was drafted on a coarse level is that of the 
   CHECK(f.resume({"--draft-level", "0", "--layer-parts", "2"}).code == 2);
 }
 
+TEST_CASE("command: hidden states are kept beside keys and values, and answer as these do") {
+  fixture f;
+  const json saved = f.save({"--payload", "hidden", "--exact-copies"}).facts();
+  REQUIRE(saved.is_object());
+  CHECK(saved["payload"] == "hidden");
+  CHECK(f.resume().facts()["restored_tokens"] == 0);  // they are no keys and values
+  json facts = f.resume({"--payload", "hidden", "--level", "3", "--compare", "--strict"}).facts();
+  REQUIRE(facts.is_object());
+  CHECK(facts["restored_tokens"] == facts["document_tokens"]);
+  CHECK(facts["seconds"]["project"] > 0);
+  CHECK(facts["raw_bytes"] == saved["raw_bytes"]);
+  CHECK(facts["compare"]["kl"] < 0.05);
+  for (const char* policy : {"cake", "progressive_cake"}) {
+    CAPTURE(policy);
+    facts = f.resume({"--payload", "hidden", "--deadline", "5", "--policy", policy, "--compare", "--strict"}).facts();
+    REQUIRE(facts.is_object());
+    CHECK(facts["computed_tokens"].get<int>() + facts["restored_tokens"].get<int>() ==
+          facts["document_tokens"].get<int>() + facts["question_tokens"].get<int>());
+    CHECK(facts["compare"]["kl"] < 0.05);
+  }
+  for (const std::string& file : f.files("")) {
+    if (file.ends_with(".json")) continue;
+    std::string bytes = contents(file);
+    bytes[bytes.size() / 10] = char(bytes[bytes.size() / 10] ^ 1);  // of the base, so that its tokens are computed
+    std::ofstream(file, std::ios::binary | std::ios::trunc) << bytes;
+  }
+  facts = f.resume({"--payload", "hidden", "--level", "3", "--compare"}).facts();
+  CHECK_FALSE(facts["faults"].empty());
+  CHECK(facts["compare"]["kl"] < 0.05);
+  CHECK(f.resume({"--payload", "hidden", "--layer-parts", "2"}).code == 2);
+  CHECK(f.resume({"--payload", "hidden", "--draft-level", "0"}).code == 2);
+  CHECK(f.save({"--payload", "hidden", "--measure"}).code == 2);
+  CHECK(f.save({"--payload", "unheard-of"}).code == 2);
+}
+
 TEST_CASE("command: a deadline needs no note of what computing costs") {
   fixture f;
   REQUIRE(f.save().code == 0);
