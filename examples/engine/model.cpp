@@ -71,15 +71,22 @@ void model::load() {
 
 // SHA-256 of checksums, two of each MiB: gigabytes of weights are hashed at the speed of memory, and nobody forges weights
 // here.
-sluice::digest model::identity() const noexcept {
+static sluice::digest hash_of(std::span<const std::byte> file, arithmetic mode) noexcept {
   sluice::sha256 hash;
-  hash.add(std::uint64_t(mode_)).add(file_.bytes().size());
-  for (std::span rest = file_.bytes(); !rest.empty();) {
+  hash.add(std::uint64_t(mode)).add(file.size());
+  for (std::span rest = file; !rest.empty();) {
     const std::size_t n = std::min<std::size_t>(rest.size(), 1 << 20);
     hash.add(std::uint64_t{sluice::checksum(rest.data(), n, 1)} << 32 | sluice::checksum(rest.data(), n, 0));
     rest = rest.subspan(n);
   }
   return hash.finish();
+}
+
+sluice::digest model::identity() const noexcept { return hash_of(file_.bytes(), mode_); }
+
+sluice::digest model::identity_of(const std::string& path, arithmetic mode) {
+  const mapped_file file(path);
+  return hash_of(file.bytes(), int8::accelerated ? mode : arithmetic::exact);
 }
 
 matrix model::output_projection(int layer) const {

@@ -62,6 +62,8 @@ class model {
   /// Tells what this model makes of tokens from what any other does: a hash of the file, which holds the weights as they
   /// are quantised, the hyper-parameters and the tokenizer, and of the arithmetic, whose caches differ (KL 0.003).
   sluice::digest identity() const noexcept;
+  /// The same of a model that is not loaded. Errors: throws file_error.
+  static sluice::digest identity_of(const std::string& path, arithmetic mode);
 
   /// Appends tokens to the sequence and computes them. Throws std::runtime_error where the pool is full, an id is outside
   /// the vocabulary, or options.position leaves the sequence.

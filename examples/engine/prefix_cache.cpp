@@ -22,7 +22,7 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 sluice::digest identity_of(const model& net, const prefix_options& options) {
   const std::string_view type = to_string(options.kv), hidden = "hidden states";
   sluice::sha256 hash;
-  hash.add(net.identity()).add(std::as_bytes(std::span(type)));
+  hash.add(options.made_by ? *options.made_by : net.identity()).add(std::as_bytes(std::span(type)));
   if (options.holds == sluice::stream::payload::hidden) hash.add(std::as_bytes(std::span(hidden)));
   return hash.finish();
 }

@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -85,6 +86,8 @@ struct prefix_options {
   int chunk_tokens = 256;                 ///< of an object; whoever looks for it has to say the same
   /// What chunks hold; of hidden states, the sequences that are saved and filled are those.
   sluice::stream::payload holds = sluice::stream::payload::kv;
+  /// Whose caches they are, where another model of this shape made them (a fine-tune, other weights): model::identity_of().
+  std::optional<sluice::digest> made_by{};
 };
 
 class prefix_cache {

@@ -25,8 +25,8 @@ namespace engine {
 namespace {
 
 struct resume_options : document_options {
-  std::string question, policy = "progressive_cake", link;
-  int level = 1, tokens = 64, layer_parts = 0, draft_level = -1;
+  std::string question, policy = "progressive_cake", link, cache_of;
+  int level = 1, tokens = 64, layer_parts = 0, draft_level = -1, compute_layers = 0;
   double deadline = 1;
   bool compare = false, strict = false, ignore_end = false;
   option policy_given, deadline_given, link_given;
@@ -137,14 +137,27 @@ void describe(option_list& app, resume_options& o) {
              "refine cannot do so, layerwise is what plans unless one is given")
           .range(1, 4096)
           .excludes(level);
-  app.add_option("--draft-level", o.draft_level,
-                 "answer from the document at this level while its exact copies come (the finest level where there are "
-                 "none), then verify: the answer is that of the exact copies, token by token; takes twice the pages")
-      .range(0, int(sluice::max_passes) - 1)
-      .excludes(level)
-      .excludes(o.policy_given)
-      .excludes(o.deadline_given)
-      .excludes(parts);
+  option draft =
+      app.add_option(
+             "--draft-level", o.draft_level,
+             "answer from the document at this level while its exact copies come (the finest level where there are "
+             "none), then verify: the answer is that of the exact copies, token by token; takes twice the pages")
+          .range(0, int(sluice::max_passes) - 1)
+          .excludes(level)
+          .excludes(o.policy_given)
+          .excludes(o.deadline_given)
+          .excludes(parts);
+  app.add_option(
+         "--compute-layers", o.compute_layers,
+         "compute the first so many layers from the text while the others are fetched (DroidSpeak), at --level or "
+         "as planned")
+      .range(1, 4096)
+      .excludes(parts)
+      .excludes(draft);
+  app.add_option(
+      "--cache-of", o.cache_of,
+      "take the caches that this model left, another fine-tune or quantisation of the same shape; its profile is the "
+      "one beside it unless one is given");
   app.add_flag("--ignore-end", o.ignore_end, "go on behind the answer's end, up to --tokens");
   app.add_flag("--compare", o.compare, "compute everything as well, and tell how far the two are apart");
   app.add_flag("--strict", o.strict,
@@ -293,9 +306,16 @@ int resume(const resume_options& o, store& kept) {
   const sluice::stream::payload holds = payload_of(o.payload);
   if (holds == sluice::stream::payload::hidden && (o.layer_parts > 0 || o.draft_level >= 0))
     throw usage_error("hidden states come chunk by chunk, and nothing is drafted on them");
+  if (o.compute_layers > 0 && holds == sluice::stream::payload::hidden)
+    throw usage_error("--compute-layers takes keys and values for the other layers, not hidden states");
   session s(o);
-  prefix_cache prefixes(s.net, load_profile(o.profile, o.model, s, holds), kept, s.threads,
-                        {kv_type(o), o.salt, o.chunk_tokens, holds});
+  if (o.compute_layers >= s.net.config().layers && o.compute_layers > 0)
+    throw usage_error("the model has " + std::to_string(s.net.config().layers) + " layers: some have to be fetched");
+  const std::string& maker = o.cache_of.empty() ? o.model : o.cache_of;
+  prefix_options cache{kv_type(o), o.salt, o.chunk_tokens, holds};
+  if (!o.cache_of.empty())
+    cache.made_by = model::identity_of(o.cache_of, o.exact ? arithmetic::exact : arithmetic::fast);
+  prefix_cache prefixes(s.net, load_profile(o.profile, maker, s, holds), kept, s.threads, cache);
   const std::vector<std::int32_t> document = document_of(o, s.text, text);
   const std::vector<std::int32_t> asked = make_prompt(s.text, text, o.question).question;
   std::vector<std::int32_t> ids = document;
@@ -303,6 +323,13 @@ int resume(const resume_options& o, store& kept) {
   s.check_context(ids.size(), o.tokens);
   page_pool pages(s.net.config(), kv_type(o), 2 * page_pool::pages_for(int(ids.size()) + o.tokens));
   sequence seq(pages);
+  streaming.compute_layers = o.compute_layers;
+  const bool masked = o.compute_layers > 0, planned = o.planned() || masked;
+  if (masked && !o.planned()) {
+    streaming.level = o.level;
+    streaming.policy = "everything";
+    streaming.deadline_seconds = 1e6;
+  }
   std::optional<page_pool> hidden_pages;
   std::optional<sequence> hidden;
   if (holds == sluice::stream::payload::hidden) {
@@ -312,8 +339,8 @@ int resume(const resume_options& o, store& kept) {
   }
   // A server would know these costs before a request comes, so its clock does not run yet.
   const machine_costs costs =
-      o.planned() ? measure_costs(s.net, prefixes, pages, document, hidden_pages ? &*hidden_pages : nullptr)
-                  : machine_costs{};
+      planned ? measure_costs(s.net, prefixes, pages, document, hidden_pages ? &*hidden_pages : nullptr)
+              : machine_costs{};
 
   come_back r;
   answer got;
@@ -334,7 +361,7 @@ int resume(const resume_options& o, store& kept) {
     first_seconds = got.when.empty() ? r.seconds + got.first_seconds : since(got.when[0]);
     drafted = {{"level", o.draft_level}, {"tokens", draft.tokens.size()}, {"accepted", got.accepted}};
     if (!draft.when.empty()) drafted["first_token_seconds"] = since(draft.when[0]);
-    for (const char* planned : {"policy", "deadline_seconds", "deadline_met"}) r.figures.erase(planned);
+    for (const char* figure : {"policy", "deadline_seconds", "deadline_met"}) r.figures.erase(figure);
   } else if (o.layer_parts > 0) {
     stopwatch clock;
     const stream_result streamed =
@@ -346,12 +373,13 @@ int resume(const resume_options& o, store& kept) {
     r = by_plan(s, prefixes, document, streamed, streaming);
     r.figures["layer_parts"] = o.layer_parts;
   } else {
-    r = o.planned() ? by_plan(s, prefixes, document,
-                              stream_prefix(s.net, prefixes, kept, document, seq, costs, streaming), streaming)
-                    : at_level(s, prefixes, document, seq, o.level, streaming.hidden);
+    r = planned ? by_plan(s, prefixes, document, stream_prefix(s.net, prefixes, kept, document, seq, costs, streaming),
+                          streaming)
+                : at_level(s, prefixes, document, seq, o.level, streaming.hidden);
     got = finish(s, std::span(ids).subspan(std::size_t(r.tokens)), seq, o);
     first_seconds = r.seconds + got.first_seconds;
   }
+  if (masked) r.figures["compute_layers"] = o.compute_layers;
   const double ratio = r.bytes ? double(r.raw_bytes) / double(r.bytes) : 0;
   json report = {{"model", o.model},
                  {"payload", o.payload},

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "streamed.hpp"
+#include "everything_at.hpp"
 
 #include <sluice/stream/plan/any_policy.hpp>
 #include <sluice/stream/plan/by_name.hpp>
@@ -30,13 +31,26 @@ sluice::stream::cost_rates rates_of(const machine_costs& costs) {
 // Chunk by chunk; or, in several parts, for each part of the layers unit by unit. `seq`: what chunks are decoded into.
 sluice::stream::cost_model cost_of(const prefix_cache& prefixes, std::span<const located_chunk> chunks,
                                    const machine_costs& costs, const sequence& seq, std::size_t document_tokens,
-                                   std::span<const sluice::stream::layer_range> parts = {}) {
+                                   std::span<const sluice::stream::layer_range> parts, int compute_layers) {
   const sluice::profile& profile = prefixes.profile();
   const auto values = [&](const located_chunk& c, int layers) {
     return std::uint64_t(c.end - c.begin) * std::uint64_t(seq.pool().num_planes() * layers * seq.pool().width());
   };
   const auto loss = sluice::stream::context_loss::of(profile, double(document_tokens));
   std::vector<sluice::stream::chunk_cost> all;
+  if (compute_layers > 0) {
+    const auto layers = std::size_t(seq.pool().layers());
+    for (const located_chunk& c : chunks) {
+      if (c.state == sluice::status::ok) {
+        all.push_back(sluice::stream::chunk_above(c.index, compute_layers, profile, double(document_tokens)));
+        continue;
+      }
+      all.push_back(sluice::stream::chunk_of(c.begin, c.end - c.begin, values(c, int(layers)), {}, 0, loss));
+      all.back().bytes.assign(std::size_t(loss.levels() + 1) * layers, 0);
+      all.back().kinds.assign(layers, sluice::stream::payload::absent);
+    }
+    return sluice::stream::cost_model::make(std::move(all), rates_of(costs), loss.levels(), int(layers)).value();
+  }
   for (const located_chunk& c : chunks)
     if (parts.empty())
       all.push_back(c.state == sluice::status::ok
@@ -83,7 +97,7 @@ struct page_sink {
       done.worst = sluice::status::absent, done.missing = {};  // what is computed next may look at it
     int& held = levels[std::size_t(unit)];
     const located_chunk& c = chunks[chunk_of(unit)];
-    const bool part = cost->chunk(unit).layers != sluice::stream::layer_range{};
+    const bool part = cost->chunk(unit).layers != sluice::stream::layer_range{} || cost->num_layers() > 1;
     if (level == cost->exact_level())
       held = level;
     else if (done.degraded > 0)  // a frame with holes does not tell by how much
@@ -98,7 +112,8 @@ struct page_sink {
   sluice::status compute(const sluice::stream::step& what, const std::stop_token& stop) {
     struct given_up {};
     const sluice::stream::chunk_cost& c = cost->chunk(what.chunk);
-    if (what.what == sluice::stream::action::patch) {
+    const bool patch = what.what == sluice::stream::action::patch;
+    if (patch && hidden) {
       project(*net, *hidden, int(c.position), c.tokens, *seq);
       return sluice::status::ok;
     }
@@ -106,6 +121,7 @@ struct page_sink {
     const sluice::gap& missing = what.missing ? what.missing : all;
     forward_options options{.position = int(missing.position)};
     if (what.missing) options.end_layer = missing.end_layer;
+    if (patch) options.end_layer = int(std::ranges::count(c.kinds, sluice::stream::payload::absent));  // the lowest
     residual reached;
     options.on_hidden = [&](int layer, int, std::span<const float> x) {
       if (stop.stop_requested()) throw given_up{};
@@ -292,16 +308,20 @@ stream_result stream(model& net, prefix_cache& prefixes, store& from, std::span<
   const int layers = seq.pool().layers(), num_parts = std::clamp(options.layer_parts, 1, layers);
   for (int i = 0; meanwhile && i < num_parts; ++i)
     parts.push_back({i * layers / num_parts, (i + 1) * layers / num_parts});
-  const sluice::stream::cost_model cost =
-      cost_of(prefixes, chunks, out.saved ? out.saved->costs : measured, filled, ids.size(), parts);
+  const sluice::stream::cost_model cost = cost_of(prefixes, chunks, out.saved ? out.saved->costs : measured, filled,
+                                                  ids.size(), parts, options.compute_layers);
   std::vector<sluice::stream::stored_chunk> names;
-  if (parts.empty())
+  const auto name_parts = [&](const located_chunk& c, const sluice::stream::layer_range& part) {
+    names.push_back(
+        {c.key, c.exact_key, c.head,
+         c.state == sluice::status::ok ? sluice::stream::parts_of(c.index, part) : std::vector<sluice::byte_range>()});
+  };
+  if (options.compute_layers > 0)
+    for (const located_chunk& c : chunks) name_parts(c, {options.compute_layers, layers});
+  else if (parts.empty())
     for (const located_chunk& c : chunks) names.push_back({c.key, c.exact_key});
   for (const sluice::stream::layer_range& part : parts)
-    for (const located_chunk& c : chunks)
-      names.push_back({c.key, c.exact_key, c.head,
-                       c.state == sluice::status::ok ? sluice::stream::parts_of(c.index, part)
-                                                     : std::vector<sluice::byte_range>()});
+    for (const located_chunk& c : chunks) name_parts(c, part);
   const sluice::kv_view view = filled.view();
   page_sink sink{&net,
                  &seq,
@@ -340,18 +360,25 @@ stream_result stream(model& net, prefix_cache& prefixes, store& from, std::span<
     }
     return out;
   }
+  exact &= options.compute_layers == 0;
   if (options.policy == "always_raw" && (!exact || meanwhile))
-    throw std::runtime_error(meanwhile ? "policy always_raw: exact copies do not come layer by layer"
-                                       : "policy always_raw: the store has no exact copies (save --exact-copies)");
-  const bool known = sluice::stream::with_policy(options.policy, [&](auto policy) {
-    if constexpr (requires { policy.level; })  // of cake: the exact copy unless told
-      if (!exact || meanwhile) policy.level = cost.num_levels() - 1;
-    constexpr bool refines = sluice::stream::refining_policy<decltype(policy)>;
-    if (refines && meanwhile)
-      throw std::runtime_error("policy " + options.policy + ": refines what the engine may be reading");
-    out.report = run(cost, names, source, left, sink, sluice::stream::erased(policy), meanwhile);
-  });
+    throw std::runtime_error(meanwhile || options.compute_layers > 0
+                                 ? "policy always_raw: exact copies do not come layer by layer"
+                                 : "policy always_raw: the store has no exact copies (save --exact-copies)");
+  const bool known =
+      options.level >= 0 || sluice::stream::with_policy(options.policy, [&](auto policy) {
+        if constexpr (requires { policy.level; })  // of cake: the exact copy unless told
+          if (!exact || meanwhile) policy.level = cost.num_levels() - 1;
+        constexpr bool refines = sluice::stream::refining_policy<decltype(policy)>;
+        if (refines && meanwhile)
+          throw std::runtime_error("policy " + options.policy + ": refines what the engine may be reading");
+        out.report = run(cost, names, source, left, sink, sluice::stream::erased(policy), meanwhile);
+      });
   if (!known) throw std::runtime_error("there is no policy " + options.policy);
+  if (options.level >= 0) {
+    const everything_at policy{std::min(options.level, cost.num_levels() - 1)};
+    out.report = run(cost, names, source, left, sink, sluice::stream::erased(policy), nullptr);
+  }
   if (out.report.outcome != sluice::status::ok)
     throw std::runtime_error(std::string("computing: ") + to_string(out.report.outcome));
   for (std::size_t c = 0; c < names.size(); ++c) {

@@ -25,6 +25,10 @@ struct stream_options {
   /// Where the chunks hold hidden states: an empty sequence of these, whose chunks are projected as they come. Of
   /// stream_prefix().
   sequence* hidden = nullptr;
+  /// Layers before this one are computed from the text, chunk by chunk, while the others are fetched (DroidSpeak). Of
+  /// stream_prefix(); exact copies are not used then.
+  int compute_layers = 0;
+  int level = -1;  ///< from 0 on: all chunks are fetched at this level, and no policy asked
 };
 
 struct stream_result {

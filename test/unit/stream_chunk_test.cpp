@@ -128,3 +128,46 @@ TEST_CASE("chunk: a predictor's span widens a range of layers downwards") {
   CHECK(ranges_of(index, {0, 1}, -1).empty());
   CHECK(ranges_of(index, {0, 1}, 0, -1).empty());
 }
+
+TEST_CASE("chunk: the upper layers are fetched, the lower ones are left to the engine") {
+  const context::capture& c = context::sample();
+  const std::span<const std::byte> frame = frame_of(2, false);
+  const frame_index index = index_of(frame);
+  constexpr int first = 7, layers = 30;
+  const chunk_cost k = chunk_above(index, first, c.model, 256), unit = unit_of(index, {first, layers}, c.model, 256);
+  cost_rates rates;
+  rates.recompute_seconds_per_token = 1e-3;
+  const cost_model cost = cost_model::make({k}, rates, c.model.passes, layers).value();
+  CHECK(k.values == 32 * (layers - first) * 2 * 192);
+  CHECK(cost.patch_seconds(0) == doctest::Approx(32e-3 * first / layers));
+  CHECK(cost.patch_again_seconds(0) == 0);
+  CHECK(cost.patch_needs_prefix(0));
+  CHECK(cost.bytes(0, cost.exact_level()) >= bytes_of_no_copy);
+  const std::vector<byte_range> parts = parts_of(index, {first, layers});
+  for (int level = 0; level < c.model.passes; ++level) {
+    CAPTURE(level);
+    CHECK(cost.bytes(0, level) == unit.bytes[std::size_t(level)]);
+    CHECK(cost.loss(0, level) == unit.loss[std::size_t(level)]);
+    // With nothing but these bytes the upper layers decode, and the lower ones stay as they were.
+    std::vector<std::byte> holes(frame.size());
+    std::memcpy(holes.data(), frame.data(), index.size_at(-1));
+    for (int l = 0; l <= level; ++l) {
+      const byte_range r = parts[std::size_t(l)];
+      std::memcpy(holes.data() + r.begin - sizeof(object_header), frame.data() + r.begin - sizeof(object_header),
+                  r.size());
+    }
+    context::pages to = c.empty();
+    page_decoder<> d(c.model, cost, {&to.view, 1});
+    CHECK(d.decode(0, level, holes).worst == status::ok);
+    for (int l = 0; l < layers; ++l)
+      for (const plane p : {plane::key, plane::value})
+        for (int t = 64; t < 96; ++t) {
+          const std::byte* const got = to.view.at(p, l, t, 0, 0);
+          const std::byte* const want = c.levels[std::size_t(level)].view.at(p, l, t, 0, 0);
+          if (l < first)
+            REQUIRE(std::all_of(got, got + 384, [](std::byte b) { return b == context::untouched; }));
+          else
+            REQUIRE(std::memcmp(got, want, 384) == 0);
+        }
+  }
+}

@@ -213,6 +213,32 @@ TEST_CASE("command: hidden states are kept beside keys and values, and answer as
   CHECK(f.save({"--payload", "unheard-of"}).code == 2);
 }
 
+TEST_CASE("command: layers from the text, over this model's caches and another's") {
+  fixture f;
+  const std::string other = f.folder.path + "/other.gguf";
+  std::ofstream(other, std::ios::binary) << tiny::make_gguf({.arch = "llama", .layers = 2, .seed = 9});
+  REQUIRE(f.save().code == 0);
+  const json own = f.resume({"--level", "3", "--compute-layers", "1", "--compare", "--strict"}).facts();
+  REQUIRE(own.is_object());
+  CHECK(own["compute_layers"] == 1);
+  CHECK(own["compare"]["kl"] < 0.05);
+  CHECK(own["bytes"] < f.resume({"--level", "3"}).facts()["bytes"]);
+  CHECK(f.resume({"--compute-layers", "1", "--deadline", "5", "--strict"}).code == 0);
+  CHECK(f.resume({"--cache-of", other}).facts()["restored_tokens"] == 0);
+  std::vector<std::string> call = f.call("save", {"--store", f.store});
+  call[1] = other;
+  REQUIRE(run_engine(call).code == 0);
+  const json its =
+      f.resume({"--cache-of", other, "--level", "3", "--compute-layers", "1", "--compare", "--strict"}).facts();
+  REQUIRE(its.is_object());
+  CHECK(its["restored_tokens"] == its["document_tokens"]);
+  CHECK(its["compare"]["kl"] > own["compare"]["kl"]);
+  CHECK(f.resume({"--compute-layers", "2"}).code == 2);  // nothing would be fetched
+  CHECK(f.resume({"--compute-layers", "1", "--payload", "hidden"}).code == 2);
+  CHECK(f.resume({"--compute-layers", "1", "--layer-parts", "2"}).code == 2);
+  CHECK(f.resume({"--cache-of", f.folder.path + "/nowhere"}).code == 1);
+}
+
 TEST_CASE("command: a deadline needs no note of what computing costs") {
   fixture f;
   REQUIRE(f.save().code == 0);

@@ -432,3 +432,81 @@ TEST_CASE("stream: a store that is not there costs nothing but the computing") {
   CHECK(r.report.outcome == sluice::status::ok);
   CHECK(r.report.recomputed_tokens == 300);
 }
+
+TEST_CASE("stream: the first layers from the text, the others from the store, also from another model's") {
+  stored_model m({.arch = "llama", .layers = 4, .seed = 7}, 2, 400);
+  const tiny::temporary_file file(tiny::make_gguf({.arch = "llama", .layers = 4, .seed = 8}));
+  model other(file.path(), arithmetic::exact, m.threads);
+  std::mt19937_64 random(7);
+  std::vector<std::int32_t> ids;
+  for (int i = 0; i < 2 * prefix_cache::chunk_tokens + 60; ++i) ids.push_back(std::int32_t(random() % 256));
+  sequence own(m.pages), its(m.pages);
+  m.net.forward(ids, own);
+  other.forward(ids, its);
+  prefix_cache foreign(m.net, m.prefixes.profile(), m.kept, m.threads, {.made_by = other.identity()});
+  CHECK(model::identity_of(file.path(), arithmetic::exact) == other.identity());
+  m.prefixes.save(ids, own, sluice::max_passes, true);
+  foreign.save(ids, its, sluice::max_passes, true);
+  prefix_cache others(other, m.prefixes.profile(), m.kept, m.threads);
+  CHECK(others.name_of(ids) == foreign.name_of(ids));
+  // Layers of `seq` against those of a cache, in root mean squares of it.
+  const auto error = [&](const sequence& seq, const sequence& of, int first, int end) {
+    const int n = seq.pool().width();
+    std::vector<float> a(static_cast<std::size_t>(n)), b(a);
+    double e = 0, size = 0;
+    for (const sluice::plane p : {sluice::plane::key, sluice::plane::value})
+      for (int l = first; l < end; ++l)
+        for (int t = 0; t < of.tokens(); ++t) {
+          load_row(seq.at(p, l, t), seq.pool().type(), a.data(), n);
+          load_row(of.at(p, l, t), of.pool().type(), b.data(), n);
+          for (std::size_t i = 0; i < a.size(); ++i) {
+            e += std::pow(double(a[i]) - double(b[i]), 2);
+            size += std::pow(double(b[i]), 2);
+          }
+        }
+    return std::sqrt(e / size);
+  };
+  const machine_costs costs{1e-4, 1e-9, 1e-9};
+  for (const bool from_other : {false, true}) {
+    CAPTURE(from_other);
+    prefix_cache& p = from_other ? foreign : m.prefixes;
+    const sequence& stored = from_other ? its : own;
+    std::size_t last = ~std::size_t{0};
+    for (const int n : {1, 2, 3}) {
+      CAPTURE(n);
+      sequence seq(m.pages);
+      const stream_result r =
+          stream_prefix(m.net, p, m.kept, ids, seq, costs, {.deadline_seconds = 1e3, .compute_layers = n, .level = 3});
+      CHECK(r.report.outcome == sluice::status::ok);
+      CHECK(r.report.faults.empty());
+      CHECK(r.report.recomputed_tokens == 0);
+      CHECK(r.report.bytes < last);  // the more is computed, the less is fetched
+      last = r.report.bytes;
+      CHECK(error(seq, own, 0, n) < 1e-3);
+      const double fetched = error(seq, stored, n, 4);
+      CHECK(fetched > 1e-3);
+      CHECK(fetched < 0.2);
+    }
+  }
+  // Whoever plans, and whatever is damaged: every token ends up there.
+  const std::string path = m.folder.path + "/" + sluice::stream::to_hex(m.prefixes.locate(ids).chunks[1].key);
+  const auto size = std::filesystem::file_size(path);
+  std::fstream out(path, std::ios::in | std::ios::out | std::ios::binary);
+  out.seekp(std::streamoff(size / 5));
+  for (std::size_t i = 0; i < size / 2; ++i) out.put(char(i * 7));
+  out.close();
+  for (const std::string_view name : sluice::stream::policy_names) {
+    const std::string policy(name);
+    CAPTURE(policy);
+    sequence seq(m.pages);
+    const stream_options options{.policy = policy, .deadline_seconds = 5, .compute_layers = 2};
+    if (policy == "always_raw") {
+      CHECK_THROWS_AS(stream_prefix(m.net, m.prefixes, m.kept, ids, seq, costs, options), std::runtime_error);
+      continue;
+    }
+    const stream_result r = stream_prefix(m.net, m.prefixes, m.kept, ids, seq, costs, options);
+    CHECK(r.report.outcome == sluice::status::ok);
+    CHECK(error(seq, own, 0, 2) < 1e-3);
+    CHECK(error(seq, own, 2, 4) < 3);
+  }
+}

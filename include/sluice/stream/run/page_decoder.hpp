@@ -21,7 +21,7 @@ class page_decoder {
   /// the sequence, [i] = at position i, borrowed; codecs that predict from them refuse frames without.
   page_decoder(const profile& p, const cost_model& cost, std::span<const kv_view> cache,
                std::span<const std::int32_t> tokens = {})
-      : decoder_(p), exact_(p), cost_(&cost), cache_(cache), tokens_(tokens) {}
+      : decoder_(p), exact_(p), cost_(&cost), num_layers_(p.shape.num_layers()), cache_(cache), tokens_(tokens) {}
 
   /// As chunk_sink asks for it. Errors: wrong_positions where no view shows any of the chunk; those of
   /// decoder::decode().
@@ -41,6 +41,9 @@ class page_decoder {
       side.tokens = tokens_.subspan(std::size_t(c.position), std::size_t(c.tokens));
     decode_options options{.level = level, .sequence_end = sequence_end, .side = side};
     if (c.layers != layer_range{}) options.layers = {c.layers.begin, c.layers.end};
+    if (std::ssize(c.kinds) == num_layers_)  // absent layers come from the engine
+      while (options.layers.begin < num_layers_ && c.kinds[std::size_t(options.layers.begin)] == payload::absent)
+        ++options.layers.begin;
     return decoder_.decode(frame, part_, options);
   }
 
@@ -48,6 +51,7 @@ class page_decoder {
   decoder<Codec> decoder_;
   decoder<Exact> exact_;
   const cost_model* cost_;
+  int num_layers_;
   std::span<const kv_view> cache_;
   std::span<const std::int32_t> tokens_;
   std::vector<kv_view> part_;

@@ -22,7 +22,7 @@ namespace sluice::stream {
 struct stored_chunk {
   digest key{};        ///< of the object with the embedded levels
   digest exact_key{};  ///< of the exact copy; never asked for where the cost model has none
-  /// Of a unit of layers (unit_of()): the object's first bytes, which have been read already: envelope, header and index.
+  /// Of some layers (unit_of(), chunk_above()): the object's first bytes, which have been read already: envelope, header and index.
   std::span<const std::byte> head{};
   /// The same: where in the object each level's own bytes lie. Empty: one behind the other, from the first byte on.
   std::vector<byte_range> parts{};

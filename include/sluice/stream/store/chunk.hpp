@@ -147,7 +147,28 @@ inline chunk_cost unit_of(const frame_index& index, layer_range layers, const pr
   return c;
 }
 
-/// Where the bytes of unit_of() lie in the object, level by level.
+/// A stored chunk whose first layers, below `first`, the engine computes from the text while the others are fetched
+/// (DroidSpeak, arXiv 2411.02820, whose caches are another fine-tune's): action::patch is due for it. As unit_of(), of the layers
+/// from `first` on; its cost model counts bytes by layer (`layers` = those of the model). Exact copies are not fetched in part.
+inline chunk_cost chunk_above(const frame_index& index, int first, const profile& p, double context_tokens) {
+  const int layers = p.shape.num_layers(), levels = p.passes;
+  chunk_cost c = unit_of(index, {first, layers}, p, context_tokens);
+  c.layers = {};
+  c.kinds.assign(std::size_t(layers), payload::kv);
+  for (int l = 0; l < first; ++l) c.kinds[std::size_t(l)] = payload::absent;
+  c.bytes.assign(std::size_t(levels + 1) * std::size_t(layers), 0);
+  for (int l = first; l < layers; ++l) {
+    std::uint64_t bytes = 0;
+    for (int level = 0; level < levels; ++level) {
+      if (level < index.header().levels_present) bytes += index.range(level, l, l + 1).size();
+      c.bytes[std::size_t(level * layers + l)] = bytes;
+    }
+    c.bytes[std::size_t(levels * layers + l)] = bytes_of_no_copy;
+  }
+  return c;
+}
+
+/// Where the bytes of unit_of() lie in the object, level by level; of chunk_above() those of the layers from `first` on.
 inline std::vector<byte_range> parts_of(const frame_index& index, layer_range layers) {
   std::vector<byte_range> parts;
   for (int level = 0; level < index.header().levels_present; ++level) {
