@@ -7,6 +7,7 @@ int main(int argc, char** argv) {
   engine::add_run(p);
   engine::add_save(p);
   engine::add_resume(p);
+  engine::add_blend(p);
   engine::add_perplexity(p);
   engine::add_calibrate(p);
   engine::add_quality(p);

@@ -8,6 +8,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 #include <stdexcept>
 
 namespace engine {
@@ -109,6 +111,7 @@ void model::forward(std::span<const std::int32_t> ids, sequence& seq, const forw
     for (int t = 0; t < n; ++t) {
       forward_options one = options;
       one.position = options.position < 0 ? -1 : options.position + t;
+      if (!options.positions.empty()) one.positions = options.positions.subspan(std::size_t(t), 1);
       if (t < (options.logits_from < 0 ? n - 1 : options.logits_from)) one.on_logits = {};
       if (!options.hidden.empty())
         one.hidden = options.hidden.subspan(std::size_t(t) * std::size_t(config_.dim), std::size_t(config_.dim));
@@ -119,8 +122,14 @@ void model::forward(std::span<const std::int32_t> ids, sequence& seq, const forw
   const int logits_from = options.logits_from < 0 ? n - 1 : options.logits_from;
   if (options.position >= 0 && options.position > seq.tokens() - n)
     throw std::runtime_error("tokens to compute again are outside the sequence");
+  if (!options.positions.empty() &&
+      (options.positions.size() != ids.size() || options.positions.front() < 0 ||
+       options.positions.back() >= seq.tokens() ||
+       std::ranges::adjacent_find(options.positions, std::greater_equal<>()) != options.positions.end()))
+    throw std::runtime_error("positions to compute again do not ascend within the sequence");
   const int end_layer = options.end_layer < 0 ? config_.layers : options.end_layer;
-  matrix x;  // the residual stream, [tokens of a batch][dim]
+  std::vector<int> at;  // of the tokens of a batch
+  matrix x;             // the residual stream, [tokens of a batch][dim]
   for (int begin = 0; begin < n; begin += batch) {
     const int count = std::min(batch, n - begin);
     x.resize(count, config_.dim);
@@ -130,14 +139,17 @@ void model::forward(std::span<const std::int32_t> ids, sequence& seq, const forw
       const float* from = options.hidden.data() + std::ptrdiff_t(begin) * config_.dim;
       x = Eigen::Map<const matrix>(from, count, config_.dim);
     }
-    int start = options.position + begin;
-    if (options.position < 0) {
-      start = seq.tokens();
-      if (seq.grow(count) != sluice::status::ok) throw std::runtime_error("the KV cache is full");
+    at.resize(std::size_t(count));
+    if (!options.positions.empty()) {
+      std::ranges::copy(options.positions.subspan(std::size_t(begin), std::size_t(count)), at.begin());
+    } else {
+      std::iota(at.begin(), at.end(), options.position < 0 ? seq.tokens() : options.position + begin);
+      if (options.position < 0 && seq.grow(count) != sluice::status::ok)
+        throw std::runtime_error("the KV cache is full");
     }
-    for (int l = options.first_layer; l < end_layer; ++l) run_layer(l, start, x, seq, options);
-    if (options.end_layer >= 0 && options.on_hidden) options.on_hidden(end_layer, start, flat(x));
-    if (options.end_layer < 0 && options.on_logits) logits(std::max(0, logits_from - begin), start, x, options);
+    for (int l = options.first_layer; l < end_layer; ++l) run_layer(l, at, x, seq, options);
+    if (options.end_layer >= 0 && options.on_hidden) options.on_hidden(end_layer, at[0], flat(x));
+    if (options.end_layer < 0 && options.on_logits) logits(std::max(0, logits_from - begin), at, x, options);
   }
 }
 
@@ -204,12 +216,12 @@ void model::embed(std::span<const std::int32_t> ids, matrix& x) {
   if (config_.arch == architecture::gemma3) x *= float(std::sqrt(double(config_.dim)));
 }
 
-// One layer on the tokens of x, those of `seq` from `start` on.
-void model::run_layer(int l, int start, matrix& x, sequence& seq, const forward_options& options) {
+// One layer on the tokens of x, those of `seq` at these positions.
+void model::run_layer(int l, std::span<const int> at, matrix& x, sequence& seq, const forward_options& options) {
   const layer_weights& w = layers_[std::size_t(l)];
   const int n = int(x.rows()), head_dim = config_.head_dim;
   const int q_dim = config_.heads * head_dim;
-  if (options.on_hidden) options.on_hidden(l, start, flat(x));
+  if (options.on_hidden) options.on_hidden(l, at[0], flat(x));
 
   h_.resize(n, config_.dim);
   for_rows(n, [&](Eigen::Index t) { rms_norm(x.row(t).data(), w.attn_norm, h_.row(t).data()); });
@@ -217,7 +229,7 @@ void model::run_layer(int l, int start, matrix& x, sequence& seq, const forward_
   w.qkv.apply(h_.data(), n, qkv_.data(), *pool_);
   queries_.resize(n, q_dim);
   rope_table& rope = rope_of(l);
-  rope.grow(start + n);
+  rope.grow(at.back() + 1);
   for_rows(n, [&](Eigen::Index t) {
     float* q = queries_.row(t).data();
     queries_.row(t) = qkv_.row(t).head(q_dim);
@@ -225,20 +237,23 @@ void model::run_layer(int l, int start, matrix& x, sequence& seq, const forward_
     if (!w.q_norm.empty())
       for (int i = 0; i < q_dim; i += head_dim) rms_norm(q + i, w.q_norm, q + i);
   });
-  if (options.on_queries) options.on_queries(l, start, flat(queries_));
+  if (options.on_queries) options.on_queries(l, at[0], flat(queries_));
   for_rows(n, [&](Eigen::Index t) {
     float* q = queries_.row(t).data();
-    const int position = start + int(t);
+    const int position = at[std::size_t(t)];
     for (int i = 0; i < q_dim; i += head_dim) rope.rotate(q + i, position);
     if (l >= options.stores_from) store_kv(l, position, qkv_.row(t).data() + q_dim, seq);
   });
 
   attended_.resize(n, q_dim);
-  const int together = options.as_steps ? 1 : n;
-  for (int t = 0; t < n; t += together)
-    attention_(queries_.row(t).data(), seq, l, start + t, together, config_.heads, config_.layer_window(l),
+  for (int t = 0, together; t < n; t += together) {  // neighbours share keys and values
+    const int start = at[std::size_t(t)];
+    together = 1;
+    while (!options.as_steps && t + together < n && at[std::size_t(t + together)] == start + together) ++together;
+    attention_(queries_.row(t).data(), seq, l, start, together, config_.heads, config_.layer_window(l),
                attended_.row(t).data(), *pool_);
-  if (options.on_attended) options.on_attended(l, start, flat(attended_));
+  }
+  if (options.on_attended) options.on_attended(l, at.front(), flat(attended_));
   add(w.o, attended_, w.post_attn_norm, x);
 
   for_rows(n, [&](Eigen::Index t) { rms_norm(x.row(t).data(), w.ffn_norm, h_.row(t).data()); });
@@ -298,7 +313,7 @@ void model::add(const linear& w, const matrix& input, const std::vector<float>& 
 }
 
 // Logits of the batch's tokens from `first` on; a few at a time, a vocabulary is large.
-void model::logits(int first, int start, const matrix& x, const forward_options& options) {
+void model::logits(int first, std::span<const int> at, const matrix& x, const forward_options& options) {
   constexpr int step = 32;
   for (int t = first; t < int(x.rows()); t += step) {
     const int n = std::min(step, int(x.rows()) - t);
@@ -306,7 +321,8 @@ void model::logits(int first, int start, const matrix& x, const forward_options&
     for (int i = 0; i < n; ++i) rms_norm(x.row(t + i).data(), norm_, h_.row(i).data());
     product_.resize(n, config_.vocab);
     head_.apply(h_.data(), n, product_.data(), *pool_);
-    for (int i = 0; i < n; ++i) options.on_logits(start + t + i, {product_.row(i).data(), std::size_t(config_.vocab)});
+    for (int i = 0; i < n; ++i)
+      options.on_logits(at[std::size_t(t + i)], {product_.row(i).data(), std::size_t(config_.vocab)});
   }
 }
 

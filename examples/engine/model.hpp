@@ -36,6 +36,9 @@ struct forward_options {
   std::function<void(int layer, int position, std::span<const float> attended)> on_attended{};
   /// Compute tokens again that the sequence already holds, from this position on, instead of appending; -1 = append.
   int position = -1;
+  /// Compute the tokens at these positions, ascending, again instead of a run: as many as ids. Each attends to all that the
+  /// sequence holds before it. Callbacks are told the first position of a batch.
+  std::span<const int> positions{};
   /// Start at this layer from `hidden` [tokens][dim], as on_hidden gave it; layers before it keep their cache as it is.
   int first_layer = 0;
   std::span<const float> hidden{};
@@ -106,10 +109,10 @@ class model {
   rope_table& rope_of(int layer) { return ropes_[std::size_t(shape_.layers[std::size_t(layer)].rope_index)]; }
   void embed(std::span<const std::int32_t> ids, matrix& x);
   void look_up(std::int32_t token, float* row) const;
-  void run_layer(int l, int start, matrix& x, sequence& seq, const forward_options& options);
+  void run_layer(int l, std::span<const int> at, matrix& x, sequence& seq, const forward_options& options);
   void store_kv(int l, int position, float* k, sequence& seq);
   void add(const linear& w, const matrix& input, const std::vector<float>& norm, matrix& x);
-  void logits(int first, int start, const matrix& x, const forward_options& options);
+  void logits(int first, std::span<const int> at, const matrix& x, const forward_options& options);
   void rms_norm(const float* from, const std::vector<float>& weight, float* to) const noexcept;
   float inverse_root(const float* row, Eigen::Index n) const noexcept;
   template <class Body>

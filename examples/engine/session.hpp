@@ -199,6 +199,7 @@ inline std::vector<std::int32_t> document_of(const document_options& o, const to
 void add_run(program& p);
 void add_save(program& p);
 void add_resume(program& p);
+void add_blend(program& p);
 void add_calibrate(program& p);
 void add_quality(program& p);
 void add_capture(program& p);

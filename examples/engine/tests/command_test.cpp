@@ -95,7 +95,8 @@ struct fixture {
 TEST_CASE("command: every command describes itself; what is wrong with a call is said, and exits with 2") {
   const outcome all = run_engine({"--help"});
   CHECK(all.code == 0);
-  for (const char* command : {"run", "save", "resume", "perplexity", "calibrate", "quality", "capture", "tokenize"}) {
+  for (const char* command :
+       {"run", "save", "resume", "blend", "perplexity", "calibrate", "quality", "capture", "tokenize"}) {
     CAPTURE(command);
     CHECK(holds(all.out, command));
     const outcome help = run_engine({command, "--help"});
@@ -237,6 +238,40 @@ TEST_CASE("command: layers from the text, over this model's caches and another's
   CHECK(f.resume({"--compute-layers", "1", "--payload", "hidden"}).code == 2);
   CHECK(f.resume({"--compute-layers", "1", "--layer-parts", "2"}).code == 2);
   CHECK(f.resume({"--cache-of", f.folder.path + "/nowhere"}).code == 1);
+}
+
+TEST_CASE("command: documents that were cached one by one answer together") {
+  fixture f;
+  const std::string second = f.folder.path + "/second.txt";
+  std::ofstream text(second);
+  for (int i = 0; i < 15; ++i) text << "another text about " << i * 7 << " things\n";
+  text.close();
+  const auto blend = [&](std::vector<std::string> more) {
+    std::vector<std::string> words{"blend",   f.model,     "--document", f.document, "--document", second,
+                                   "--store", f.store,     "--question", "what?",    "--tokens",   "4",
+                                   "--json",  "--threads", "1",          "--compare"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run_engine(words);
+  };
+  json facts = blend({"--fraction", "0"}).facts();
+  REQUIRE(facts.is_object());
+  CHECK(facts["documents_saved"] == 2);
+  CHECK(facts["computed_tokens"] == 0);
+  const double plain = facts["compare"]["kl"];
+  CHECK(plain > 0);
+  facts = blend({"--fraction", "1"}).facts();
+  CHECK(facts["documents_saved"] == 0);
+  CHECK(facts["computed_share"] == 1);
+  CHECK(facts["compare"]["kl"] < 1e-3);
+  CHECK(facts["compare"]["answer"] == facts["answer"]);
+  facts = blend({"--first", "8"}).facts();
+  CHECK(facts["computed_tokens"] == 8);
+  facts = blend({"--fraction", "0.3"}).facts();
+  CHECK(facts["computed_tokens"] > 8);
+  CHECK(facts["checked_tokens"] > facts["computed_tokens"]);
+  CHECK(blend({"--fraction", "0.3", "--first", "8"}).code == 2);
+  CHECK(blend({"--fraction", "1.5"}).code == 2);
+  CHECK(blend({"--document", f.folder.path + "/nowhere"}).code == 1);
 }
 
 TEST_CASE("command: a deadline needs no note of what computing costs") {

@@ -250,7 +250,7 @@ TEST_CASE("hidden: judged beside K and V, in bits of a value of these") {
   for (const char* codec : {"exact", "plain8", "int4"}) {
     CAPTURE(codec);
     coded_cache coded(profile, codec);
-    const suffix_quality q = judge_window(net, ids, kv, exact, {}, {}, {}, -1, coded, &rows);
+    const suffix_quality q = judge_window(net, ids, kv, exact, {}, {}, {}, -1, coded, nullptr, &rows);
     CHECK(q.elements == 300 * 4 * 2 * 2 * 16);
     REQUIRE(q.levels.size() == 1);
     CHECK(q.levels[0].bytes < bytes);

@@ -541,7 +541,8 @@ class executor {
     if (frame->size() < sizeof h) return status::truncated;
     std::memcpy(&h, frame->data(), sizeof h);
     if (h.magic != frame_magic) return status::not_a_frame;
-    if (h.position != cost().chunk(c).position || h.tokens != std::uint32_t(cost().chunk(c).tokens))
+    if (h.position != (name.position < 0 ? cost().chunk(c).position : name.position) ||
+        h.tokens != std::uint32_t(cost().chunk(c).tokens))
       return status::wrong_positions;
     return frame;
   }

@@ -13,7 +13,8 @@
 namespace sluice::stream {
 
 /// The decoding half of a chunk_sink: puts chunks into an engine's pages. `Exact` is the codec of the copy behind the last
-/// level. Borrows profile, cost model and views; a chunk is written nowhere but at its own positions.
+/// level. Borrows profile, cost model and views; a chunk is written nowhere but at its own positions, wherever its frame
+/// was made.
 template <class Codec = codec::standard, class Exact = codec::exact>
 class page_decoder {
  public:
@@ -39,7 +40,7 @@ class page_decoder {
     side_info side;
     if (c.position >= 0 && c.position + c.tokens <= std::ssize(tokens_))
       side.tokens = tokens_.subspan(std::size_t(c.position), std::size_t(c.tokens));
-    decode_options options{.level = level, .sequence_end = sequence_end, .side = side};
+    decode_options options{.level = level, .position = c.position, .sequence_end = sequence_end, .side = side};
     if (c.layers != layer_range{}) options.layers = {c.layers.begin, c.layers.end};
     if (std::ssize(c.kinds) == num_layers_)  // absent layers come from the engine
       while (options.layers.begin < num_layers_ && c.kinds[std::size_t(options.layers.begin)] == payload::absent)

@@ -26,6 +26,9 @@ struct stored_chunk {
   std::span<const std::byte> head{};
   /// The same: where in the object each level's own bytes lie. Empty: one behind the other, from the first byte on.
   std::vector<byte_range> parts{};
+  /// Position that the object's frame has, where that is not the chunk's: a document cached on its own and used at another
+  /// place (CacheBlend, EPIC), whose keys the decoder rotates. -1 = the chunk's.
+  std::int64_t position = -1;
 };
 
 /// What bounds an executor.
