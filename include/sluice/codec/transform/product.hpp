@@ -17,6 +17,21 @@
 
 namespace sluice::detail {
 
+inline constexpr int integer_panel = 64;  // columns
+
+/// A matrix as integers: M[i][j] = weight[i] * unit[j] * m[i][j], as nearly as 16 bits can say it.
+struct integer_matrix {
+  /// [panels of 64 columns][pairs of rows][64][2] m of rows 2p and 2p + 1, zero where there is none.
+  const std::int16_t* matrix = nullptr;
+  const std::int16_t* weight = nullptr;  ///< [rows, to 32] powers of two
+  const std::int16_t* limit = nullptr;   ///< [rows, to 32] the largest |c[i]| whose product with its weight has 16 bits
+  const float* unit = nullptr;           ///< [columns, to 64]
+  float most_energy = 0;                 ///< sums of a row have 32 bits while sum(c * weight)^2 is at most this
+  std::int32_t head_dim = 0;
+  /// [heads] a row's sums are precise enough while scale^2 * sum(c * weight)^2 * noise <= 4^floor(log2(rms of the head)).
+  const float* noise = nullptr;
+};
+
 /// x[row][j] = scale * sum over i < k of (c[row][i] + corrections) * matrix[i][j] + mean[j].
 struct inverse_job {
   const std::int16_t* c = nullptr;  ///< [rows][ldc]; the first k of a row are live
@@ -33,6 +48,9 @@ struct inverse_job {
   std::int32_t matrix_rows = 0;  ///< >= k; corrections may name any of these coefficients, others are ignored
   const coefficient_correction* corrections = nullptr;
   std::size_t num_corrections = 0;
+  /// The matrix again, or null. With it, rows of c are zero from k to a multiple of 32 (ldc is one), and rows whose sums
+  /// it does not give well enough are done in floats.
+  const integer_matrix* integers = nullptr;
 };
 
 /// c[row][i] = round to nearest even(sum over j < n of (x[row][j] - mean[j]) * matrix[j][i]), clamped to +-32767.
@@ -72,6 +90,10 @@ SLUICE_HD constexpr int dense_round_up(int n) noexcept { return (n + 31) / 32 * 
 
 SLUICE_HD constexpr int dense_panel(int columns) noexcept { return columns < 64 ? dense_round_up(columns) : 64; }
 
+SLUICE_HD constexpr std::size_t integer_workspace(int k) noexcept {  // 66 rows, lists of their pairs
+  return 40 * static_cast<std::size_t>(dense_round_up(k > 0 ? k : 1)) + 32;
+}
+
 /// Floats of workspace for a product of `rows` rows: `inner` is k for inverse_transform, n for forward_transform;
 /// `columns` is the other one. Never shrinks as an argument grows, so one workspace serves everything smaller.
 SLUICE_HD constexpr std::size_t dense_workspace(int rows, int inner, int columns) noexcept {
@@ -79,7 +101,7 @@ SLUICE_HD constexpr std::size_t dense_workspace(int rows, int inner, int columns
   const std::size_t all = static_cast<std::size_t>(rows) * line;
   const std::size_t most = 64 * line > dense_block_floats ? 64 * line : dense_block_floats;
   const auto panel = static_cast<std::size_t>(dense_panel(columns));
-  return (all < most ? all : most) + 16 * line + panel * line + 16;
+  return (all < most ? all : most) + 16 * line + panel * line + 16 + integer_workspace(inner);
 }
 
 }  // namespace sluice::detail
@@ -87,6 +109,7 @@ SLUICE_HD constexpr std::size_t dense_workspace(int rows, int inner, int columns
 #define SLUICE_FUNCTIONS                                                                                     \
   SLUICE_KERNEL void inverse_transform(const inverse_job& job, float* workspace) noexcept;                   \
   SLUICE_KERNEL void forward_transform(const forward_job& job, float* workspace) noexcept;                   \
+  SLUICE_KERNEL bool multiplies_integers() noexcept;                                                         \
   SLUICE_KERNEL void multiply_rows(const multiply_job& job, float* workspace) noexcept;                      \
   SLUICE_KERNEL void dequantize_rows(const std::int16_t* c, std::ptrdiff_t ldc, int rows, int k, float step, \
                                      const float* mean, int n, float* x, std::ptrdiff_t ldx) noexcept;       \
@@ -103,6 +126,9 @@ inline namespace SLUICE_HOST_ABI {
 inline void inverse_transform(isa i, const inverse_job& job, float* workspace) noexcept {
   SLUICE_RETURN_ON(i, inverse_transform(job, workspace))
 }
+
+/// Whether inverse_job::integers saves time.
+inline bool multiplies_integers(isa i) noexcept { SLUICE_RETURN_ON(i, multiplies_integers()) }
 
 /// See forward_job; `workspace` holds dense_workspace(rows, n, k) floats.
 inline void forward_transform(isa i, const forward_job& job, float* workspace) noexcept {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sluice/codec/stages.hpp>
+#include <sluice/codec/transform/integer_bases.hpp>
 #include <sluice/codec/transform/inverse_bases.hpp>
 #include <sluice/codec/transform/product.hpp>
 #include <sluice/tensor/half.hpp>
@@ -124,7 +125,11 @@ struct profile_basis {
 
   class decoder {
    public:
-    decoder(const profile& p, isa i) : isa_(i), profile_(&p), means_(p) {}
+    decoder(const profile& p, isa i)
+        : isa_(i),
+          profile_(&p),
+          means_(p),
+          integers_(detail::multiplies_integers(i) ? detail::integer_bases_of(p) : nullptr) {}
     status state() const noexcept { return status::ok; }
     bool calibrated(const group_place& p) const noexcept { return !means_.of(p).empty(); }
 
@@ -183,7 +188,8 @@ struct profile_basis {
                                  .n = width,
                                  .matrix_rows = width,
                                  .corrections = c.corrections.data(),
-                                 .num_corrections = c.corrections.size()},
+                                 .num_corrections = c.corrections.size(),
+                                 .integers = integers_ ? (*integers_)[means_.index(t.place)].get() : nullptr},
                                 workspace_.data());
     }
 
@@ -199,6 +205,7 @@ struct profile_basis {
     isa isa_;
     const profile* profile_;
     detail::group_means means_;
+    std::shared_ptr<const detail::integer_bases> integers_;  // null where floats are as fast
     const float* mean_[tiles_at_once] = {};
     std::vector<float> own_[tiles_at_once], workspace_;
     std::vector<std::int16_t> rounded_;
