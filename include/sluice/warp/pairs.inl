@@ -12,7 +12,7 @@
 //   outside               whether any |element| is beyond its limit; limits are not negative
 //   total                 of the elements of floats::vec: upper half to lower half, until there is one
 //
-// An instruction set without a part here gets the last one.
+// An instruction set without a part here gets the last one; NEON, whose floats are pairs of registers, needs one of its own.
 
 #if SLUICE_TARGET_AVX512
 

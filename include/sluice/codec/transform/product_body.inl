@@ -252,12 +252,17 @@ SLUICE_BODY_FN void zero_tail_rows(float* a, std::ptrdiff_t lda, int from) {
   if (end > from) std::memset(a + from * lda, 0, static_cast<std::size_t>((end - from) * lda) * sizeof(float));
 }
 
+#if SLUICE_TARGET_NEON  // has no pairs yet
+SLUICE_KERNEL bool multiplies_integers() noexcept { return false; }
+#else
 #include <sluice/codec/transform/integer_product_body.inl>
-
 SLUICE_KERNEL bool multiplies_integers() noexcept { return pairs::pays; }
+#endif
 
 SLUICE_KERNEL void inverse_transform(const inverse_job& job, float* workspace) noexcept {
+#if !SLUICE_TARGET_NEON
   if (job.integers) return inverse_by_integers(job, workspace);
+#endif
   const int n = job.n, k = job.k;
   const std::ptrdiff_t lda = dense_round_up(k);
   float* panel = align_floats(workspace);
