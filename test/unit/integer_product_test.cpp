@@ -238,7 +238,8 @@ TEST_CASE("integer product: what is too large or too quiet for integers is done 
     const errors e = compare(on, q, dim, r, m);
     CHECK(e.in_floats >= 4);  // rows 0, 1, 4 and 5
     CHECK(e.in_floats < 8);
-    CHECK(e.worst < 0.5);
+    // Where a row nearly cancels, sums of floats lose more than half a unit, with integers beside them or alone.
+    CHECK(e.worst <= compare(on, q, dim, r, nullptr).worst);
   }
 }
 

@@ -48,13 +48,13 @@ struct sixteen_sums {
     SLUICE_UNROLL
     for (int i = 0; i < vectors; ++i) v[i] = floats::set(0.0f);
   }
-  SLUICE_BODY_FN float total() {
-    SLUICE_UNROLL
-    for (int half = vectors / 2; half; half /= 2) {
-      SLUICE_UNROLL
-      for (int i = 0; i < half; ++i) v[i] = floats::add(v[i], v[i + half]);
-    }
-    return pairs::total(v[0]);
+  SLUICE_BODY_FN float total() const {
+    if constexpr (vectors == 4)
+      return pairs::total(floats::add(floats::add(v[0], v[2]), floats::add(v[1], v[3])));
+    else if constexpr (vectors == 2)
+      return pairs::total(floats::add(v[0], v[1]));
+    else
+      return pairs::total(v[0]);
   }
 };
 

@@ -189,7 +189,7 @@ struct profile_basis {
                                  .matrix_rows = width,
                                  .corrections = c.corrections.data(),
                                  .num_corrections = c.corrections.size(),
-                                 .integers = integers_ ? (*integers_)[means_.index(t.place)].get() : nullptr},
+                                 .integers = integers_ ? (*integers_)[means_.index(t.place)]->get() : nullptr},
                                 workspace_.data());
     }
 
