@@ -90,7 +90,7 @@ TEST_CASE("fuzz seeds: each is sound, and every preset has one") {
     REQUIRE(text.size() > 1);
     const auto all = std::as_bytes(std::span(text));
     CHECK(decode(all.subspan(1), unsigned(all[0])) == status::ok);
-    CHECK(coded(all.subspan(1)));
+    CHECK(coded(all.subspan(1)) != name.starts_with("hybrid_kvtc"));  // no captures, no components
     presets.push_back(name);
   }
   for (const std::string name : codec::preset_names) {

@@ -252,7 +252,7 @@ SLUICE_BODY_FN void zero_tail_rows(float* a, std::ptrdiff_t lda, int from) {
   if (end > from) std::memset(a + from * lda, 0, static_cast<std::size_t>((end - from) * lda) * sizeof(float));
 }
 
-#if SLUICE_TARGET_NEON  // has no pairs yet
+#if SLUICE_TARGET_NEON || defined(__CUDACC__)  // ARM has no pairs yet, nvcc does not know those vectors
 SLUICE_KERNEL bool multiplies_integers() noexcept { return false; }
 #else
 #include <sluice/codec/transform/integer_product_body.inl>
@@ -260,7 +260,7 @@ SLUICE_KERNEL bool multiplies_integers() noexcept { return pairs::pays; }
 #endif
 
 SLUICE_KERNEL void inverse_transform(const inverse_job& job, float* workspace) noexcept {
-#if !SLUICE_TARGET_NEON
+#if !SLUICE_TARGET_NEON && !defined(__CUDACC__)
   if (job.integers) return inverse_by_integers(job, workspace);
 #endif
   const int n = job.n, k = job.k;
