@@ -206,6 +206,23 @@ def verify():
             + table(['link', 'answer', 'first drafted', 'first token', '32nd', 'last', 'tokens a second', 'drafted, accepted', 'accepted of all', 'same answer'], rows))
 
 
+def hidden():
+    d = json.loads(read('hidden.json'))
+    of = {(c['payload'], c['codec']): c['levels'] for c in d['judged']['codecs']}
+    cell = lambda levels: ' · '.join(f"{l['bits_per_value']:.2f} @ {l['kl']:.5f}" for l in levels)
+    names = dict.fromkeys(c['codec'] for c in d['judged']['codecs'])
+    codecs = table([d['judged']['model'], 'keys and values', 'hidden states'], [[f'`{n}`', cell(of['kv', n]), cell(of['hidden', n])] for n in names])
+    rows = []
+    for m in d['models']:
+        kv, h = m['kv'], m['hidden']
+        each = lambda b: f"{b / kv['tokens'] / 1000:.1f} kB"
+        rows.append([m['model'], each(kv['exact_bytes']), each(h['exact_bytes']), f"{h['exact_bytes'] / kv['exact_bytes']:.2f}", f"{h['prefill_seconds']:.2f} s", f"{h['project_seconds']:.3f} s",
+                     f"{100 * h['project_seconds'] / h['prefill_seconds']:.1f} %"])
+    m = d['machine']
+    return (codecs + f"\n\nA document of {d['models'][0]['kv']['tokens']} tokens, one thread, the fastest of several runs; {m['cpu']}, {m['cores']} cores, others at work:\n\n"
+            + table(['', 'a token, keys and values, exact', 'hidden states', 'ratio', 'computing', 'projecting', 'of computing'], rows))
+
+
 def prefill():
     d = json.loads(read('prefill.json'))
     return table(['tokens', 'engine, tokens a second', f"llama.cpp (llama-cpp-python {d['llama_cpp_python']})", 'ratio'],
@@ -327,7 +344,7 @@ def projection():
                     [[n] + [cell(r[n, w]) for w in widths] + [str(d['targets_gb_per_s'].get(n, '')), slots(r[n, 128])] for n in names]))
 
 
-makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, long_context=long_context, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge, tiers=tiers, verify=verify)
+makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, long_context=long_context, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge, tiers=tiers, verify=verify, hidden=hidden)
 used, stale = set(), []
 for page in ('README.md', 'bench/README.md'):
     path = os.path.join(ROOT, page)
