@@ -223,6 +223,17 @@ def hidden():
             + table(['', 'a token, keys and values, exact', 'hidden states', 'ratio', 'computing', 'projecting', 'of computing'], rows))
 
 
+def blend():
+    d = json.loads(read('blend.json'))
+    rows = []
+    for r in d['rows']:
+        name = f"the first {r['first']} of each (EPIC)" if 'first' in r else {0: 'nothing', 1: 'everything'}.get(r['fraction'], f"{100 * r['fraction']:.0f} % by deviation (CacheBlend)")
+        rows.append([name, f"{100 * r['computed_share']:.1f} %", f"{r['kl']:.4f} ({r['worst_kl']:.4f})", f"{100 * r['top1']:.1f} %", f"{r['answer_kl']:.4f}", f"{100 * r['answer_top1']:.1f} %", f"{r['blend_seconds']:.2f} s", f"{r['compute_seconds']:.2f} s"])
+    m = d['machine']
+    return (f"{d['prompts']} prompts of {d['documents']} documents of {d['document_tokens']} tokens, {d['tokens']} tokens answered; SmolLM2-135M; {m['cpu']}, {m['cores']} cores, others at work; seconds are medians.\n\n"
+            + table(['computed anew', 'of all tokens', 'KL (worst prompt)', 'top-1', 'KL of the answer', 'top-1', 'fetched and blended', 'everything computed'], rows))
+
+
 def prefill():
     d = json.loads(read('prefill.json'))
     return table(['tokens', 'engine, tokens a second', f"llama.cpp (llama-cpp-python {d['llama_cpp_python']})", 'ratio'],
@@ -344,7 +355,7 @@ def projection():
                     [[n] + [cell(r[n, w]) for w in widths] + [str(d['targets_gb_per_s'].get(n, '')), slots(r[n, 128])] for n in names]))
 
 
-makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, long_context=long_context, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge, tiers=tiers, verify=verify, hidden=hidden)
+makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, long_context=long_context, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge, tiers=tiers, verify=verify, hidden=hidden, blend=blend)
 used, stale = set(), []
 for page in ('README.md', 'bench/README.md'):
     path = os.path.join(ROOT, page)
