@@ -223,6 +223,15 @@ def hidden():
             + table(['', 'a token, keys and values, exact', 'hidden states', 'ratio', 'computing', 'projecting', 'of computing'], rows))
 
 
+def layer_masks():
+    d = json.loads(read('layer_masks.json'))
+    of = {(r['other'], r['layers']): r for r in d['rows']}
+    cell = lambda r: f"{r['kl']:.4f}, {100 * r['top1']:.1f} %"
+    own = {n for o, n in of if not o}
+    return (f"SmolLM2-135M, {len(d['texts'])} {'document' if len(d['texts']) == 1 else 'documents'} of {d['document_tokens']} tokens; the other model is {d['of']}.\n\n"
+            + table(['layers computed', 'bytes fetched', 'the other\'s caches: KL, top-1', 'its own'], [[str(n), f"{of[True, n]['bytes'] / 1e6:.2f} MB", cell(of[True, n]), cell(of[False, n])] for n in sorted(own)]))
+
+
 def blend():
     d = json.loads(read('blend.json'))
     rows = []
@@ -355,7 +364,7 @@ def projection():
                     [[n] + [cell(r[n, w]) for w in widths] + [str(d['targets_gb_per_s'].get(n, '')), slots(r[n, 128])] for n in names]))
 
 
-makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, long_context=long_context, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge, tiers=tiers, verify=verify, hidden=hidden, blend=blend)
+makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, long_context=long_context, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge, tiers=tiers, verify=verify, hidden=hidden, layer_masks=layer_masks, blend=blend)
 used, stale = set(), []
 for page in ('README.md', 'bench/README.md'):
     path = os.path.join(ROOT, page)
