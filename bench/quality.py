@@ -62,7 +62,7 @@ def judge(a, model, codecs, options=(), gguf=None, calibration=None, of='', stan
     judged = run(a, 'quality', gguf, *SET, '--codec', ','.join(codecs), '--keep', a.work / 'contexts', *options)
     for c in judged['suffix']['codecs']:
         if c['codec'] == 'standard' and not of: standard = c
-        r = dict(model=NAMES[model], variant=of + c['codec'], calibration=calibration, chunk_tokens=judged['chunk_tokens'], **c)
+        r = dict(model=NAMES[model], variant=of + c['codec'], calibration=calibration, chunk_tokens=judged['chunk_tokens'], machine=cpu(), **c)
         if len(c['levels']) > 1 and max(l['kl'] for l in c['levels']) >= 0.010: r['bits_per_value_at_kl_0.010'] = at_kl(c['levels'], 0.010)
         if c['codec'] in ('balanced', 'smallest') and standard: r['bytes_of_standard'] = of_standard(c, standard)
         print(r['model'], r['variant'], ' · '.join(f"{l['bits_per_value']:.3f} @ {l['kl']:.4f} (worst {l['worst_kl']:.4f} {l['worst']})" for l in c['levels']), flush=True)

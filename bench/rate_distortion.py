@@ -7,7 +7,7 @@
 import argparse, html, json, math, pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parent
-STYLE = dict(standard='#707070', balanced='#2e86ab', smallest='#111111', plain8='#b0862c', plain4='#b0862c', fixed4='#8f6bb3', int4='#d1495b', kivi4='#5b8e55')
+STYLE = dict(standard='#707070', balanced='#2e86ab', smallest='#111111', plain8='#b0862c', plain4='#b0862c', fixed4='#8f6bb3', int4='#d1495b', kivi4='#5b8e55', turboquant4='#c77d2e', turboquant3='#c77d2e', cachegen_released_fine='#3d5a80', cachegen_released='#3d5a80', cachegen_released_coarse='#3d5a80')
 W, H, L, T, B = 330, 300, 50, 34, 40
 BITS, KL = (0.4, 12), (5e-5, 0.4)  # what the axes show, both logarithmic
 

@@ -8,6 +8,8 @@ bench/README.md says which command makes which file of bench/results.
 """
 import json, os, re, sys
 
+from quality import at_kl
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 read = lambda n: open(os.path.join(ROOT, 'bench/results', n), encoding='utf-8').read()
 
@@ -42,19 +44,72 @@ def speed_line():
             f"and encodes all levels at {c['level 3']['encode_gb_per_s']:.2f}.")
 
 
+NAMED = {
+    'plain8': '8 bits, range per channel and tile', 'plain4': '4 bits, the same', 'fixed4': '4 bits in the calibrated basis', 'fp8': 'a cast to e4m3', 'int8': '8 bits, a scale for each token and head', 'int4': '4 bits, the same',
+    'kivi4': 'KIVI, 4 bits', 'kivi2': 'KIVI, 2 bits', 'turboquant4': 'TurboQuant, 4 bits', 'turboquant3': 'TurboQuant, 3 bits', 'kvquant4': 'KVQuant, 4 bits', 'kvquant3': 'KVQuant, 3 bits',
+    'cachegen_released_fine': "CacheGen's code, level 3", 'cachegen_released': 'level 2', 'cachegen_released_coarse': 'level 1', 'cachegen_released_1024': 'level 2, tables of 1,024 tokens',
+    'cachegen_paper_fine': "CacheGen's paper, bins of half the width", 'cachegen_paper': "CacheGen's paper", 'cachegen_paper_coarse': "CacheGen's paper, bins of twice the width",
+    'kvtc8': 'KVTC, 8 times', 'kvtc16': 'KVTC, 16 times', 'kvtc32': 'KVTC, 32 times', 'aatc4': 'AATC, 4 bits', 'aatc3': 'AATC, 3 bits', 'aatc2': 'AATC, 2 bits'}
+
+
+def rivals():
+    q = json.loads(read('quality.json'))['results']
+    models = list(dict.fromkeys(r['model'] for r in q))
+    of = {(r['model'], r['variant']): r for r in q}
+
+    def needed(m, codec, kl):  # bits per value at an equal loss, where the codec has levels around it
+        levels = of[m, codec]['levels']
+        return at_kl(levels, kl) if levels[-1]['kl'] <= kl <= levels[0]['kl'] else None
+
+    def cell(m, name):
+        if (m, name) not in of: return ''
+        l = of[m, name]['levels'][0]
+        times = [f'{l["bits_per_value"] / n:.1f}' if (n := needed(m, c, l['kl'])) else '-' for c in ('standard', 'balanced', 'smallest')]
+        return f"{l['bits_per_value']:.2f} @ {l['kl']:.4f} ({l['worst_kl']:.4f}): {' / '.join(times)}"
+
+    rows = [[f'`{n}`: {what}'] + [cell(m, n) for m in models] for n, what in NAMED.items() if any((m, n) in of for m in models)]
+    return table(['bits per value @ KL (worst text): times the bytes of `standard` / `balanced` / `smallest`'] + models, rows)
+
+
+# What rivals take of the bytes that ours take at the same loss: the least and the most over models.
+def rivals_line():
+    q = json.loads(read('quality.json'))['results']
+    of = {(r['model'], r['variant']): r for r in q}
+    models = list(dict.fromkeys(r['model'] for r in q))
+    def times(names, codec):
+        found = []
+        for m in models:
+            levels = of[m, codec]['levels']
+            points = [of[m, n]['levels'][0] for n in names if (m, n) in of]
+            found += [min(l['bits_per_value'] / at_kl(levels, l['kl']) for l in points if levels[-1]['kl'] <= l['kl'] <= levels[0]['kl'])] if points else []
+        low, high = f'{min(found):.1f}', f'{max(found):.1f}'
+        return low if low == high else f'{low} to {high}'
+    released = ('cachegen_released_fine', 'cachegen_released', 'cachegen_released_coarse')
+    fixed = ('int8', 'int4', 'fp8', 'kivi4', 'kivi2', 'turboquant4', 'turboquant3', 'plain8', 'plain4')
+    on = sorted({r['model'] for r in q if r['variant'] in released})
+    return (f"On {', '.join(on)}, at the same KL, the best level of CacheGen's released code takes {times(released, 'standard')} times the bytes of `standard` and {times(released, 'balanced')} times those of `balanced`; "
+            f"the best method of a fixed rate that needs no calibration {times(fixed, 'standard')} and {times(fixed, 'balanced')} times.")
+
+
+def rival_speeds():
+    q = [r for r in json.loads(read('quality.json'))['results'] if r['model'] == 'SmolLM2-135M' and 'encode_gb_per_second' in r and r['variant'] in NAMED]
+    return f"{', '.join(dict.fromkeys(r['machine'] for r in q))}.\n\n" + table(['SmolLM2-135M, one thread', 'encode, GB/s', 'decode, GB/s', 'error of attention', 'top-1'],
+                 [[f"`{r['variant']}`", f"{r['encode_gb_per_second']:.2f}", f"{l['decode_gb_per_second']:.2f}", f"{100 * l['attention_error']:.2f} %", f"{100 * l['top1']:.1f} %"] for r in q for l in r['levels'][:1]])
+
+
 def variants():
     q = json.loads(read('quality.json'))['results']
-    names = dict(standard='`standard`', balanced='`balanced`', smallest='`smallest`', plain8='`plain8`: 8 bits, range per channel and tile', plain4='`plain4`: 4 bits', fixed4='`fixed4`: 4 bits in the calibrated basis',
-                 int4='`int4`: 4 bits, a scale for each token and head', kivi4='`kivi4`: KIVI, 4 bits') | {
+    names = {p: f'`{p}`' for p in ('standard', 'balanced', 'smallest')} | {
                  'no_sensitivities standard': '`standard`, no sensitivities given (estimated from queries)', 'uncalibrated standard': '`standard`, no calibration',
                  'measured balanced': '`balanced`, steps measured on the document', 'measured smallest': '`smallest`, steps measured on the document'} | {
                  f'{domain}_only {preset}': f'`{preset}`, calibrated on 10 windows of {domain} alone' for domain in ('prose', 'code') for preset in ('balanced', 'smallest')}
     rows = []
     for r in q:
-        if r['model'] != 'SmolLM2-135M': continue
-        k = f"{r['bits_per_value_at_kl_0.010']:.2f}" if 'bits_per_value_at_kl_0.010' in r else '-'
         same = [l['equal_tokens'] for l in r['levels'] if 'equal_tokens' in l]
-        rows.append([names[r['variant']], ' · '.join(f"{l['bits_per_value']:.2f} @ {l['kl']:.4f}" for l in r['levels']), k, ' · '.join(f'{100 * x:.0f} %' for x in same)])
+        if r['model'] != 'SmolLM2-135M' or r['variant'] not in names and not same: continue
+        k = f"{r['bits_per_value_at_kl_0.010']:.2f}" if 'bits_per_value_at_kl_0.010' in r else '-'
+        name = names.get(r['variant']) or f"`{r['variant']}`: {NAMED[r['variant']]}"
+        rows.append([name, ' · '.join(f"{l['bits_per_value']:.2f} @ {l['kl']:.4f}" for l in r['levels']), k, ' · '.join(f'{100 * x:.0f} %' for x in same)])
     return table(['SmolLM2-135M', 'bits per value @ KL by level', 'bits per value at KL 0.010', 'tokens of continuations that stay'], rows)
 
 
@@ -364,7 +419,7 @@ def projection():
                     [[n] + [cell(r[n, w]) for w in widths] + [str(d['targets_gb_per_s'].get(n, '')), slots(r[n, 128])] for n in names]))
 
 
-makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, speed=speed, resume=resume, needles=needles, long_context=long_context, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge, tiers=tiers, verify=verify, hidden=hidden, layer_masks=layer_masks, blend=blend)
+makers = dict(projection=projection, result=result, speed_line=speed_line, variants=variants, rivals=rivals, rival_speeds=rival_speeds, rivals_line=rivals_line, speed=speed, resume=resume, needles=needles, long_context=long_context, prefill=prefill, exactness=exactness, streaming=streaming, shapes=shapes, streaming_line=streaming_line, shared=shared, hostile=hostile, objectives=objectives, layerwise=layerwise, sources=sources, sockets=sockets, situations=situations, hedge=hedge, tiers=tiers, verify=verify, hidden=hidden, layer_masks=layer_masks, blend=blend)
 used, stale = set(), []
 for page in ('README.md', 'bench/README.md'):
     path = os.path.join(ROOT, page)

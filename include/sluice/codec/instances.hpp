@@ -6,8 +6,9 @@
 #include <sluice/codec/presets.hpp>
 #include <sluice/warp/targets.hpp>
 
-// Encoders and decoders of the presets: sluice::kernels has them, and who links it does not compile them again.
-#if SLUICE_LINKS_KERNELS
+// Encoders and decoders of the presets: sluice::kernels has them, and who links it does not compile them again; nor does
+// who defines SLUICE_LINKS_PRESETS and has them elsewhere.
+#if SLUICE_LINKS_KERNELS || defined(SLUICE_LINKS_PRESETS)
 namespace sluice {
 #define SLUICE_DECLARE(type, name, what)      \
   extern template class encoder<codec::type>; \
