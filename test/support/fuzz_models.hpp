@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#if defined(__CUDACC__)  // what codecs on a device want; nvcc does not read Eigen
+#include <sluice/calibrate/cachegen.hpp>
+#else
 #include <sluice/calibrate/preset_sections.hpp>
+#endif
 #include <sluice/model/profile.hpp>
 
 #include <cstdlib>
@@ -23,10 +27,16 @@ struct models {
     caches::cache c = caches::make_cache(shape, tokens);
     caches::fill(c.view(), shape, 4242);
     tuned = caches::make_profile(shape, {&c.view(), 1}, 0, 3, 2);
-    for (profile* p : {&plain, &tuned})
-      if (calibrate_presets(*p, {&c.view(), 1}) != status::ok) std::abort();
+    for (profile* p : {&plain, &tuned}) add_sections(*p, {&c.view(), 1});
     caches::add_prediction(tuned, 4242, 6);
-    if (calibrate_presets(hybrid, {}) != status::ok) std::abort();
+    add_sections(hybrid, {});
+  }
+  static void add_sections(profile& p, std::span<const kv_view> captures) {
+#if defined(__CUDACC__)
+    p.set_section(*calibrate_cachegen(p, captures));
+#else
+    if (calibrate_presets(p, captures) != status::ok) std::abort();
+#endif
   }
   static constexpr std::int64_t tokens = 23;
   std::vector<std::int32_t> ids = caches::token_ids(tokens, 6);  // of the tokens, for predictors
