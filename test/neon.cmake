@@ -10,7 +10,6 @@ find_path(SLUICE_DOCTEST_FOLDER doctest/doctest.h PATH_SUFFIXES doctest)
 
 set(neon_unit warp_test rans_test checksum_test dense_test groups_test bitpack_test golden_test)
 set(neon_fuzz_lossless 4000)  # mutations
-set(neon_fuzz_frame 400)
 set(neon "${CMAKE_CURRENT_BINARY_DIR}/neon")
 
 # Compiles one source into OBJECT, as the build does: again when a header of it changes.
@@ -48,13 +47,11 @@ if(SLUICE_ARM_CXX AND SLUICE_QEMU_ARM AND SLUICE_DOCTEST_FOLDER)
   endforeach()
   sluice_arm_program(tests ${objects})
   sluice_arm_object("${CMAKE_CURRENT_LIST_DIR}/fuzz/driver.cpp" "${neon}/driver.o" -O1)
-  foreach(name lossless frame)
-    sluice_arm_object("${CMAKE_CURRENT_LIST_DIR}/fuzz/${name}_fuzz.cpp" "${neon}/${name}_fuzz.o" -O0)
-    sluice_arm_program(fuzz_${name} "${neon}/driver.o" "${neon}/${name}_fuzz.o")
-  endforeach()
+  sluice_arm_object("${CMAKE_CURRENT_LIST_DIR}/fuzz/lossless_fuzz.cpp" "${neon}/lossless_fuzz.o" -O0)
+  sluice_arm_program(fuzz_lossless "${neon}/driver.o" "${neon}/lossless_fuzz.o")
 endif()
 
-foreach(name ${neon_unit} fuzz_lossless fuzz_frame)
+foreach(name ${neon_unit} fuzz_lossless)
   if(NOT TARGET neon_tests)
     add_test(NAME neon.${name} COMMAND sh -c "echo 'no aarch64-linux-gnu-g++, qemu-aarch64 or doctest'; exit 77")
   elseif(name MATCHES "^fuzz_(.*)")
