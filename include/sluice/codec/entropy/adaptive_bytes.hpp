@@ -28,6 +28,7 @@ concept byte_coder = requires(std::span<const std::uint8_t> bytes, std::span<con
 struct adaptive_bytes {
   static constexpr stage_id id = stage_id::of(6);
 
+  /// Appends the code of all regions, which follow one another in `bytes`.
   static void encode(std::span<const std::uint8_t> bytes, std::span<const std::size_t> regions,
                      std::vector<std::uint8_t>& out) {
     using namespace detail::one_state_rans;
@@ -49,6 +50,7 @@ struct adaptive_bytes {
     c.finish(out);
   }
 
+  /// Fills `out` with the regions' bytes. False where the code is not whole and sound; `out` is anything then.
   static bool decode(std::span<const std::uint8_t> code, std::span<const std::size_t> regions,
                      std::span<std::uint8_t> out) {
     using namespace detail::one_state_rans;

@@ -19,6 +19,7 @@ namespace sluice {
 struct deflate_bytes {
   static constexpr stage_id id = stage_id::of(6, 1);
 
+  /// Appends the code of all regions, which follow one another in `bytes`.
   static void encode(std::span<const std::uint8_t> bytes, std::span<const std::size_t> /*regions*/,
                      std::vector<std::uint8_t>& out) {
     const std::size_t at = out.size();
@@ -29,6 +30,7 @@ struct deflate_bytes {
     out.resize(at + size);
   }
 
+  /// Fills `out` with the regions' bytes. False where the code is not whole and sound; `out` is anything then.
   static bool decode(std::span<const std::uint8_t> code, std::span<const std::size_t> /*regions*/,
                      std::span<std::uint8_t> out) {
     uLongf size = uLongf(out.size());

@@ -85,6 +85,7 @@ struct cachegen_released {
   static constexpr int tile_tokens = Grouping::tokens;
   static constexpr value_domain domain = value_domain::rotated;
   static constexpr int span = 0;
+  /// Tiles hold all heads of a plane: a token has one maximum.
   static constexpr bool whole_planes = true;
   static int passes(const profile&) noexcept { return 1; }
   static bool keeps_exact(const profile&, std::int64_t, std::int64_t) noexcept { return false; }

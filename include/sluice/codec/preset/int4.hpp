@@ -16,8 +16,9 @@ template <int Bits>
 using integers = residual_window<
     basic_codec<tile_tokens<>, no_prediction, identity_transform, absmax<>, uniform_bits<Bits>, bitpack>, 0>;
 
-/// The presets of 8 and of 4 bits.
+/// The preset of 8 bits.
 using int8 = integers<8>;
+/// The preset of 4 bits.
 using int4 = integers<4>;
 
 static_assert(tile_codec<int8> && tile_codec<int4>);
