@@ -11,12 +11,16 @@ find_path(SLUICE_DOCTEST_FOLDER doctest/doctest.h PATH_SUFFIXES doctest)
 set(neon_unit warp_test rans_test checksum_test dense_test groups_test bitpack_test golden_test)
 set(neon_fuzz_lossless 4000)  # mutations
 set(neon "${CMAKE_CURRENT_BINARY_DIR}/neon")
+set(neon_warnings -Wall -Wextra -Wconversion -Wshadow -Wpedantic)
+if(SLUICE_WERROR)
+  list(APPEND neon_warnings -Werror)  # not a generator expression: where it is empty, the compiler is given an empty argument
+endif()
 
 # Compiles one source into OBJECT, as the build does: again when a header of it changes.
 function(sluice_arm_object source object)
   add_custom_command(OUTPUT "${object}"
-    COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} "${SLUICE_ARM_CXX}" -std=c++20 ${ARGN} -Wall -Wextra -Wconversion -Wshadow -Wpedantic
-      $<$<BOOL:${SLUICE_WERROR}>:-Werror> "-I${PROJECT_SOURCE_DIR}/include" "-I${CMAKE_CURRENT_LIST_DIR}"
+    COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} "${SLUICE_ARM_CXX}" -std=c++20 ${ARGN} ${neon_warnings}
+      "-I${PROJECT_SOURCE_DIR}/include" "-I${CMAKE_CURRENT_LIST_DIR}"
       "-I${PROJECT_SOURCE_DIR}/examples/tool" -isystem "${neon}/include" "-DSLUICE_SOURCE_DIR=\"${SLUICE_DATA_ROOT}\""
       "-DSLUICE_TEST_DATA=\"${SLUICE_DATA_ROOT}/test/data\"" -MMD -MF "${object}.d" -c "${source}" -o "${object}"
     DEPENDS "${source}" DEPFILE "${object}.d" VERBATIM COMMENT "Building for ARM: ${source}")
