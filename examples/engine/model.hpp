@@ -61,6 +61,7 @@ class model {
 
   const model_config& config() const noexcept { return config_; }
   const gguf& directory() const noexcept { return directory_; }
+  int threads() const noexcept { return pool_->size(); }
 
   /// Tells what this model makes of tokens from what any other does: a hash of the file, which holds the weights as they
   /// are quantised, the hyper-parameters and the tokenizer, and of the arithmetic, whose caches differ (KL 0.003).

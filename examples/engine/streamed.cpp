@@ -155,7 +155,9 @@ sluice::stream::report run(const sluice::stream::cost_model& cost, std::span<con
   sluice::stream::executor e(plan, from, names, link, deadline_seconds);
   if constexpr (!Policy::refines)
     if (meanwhile) {
-      sluice::stream::layer_run layers(e, sink);
+      const bool all_cores = sink.net->threads() >= int(std::thread::hardware_concurrency());
+      sluice::stream::layer_run layers(
+          e, sink, all_cores ? sluice::stream::decoder_cores::shared : sluice::stream::decoder_cores::apart);
       (*meanwhile)([&](int layer) {
         if (const sluice::status s = layers.wait_for(layer); s != sluice::status::ok)
           throw std::runtime_error(std::string("computing: ") + to_string(s));

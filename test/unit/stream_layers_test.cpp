@@ -245,6 +245,39 @@ TEST_CASE("the first layers are there before anything of the last has come") {
   CHECK(engine.computations == 0);
 }
 
+TEST_CASE("an engine that shares its cores with the decoder begins when that waits for the link") {
+  memory_source memory = stored();
+  const units u(10);
+  const cost_model cost = u.cost(10);
+  struct slow_engine : layer_engine {
+    std::atomic<int> decoded{0};
+    page_status decode(int unit, int level, std::span<const std::byte> frame) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      const page_status s = layer_engine::decode(unit, level, frame);
+      ++decoded;
+      return s;
+    }
+  } engine{{cost}};
+  link_history link;
+  const planner<policy::fixed_level<1>> plan(cost);
+  SUBCASE("a link that stops after the first layers") {
+    gated_source source{&memory, 2 * num_chunks};
+    executor e(plan, source, u.names, link, 600, executor_options{.patience = {.floor_seconds = 600}});
+    layer_run run(e, engine, decoder_cores::shared);
+    REQUIRE(run.wait_for(0) == status::ok);
+    CHECK(engine.decoded == num_chunks);
+    source.open = true;
+    engine.check(run.finish());
+  }
+  SUBCASE("a link that is faster than the decoder") {
+    executor e(plan, memory, u.names, link, 600);
+    layer_run run(e, engine, decoder_cores::shared);
+    REQUIRE(run.wait_for(0) == status::ok);
+    CHECK(engine.decoded == cost.num_chunks());
+    engine.check(run.finish());
+  }
+}
+
 TEST_CASE("damage in some layers of an object costs computing those, a lost object all of its layers") {
   const units u(5);
   const cost_model cost = u.cost(1e-4);

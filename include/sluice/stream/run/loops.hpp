@@ -148,6 +148,12 @@ void run_group(Group& group, SinkOf&& sink_of, Ended&& ended) {
   }
 }
 
+/// Whether decoding takes cores from the engine.
+enum class decoder_cores {
+  apart,   ///< no: the engine computes on a GPU, or leaves a core free
+  shared,  ///< yes: the engine is begun when the decoder waits for the link, or is done
+};
+
 /// A request whose chunks are units of layers, beside an engine that already works on the first ones: bytes are moved and
 /// decoded by threads of its own, and what the store fails to give is computed on the engine's, in wait_for(). Borrows
 /// executor and sink. One thread calls wait_for() and finish().
@@ -158,7 +164,8 @@ class layer_run {
 
  public:
   /// Starts.
-  layer_run(Executor& e, Sink& sink) : executor_(&e), sink_(&sink) {
+  layer_run(Executor& e, Sink& sink, decoder_cores cores = decoder_cores::apart)
+      : executor_(&e), sink_(&sink), begun_(cores == decoder_cores::apart) {
     mover_ = std::jthread([this] { move(); });
   }
   layer_run(const layer_run&) = delete;
@@ -166,12 +173,17 @@ class layer_run {
   /// Cancels what is not finished.
   ~layer_run() { cancelled_ = true; }
 
-  /// Returns when every layer up to this one holds all tokens. Errors: how the request has ended without them.
+  /// Returns when every layer up to this one holds all tokens, and the first time, where cores are shared, when the decoder
+  /// has nothing to do. Errors: how the request has ended without them.
   status wait_for(int layer) {
     const cost_model& cost = executor_->cost();
     int needed = 0;  // units, from the first on
     while (needed < cost.num_chunks() && cost.chunk(needed).layers.begin <= layer) ++needed;
-    return work_until([&] { return usable_ >= needed; }) ? status::ok : executor_->result().outcome;
+    // Beside a decoder that never rests an engine would gain nothing, and wait for the slower of its threads.
+    const auto begins = [&] { return begun_ || starved_ || usable_ == cost.num_chunks(); };
+    if (!work_until([&] { return usable_ >= needed && begins(); })) return executor_->result().outcome;
+    begun_ = true;
+    return status::ok;
   }
   /// Returns when the request has ended.
   const report& finish() {
@@ -200,10 +212,11 @@ class layer_run {
   void move() {
     sluice::detail::worker<page_status> decoder(
         [this](const job& j, const std::stop_token&) { return sink_->decode(j.what.chunk, j.what.level, j.frame); });
+    bool decoding = false;
     for (turn t; !t.finished;) {
       if (cancelled_) executor_->cancel();
       t = executor_->next(sluice::detail::longest_wait);
-      if (t.decode) decoder.give(t.decode);
+      if (t.decode) decoder.give(t.decode), decoding = true;
       if (!t.compute) decoder.wait(sluice::detail::resting(t));
       {
         const std::lock_guard lock(mutex_);
@@ -216,8 +229,9 @@ class layer_run {
           stop_.request_stop();
         }
         if (std::exchange(has_computed_, false)) executor_->computed(computed_);
+        starved_ = !decoding;
         page_status pages;
-        if (decoder.take(pages)) executor_->decoded(pages);
+        if (decoder.take(pages)) executor_->decoded(pages), decoding = false;
         if (!executor_->state().chunks.empty()) usable_ = first_missing(executor_->cost(), executor_->state());
         ended_ = t.finished;
       }
@@ -234,6 +248,8 @@ class layer_run {
   status computed_ = status::ok;
   int usable_ = 0;  // units, from the first on without a gap
   bool has_computed_ = false, ended_ = false;
+  bool starved_ = true;  // the decoder waits for bytes
+  bool begun_;           // the engine's thread only
   std::atomic<bool> cancelled_{false};
   std::jthread mover_;  // last: it uses the others
 };
