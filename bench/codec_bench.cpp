@@ -29,6 +29,17 @@ namespace {
 
 using sluice::isa;
 
+// Steps of tokens, which one short context is too little to learn: by how late a token stands.
+void follow_recency(sluice::profile& p) {
+  sluice::detail::token_weight_model m;
+  for (int l = 0; l < p.shape.num_layers(); ++l)
+    m.layers.push_back({.offset = {4, 2},
+                        .exponent = {45, 45},
+                        .slope = 1,
+                        .direction = std::vector<float>(std::size_t(p.of(l, sluice::plane::key).width))});
+  m.put_into(p);
+}
+
 // The sample context, and paged memory of vLLM's shape to decode into.
 struct fixture {
   capture_file file;
@@ -63,8 +74,7 @@ struct fixture {
     per_head = c.finish().value();
     // Tables of the context itself: good enough for speed.
     if (sluice::calibrate_presets(calibrated, file.views()) != sluice::status::ok) std::exit(1);
-    if (!own)
-      calibrated.set_section(*per_head.find(sluice::profile_stage::bit_widths, sluice::detail::token_weight_model::id));
+    if (!own) follow_recency(calibrated);
     cache = file.views().at(0);
     safetensors::file ids;
     (void)ids.open(data + "/smollm2_sample.safetensors");

@@ -4,22 +4,14 @@
 
 using namespace sluice;
 
-TEST_CASE("cuda decode: golden frames at every level") { cuda_checks::golden_frames(); }
-
 TEST_CASE("cuda decode: a real capture") { cuda_checks::real_capture<codec::standard>({0, 1, 2, 3}); }
 
 TEST_CASE("cuda decode: rows with steps of their own") { cuda_checks::row_steps({0, 1, 2, 3}); }
 
 TEST_CASE("cuda decode: frames at other positions") { cuda_checks::moved_frames(); }
 
-TEST_CASE("cuda decode: the corpus of the frame fuzzer") { cuda_checks::fuzz_corpus(); }
-
 TEST_CASE("cuda decode: changed frames") {
   cuda_checks::mutated_inputs<codec::standard>(20000, cuda_checks::decode_seed);
-}
-
-TEST_CASE("cuda decode: changed frames of the other presets") {
-  cuda_checks::mutated_presets(5000, cuda_checks::decode_seed);
 }
 
 TEST_CASE("cuda decode: frames that end early") { cuda_checks::early_ends(); }
