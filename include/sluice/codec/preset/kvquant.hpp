@@ -206,11 +206,11 @@ struct kvquant {
       code_.resize(n);
       apart_.clear();
       for (std::size_t c = 0; c < n; ++c) {
-        const float center = key ? t.center[c] : to_float(center_), span = key ? t.span[c] : to_float(span_);
+        const float center = key ? t.center[c] : to_float(center_), extent = key ? t.span[c] : to_float(span_);
         const float d = x[c] - center;
-        const bool inside = detail::abs(d) <= span;
+        const bool inside = detail::abs(d) <= extent;
         if (!inside) apart_.push_back(int(c));
-        code_[c] = inside && span > 0 ? t.code(d / span) : 0;
+        code_[c] = inside && extent > 0 ? t.code(d / extent) : 0;
       }
     }
 
@@ -265,15 +265,15 @@ struct kvquant {
       detail::bit_reader bits(codes);
       x.resize(rows * n);
       for (std::size_t row = 0, next = 0; row < rows; ++row) {
-        float center = 0, span = 0;
+        float center = 0, extent = 0;
         if (!key) {
           center = to_float(half(ranges, 2 * row));
-          span = to_float(half(ranges, 2 * row + 1));
-          if (!detail::isfinite(center) || !detail::isfinite(span)) return false;
+          extent = to_float(half(ranges, 2 * row + 1));
+          if (!detail::isfinite(center) || !detail::isfinite(extent)) return false;
         }
         float* const to = &x[row * n];
         for (std::size_t c = 0; c < n; ++c)
-          to[c] = of.levels[bits.get(Bits)] * (key ? of.span[c] : span) + (key ? of.center[c] : center);
+          to[c] = of.levels[bits.get(Bits)] * (key ? of.span[c] : extent) + (key ? of.center[c] : center);
         for (std::size_t i = 0, before = 0; i < counts[row]; ++i, ++next) {
           const std::size_t c = index_bytes == 1 ? index[next] : half(index, next).bits;
           const f16 v = half(values, next);

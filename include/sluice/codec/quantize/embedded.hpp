@@ -41,12 +41,12 @@ struct embedded {
     void split(symbols& s) const {
       const std::size_t n = s.finest.size();
       s.values.resize(n);
-      if (s.passes == 1) s.values = s.finest;
-      for (int p = s.passes - 1; p > 0; --p) {
+      std::int8_t* digits[max_passes] = {};
+      for (int p = 1; p < s.made; ++p) {
         s.digits[p].resize(n);
-        detail::split3(isa_, p == s.passes - 1 ? s.finest.data() : s.values.data(), s.values.data(), s.digits[p].data(),
-                       int(n));
+        digits[p] = s.digits[p].data();
       }
+      detail::split_levels(isa_, s.finest.data(), s.values.data(), digits, s.passes, s.made, int(n));
     }
 
    private:

@@ -24,6 +24,8 @@ struct coefficient_place {
 #define SLUICE_FUNCTIONS                                                                                  \
   SLUICE_KERNEL void split3(const std::int16_t* f, std::int16_t* c, std::int8_t* r, int count) noexcept;  \
   SLUICE_KERNEL void split3(const std::int16_t* f, std::int16_t* c, std::int16_t* r, int count) noexcept; \
+  SLUICE_KERNEL void split_levels(const std::int16_t* f, std::int16_t* c, std::int8_t* const* digits,     \
+                                  int passes, int made, int count) noexcept;                              \
   SLUICE_KERNEL std::size_t scan_limits(const std::int16_t* v, std::ptrdiff_t ldv, int rows, int n,       \
                                         const std::int16_t* limit, coefficient_place* found,              \
                                         std::size_t cap) noexcept;
@@ -39,6 +41,13 @@ inline void split3(isa i, const std::int16_t* f, std::int16_t* c, std::int8_t* r
 }
 inline void split3(isa i, const std::int16_t* f, std::int16_t* c, std::int16_t* r, int count) noexcept {
   SLUICE_RETURN_ON(i, split3(f, c, r, count))
+}
+
+/// The refinement steps of all passes from the finest on: c is the base, digits[p] those of pass p, of the first `made`
+/// passes.
+inline void split_levels(isa i, const std::int16_t* f, std::int16_t* c, std::int8_t* const* digits, int passes,
+                         int made, int count) noexcept {
+  SLUICE_RETURN_ON(i, split_levels(f, c, digits, passes, made, count))
 }
 
 /// Finds |v[row][j]| > limit[j] (limits are not negative), row by row; writes the first `cap` places and returns how

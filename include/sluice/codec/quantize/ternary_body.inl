@@ -21,6 +21,19 @@ SLUICE_KERNEL void split3(const std::int16_t* f, std::int16_t* c, std::int16_t* 
   split3_run(f, c, r, count);
 }
 
+SLUICE_KERNEL void split_levels(const std::int16_t* f, std::int16_t* c, std::int8_t* const* digits, int passes,
+                                int made, int count) noexcept {
+  for (int i = 0; i < count; i += shorts::width) {
+    const int m = count - i < shorts::width ? count - i : shorts::width;
+    shorts::vec v = shorts::load(f + i, m), digit;
+    for (int p = passes - 1; p > 0; --p) {
+      shorts::split3(v, v, digit);
+      if (p < made) shorts::store(digits[p] + i, digit, m);
+    }
+    shorts::store(c + i, v, m);
+  }
+}
+
 SLUICE_KERNEL std::size_t scan_limits(const std::int16_t* v, std::ptrdiff_t ldv, int rows, int n,
                                       const std::int16_t* limit, coefficient_place* found, std::size_t cap) noexcept {
   std::size_t count = 0;

@@ -88,6 +88,29 @@ struct quantize_sink {
     }
     if (f::any(bad) && beyond) raise(beyond + r);
   }
+
+#if !SLUICE_TARGET_CUDA
+  // The same of rows and columns from r and c on, whose sums lie in memory: a row's range is looked at once.
+  SLUICE_BODY_FN void tile(int r, int c, int live, int count, const float* sums, int stride) const {
+    using f = floats;
+    for (int i = 0; i < live; ++i, sums += stride) {
+      std::int16_t* const to = q + (r + i) * ldq + c;
+      f::mask bad = f::none();
+      int j = 0;
+      for (; j + f::width <= count; j += f::width) {
+        const f::vec sum = f::load(sums + j);
+        bad = f::either(bad, beyond_range(sum));
+        f::store_u16(to + j, f::round(f::clamp(sum, 32767.0f)), f::width);
+      }
+      if (j < count) {
+        const f::vec sum = f::load(sums + j);
+        bad = f::either(bad, beyond_range(sum));
+        f::store_u16(to + j, f::round(f::clamp(sum, 32767.0f)), count - j);
+      }
+      if (f::any(bad) && beyond) raise(beyond + r + i);
+    }
+  }
+#endif
 };
 
 // to[i] = from[i] as float, zero from n to the end of the last vector.
@@ -202,9 +225,6 @@ SLUICE_BODY_FN reconstruct_sink at_tile(const reconstruct_sink& out, int r, int 
           columns,
           out.row_scale ? out.row_scale + r : nullptr};
 }
-SLUICE_BODY_FN quantize_sink at_tile(const quantize_sink& out, int r, int c, int columns) {
-  return {out.q + r * out.ldq + c, out.ldq, out.beyond ? out.beyond + r : nullptr, out.rows - r, columns};
-}
 
 // A panel is made right before all rows of the block meet it, which finds it in a near cache; making it again for the
 // next block costs little beside that.
@@ -228,10 +248,13 @@ SLUICE_BODY_FN void multiply_block(const float* a, std::ptrdiff_t lda, int rows,
 #endif
       }
       const int live = rows - r < dense_tile_rows ? rows - r : dense_tile_rows;
-      for (int j = 0; j < columns; j += floats::width) {
-        const Sink to = at_tile(out, r, c0 + j, columns - j);
-        for (int i = 0; i < live; ++i) to.row(i, {floats::load(sums + i * width + j)});
-      }
+      if constexpr (requires { out.tile(r, c0, live, columns, sums, width); })
+        out.tile(r, c0, live, columns, sums, width);
+      else
+        for (int j = 0; j < columns; j += floats::width) {
+          const Sink to = at_tile(out, r, c0 + j, columns - j);
+          for (int i = 0; i < live; ++i) to.row(i, {floats::load(sums + i * width + j)});
+        }
     }
   }
 }

@@ -29,23 +29,24 @@ class block_histogram {
     std::memset(base_, 0, sizeof base_);
   }
 
-  // One row: its values in the base pass, and where its digits are.
-  void add(const std::int16_t* values, const std::int8_t* const* digits, std::size_t at) {
-    for (std::size_t lane = 0; lane < 32; ++lane) {
-      const int v = values[at + lane];
-      const int base = detail::clamp(v, -reach, reach);
-      least_ = detail::min(least_, base);
-      most_ = detail::max(most_, base);
-      ++base_[lane][base + reach];
-      int below = 0;  // what all digits make together
-      for (int p = 1; p < made_; ++p) below = 3 * below + digits[p][at + lane];
-      const int place = half_ + (v < 0 ? -below : below) + (v == 0 ? 0 : 2 * half_ + 1);
-      ++fine_[lane * std::size_t(fine_stride()) + std::size_t(place)];
+  // Some rows from one on: their values in the base pass, and where their digits are.
+  template <class Wanted>
+  void add(const std::int16_t* values, const std::int8_t* const* digits, std::size_t at, std::size_t ld, int rows,
+           Wanted wanted) {
+    switch (made_) {
+      case 1: return add_rows<1>(values, digits, at, ld, rows, wanted);
+      case 2: return add_rows<2>(values, digits, at, ld, rows, wanted);
+      case 3: return add_rows<3>(values, digits, at, ld, rows, wanted);
+      case 4: return add_rows<4>(values, digits, at, ld, rows, wanted);
+      default: return add_rows<0>(values, digits, at, ld, rows, wanted);
     }
   }
 
   // To be called once all rows are there.
   void count_digits() {
+    for (int v = -reach; v <= reach; ++v)
+      for (const auto& lane : base_)
+        if (lane[v + reach]) least_ = detail::min(least_, v), most_ = detail::max(most_, v);
     for (std::size_t lane = 0; lane < 32; ++lane) {
       std::memset(digit_[lane], 0, sizeof digit_[lane]);
       const std::uint16_t* const fine = &fine_[lane * std::size_t(fine_stride())];
@@ -78,6 +79,32 @@ class block_histogram {
 
  private:
   static constexpr int reach = 40;
+
+  // Where each lane counts is worked out for all of them before any counts: the one has vectors, the other none.
+  template <int Made, class Wanted>
+  void add_rows(const std::int16_t* values, const std::int8_t* const* digits, std::size_t at, std::size_t ld, int rows,
+                Wanted wanted) {
+    const int made = Made ? Made : made_;
+    const auto half = std::int16_t(half_), other = std::int16_t(2 * half_ + 1);
+    const auto stride = std::size_t(fine_stride());
+    for (int r = 0; r < rows; ++r, at += ld) {
+      if (!wanted(r)) continue;
+      std::int16_t base[32], fine[32];
+      for (std::size_t lane = 0; lane < 32; ++lane) {
+        const std::int16_t v = values[at + lane];
+        base[lane] = std::int16_t(detail::clamp<std::int16_t>(v, -reach, reach) + reach);
+        std::int16_t below = 0;  // what all digits make together
+        for (int p = 1; p < made; ++p) below = std::int16_t(3 * below + digits[p][at + lane]);
+        below = std::int16_t(v < 0 ? -below : below);
+        fine[lane] = std::int16_t(half + below + (v == 0 ? 0 : other));
+      }
+      std::uint16_t* count = fine_.data();
+      for (std::size_t lane = 0; lane < 32; ++lane, count += stride) {
+        ++base_[lane][base[lane]];
+        if (made > 1) ++count[fine[lane]];
+      }
+    }
+  }
   int fine_stride() const noexcept { return 2 * (2 * half_ + 1); }
 
   int made_ = 0, half_ = 0;
@@ -319,9 +346,13 @@ class class_rans_encoder {
     const std::int8_t* digits[max_passes] = {};
     for (int p = 1; p < made_; ++p) digits[p] = in_->digits[p].data();
     histogram_.clear(made_);
-    for (int r = 0; r < rows; ++r)
-      if (in_->classes.empty() || explicit_ || in_->classes.of(r) == of)
-        histogram_.add(in_->values.data(), digits, std::size_t(r) * std::size_t(stride_) + std::size_t(32 * b));
+    const auto add = [&](auto wanted) {
+      histogram_.add(in_->values.data(), digits, std::size_t(32 * b), std::size_t(stride_), rows, wanted);
+    };
+    if (in_->classes.empty() || explicit_)
+      add([](int) { return true; });
+    else
+      add([&](int r) { return in_->classes.of(r) == of; });
     histogram_.count_digits();
   }
 
