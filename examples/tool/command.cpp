@@ -16,7 +16,7 @@ option option::range(double low, double high) const { return option(option_->che
 option option::one_of(const std::vector<std::string>& values) const {
   return option(option_->check(CLI::IsMember(values)));
 }
-option option::delimiter(char between) const { return option(option_->delimiter(between)); }
+option option::delimiter(char between) const { return option(option_->delimiter(between)->allow_extra_args(false)); }
 option option::excludes(option other) const { return option(option_->excludes(other.option_)); }
 std::size_t option::count() const { return option_->count(); }
 

@@ -36,7 +36,7 @@ class option {
   option range(std::size_t low, std::size_t high) const;
   option range(double low, double high) const;
   option one_of(const std::vector<std::string>& values) const;
-  option delimiter(char between) const;
+  option delimiter(char between) const;  ///< one word has all values
   option excludes(option other) const;
   /// How often the call gives it.
   std::size_t count() const;

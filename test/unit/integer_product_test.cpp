@@ -171,6 +171,32 @@ TEST_CASE("integer product: every basis of the sample's model has one, and its r
   }
 }
 
+TEST_CASE("integer product: a coefficient is worth the same whether a code or an exception says it") {
+  MESSAGE("seed ", seed);
+  std::mt19937 random(seed + 1);
+  const profile p = profile::load(SLUICE_TEST_DATA "/smollm2.profile").value();
+  const plane_profile& q = p.planes[6];
+  const integer_matrix* const m = (*integer_bases_of(p))[6]->get();
+  REQUIRE(m);
+  for (const float loud : {1 / 9.f, 1.f, 64.f}) {
+    const rows_of whole = random_rows(random, q, 90, q.width, loud);
+    rows_of parted = whole;
+    for (int i = 0; i < 60; ++i) {
+      const int row = int(random() % 90), k = int(random() % unsigned(q.width)), said = int(random() % 40) - 20;
+      std::int16_t& c = parted.c[std::size_t(row * parted.ld + k)];
+      parted.corrections.push_back({row, k, float(c - said)});
+      c = std::int16_t(said);
+    }
+    for (isa on : instruction_sets()) {
+      CAPTURE(std::string(to_string(on)));
+      std::vector<float> x, y;
+      compare(on, q, 64, whole, m, &x);
+      compare(on, q, 64, parted, m, &y);
+      CHECK(x == y);
+    }
+  }
+}
+
 TEST_CASE("integer product: random bases and coefficients, with corrections, on all instruction sets alike") {
   MESSAGE("seed ", seed);
   std::mt19937 random(seed);

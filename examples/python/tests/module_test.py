@@ -109,12 +109,12 @@ class RoundTrip(Test):
         names = [name for name, _ in sluice.codecs()]
         self.assertIn("exact", names)
         for name in names:
-            if name.startswith(("aatc", "cachegen", "kvquant", "kvtc", "smallest")):
+            if name.startswith(("aatc", "cachegen_paper", "kvquant", "kvtc", "smallest")):
                 self.fails("missing_section", lambda: CODEC.encode(K, V, codec=name))
                 continue
             k, v = like(K), like(V)
             CODEC.decode(CODEC.encode(K, V, codec=name), k, v)
-            self.assertTrue(error(k, K) < 0.15, name)
+            self.assertTrue(error(k, K) < (0.4 if name.startswith("cachegen_released") else 0.15), name)
             if name in ("exact", "raw"):
                 self.assertEqual((k.tobytes(), v.tobytes()), (K.tobytes(), V.tobytes()))
 

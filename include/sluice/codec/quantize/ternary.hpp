@@ -21,13 +21,13 @@ struct coefficient_place {
 
 }  // namespace sluice::detail
 
-#define SLUICE_FUNCTIONS                                                                                  \
-  SLUICE_KERNEL void split3(const std::int16_t* f, std::int16_t* c, std::int8_t* r, int count) noexcept;  \
-  SLUICE_KERNEL void split3(const std::int16_t* f, std::int16_t* c, std::int16_t* r, int count) noexcept; \
-  SLUICE_KERNEL void split_levels(const std::int16_t* f, std::int16_t* c, std::int8_t* const* digits,     \
-                                  int passes, int made, int count) noexcept;                              \
-  SLUICE_KERNEL std::size_t scan_limits(const std::int16_t* v, std::ptrdiff_t ldv, int rows, int n,       \
-                                        const std::int16_t* limit, coefficient_place* found,              \
+#define SLUICE_FUNCTIONS                                                                                          \
+  SLUICE_KERNEL void split3(const std::int16_t* f, std::int16_t* c, std::int8_t* r, int count) noexcept;          \
+  SLUICE_KERNEL void split3(const std::int16_t* f, std::int16_t* c, std::int16_t* r, int count) noexcept;         \
+  SLUICE_KERNEL void split_levels(const std::int16_t* f, std::int16_t* c, std::int8_t* const* digits, int passes, \
+                                  int made, int count) noexcept;                                                  \
+  SLUICE_KERNEL std::size_t scan_limits(const std::int16_t* v, std::ptrdiff_t ldv, int rows, int n,               \
+                                        const std::int16_t* limit, coefficient_place* found,                      \
                                         std::size_t cap) noexcept;
 #define SLUICE_BODY <sluice/codec/quantize/ternary_body.inl>
 #include <sluice/warp/foreach_target.inl>

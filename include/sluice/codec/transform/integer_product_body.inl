@@ -119,12 +119,35 @@ SLUICE_BODY_FN again_sink at_tile(const again_sink& out, int r, int c, int colum
   return {out.block, out.rows + r, out.left - r, c, columns};
 }
 
-// Corrections to rows of a block that are not to be skipped.
+// What corrections make of the coefficients of a block's rows that are in the product: whole numbers, however a frame
+// came to them. `state` says of each row where it is: as it was, in `a`, or nowhere in 16 bits.
+enum class place : std::uint8_t { job, block, beyond };
+SLUICE_BODY_FN void correct_rows(const inverse_job& job, int r0, int rows, std::int16_t* a, place* state) {
+  const std::ptrdiff_t lda = dense_round_up(job.k);
+  for (int r = 0; r < rows; ++r) state[r] = place::job;
+  for (std::size_t i = 0; i < job.num_corrections; ++i) {
+    const coefficient_correction& e = job.corrections[i];
+    if (e.row < r0 || e.row >= r0 + rows || e.coefficient < 0 || e.coefficient >= job.k) continue;
+    place& at = state[e.row - r0];
+    std::int16_t* const row = a + (e.row - r0) * lda;
+    if (at == place::job) {
+      std::memcpy(row, job.c + e.row * job.ldc, static_cast<std::size_t>(lda) * 2);
+      at = place::block;
+    }
+    const float sum = static_cast<float>(row[e.coefficient]) + e.value;
+    if (sum >= -32767.0f && sum <= 32767.0f && sum == static_cast<float>(static_cast<int>(sum)))
+      row[e.coefficient] = static_cast<std::int16_t>(sum);
+    else
+      at = place::beyond;
+  }
+}
+
+// Corrections outside of the product, to rows of a block that are not to be skipped.
 SLUICE_BODY_FN void add_corrections(const inverse_job& job, int r0, int rows, const std::uint8_t* skipped) {
   for (std::size_t i = 0; i < job.num_corrections; ++i) {
     const coefficient_correction& e = job.corrections[i];
     if (e.row < r0 || e.row >= r0 + rows || skipped[e.row - r0]) continue;
-    if (e.coefficient < 0 || e.coefficient >= job.matrix_rows) continue;
+    if (e.coefficient < job.k || e.coefficient >= job.matrix_rows) continue;
     add_scaled_row(job.x + e.row * job.ldx, job.scale * (job.row_scale ? job.row_scale[e.row] : 1.0f) * e.value,
                    job.matrix + std::ptrdiff_t{e.coefficient} * job.n, job.n);
   }
@@ -154,10 +177,13 @@ SLUICE_BODY_FN void inverse_block(const inverse_job& job, int r0, int rows, std:
   auto* which = reinterpret_cast<std::uint16_t*>(any + lda);
   int count[integer_block_rows / R] = {};
   float energy[integer_block_rows];
+  place state[integer_block_rows];
+  correct_rows(job, r0, rows, a, state);
   for (int t = 0; t < tiles; ++t) {
     for (int r = t * R; r < (t + 1) * R; ++r) {
-      const bool fits =
-          r < rows && weigh_row(job.c + (r0 + r) * job.ldc, k, m, a + r * lda, any, r == t * R, energy[r]);
+      const bool fits = r < rows && state[r] != place::beyond &&
+                        weigh_row(state[r] == place::job ? job.c + (r0 + r) * job.ldc : a + r * lda, k, m, a + r * lda,
+                                  any, r == t * R, energy[r]);
       if (r < rows) again[r] = !fits;
       if (!fits) {
         std::memset(a + r * lda, 0, static_cast<std::size_t>(lda) * 2);
@@ -218,12 +244,19 @@ SLUICE_BODY_FN void inverse_by_integers(const inverse_job& job, float* workspace
     std::uint8_t again[integer_block_rows], which[integer_block_rows];
     inverse_block(job, r0, rows, integers, again);
     int some = 0;
+    std::uint8_t at[integer_block_rows];  // where a row is among those that are done again
     for (int r = 0; r < rows; ++r) {
       if (!again[r]) continue;
       widen_row(job.c + (r0 + r) * job.ldc, job.k, a + some * lda);
+      at[r] = static_cast<std::uint8_t>(some);
       which[some++] = static_cast<std::uint8_t>(r);
     }
     if (some == 0) continue;
+    for (std::size_t i = 0; i < job.num_corrections; ++i) {
+      const coefficient_correction& e = job.corrections[i];
+      if (e.row >= r0 && e.row < r0 + rows && again[e.row - r0] && e.coefficient >= 0 && e.coefficient < job.k)
+        a[at[e.row - r0] * lda + e.coefficient] += e.value;
+    }
     zero_tail_rows(a, lda, some);
     const reconstruct_sink block{
         job.x + r0 * job.ldx, job.ldx, job.mean, job.scale, rows, job.n, job.row_scale ? job.row_scale + r0 : nullptr};
