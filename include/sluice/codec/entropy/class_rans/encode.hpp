@@ -85,21 +85,22 @@ class block_histogram {
   void add_rows(const std::int16_t* values, const std::int8_t* const* digits, std::size_t at, std::size_t ld, int rows,
                 Wanted wanted) {
     const int made = Made ? Made : made_;
-    const auto half = std::int16_t(half_), other = std::int16_t(2 * half_ + 1);
+    const int half = half_, other = 2 * half_ + 1;
     const auto stride = std::size_t(fine_stride());
     for (int r = 0; r < rows; ++r, at += ld) {
       if (!wanted(r)) continue;
-      std::int16_t base[32], fine[32];
-      for (std::size_t lane = 0; lane < 32; ++lane) {
-        const std::int16_t v = values[at + lane];
-        base[lane] = std::int16_t(detail::clamp<std::int16_t>(v, -reach, reach) + reach);
-        std::int16_t below = 0;  // what all digits make together
-        for (int p = 1; p < made; ++p) below = std::int16_t(3 * below + digits[p][at + lane]);
-        below = std::int16_t(v < 0 ? -below : below);
-        fine[lane] = std::int16_t(half + below + (v == 0 ? 0 : other));
+      std::int16_t below[32] = {}, base[32], fine[32];  // below: what all digits make together
+      for (int p = 1; p < made; ++p) {
+        const std::int8_t* const d = digits[p] + at;
+        for (int lane = 0; lane < 32; ++lane) below[lane] = std::int16_t(3 * below[lane] + d[lane]);
+      }
+      for (int lane = 0; lane < 32; ++lane) {
+        const int v = values[at + std::size_t(lane)], sign = v < 0 ? -1 : 0, most = v < reach ? v : reach;
+        base[lane] = std::int16_t((most > -reach ? most : -reach) + reach);
+        fine[lane] = std::int16_t(half + ((below[lane] ^ sign) - sign) + (v != 0 ? other : 0));
       }
       std::uint16_t* count = fine_.data();
-      for (std::size_t lane = 0; lane < 32; ++lane, count += stride) {
+      for (int lane = 0; lane < 32; ++lane, count += stride) {
         ++base_[lane][base[lane]];
         if (made > 1) ++count[fine[lane]];
       }
