@@ -589,6 +589,8 @@ inline std::vector<std::uint8_t> unsplit(bytes in, int type, int rows, int n) {
     const auto counts = r.get<std::uint8_t>(), dropped = r.get<std::uint8_t>();
     require(r.get<std::uint8_t>() == 0, "reserved");
     const int symbols = (counts & 15) + 1, tables = (counts >> 4) + 1;
+    const bool has_sign = type != 5;
+    require(symbols >= 2 && dropped <= (has_sign ? mantissa : 0), "head of a strip");
     const auto strip_size = r.get<std::uint32_t>(), escapes = r.get<std::uint32_t>();
     require(strip_size >= 12, "strip size");
     reader s(r.take(strip_size - 12));
@@ -616,6 +618,7 @@ inline std::vector<std::uint8_t> unsplit(bytes in, int type, int rows, int n) {
     for (int i = 0; i < columns; ++i) {
       column& x = c[std::size_t(i)];
       x.mode = modes[std::size_t(i)] & 15;
+      require(modes[std::size_t(i)] >> 4 < tables && (x.mode || has_sign), "table or mode");
       x.table = &thresholds[std::size_t(15 * (modes[std::size_t(i)] >> 4))];
       x.shift = x.mode == 0 ? m : x.mode == 1 ? 0 : m + 3 - x.mode;
       x.field = x.mode == 0 ? m + 1 : x.mode == 1 ? 0 : x.shift;
