@@ -589,6 +589,8 @@ inline std::vector<std::uint8_t> unsplit(bytes in, int type, int rows, int n) {
     const auto counts = r.get<std::uint8_t>(), dropped = r.get<std::uint8_t>();
     require(r.get<std::uint8_t>() == 0, "reserved");
     const int symbols = (counts & 15) + 1, tables = (counts >> 4) + 1;
+    const bool has_sign = type != 5;
+    require(symbols >= 2 && dropped <= (has_sign ? mantissa : 0), "head of a strip");
     const auto strip_size = r.get<std::uint32_t>(), escapes = r.get<std::uint32_t>();
     require(strip_size >= 12, "strip size");
     reader s(r.take(strip_size - 12));
@@ -616,6 +618,7 @@ inline std::vector<std::uint8_t> unsplit(bytes in, int type, int rows, int n) {
     for (int i = 0; i < columns; ++i) {
       column& x = c[std::size_t(i)];
       x.mode = modes[std::size_t(i)] & 15;
+      require(modes[std::size_t(i)] >> 4 < tables && (x.mode || has_sign), "table or mode");
       x.table = &thresholds[std::size_t(15 * (modes[std::size_t(i)] >> 4))];
       x.shift = x.mode == 0 ? m : x.mode == 1 ? 0 : m + 3 - x.mode;
       x.field = x.mode == 0 ? m + 1 : x.mode == 1 ? 0 : x.shift;
@@ -709,30 +712,42 @@ inline std::vector<distribution> read_tables(bytes section, int percent, int cha
   return tables;
 }
 
+// rANS with one state.
+class one_state {
+ public:
+  explicit one_state(bytes code) : in_(code), state_(in_.get<std::uint64_t>()) {
+    require(state_ >= 1ull << 31 && state_ < 1ull << 63, "state");
+  }
+  std::uint32_t slot() const { return std::uint32_t(state_ % 65536); }
+  void step(std::uint32_t begin, std::uint32_t slots) {
+    state_ = slots * (state_ / 65536) + slot() - begin;
+    if (state_ < 1ull << 31) state_ = (state_ << 32) + in_.get<std::uint32_t>();
+  }
+  void finish() const { require(state_ == 1ull << 31 && in_.left() == 0, "end state"); }
+
+ private:
+  reader in_;
+  std::uint64_t state_;
+};
+
 // The integers of all rows; anchors and differences begin at the tile's first channel.
 inline std::vector<int> decode_cachegen(bytes code, int rows, int w, const distribution* anchors,
                                         const distribution* differences) {
-  reader in(code);
-  auto state = in.get<std::uint64_t>();
-  require(state >= 1ull << 31 && state < 1ull << 63, "state");
-  const auto step = [&](std::uint32_t begin, std::uint32_t slots) {
-    state = slots * (state / 65536) + state % 65536 - begin;
-    if (state < 1ull << 31) state = (state << 32) + in.get<std::uint32_t>();
-  };
+  one_state coder(code);
   std::vector<int> out;
   for (int row = 0; row < rows; ++row)
     for (int channel = 0; channel < w; ++channel) {
       const distribution& d = (row % 10 ? differences : anchors)[channel];
       int s = 0;
-      while (d.start[s + 1] <= state % 65536) ++s;
-      step(d.start[s], d.start[s + 1] - d.start[s]);
+      while (d.start[s + 1] <= coder.slot()) ++s;
+      coder.step(d.start[s], d.start[s + 1] - d.start[s]);
       out.push_back(s - 127);
       if (s != 255) continue;
-      const auto slot = std::uint32_t(state % 65536);
-      step(slot, 1);
+      const std::uint32_t slot = coder.slot();
+      coder.step(slot, 1);
       out.back() = int(slot) - 32768;
     }
-  require(state == 1ull << 31 && in.left() == 0, "end state");
+  coder.finish();
   return out;
 }
 
@@ -892,9 +907,6 @@ inline std::vector<double> decode_classes(std::span<const envelope> tile, const 
   return c;
 }
 
-// --- 3 frame, 6 values
-
-/// What a frame holds of a plane of a layer: [token][channel], as numbers and, for tokens kept as stored, as bytes.
 // --- 6.7 fp8 and TurboQuant
 
 inline double fp8_of(int q) {
@@ -1003,6 +1015,272 @@ inline std::vector<float> released_values(bytes scales, bytes coded, int rows, i
   return out;
 }
 
+// --- 6.9 to 6.11: what their sections are made of
+
+// Numbers of any width, from the lowest bit of the first byte on.
+class bit_string {
+ public:
+  explicit bit_string(bytes b) : bytes_(b) {}
+  int get(int bits) {
+    int x = 0;
+    for (int i = 0; i < bits; ++i, ++at_) x |= (bytes_[at_ / 8] >> at_ % 8 & 1) << i;
+    return x;
+  }
+
+ private:
+  bytes bytes_;
+  std::size_t at_ = 0;
+};
+
+inline std::size_t bytes_of_bits(std::size_t bits) { return (bits + 7) / 8; }
+
+inline float finite_half(reader& r) {
+  const double x = half(r.get<std::uint16_t>());
+  require(std::isfinite(x), "no number");
+  return float(x);
+}
+inline std::vector<float> finite_halves(reader& r, std::size_t n) {
+  std::vector<float> x(n);
+  for (float& f : x) f = finite_half(r);
+  return x;
+}
+
+template <class T>
+std::vector<int> rising(reader& r, std::size_t n) {
+  std::vector<int> x;
+  for (std::size_t i = 0; i < n; ++i) {
+    x.push_back(r.get<T>());
+    require(i == 0 || x[i] > x[i - 1], "order");
+  }
+  return x;
+}
+inline std::size_t place_of(int wanted, const std::vector<int>& in) {
+  const auto at = std::find(in.begin(), in.end(), wanted);
+  require(at != in.end(), "not in the section");
+  return std::size_t(at - in.begin());
+}
+
+// Calls f(plane, width) for every group of a profile.
+template <class F>
+void for_each_group(const profile& p, F f) {
+  for (std::size_t i = 0; i < p.planes.size(); ++i)
+    for (int c = 0; c < p.planes[i].width; c += p.planes[i].group_width)
+      f(int(i % 2), std::size_t(std::min(p.planes[i].group_width, p.planes[i].width - c)));
+}
+
+// --- 6.9 KVTC
+
+struct kvtc_run {
+  int first, length, bits;
+};
+struct kvtc_group {
+  float scale = 0;
+  std::vector<float> mean, vectors;  // [live][width]
+  std::vector<kvtc_run> runs;        // of the ratio
+};
+
+inline std::vector<kvtc_group> read_kvtc(const profile& p, int ratio) {
+  reader r(p.section(5, 6).content);
+  const std::size_t n = r.get<std::uint16_t>();
+  require(r.get<std::uint16_t>() == 0, "reserved");
+  const std::size_t mine = place_of(ratio, rising<std::uint16_t>(r, n));
+  std::vector<kvtc_group> all;
+  for_each_group(p, [&](int, std::size_t width) {
+    kvtc_group& g = all.emplace_back();
+    const int live = r.get<std::uint16_t>();
+    g.scale = r.get<float>();
+    require(std::size_t(live) <= width && g.scale > 0 && g.scale <= 1e6f, "basis");
+    g.mean = finite_halves(r, width);
+    g.vectors = finite_halves(r, std::size_t(live) * width);
+    for (std::size_t i = 0; i < n; ++i) {
+      int next = 0, least = 0;
+      for (int k = r.get<std::uint16_t>(); k > 0; --k) {
+        constexpr int lengths[] = {1, 16, 64, 256, 1024};
+        const int x = r.get<std::uint8_t>(), type = x >> 3;
+        require((x & 7) <= 4 && type >= least && type <= 2 && next < live, "run");
+        const kvtc_run run{next, std::min(lengths[x & 7], live - next), 8 >> type};
+        next += run.length;
+        least = type;
+        if (i == mine) g.runs.push_back(run);
+      }
+    }
+  });
+  require(r.left() == 0, "bytes after the bases");
+  return all;
+}
+
+// A region of adaptive bytes.
+inline std::vector<std::uint8_t> adaptive_region(one_state& coder, std::size_t size) {
+  std::vector<std::uint32_t> zeros(256, 32768);
+  std::vector<std::uint8_t> out;
+  while (out.size() < size) {
+    unsigned node = 1;
+    while (node < 256) {
+      std::uint32_t& z = zeros[node];
+      const unsigned bit = coder.slot() >= z;
+      coder.step(bit ? z : 0, bit ? 65536 - z : z);
+      z = bit ? z - z / 32 : z + (65535 - z) / 32;
+      node = 2 * node + bit;
+    }
+    out.push_back(std::uint8_t(node - 256));
+  }
+  return out;
+}
+
+// Channels of all rows, [row][width], without their rotation.
+inline std::vector<double> kvtc_values(bytes code, const kvtc_group& g, std::size_t rows) {
+  const std::size_t width = g.mean.size();
+  std::vector<double> x;
+  for (std::size_t i = 0; i < rows * width; ++i) x.push_back(double(g.mean[i % width]));
+  if (rows == 0 || g.runs.empty()) {
+    require(code.empty(), "a code of nothing");
+    return x;
+  }
+  one_state coder(code);
+  for (const kvtc_run& run : g.runs) {
+    std::vector<float> zero(rows), step(rows);
+    for (std::vector<float>* to : {&zero, &step}) {
+      if (run.bits == 8) break;
+      const auto low = adaptive_region(coder, rows), high = adaptive_region(coder, rows);
+      for (std::size_t i = 0; i < rows; ++i) {
+        const double h = half(std::uint16_t(low[i] | high[i] << 8));
+        require(std::isfinite(h), "zero or step");
+        (*to)[i] = float(h);
+      }
+    }
+    const std::size_t row_bytes = bytes_of_bits(std::size_t(run.length * run.bits));
+    const auto codes = adaptive_region(coder, rows * row_bytes);
+    for (std::size_t row = 0; row < rows; ++row) {
+      bit_string bits(bytes(codes).subspan(row * row_bytes, row_bytes));
+      for (int k = run.first; k < run.first + run.length; ++k) {
+        const int q = bits.get(run.bits);
+        require(run.bits < 8 || (q & 127) != 127, "no code");
+        const float c = run.bits == 8 ? g.scale * float(fp8_of(q)) : float(q) * step[row] + zero[row];
+        for (std::size_t i = 0; i < width; ++i)
+          x[row * width + i] += double(c) * double(g.vectors[std::size_t(k) * width + i]);
+      }
+    }
+  }
+  coder.finish();
+  return x;
+}
+
+// --- 6.10 KVQuant
+
+struct kvquant_group {
+  std::vector<float> center, span;  // of K
+  std::vector<float> level;         // of the width
+};
+
+inline std::vector<kvquant_group> read_kvquant(const profile& p, int b) {
+  reader r(p.section(5, 7).content);
+  const std::size_t n = r.get<std::uint8_t>();
+  const std::vector<int> widths = rising<std::uint8_t>(r, n);
+  for (const int x : widths) require(x >= 1 && x <= 6, "bits");
+  const std::size_t mine = place_of(b, widths);
+  std::vector<kvquant_group> all;
+  for_each_group(p, [&](int which, std::size_t width) {
+    kvquant_group& g = all.emplace_back();
+    if (which == 0) {
+      g.center = finite_halves(r, width);
+      g.span = finite_halves(r, width);
+      for (const float s : g.span) require(!(s < 0), "span");
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+      std::vector<float> level = finite_halves(r, std::size_t{1} << widths[i]);
+      require(std::is_sorted(level.begin(), level.end()) && level.front() >= -1 && level.back() <= 1, "levels");
+      if (i == mine) g.level = std::move(level);
+    }
+  });
+  require(r.left() == 0, "bytes after the levels");
+  return all;
+}
+
+// Channels of all rows, [row][width], of K without their rotation.
+inline std::vector<double> kvquant_values(bytes side, bytes codes, const kvquant_group& g, bool key, int b,
+                                          std::size_t rows, std::size_t width) {
+  std::vector<double> x;
+  if (rows == 0) {
+    require(side.empty() && codes.empty(), "rows of nothing");
+    return x;
+  }
+  reader in(side);
+  std::vector<float> ranges = finite_halves(in, key ? 0 : 2 * rows);
+  std::vector<std::size_t> outliers(rows);
+  std::size_t all = 0;
+  for (std::size_t& n : outliers) all += n = in.get<std::uint8_t>();
+  std::vector<std::size_t> channel(all);
+  for (std::size_t& c : channel) c = width > 256 ? in.get<std::uint16_t>() : in.get<std::uint8_t>();
+  const std::vector<float> value = finite_halves(in, all);
+  require(in.left() == 0, "bytes after the outliers");
+  require(codes.size() == bytes_of_bits(rows * width * std::size_t(b)), "size of the codes");
+  bit_string bits(codes);
+  for (std::size_t row = 0, next = 0; row < rows; ++row) {
+    for (std::size_t c = 0; c < width; ++c) {
+      const float center = key ? g.center[c] : ranges[2 * row], span = key ? g.span[c] : ranges[2 * row + 1];
+      const double inside = double(g.level[std::size_t(bits.get(b))]) * double(span);  // exact
+      x.push_back(double(float(inside + double(center))));
+    }
+    for (std::size_t i = 0; i < outliers[row]; ++i, ++next) {
+      require(channel[next] < width && (i == 0 || channel[next] > channel[next - 1]), "channels of outliers");
+      x[row * width + channel[next]] = double(value[next]);
+    }
+  }
+  return x;
+}
+
+// --- 6.11 AATC
+
+struct aatc_group {
+  std::vector<float> deviation;
+  std::vector<std::uint8_t> bits;  // of the rate
+};
+
+inline std::vector<aatc_group> read_aatc(const profile& p, int rate) {
+  reader r(p.section(5, 8).content);
+  const std::size_t n = r.get<std::uint16_t>();
+  require(r.get<std::uint16_t>() == 0, "reserved");
+  const std::size_t mine = place_of(rate, rising<std::uint16_t>(r, n));
+  std::vector<aatc_group> all;
+  for_each_group(p, [&](int, std::size_t width) {
+    aatc_group& g = all.emplace_back();
+    for (std::size_t k = 0; k < width; ++k) {
+      g.deviation.push_back(r.get<float>());
+      require(g.deviation.back() >= 0 && g.deviation.back() <= 1e9f, "deviation");
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+      const bytes bits = r.take(width);
+      for (std::size_t k = 0; k < width; ++k) require(bits[k] <= 12 && (g.deviation[k] > 0 || bits[k] == 0), "bits");
+      if (i == mine) g.bits.assign(bits.begin(), bits.end());
+    }
+  });
+  require(r.left() == 0, "bytes after the bits");
+  return all;
+}
+
+// Coefficients of all rows, [row][width].
+inline std::vector<float> aatc_coefficients(bytes scales, bytes codes, const aatc_group& g, std::size_t rows) {
+  std::vector<float> c;
+  reader in(scales);
+  std::size_t row_bits = 0;
+  for (const std::uint8_t b : g.bits) row_bits += b;
+  require(codes.size() == bytes_of_bits(rows * row_bits), "size of the codes");
+  bit_string bits(codes);
+  for (std::size_t row = 0; row < rows; ++row) {
+    const float scale = finite_half(in);
+    for (std::size_t k = 0; k < g.bits.size(); ++k) {
+      const float unit = g.deviation[k] * scale;
+      const float at = (float(bits.get(g.bits[k])) + 0.5f) * (2 / float(1 << g.bits[k])) - 1;
+      c.push_back(g.bits[k] ? at * unit : 0);
+    }
+  }
+  require(in.left() == 0, "bytes after the scales");
+  return c;
+}
+
+// --- 3 frame, 6 values
+
+/// What a frame holds of a plane of a layer: [token][channel], as numbers and, for tokens kept as stored, as bytes.
 struct plane_values {
   int width = 0, type = 0;
   std::vector<double> x;
@@ -1042,6 +1320,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
     id[i] = int(stage & 255), parameter[i] = int(stage >> 8);
   }
   const int method = id[0], transform = id[2], quantizer = id[3], entropy = id[5];
+  const bool sectioned = method >= 4;  // 6.9 to 6.11: all that they know of the model is in a section of their own
   require((transform == 2 || parameter[2] == 0) && parameter[5] == 0, "codec");
   if (id[1] == 0)
     require(parameter[1] == 0, "codec");
@@ -1051,6 +1330,8 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
     require(transform <= 2 && (quantizer == 1 ? parameter[3] <= 5 && entropy == 1 : quantizer >= 2 && quantizer <= 5) &&
                 (quantizer < 4 || parameter[3] == 0) && (entropy == 1 || entropy == 2),
             "codec");
+  else if (sectioned)
+    require(method <= 6 && transform == 0 && quantizer == 0 && id[4] == 0 && entropy == method + 2, "codec");
   else if (method == 3)
     require(transform == 0 && quantizer == 0 && parameter[3] == 0 && id[4] == 2 && entropy == 0, "codec");
   else if (method == 2)
@@ -1074,7 +1355,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
     predictor = read_prediction(p, id[1]);
     require(parameter[1] == predictor.rank + 4096 * predictor.span, "codec");
   }
-  const bool profiled = method == 2 || (method == 0 && (transform == 1 || entropy == 1));
+  const bool profiled = method == 2 || sectioned || (method == 0 && (transform == 1 || entropy == 1));
   const int P = method == 0 && quantizer == 1 ? p.passes : 1;  // passes of a complete tile
   const int most = method == 0 && quantizer == 1 ? std::min(P, parameter[3] + 1) : 1;
   require(out.position >= 0 && out.position <= INT64_MAX - (1 << 20), "position");
@@ -1082,6 +1363,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   require(present >= 1 && present <= out.passes && out.passes <= most, "passes");
   require((96 + index_size) % 16 == 0, "index size");
   require(fingerprint == (method == 2 ? p.section(5, 5).fingerprint
+                          : sectioned ? p.section(5, entropy).fingerprint
                           : id[1]     ? p.section(1, id[1]).fingerprint
                           : profiled  ? p.fingerprint
                                       : 0),
@@ -1159,7 +1441,14 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
     differences = read_tables(p.section(5, 5).content, parameter[3], channels);
   }
 
-  std::size_t ordinal = 0, plane_channel = 0;  // of the model's
+  std::vector<kvtc_group> kvtc;
+  std::vector<kvquant_group> kvquant;
+  std::vector<aatc_group> aatc;
+  if (method == 4) kvtc = read_kvtc(p, parameter[3]);
+  if (method == 5) kvquant = read_kvquant(p, parameter[3]);
+  if (method == 6) aatc = read_aatc(p, parameter[3]);
+
+  std::size_t ordinal = 0, plane_channel = 0, plane_group = 0;  // of the model's
   std::vector<std::vector<double>> base;       // of each plane so far: what predictions see, [token][channel]
   for (int l = 0; l < layers; ++l)
     for (int which = 0; which < 2; ++which) {
@@ -1169,6 +1458,8 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
       const int dim = s.dim[which], type = s.type[which];
       const std::size_t first_of_plane = plane_channel;
       plane_channel += std::size_t(own.width);
+      const std::size_t first_group = plane_group;
+      plane_group += std::size_t(groups(l, which));
       const std::size_t element_size = size_of(type);
       plane_values v;
       v.width = s.heads * dim;
@@ -1206,7 +1497,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
               v.held[c] = v.exact[c] = 1;
             }
           };
-          const bool turns = transform == 1 && which == 0 && !p.ropes.empty();
+          const bool turns = (transform == 1 || sectioned) && which == 0 && !p.ropes.empty();
           const rope* turn = turns ? &p.ropes[std::size_t(p.layers[std::size_t(l)].rope)] : nullptr;
           const auto rotation = [&](double* x, double to) {
             for (int head = 0; turn && head < w / dim; ++head) rotate(x + head * dim, *turn, dim, to);
@@ -1224,6 +1515,14 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
               v.exact[cell(token, c)] = 0;
             }
           }
+          const auto put_turned = [&](int row, double* x) {
+            const int token = row_token[std::size_t(row)];
+            rotation(x, double(position + first + token));
+            for (int channel = 0; channel < w; ++channel) {
+              v.x[cell(token, channel)] = x[channel];
+              v.held[cell(token, channel)] = 1;
+            }
+          };
           const bytes entropy_bytes = e[0].section[entropy_section], unpredicted = e[0].section[predictor_section];
           if (id[1] && !unpredicted.empty())
             require(unpredicted.size() == 1 && unpredicted[0] == 0, "predicted or not");
@@ -1262,6 +1561,29 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
               v.x[at_value] = double(x[std::size_t(i)]);
               v.held[at_value] = 1;
             }
+            continue;
+          }
+
+          if (sectioned) {
+            const std::size_t group = first_group + std::size_t(g), n = std::size_t(rows), width = std::size_t(w);
+            const bytes with = e[0].section[quantizer_section];
+            std::vector<double> x;
+            if (method == 4) x = kvtc_values(entropy_bytes, kvtc[group], n);
+            if (method == 5)
+              x = kvquant_values(with, entropy_bytes, kvquant[group], which == 0, parameter[3], n, width);
+            if (method == 6) {
+              const std::vector<float> c = aatc_coefficients(with, entropy_bytes, aatc[group], n);
+              x.assign(c.begin(), c.end());
+              const std::size_t m = std::size_t(g) * std::size_t(own.group_width) * std::size_t(own.group_width);
+              for (std::size_t i = 0; !own.matrix.empty() && i < x.size(); ++i) {
+                const std::size_t row = i / width, channel = i % width;
+                double sum = 0;
+                for (std::size_t k = 0; k < width; ++k)
+                  sum += double(c[row * width + k]) * own.matrix[m + k * width + channel];
+                x[i] = own.scale * sum + own.mean[std::size_t(first_channel) + channel];
+              }
+            }
+            for (int i = 0; i < rows; ++i) put_turned(i, &x[std::size_t(i * w)]);
             continue;
           }
 
@@ -1399,15 +1721,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
                 base.back()[cell(row_token[std::size_t(i)], channel)] =
                     of_base[std::size_t(i)][std::size_t(channel)] - own.mean[std::size_t(first_channel + channel)];
           }
-          for (int i = 0; i < rows; ++i) {
-            std::vector<double>& x = values[std::size_t(i)];
-            const int token = row_token[std::size_t(i)];
-            rotation(x.data(), double(position + first + token));
-            for (int channel = 0; channel < w; ++channel) {
-              v.x[cell(token, channel)] = x[std::size_t(channel)];
-              v.held[cell(token, channel)] = 1;
-            }
-          }
+          for (int i = 0; i < rows; ++i) put_turned(i, values[std::size_t(i)].data());
         }
       out.planes.push_back(std::move(v));
     }

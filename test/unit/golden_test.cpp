@@ -7,9 +7,12 @@
 #include <sluice/sluice.hpp>
 
 #include <doctest/doctest.h>
+#include <support/aatc_model.hpp>
 #include <support/cachegen_model.hpp>
 #include <support/caches.hpp>
 #include <support/isas.hpp>
+#include <support/kvquant_model.hpp>
+#include <support/kvtc_model.hpp>
 #include <support/prediction.hpp>
 #include <support/reference_decoder.hpp>
 
@@ -220,6 +223,10 @@ constexpr golden streams[] = {
     {"kivi4", "narrow", "kivi4", dtype::f16, 173, 64, 0, false, true},
     {"kivi2", "narrow", "kivi2", dtype::f16, 173, 64, 0, false, true},
     {"cachegen_paper", "tables", "cachegen_paper", dtype::f16, 40, 64, 0, false, true},
+    {"kvtc16", "kvtc", "kvtc16", dtype::f16, 173, 2, 0, false, true},
+    {"kvquant4", "levels", "kvquant4", dtype::f16, 40, 0, 0, false, true},
+    {"kvquant3", "levels", "kvquant3", dtype::f16, 40, 64, 0, false, true},
+    {"aatc3", "levels", "aatc3", dtype::f16, 40, 64, 0, false, true},
     {"standard_cut", "small", "standard", dtype::f16, 40, 0, 3, false},
     {"balanced", "steps", "balanced", dtype::f16, 40, 0, 3, true},
     {"smallest", "predicted", "smallest", dtype::f16, 40, 0, 2, true},
@@ -451,6 +458,37 @@ TEST_CASE("golden: make" * doctest::skip()) {
   tables.set_section(cachegen::peaked_tables(tables, {0, 100}));
   tables.set_name("golden, CacheGen's tables");
   write("tables.profile", tables.serialize());
+
+  // Keys whose pairs turn by a quarter a position: cosines are 0 and 1 to within 1e-13, so that every machine codes them
+  // alike without their rotation. Pairs of either kind, and dims that do not turn.
+  const rope half{.scaling = rope_scaling::linear, .base = 1, .factor = 0.63661977236758134};
+  rope interleaved = half;
+  interleaved.pairing = rope_pairing::interleaved;
+  interleaved.rotary_dims = 8;
+
+  profile bases = profile::uncalibrated({{{2, 12, 4}}, {half}}, 4, 2);
+  bases.of(0, plane::key).group_width = 24;
+  bases.of(0, plane::value).group_width = 4;
+  bases.set_section(kvtc::made_up_bases(bases, {8, 16}));
+  bases.set_name("golden, KVTC's bases");
+  write("kvtc.profile", bases.serialize());
+
+  // A plane with a basis, the others without; V of the first layer is wide enough for an outlier a token.
+  profile levels = profile::uncalibrated({{{2, 8, 30}, {1, 16, 4, 1}}, {half, interleaved}}, 4, 2);
+  plane_profile& basis = levels.of(0, plane::key);
+  basis.group_width = 16;
+  basis.step = basis.scale = 1.f / 64;
+  for (int i = 0; i < 16; ++i) {
+    basis.classes.push_back(30);
+    basis.mean.push_back(from_float<f16>(float(i % 7) / 4 - 0.5f).bits);
+    for (int k = 0; k < 16; ++k)
+      basis.matrix.push_back(from_float<f16>(__builtin_popcount(unsigned(k & i)) % 2 ? -0.25f : 0.25f).bits);
+  }
+  levels.of(0, plane::value).group_width = 60;
+  levels.set_section(kvquant::made_up_levels(levels, {3, 4}));
+  levels.set_section(aatc::made_up_bits(levels, {200, 300, 400}));
+  levels.set_name("golden, KVQuant's levels, AATC's bits");
+  write("levels.profile", levels.serialize());
 
   // The cache such a profile describes, but for a tile that is twice as wide, an outlier and a token that is no number.
   const auto fill = [&](const kv_view& v) {

@@ -3,9 +3,12 @@
 #include <sluice/sluice.hpp>
 
 #include <doctest/doctest.h>
+#include <support/aatc_model.hpp>
 #include <support/cachegen_model.hpp>
 #include <support/caches.hpp>
 #include <support/frames.hpp>
+#include <support/kvquant_model.hpp>
+#include <support/kvtc_model.hpp>
 #include <support/reference_decoder.hpp>
 
 #include <cmath>
@@ -27,6 +30,14 @@ using by_rows = codec::fixed<4>::with_quantizer<ranged<range_along::tokens, 5, r
 using coded = codec::fixed<5>::with_entropy<class_rans>;
 using turned = codec::basic_codec<tile_tokens<>, no_prediction, random_rotation<77>, embedded<2>>;
 using leveled = codec::fixed<4>::with_quantizer<lloyd_max>::with_entropy<class_rans>;
+
+// Gives a profile what the presets want that learn tables of their own.
+void add_tables(profile& p) {
+  p.set_section(cachegen::peaked_tables(p, {37, 0, 100}));
+  p.set_section(kvtc::made_up_bases(p, {8, 16}));
+  p.set_section(kvquant::made_up_levels(p, {1, 3, 4}));
+  p.set_section(aatc::made_up_bits(p, {200, 300}));
+}
 
 reference::bytes as_bytes(const std::vector<std::byte>& b) {
   return {reinterpret_cast<const std::uint8_t*>(b.data()), b.size()};
@@ -144,7 +155,7 @@ TEST_CASE("reference: frames of every codec mean to the library what FORMAT.md s
     profile tuned = caches::make_profile(shape, {&source.view(), 1}, int(random() % 3), passes, int(random() % 5));
     const profile plain = profile::uncalibrated(shape, passes, int(random() % 5));
     profile tables = round % 2 ? plain : tuned;
-    tables.set_section(cachegen::peaked_tables(tables, {37, 0, 100}));
+    add_tables(tables);
     for (plane_profile& q : tuned.planes)
       if (q.width > 8) q.classes[7] = 1;  // dead in every pass, and wrongly so
     // Something for the exceptions, the deltas and the exact tokens.
@@ -184,6 +195,11 @@ TEST_CASE("reference: frames of every codec mean to the library what FORMAT.md s
     rounds.operator()<coded>(tuned);
     rounds.operator()<codec::cachegen_paper<>>(tables);
     rounds.operator()<codec::cachegen_paper<37>>(tables);
+    rounds.operator()<codec::kvtc<16>>(tables);
+    rounds.operator()<codec::kvtc<8>, tile_tokens<64>>(tables);
+    rounds.operator()<codec::kvquant<4>>(tables);
+    rounds.operator()<codec::kvquant<1>>(tables);
+    rounds.operator()<codec::aatc<300>>(tables);
     rounds.operator()<codec::exact>(plain);
     rounds.operator()<codec::uncompressed>(plain);
   }
@@ -204,7 +220,9 @@ TEST_CASE("reference: both take and refuse the same hostile bytes behind right c
   const profile tuned = caches::make_profile(shape, {&source.view(), 1}, 0, 3, 2),
                 plain = profile::uncalibrated(shape, 6, 2);
   profile tables = plain;
-  tables.set_section(cachegen::peaked_tables(tables, {0, 100}));
+  add_tables(tables);
+  profile with_basis = tuned;
+  add_tables(with_basis);
   caches::set(source.view(), plane::value, 0, 5, 1, 3, 300.f);
   // Where tables stand in tiles, these pay with many tokens only.
   caches::cache longer = caches::make_cache(shape, 60);
@@ -278,6 +296,10 @@ TEST_CASE("reference: both take and refuse the same hostile bytes behind right c
   attack.operator()<by_rows>(plain);
   attack.operator()<coded>(tuned);
   attack.operator()<codec::cachegen_paper<>>(tables);
+  attack.operator()<codec::kvtc<16>>(tables);
+  attack.operator()<codec::kvquant<3>>(tables);
+  attack.operator()<codec::aatc<200>>(tables);
+  attack.operator()<codec::aatc<300>>(with_basis);
   attack.operator()<codec::exact>(plain);
   attack.operator()<codec::uncompressed>(plain);
   CHECK(both > 1000);
