@@ -19,6 +19,7 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #ifndef SLUICE_TEST_DATA
@@ -141,6 +142,38 @@ void decode(benchmark::State& state, int basis, int level, isa on) {
   count(state, std::size_t(index.size_at(std::min(level, index.header().passes - 1))));
 }
 
+// The same by several threads of the caller's, here ones that are started for each call. Of the wall clock.
+auto pool() {
+  return [](int n, auto task) {
+    std::vector<std::jthread> others;
+    for (int i = 1; i < n; ++i) others.emplace_back([&task, i] { task(i); });
+    task(0);
+  };
+}
+
+void encode_shared(benchmark::State& state) {
+  auto threads = pool();
+  const auto parallel = sluice::parallel_for::of(int(state.range(0)), threads);
+  sluice::encoder<> encoder(data().calibrated);
+  std::vector<std::byte> out(encoder.max_size(data().cache));
+  std::size_t n = 0;
+  for (auto _ : state) n = encoder.encode(data().cache, out, {.levels = 2, .parallel = parallel}).value();
+  count(state, n);
+}
+
+void decode_shared(benchmark::State& state) {
+  auto threads = pool();
+  const auto parallel = sluice::parallel_for::of(int(state.range(0)), threads);
+  sluice::encoder<> encoder(data().calibrated);
+  std::vector<std::byte> frame(encoder.max_size(data().cache));
+  frame.resize(encoder.encode(data().cache, frame, {.levels = 2}).value());
+  sluice::decoder<> decoder(data().calibrated);
+  for (auto _ : state)
+    if (const auto s = decoder.decode(frame, data().paged, {.level = 1, .parallel = parallel}); !s)
+      state.SkipWithError(to_string(s.worst));
+  count(state, frame.size());
+}
+
 // K and V as one run of bytes: what a general-purpose compressor would be given.
 std::vector<std::byte> plain_bytes() {
   std::vector<std::byte> out;
@@ -210,6 +243,16 @@ const bool registered = [] {
     add_preset<Codec>(name);
     return false;
   });
+  for (int threads : {1, 2}) {
+    benchmark::RegisterBenchmark("threads/encode/standard", encode_shared)
+        ->Arg(threads)
+        ->UseRealTime()
+        ->Unit(benchmark::kMillisecond);
+    benchmark::RegisterBenchmark("threads/decode/standard", decode_shared)
+        ->Arg(threads)
+        ->UseRealTime()
+        ->Unit(benchmark::kMillisecond);
+  }
   add("memcpy", copy);
   for (int level : {1, 3}) {
     benchmark::RegisterBenchmark("encode/zstd", zstd_compress)->Arg(level)->Unit(benchmark::kMillisecond);
