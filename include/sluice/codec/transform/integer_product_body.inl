@@ -119,8 +119,7 @@ SLUICE_BODY_FN again_sink at_tile(const again_sink& out, int r, int c, int colum
   return {out.block, out.rows + r, out.left - r, c, columns};
 }
 
-// What corrections make of the coefficients of a block's rows that are in the product: whole numbers, however a frame
-// came to them. `state` says of each row where it is: as it was, in `a`, or nowhere in 16 bits.
+// What corrections make of the coefficients of a block's rows: whole numbers, however a frame came to them. `state` says of each row where it is: as it was, in `a`, or nowhere in 16 bits.
 enum class place : std::uint8_t { job, block, beyond };
 SLUICE_BODY_FN void correct_rows(const inverse_job& job, int r0, int rows, std::int16_t* a, place* state) {
   const std::ptrdiff_t lda = dense_round_up(job.k);
@@ -139,17 +138,6 @@ SLUICE_BODY_FN void correct_rows(const inverse_job& job, int r0, int rows, std::
       row[e.coefficient] = static_cast<std::int16_t>(sum);
     else
       at = place::beyond;
-  }
-}
-
-// Corrections outside of the product, to rows of a block that are not to be skipped.
-SLUICE_BODY_FN void add_corrections(const inverse_job& job, int r0, int rows, const std::uint8_t* skipped) {
-  for (std::size_t i = 0; i < job.num_corrections; ++i) {
-    const coefficient_correction& e = job.corrections[i];
-    if (e.row < r0 || e.row >= r0 + rows || skipped[e.row - r0]) continue;
-    if (e.coefficient < job.k || e.coefficient >= job.matrix_rows) continue;
-    add_scaled_row(job.x + e.row * job.ldx, job.scale * (job.row_scale ? job.row_scale[e.row] : 1.0f) * e.value,
-                   job.matrix + std::ptrdiff_t{e.coefficient} * job.n, job.n);
   }
 }
 
@@ -227,12 +215,16 @@ SLUICE_BODY_FN void inverse_block(const inverse_job& job, int r0, int rows, std:
     const float factor = job.row_scale ? job.scale * job.row_scale[r0 + r] : job.scale;
     energy[r] *= factor * factor;
   }
-  add_corrections(job, r0, rows, again);
   for (int r = 0; r < rows; ++r)
     if (!again[r]) again[r] = !exact_enough(job.x + (r0 + r) * job.ldx, n, m, energy[r]);
 }
 
-SLUICE_BODY_FN void inverse_by_integers(const inverse_job& job, float* workspace) {
+SLUICE_BODY_FN void inverse_by_integers(const inverse_job& asked, float* workspace) {
+  inverse_job job = asked;  // over all coefficients that are not zero
+  for (std::size_t i = 0; i < job.num_corrections; ++i) {
+    const std::int32_t k = job.corrections[i].coefficient;
+    if (k >= job.k && k < job.matrix_rows) job.k = k + 1;
+  }
   const std::ptrdiff_t lda = dense_round_up(job.k);
   float* panel = align_floats(workspace);
   float* a = panel + std::ptrdiff_t{dense_panel(job.n)} * job.k;
@@ -261,7 +253,5 @@ SLUICE_BODY_FN void inverse_by_integers(const inverse_job& job, float* workspace
     const reconstruct_sink block{
         job.x + r0 * job.ldx, job.ldx, job.mean, job.scale, rows, job.n, job.row_scale ? job.row_scale + r0 : nullptr};
     multiply_block(a, lda, some, job.k, job.matrix, job.n, job.n, panel, again_sink{block, which, some, 0, job.n});
-    for (int r = 0; r < rows; ++r) again[r] = !again[r];
-    add_corrections(job, r0, rows, again);
   }
 }

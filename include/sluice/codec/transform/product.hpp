@@ -48,8 +48,8 @@ struct inverse_job {
   std::int32_t matrix_rows = 0;  ///< >= k; corrections may name any of these coefficients, others are ignored
   const coefficient_correction* corrections = nullptr;
   std::size_t num_corrections = 0;
-  /// The matrix again, or null. With it, rows of c are zero from k to a multiple of 32 (ldc is one), and rows whose sums
-  /// it does not give well enough are done in floats.
+  /// The matrix again, or null. With it, ldc is a multiple of 32, rows of c are zero from k to there and at least to
+  /// matrix_rows, the workspace is for k = matrix_rows, and rows whose sums it does not give well enough are done in floats.
   const integer_matrix* integers = nullptr;
 };
 
