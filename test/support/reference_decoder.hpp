@@ -1449,7 +1449,7 @@ inline frame decode(bytes file, const profile& p, int level, std::int64_t positi
   if (method == 6) aatc = read_aatc(p, parameter[3]);
 
   std::size_t ordinal = 0, plane_channel = 0, plane_group = 0;  // of the model's
-  std::vector<std::vector<double>> base;       // of each plane so far: what predictions see, [token][channel]
+  std::vector<std::vector<double>> base;  // of each plane so far: what predictions see, [token][channel]
   for (int l = 0; l < layers; ++l)
     for (int which = 0; which < 2; ++which) {
       const shape& s = shapes[std::size_t(l)];
