@@ -35,7 +35,7 @@ void follow_recency(sluice::profile& p) {
   sluice::detail::token_weight_model m;
   for (int l = 0; l < p.shape.num_layers(); ++l)
     m.layers.push_back({.offset = {4, 2},
-                        .exponent = {45, 45},
+                        .exponent = {sluice::detail::usual_exponent, sluice::detail::usual_exponent},
                         .slope = 1,
                         .direction = std::vector<float>(std::size_t(p.of(l, sluice::plane::key).width))});
   m.put_into(p);
@@ -119,59 +119,41 @@ const sluice::profile& profile_of(int basis) {
   return basis == 0 ? data().uncalibrated : basis == 1 ? data().per_head : data().calibrated;
 }
 
+// Threads of the caller's, here ones that are started for each call.
+auto pool = [](int n, auto task) {
+  std::vector<std::jthread> others;
+  for (int i = 1; i < n; ++i) others.emplace_back([&task, i] { task(i); });
+  task(0);
+};
+sluice::parallel_for shared_by(int threads) {
+  return threads > 1 ? sluice::parallel_for::of(threads, pool) : sluice::parallel_for{};
+}
+
 template <class Codec>
-void encode(benchmark::State& state, int basis, int levels, isa on) {
+void encode(benchmark::State& state, int basis, int levels, isa on, int threads = 1) {
   sluice::encoder<Codec> encoder(profile_of(basis), {on});
   std::vector<std::byte> out(encoder.max_size(data().cache));
   std::size_t n = 0;
-  for (auto _ : state) n = encoder.encode(data().cache, out, {levels, {data().tokens}}).value();
+  for (auto _ : state)
+    n = encoder.encode(data().cache, out, {.levels = levels, .side = {data().tokens}, .parallel = shared_by(threads)})
+            .value();
   count(state, n);
 }
 
 template <class Codec>
-void decode(benchmark::State& state, int basis, int level, isa on) {
+void decode(benchmark::State& state, int basis, int level, isa on, int threads = 1) {
   sluice::encoder<Codec> encoder(profile_of(basis));
   std::vector<std::byte> frame(encoder.max_size(data().cache));
   frame.resize(encoder.encode(data().cache, frame, {.side = {data().tokens}}).value());
   sluice::decoder<Codec> decoder(profile_of(basis), {on});
   for (auto _ : state)
-    if (const auto s = decoder.decode(frame, data().paged, {.level = level, .side = {data().tokens}}); !s)
+    if (const auto s = decoder.decode(frame, data().paged,
+                                      {.level = level, .side = {data().tokens}, .parallel = shared_by(threads)});
+        !s)
       state.SkipWithError(to_string(s.worst));
   sluice::frame_index index;
   (void)index.parse(frame);
   count(state, std::size_t(index.size_at(std::min(level, index.header().passes - 1))));
-}
-
-// The same by several threads of the caller's, here ones that are started for each call. Of the wall clock.
-auto pool() {
-  return [](int n, auto task) {
-    std::vector<std::jthread> others;
-    for (int i = 1; i < n; ++i) others.emplace_back([&task, i] { task(i); });
-    task(0);
-  };
-}
-
-void encode_shared(benchmark::State& state) {
-  auto threads = pool();
-  const auto parallel = sluice::parallel_for::of(int(state.range(0)), threads);
-  sluice::encoder<> encoder(data().calibrated);
-  std::vector<std::byte> out(encoder.max_size(data().cache));
-  std::size_t n = 0;
-  for (auto _ : state) n = encoder.encode(data().cache, out, {.levels = 2, .parallel = parallel}).value();
-  count(state, n);
-}
-
-void decode_shared(benchmark::State& state) {
-  auto threads = pool();
-  const auto parallel = sluice::parallel_for::of(int(state.range(0)), threads);
-  sluice::encoder<> encoder(data().calibrated);
-  std::vector<std::byte> frame(encoder.max_size(data().cache));
-  frame.resize(encoder.encode(data().cache, frame, {.levels = 2}).value());
-  sluice::decoder<> decoder(data().calibrated);
-  for (auto _ : state)
-    if (const auto s = decoder.decode(frame, data().paged, {.level = 1, .parallel = parallel}); !s)
-      state.SkipWithError(to_string(s.worst));
-  count(state, frame.size());
 }
 
 // K and V as one run of bytes: what a general-purpose compressor would be given.
@@ -210,8 +192,8 @@ void zstd_decompress(benchmark::State& state) {
   count(state, to.size());
 }
 
-void add(const std::string& name, auto f) {
-  benchmark::RegisterBenchmark(name.c_str(), f)->Unit(benchmark::kMillisecond);
+auto* add(const std::string& name, auto f) {
+  return benchmark::RegisterBenchmark(name.c_str(), f)->Unit(benchmark::kMillisecond);
 }
 
 template <class Codec>
@@ -243,15 +225,14 @@ const bool registered = [] {
     add_preset<Codec>(name);
     return false;
   });
-  for (int threads : {1, 2}) {
-    benchmark::RegisterBenchmark("threads/encode/standard", encode_shared)
-        ->Arg(threads)
-        ->UseRealTime()
-        ->Unit(benchmark::kMillisecond);
-    benchmark::RegisterBenchmark("threads/decode/standard", decode_shared)
-        ->Arg(threads)
-        ->UseRealTime()
-        ->Unit(benchmark::kMillisecond);
+  for (int threads : {1, 2}) {  // of the wall clock
+    const std::string suffix = "/standard/threads_" + std::to_string(threads);
+    add("shared/encode" + suffix, [=](benchmark::State& s) {
+      encode<sluice::codec::standard>(s, 2, 2, isa::best, threads);
+    })->UseRealTime();
+    add("shared/decode" + suffix, [=](benchmark::State& s) {
+      decode<sluice::codec::standard>(s, 2, 1, isa::best, threads);
+    })->UseRealTime();
   }
   add("memcpy", copy);
   for (int level : {1, 3}) {

@@ -190,7 +190,8 @@ void split(benchmark::State& state, isa on) {
   std::vector<std::int8_t> r(f.size());
   for (std::size_t i = 0; i < f.size(); ++i) f[i] = static_cast<std::int16_t>(i % 31);
   for (auto _ : state) {
-    split3(on, f.data(), c.data(), r.data(), static_cast<int>(f.size()));
+    std::int8_t* const digits[] = {nullptr, r.data()};
+    split_levels(on, f.data(), c.data(), digits, 2, 2, static_cast<int>(f.size()));
     benchmark::ClobberMemory();
   }
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(f.size()) * 2);

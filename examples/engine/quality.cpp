@@ -296,9 +296,8 @@ int quality(const quality_options& o) {
   }
   for (const std::string& codec : r.codecs)
     if (!sluice::preset_named(codec.c_str())) throw usage_error("no codec is called " + codec);
-  json report = {{"model", name_of(r.model)}, {"kv", r.kv},
-                 {"payload", r.payload},      {"chunk_tokens", r.chunk_tokens},
-                 {"suffix", nullptr},         {"needles", nullptr}};
+  json report = {{"model", name_of(r.model)},      {"kv", r.kv},        {"payload", r.payload},
+                 {"chunk_tokens", r.chunk_tokens}, {"suffix", nullptr}, {"needles", nullptr}};
   if (r.windows != 0) report["suffix"] = judge_suffixes(r);
   if (r.needles > 0) report["needles"] = seek_needles(r);
   if (r.json)

@@ -264,7 +264,8 @@ inline void identity_and_split(unsigned seed) {
   std::vector<std::int16_t> all(65536), want_c(65536);
   for (int v = 0; v < 65536; ++v) all[static_cast<std::size_t>(v)] = static_cast<std::int16_t>(v - 32768);
   std::vector<std::int8_t> want_r(65536);
-  detail::split3(isa::portable, all.data(), want_c.data(), want_r.data(), 65536);
+  std::int8_t* const digits[] = {nullptr, want_r.data()};
+  detail::split_levels(isa::portable, all.data(), want_c.data(), digits, 2, 2, 65536);
   const device_buffer<std::int16_t> f(all), quotient(65536), wide(65536);
   const device_buffer<std::int8_t> digit(65536);
   run_warps(cuda::split3_kernel<std::int8_t>, 64, f.data(), quotient.data(), digit.data(), 65536);

@@ -541,7 +541,8 @@ TEST_CASE("dense: split3 is exact for every 16-bit integer, at any length, in pl
   for (isa i : instruction_sets()) {
     std::vector<std::int16_t> c(all.size()), r16(all.size()), in_place = all;
     std::vector<std::int8_t> r(all.size());
-    split3(i, all.data(), c.data(), r.data(), 65536);
+    std::int8_t* const digits[] = {nullptr, r.data()};
+    split_levels(i, all.data(), c.data(), digits, 2, 2, 65536);
     split3(i, in_place.data(), in_place.data(), r16.data(), 65536);
     CHECK(c == in_place);
     int wrong = 0;
@@ -553,7 +554,8 @@ TEST_CASE("dense: split3 is exact for every 16-bit integer, at any length, in pl
     for (int n = 0; n < 70; ++n) {
       std::vector<std::int16_t> part(static_cast<std::size_t>(n));
       std::vector<std::int8_t> digit(part.size());
-      split3(i, all.data() + 1001, part.data(), digit.data(), n);
+      std::int8_t* const of_part[] = {nullptr, digit.data()};
+      split_levels(i, all.data() + 1001, part.data(), of_part, 2, 2, n);
       CHECK(std::equal(part.begin(), part.end(), c.begin() + 1001));
       CHECK(std::equal(digit.begin(), digit.end(), r.begin() + 1001));
     }

@@ -22,7 +22,6 @@ struct coefficient_place {
 }  // namespace sluice::detail
 
 #define SLUICE_FUNCTIONS                                                                                          \
-  SLUICE_KERNEL void split3(const std::int16_t* f, std::int16_t* c, std::int8_t* r, int count) noexcept;          \
   SLUICE_KERNEL void split3(const std::int16_t* f, std::int16_t* c, std::int16_t* r, int count) noexcept;         \
   SLUICE_KERNEL void split_levels(const std::int16_t* f, std::int16_t* c, std::int8_t* const* digits, int passes, \
                                   int made, int count) noexcept;                                                  \
@@ -36,9 +35,6 @@ namespace sluice::detail {
 inline namespace SLUICE_HOST_ABI {
 
 /// One refinement step: f = 3 c + r with c = floor((f + 1) / 3), r in {-1, 0, 1}; c may be f itself.
-inline void split3(isa i, const std::int16_t* f, std::int16_t* c, std::int8_t* r, int count) noexcept {
-  SLUICE_RETURN_ON(i, split3(f, c, r, count))
-}
 inline void split3(isa i, const std::int16_t* f, std::int16_t* c, std::int16_t* r, int count) noexcept {
   SLUICE_RETURN_ON(i, split3(f, c, r, count))
 }

@@ -14,9 +14,6 @@ SLUICE_BODY_FN void split3_run(const std::int16_t* from, std::int16_t* c, Digit*
 
 #if !SLUICE_TARGET_CUDA
 
-SLUICE_KERNEL void split3(const std::int16_t* f, std::int16_t* c, std::int8_t* r, int count) noexcept {
-  split3_run(f, c, r, count);
-}
 SLUICE_KERNEL void split3(const std::int16_t* f, std::int16_t* c, std::int16_t* r, int count) noexcept {
   split3_run(f, c, r, count);
 }

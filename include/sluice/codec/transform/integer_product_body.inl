@@ -103,23 +103,17 @@ SLUICE_BODY_FN bool exact_enough(const float* x, int n, const integer_matrix& m,
   return true;
 }
 
-// Where rows that are done again in floats go: a tile's corner among those of a block.
+// Where rows that are done again in floats go: among those of a block.
 struct again_sink {
-  reconstruct_sink block;    // at its first row and column 0
-  const std::uint8_t* rows;  // of the block, from the tile's first on
-  int left, column, columns;
-
-  template <int C>
-  SLUICE_BODY_FN void row(int r, const floats::vec (&sum)[C]) const {
-    if (r >= left) return;
-    at_tile(block, rows[r], column, columns).row(0, sum);
-  }
+  reconstruct_sink block;
+  const std::uint8_t* rows;  // of the block
 };
-SLUICE_BODY_FN again_sink at_tile(const again_sink& out, int r, int c, int columns) {
-  return {out.block, out.rows + r, out.left - r, c, columns};
+SLUICE_BODY_FN void put_row(const again_sink& out, int r, int c, int count, const float* sums) {
+  put_row(out.block, out.rows[r], c, count, sums);
 }
 
-// What corrections make of the coefficients of a block's rows: whole numbers, however a frame came to them. `state` says of each row where it is: as it was, in `a`, or nowhere in 16 bits.
+// What corrections make of the coefficients of a block's rows: whole numbers, however a frame came to them. `state` says
+// of each row where it is: as it was, in `a`, or nowhere in 16 bits.
 enum class place : std::uint8_t { job, block, beyond };
 SLUICE_BODY_FN void correct_rows(const inverse_job& job, int r0, int rows, std::int16_t* a, place* state) {
   const std::ptrdiff_t lda = dense_round_up(job.k);
@@ -252,6 +246,6 @@ SLUICE_BODY_FN void inverse_by_integers(const inverse_job& asked, float* workspa
     zero_tail_rows(a, lda, some);
     const reconstruct_sink block{
         job.x + r0 * job.ldx, job.ldx, job.mean, job.scale, rows, job.n, job.row_scale ? job.row_scale + r0 : nullptr};
-    multiply_block(a, lda, some, job.k, job.matrix, job.n, job.n, panel, again_sink{block, which, some, 0, job.n});
+    multiply_block(a, lda, some, job.k, job.matrix, job.n, job.n, panel, again_sink{block, which});
   }
 }

@@ -88,29 +88,6 @@ struct quantize_sink {
     }
     if (f::any(bad) && beyond) raise(beyond + r);
   }
-
-#if !SLUICE_TARGET_CUDA
-  // The same of rows and columns from r and c on, whose sums lie in memory: a row's range is looked at once.
-  SLUICE_BODY_FN void tile(int r, int c, int live, int count, const float* sums, int stride) const {
-    using f = floats;
-    for (int i = 0; i < live; ++i, sums += stride) {
-      std::int16_t* const to = q + (r + i) * ldq + c;
-      f::mask bad = f::none();
-      int j = 0;
-      for (; j + f::width <= count; j += f::width) {
-        const f::vec sum = f::load(sums + j);
-        bad = f::either(bad, beyond_range(sum));
-        f::store_u16(to + j, f::round(f::clamp(sum, 32767.0f)), f::width);
-      }
-      if (j < count) {
-        const f::vec sum = f::load(sums + j);
-        bad = f::either(bad, beyond_range(sum));
-        f::store_u16(to + j, f::round(f::clamp(sum, 32767.0f)), count - j);
-      }
-      if (f::any(bad) && beyond) raise(beyond + r + i);
-    }
-  }
-#endif
 };
 
 // to[i] = from[i] as float, zero from n to the end of the last vector.
@@ -215,15 +192,26 @@ SLUICE_BODY_ONCE void sum_tile(const float* a, std::ptrdiff_t lda, int k, const 
   multiply_tile<dense_tile_rows, C>(a, lda, k, packed_panel<C>{panel}, tile_sums{sums});
 }
 
-// The tile's corner in a sink that stands at the block's first row and column 0.
-SLUICE_BODY_FN reconstruct_sink at_tile(const reconstruct_sink& out, int r, int c, int columns) {
-  return {out.x + r * out.ldx + c,
-          out.ldx,
-          out.mean ? out.mean + c : nullptr,
-          out.scale,
-          out.rows - r,
-          columns,
-          out.row_scale ? out.row_scale + r : nullptr};
+// Sums of a row that lie in memory on their way to a sink, in `count` columns from c on.
+SLUICE_BODY_FN void put_row(const reconstruct_sink& out, int r, int c, int count, const float* sums) {
+  using f = floats;
+  const f::vec factor = f::set(out.row_scale ? out.scale * out.row_scale[r] : out.scale);
+  for (int j = 0; j < count; j += f::width) {
+    const int m = count - j < f::width ? count - j : f::width;
+    const f::vec base = out.mean ? f::load(out.mean + c + j, m) : f::set(0.0f);
+    f::store(out.x + r * out.ldx + c + j, f::fma(f::load(sums + j), factor, base), m);
+  }
+}
+SLUICE_BODY_FN void put_row(const quantize_sink& out, int r, int c, int count, const float* sums) {
+  using f = floats;
+  std::int16_t* const to = out.q + r * out.ldq + c;
+  f::mask bad = f::none();
+  for (int j = 0; j < count; j += f::width) {
+    const f::vec sum = f::load(sums + j);
+    bad = f::either(bad, beyond_range(sum));
+    f::store_u16(to + j, f::round(f::clamp(sum, 32767.0f)), count - j < f::width ? count - j : f::width);
+  }
+  if (f::any(bad) && out.beyond) raise(out.beyond + r);
 }
 
 // A panel is made right before all rows of the block meet it, which finds it in a near cache; making it again for the
@@ -248,13 +236,7 @@ SLUICE_BODY_FN void multiply_block(const float* a, std::ptrdiff_t lda, int rows,
 #endif
       }
       const int live = rows - r < dense_tile_rows ? rows - r : dense_tile_rows;
-      if constexpr (requires { out.tile(r, c0, live, columns, sums, width); })
-        out.tile(r, c0, live, columns, sums, width);
-      else
-        for (int j = 0; j < columns; j += floats::width) {
-          const Sink to = at_tile(out, r, c0 + j, columns - j);
-          for (int i = 0; i < live; ++i) to.row(i, {floats::load(sums + i * width + j)});
-        }
+      for (int i = 0; i < live; ++i) put_row(out, r + i, c0, columns, sums + i * width);
     }
   }
 }

@@ -210,7 +210,7 @@ __global__ void quantize_rows_kernel(const float* x, std::ptrdiff_t ldx, int row
   if (r < rows && quantize_row(x + r * ldx, mean, inverse_step, n, c + r * ldc) && beyond) raise(beyond + r);
 }
 
-/// detail::split3; a warp per 1,024 values.
+/// detail::split_levels of one step; a warp per 1,024 values.
 template <class Digit>
 __global__ void split3_kernel(const std::int16_t* f, std::int16_t* c, Digit* r, int count) {
   const int at = warp_in_grid() * 1024;

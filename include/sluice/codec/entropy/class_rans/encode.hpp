@@ -29,24 +29,42 @@ class block_histogram {
     std::memset(base_, 0, sizeof base_);
   }
 
-  // Some rows from one on: their values in the base pass, and where their digits are.
+  // Some rows from one on: their values in the base pass, and where their digits are. Where each lane counts is worked out
+  // for all of them before any counts: the one has vectors, the other none.
   template <class Wanted>
   void add(const std::int16_t* values, const std::int8_t* const* digits, std::size_t at, std::size_t ld, int rows,
            Wanted wanted) {
-    switch (made_) {
-      case 1: return add_rows<1>(values, digits, at, ld, rows, wanted);
-      case 2: return add_rows<2>(values, digits, at, ld, rows, wanted);
-      case 3: return add_rows<3>(values, digits, at, ld, rows, wanted);
-      case 4: return add_rows<4>(values, digits, at, ld, rows, wanted);
-      default: return add_rows<0>(values, digits, at, ld, rows, wanted);
+    const int half = half_, other = 2 * half_ + 1;
+    const auto stride = std::size_t(fine_stride());
+    std::int16_t low[32] = {}, high[32] = {};
+    for (int r = 0; r < rows; ++r, at += ld) {
+      if (!wanted(r)) continue;
+      std::int16_t below[32] = {}, base[32], fine[32];  // below: what all digits make together
+      for (int p = 1; p < made_; ++p) {
+        const std::int8_t* const d = digits[p] + at;
+        for (int lane = 0; lane < 32; ++lane) below[lane] = std::int16_t(3 * below[lane] + d[lane]);
+      }
+      for (int lane = 0; lane < 32; ++lane) {
+        const int v = values[at + std::size_t(lane)], sign = v < 0 ? -1 : 0, most = v < reach ? v : reach;
+        base[lane] = std::int16_t(most > -reach ? most : -reach);
+        fine[lane] = std::int16_t(half + ((below[lane] ^ sign) - sign) + (v != 0 ? other : 0));
+        low[lane] = base[lane] < low[lane] ? base[lane] : low[lane];
+        high[lane] = base[lane] > high[lane] ? base[lane] : high[lane];
+      }
+      std::uint16_t* count = fine_.data();
+      for (int lane = 0; lane < 32; ++lane, count += stride) {
+        ++base_[lane][base[lane] + reach];
+        ++count[fine[lane]];
+      }
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+      least_ = detail::min<int>(least_, low[lane]);
+      most_ = detail::max<int>(most_, high[lane]);
     }
   }
 
   // To be called once all rows are there.
   void count_digits() {
-    for (int v = -reach; v <= reach; ++v)
-      for (const auto& lane : base_)
-        if (lane[v + reach]) least_ = detail::min(least_, v), most_ = detail::max(most_, v);
     for (std::size_t lane = 0; lane < 32; ++lane) {
       std::memset(digit_[lane], 0, sizeof digit_[lane]);
       const std::uint16_t* const fine = &fine_[lane * std::size_t(fine_stride())];
@@ -79,33 +97,6 @@ class block_histogram {
 
  private:
   static constexpr int reach = 40;
-
-  // Where each lane counts is worked out for all of them before any counts: the one has vectors, the other none.
-  template <int Made, class Wanted>
-  void add_rows(const std::int16_t* values, const std::int8_t* const* digits, std::size_t at, std::size_t ld, int rows,
-                Wanted wanted) {
-    const int made = Made ? Made : made_;
-    const int half = half_, other = 2 * half_ + 1;
-    const auto stride = std::size_t(fine_stride());
-    for (int r = 0; r < rows; ++r, at += ld) {
-      if (!wanted(r)) continue;
-      std::int16_t below[32] = {}, base[32], fine[32];  // below: what all digits make together
-      for (int p = 1; p < made; ++p) {
-        const std::int8_t* const d = digits[p] + at;
-        for (int lane = 0; lane < 32; ++lane) below[lane] = std::int16_t(3 * below[lane] + d[lane]);
-      }
-      for (int lane = 0; lane < 32; ++lane) {
-        const int v = values[at + std::size_t(lane)], sign = v < 0 ? -1 : 0, most = v < reach ? v : reach;
-        base[lane] = std::int16_t((most > -reach ? most : -reach) + reach);
-        fine[lane] = std::int16_t(half + ((below[lane] ^ sign) - sign) + (v != 0 ? other : 0));
-      }
-      std::uint16_t* count = fine_.data();
-      for (int lane = 0; lane < 32; ++lane, count += stride) {
-        ++base_[lane][base[lane]];
-        if (made > 1) ++count[fine[lane]];
-      }
-    }
-  }
   int fine_stride() const noexcept { return 2 * (2 * half_ + 1); }
 
   int made_ = 0, half_ = 0;
