@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "cuda_memory.cuh"
 #include "cuda_model.hpp"
 #include "cuda_timing.cuh"
 
@@ -9,8 +10,6 @@
 #include <sluice/cuda/presets.cuh>
 #include <sluice/format/frame.hpp>
 #include <sluice/tensor/layouts.hpp>
-
-#include <thrust/equal.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -25,38 +24,18 @@
 
 namespace cuda_bench {
 
-/// Whether two bf16 agree but for what a sum in another order may change.
-struct nearly {
-  float tolerance;  ///< relative, and of one where values are small; 0 = the same bits
-  static __host__ __device__ float value(std::uint16_t bits) {
-    union {
-      std::uint32_t u;
-      float f;
-    } x{static_cast<std::uint32_t>(bits) << 16};
-    return x.f;
-  }
-  __host__ __device__ bool operator()(std::uint16_t a, std::uint16_t b) const {
-    if (a == b) return true;
-    const float x = value(a), y = value(b), d = x < y ? y - x : x - y, size = y < 0 ? -y : y;
-    return d <= tolerance * (size > 1 ? size : 1);
-  }
-};
-
 inline void must(sluice::status s, const char* what) {
   if (s != sluice::status::ok) throw std::runtime_error(std::string(what) + ": " + to_string(s));
 }
-
-inline std::byte* bytes_of(device_bytes& b) { return reinterpret_cast<std::byte*>(thrust::raw_pointer_cast(b.data())); }
 
 /// A model's image copied to the device, ready for its kernels.
 template <class Model>
 auto put_on_device(const Model& packed, device_bytes& image) {
   must(packed.state(), "the model's image");
-  image.resize(packed.image().size());
-  upload(packed.image(), thrust::raw_pointer_cast(image.data()));
+  image = device_bytes(std::span<const std::byte>(packed.image()));
   const auto limits = sluice::cuda::limits_of_device();
   must(limits.status(), "limits of the device");
-  const auto model = packed.at(bytes_of(image), *limits);
+  const auto model = packed.at(image.data(), *limits);
   must(init(model), "init");  // of decodes or of encodes
   return model;
 }
@@ -90,8 +69,8 @@ class device_context {
   double bits_per_value() const { return bits_; }
 
   bool decode(cudaStream_t stream) {
-    return sluice::cuda::decode_async(on_device_, std::span<const sluice::cuda::request>(requests_),
-                                      bytes_of(workspace_), workspace_.size(), stream) == sluice::status::ok;
+    return sluice::cuda::decode_async(on_device_, std::span<const sluice::cuda::request>(requests_), workspace_.data(),
+                                      workspace_.size(), stream) == sluice::status::ok;
   }
   /// One stage alone, over what the last decode has opened.
   bool entropy(cudaStream_t stream) {
@@ -107,7 +86,7 @@ class device_context {
   sluice::cuda::decode_state state() {
     const auto l = sluice::cuda::lay_out_workspace(on_device_.sizes, requests_,
                                                    [&](std::int32_t n) { return stages::bytes(on_device_.sizes, n); });
-    std::byte* const w = bytes_of(workspace_);
+    std::byte* const w = workspace_.data();
     return {on_device_.image,
             w,
             reinterpret_cast<sluice::cuda::open_request*>(w + l.requests_at),
@@ -124,9 +103,9 @@ class device_context {
     std::vector<std::int32_t> table(static_cast<std::size_t>(pages));
     std::iota(table.begin(), table.end(), 0);
     std::shuffle(table.begin(), table.end(), std::mt19937(1));
-    table_ = table;
+    table_ = device_array<std::int32_t>(std::span<const std::int32_t>(table));
     sluice::kv_view v = c;
-    v.k.base = v.v.base = bytes_of(pages_);
+    v.k.base = v.v.base = pages_.data();
     for (sluice::plane_view* p : {&v.k, &v.v}) {
       p->page_stride = page_tokens * p->token_stride;
       p->layer_stride = 2 * pages * p->page_stride;
@@ -137,10 +116,10 @@ class device_context {
     v.capacity = pages;
     v.num_indices = pages_of_one;
     for (int i = 0; i < frames_; ++i) {
-      v.indices = thrust::raw_pointer_cast(table_.data()) + i * pages_of_one;
+      v.indices = table_.data() + i * pages_of_one;
       v.position = c.position + i * c.tokens;
       sluice::cuda::request r;
-      r.frame = bytes_of(coded_) + stride_ * static_cast<std::size_t>(i);
+      r.frame = coded_.data() + stride_ * static_cast<std::size_t>(i);
       r.size = index.size();
       r.tokens = index.header().tokens;
       r.tile_tokens = index.header().tile_tokens;
@@ -165,27 +144,24 @@ class device_context {
 
   // One frame into contiguous memory, against the CPU's decode of it; then all frames once, so that stages can be run alone.
   void check(const grown_model& m, const std::vector<std::byte>& frame, int level) {
-    for (int i = 0; i < frames_; ++i)
-      upload(frame, thrust::raw_pointer_cast(coded_.data()) + stride_ * static_cast<std::size_t>(i));
+    for (int i = 0; i < frames_; ++i) coded_.put(frame, stride_ * static_cast<std::size_t>(i));
     device_bytes plain(m.bytes().size());
-    thrust::device_vector<sluice::cuda::report> report(1);
+    device_array<sluice::cuda::report> report(1);
     sluice::cuda::request r = requests_.at(0);
     r.cache = m.cache();
-    r.cache.k.base = bytes_of(plain);
-    r.cache.v.base = bytes_of(plain) + plain.size() / 2;
-    r.out = thrust::raw_pointer_cast(report.data());
-    must(sluice::cuda::decode_async(on_device_, std::span<const sluice::cuda::request>(&r, 1), bytes_of(workspace_),
+    r.cache.k.base = plain.data();
+    r.cache.v.base = plain.data() + plain.size() / 2;
+    r.out = report.data();
+    must(sluice::cuda::decode_async(on_device_, std::span<const sluice::cuda::request>(&r, 1), workspace_.data(),
                                     workspace_.size(), nullptr),
          "decode_async");
     if (cudaDeviceSynchronize() != cudaSuccess) throw std::runtime_error("the first decode did not end");
-    must(sluice::cuda::status_of(sluice::cuda::report(report[0]).worst), "the first decode");
+    must(sluice::cuda::status_of(report.get()[0].worst), "the first decode");
     const std::vector<std::byte> right = m.decoded(frame, level);
-    thrust::device_vector<std::uint16_t> expected(right.size() / 2);
-    upload(right, reinterpret_cast<unsigned char*>(thrust::raw_pointer_cast(expected.data())));
-    const thrust::device_ptr<const std::uint16_t> got(
-        reinterpret_cast<const std::uint16_t*>(thrust::raw_pointer_cast(plain.data())));
+    device_array<std::uint16_t> expected(right.size() / 2);
+    cudaMemcpy(expected.data(), right.data(), right.size(), cudaMemcpyHostToDevice);
     const bool exact = Codec::domain == sluice::value_domain::stored;
-    if (!thrust::equal(expected.begin(), expected.end(), got, nearly{exact ? 0.f : 1.f / 64}))
+    if (!nearly_same(expected, reinterpret_cast<const std::uint16_t*>(plain.data()), exact ? 0.f : 1.f / 64))
       throw std::runtime_error("the GPU decodes something else than the CPU");
     if (!decode(nullptr) || cudaDeviceSynchronize() != cudaSuccess) throw std::runtime_error("decoding all frames");
   }
@@ -193,7 +169,7 @@ class device_context {
   sluice::cuda::model<Codec> model_;
   sluice::cuda::device_model<Codec> on_device_;
   device_bytes image_, coded_, pages_, workspace_;
-  thrust::device_vector<std::int32_t> table_;
+  device_array<std::int32_t> table_;
   std::vector<sluice::cuda::request> requests_;
   std::size_t stride_ = 0;
   int frames_ = 0;

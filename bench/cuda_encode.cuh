@@ -34,9 +34,9 @@ class device_encodes {
     const std::size_t room = (sluice::cuda::max_frame_size(on_device_, requests_[0]) + 255) / 256 * 256;
     frames_.resize(room * requests_.size());
     for (std::size_t i = 0; i < requests_.size(); ++i) {
-      requests_[i].frame = bytes_of(frames_) + i * room;
+      requests_[i].frame = frames_.data() + i * room;
       requests_[i].capacity = room;
-      requests_[i].out = thrust::raw_pointer_cast(answers_.data()) + i;
+      requests_[i].out = answers_.data() + i;
     }
     const auto size = sluice::cuda::encode_workspace_bytes(on_device_, all());
     must(size.status(), "workspace");
@@ -47,7 +47,7 @@ class device_encodes {
   std::size_t bytes() const { return bytes_; }
   double bits_per_value() const { return bits_; }
   bool encode(cudaStream_t stream) {
-    return sluice::cuda::encode_async(on_device_, all(), bytes_of(workspace_), workspace_.size(), stream) ==
+    return sluice::cuda::encode_async(on_device_, all(), workspace_.data(), workspace_.size(), stream) ==
            sluice::status::ok;
   }
 
@@ -69,7 +69,7 @@ class device_encodes {
   // The first frame is one that the CPU reads, about as small and as good as its own.
   void check(const grown_model& m, int levels) {
     if (!encode(nullptr) || cudaDeviceSynchronize() != cudaSuccess) throw std::runtime_error("the first encode");
-    const sluice::cuda::encoded answer = answers_[0];
+    const sluice::cuda::encoded answer = answers_.get()[0];
     must(answer.state, "the first encode");
     std::vector<std::byte> frame(answer.size);
     cudaMemcpy(frame.data(), requests_[0].frame, frame.size(), cudaMemcpyDeviceToHost);
@@ -87,7 +87,7 @@ class device_encodes {
   sluice::cuda::device_encoder<Codec> on_device_;
   std::size_t bytes_;
   device_bytes image_, frames_, workspace_;
-  thrust::device_vector<sluice::cuda::encoded> answers_;
+  device_array<sluice::cuda::encoded> answers_;
   std::vector<sluice::cuda::encode_request> requests_;
   double bits_ = 0;
 };

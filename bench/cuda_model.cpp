@@ -3,7 +3,7 @@
 
 #include <capture_file.hpp>
 #include <sluice/calibrate/slice.hpp>
-#include <sluice/codec/presets.hpp>
+#include <sluice/codec/any_codec.hpp>
 #include <sluice/tensor/layouts.hpp>
 #include <sluice/tensor/rope.hpp>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/any_codec.hpp>
+#include <sluice/format/frame.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/tensor/view.hpp>
 

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What else could be done with the same bytes on the same GPU in the same run: a copy, and nvCOMP's batched coders.
+#include "cuda_memory.cuh"
 #include "cuda_model.hpp"
 #include "cuda_timing.cuh"
 
-#include <thrust/equal.h>
-#include <thrust/fill.h>
-#include <thrust/reduce.h>
-
+#include <numeric>
 #include <tuple>
 #include <vector>
 
@@ -25,7 +23,7 @@ device_bytes raw_cache() {
   const auto& one = model_of(sizes[1]).bytes();
   const auto n = static_cast<std::size_t>(frames_for(one.size()));
   device_bytes all(n * one.size());
-  for (std::size_t i = 0; i < n; ++i) upload(one, thrust::raw_pointer_cast(all.data()) + i * one.size());
+  for (std::size_t i = 0; i < n; ++i) all.put(one, i * one.size());
   return all;
 }
 
@@ -33,17 +31,16 @@ void copy(benchmark::State& state, share s) {
   const device_bytes from = raw_cache();
   device_bytes to(from.size());
   measure(state, s, from.size(), [&](cudaStream_t stream) {
-    return cudaMemcpyAsync(thrust::raw_pointer_cast(to.data()), thrust::raw_pointer_cast(from.data()), from.size(),
-                           cudaMemcpyDeviceToDevice, stream) == cudaSuccess;
+    return cudaMemcpyAsync(to.data(), from.data(), from.size(), cudaMemcpyDeviceToDevice, stream) == cudaSuccess;
   });
   if (state.error_occurred()) return;
-  if (!thrust::equal(from.begin(), from.end(), to.begin())) state.SkipWithError("the copy differs");
+  if (!same(from, to)) state.SkipWithError("the copy differs");
 }
 
-void fill(benchmark::State& state, share s) {
+void fill_all(benchmark::State& state, share s) {
   device_bytes to(std::size_t{1} << 29);
   measure(state, s, to.size(), [&](cudaStream_t stream) {
-    thrust::fill(thrust::cuda::par_nosync.on(stream), to.begin(), to.end(), static_cast<unsigned char>(7));
+    fill(to, std::byte{7}, stream);
     return cudaPeekAtLastError() == cudaSuccess;
   });
 }
@@ -63,10 +60,10 @@ enum class direction { compress, decompress };
 constexpr std::size_t chunk_size = 65536;
 
 // Addresses of chunks that lie `stride` bytes apart.
-thrust::device_vector<void*> addresses(device_bytes& bytes, std::size_t stride, std::size_t n) {
+device_array<void*> addresses(device_bytes& bytes, std::size_t stride, std::size_t n) {
   std::vector<void*> p(n);
-  for (std::size_t i = 0; i < n; ++i) p[i] = thrust::raw_pointer_cast(bytes.data()) + i * stride;
-  return p;
+  for (std::size_t i = 0; i < n; ++i) p[i] = bytes.data() + i * stride;
+  return device_array<void*>(std::span<void* const>(p));
 }
 
 template <class... F>
@@ -75,8 +72,9 @@ void nvcomp(benchmark::State& state, share s, direction d, F... of) {
               decompress_options] = std::tuple(of...);
   device_bytes raw = raw_cache();
   const std::size_t n = (raw.size() + chunk_size - 1) / chunk_size;
-  thrust::device_vector<std::size_t> sizes_in(n, chunk_size), sizes_coded(n), sizes_out(n);
-  sizes_in[n - 1] = raw.size() - (n - 1) * chunk_size;
+  std::vector<std::size_t> sizes(n, chunk_size);
+  sizes.back() = raw.size() - (n - 1) * chunk_size;
+  device_array<std::size_t> sizes_in{std::span<const std::size_t>(sizes)}, sizes_coded(n), sizes_out(n);
   std::size_t most = 0, temp[2] = {};
   const cudaStream_t stream = part_of(s).stream;
   if (most_of_chunk(chunk_size, compress_options, &most) != nvcompSuccess ||
@@ -85,18 +83,16 @@ void nvcomp(benchmark::State& state, share s, direction d, F... of) {
     return state.SkipWithError("nvCOMP refuses these sizes");
   most = (most + 255) / 256 * 256;
   device_bytes coded(n * most), back(raw.size()), workspace(std::max(temp[0], temp[1]) + 16);
-  thrust::device_vector<nvcompStatus_t> states(n);
-  const auto at_raw = addresses(raw, chunk_size, n), at_coded = addresses(coded, most, n);
-  const auto at_back = addresses(back, chunk_size, n);
-  const auto pointer = [](auto& v) { return thrust::raw_pointer_cast(v.data()); };
+  device_array<nvcompStatus_t> states(n);
+  auto at_raw = addresses(raw, chunk_size, n), at_coded = addresses(coded, most, n);
+  auto at_back = addresses(back, chunk_size, n);
   const auto run_compress = [&](cudaStream_t on) {
-    return compress(pointer(at_raw), pointer(sizes_in), chunk_size, n, pointer(workspace), temp[0], pointer(at_coded),
-                    pointer(sizes_coded), compress_options, pointer(states), on) == nvcompSuccess;
+    return compress(at_raw.data(), sizes_in.data(), chunk_size, n, workspace.data(), temp[0], at_coded.data(),
+                    sizes_coded.data(), compress_options, states.data(), on) == nvcompSuccess;
   };
   const auto run_decompress = [&](cudaStream_t on) {
-    return decompress(pointer(at_coded), pointer(sizes_coded), pointer(sizes_in), pointer(sizes_out), n,
-                      pointer(workspace), temp[1], pointer(at_back), decompress_options, pointer(states),
-                      on) == nvcompSuccess;
+    return decompress(at_coded.data(), sizes_coded.data(), sizes_in.data(), sizes_out.data(), n, workspace.data(),
+                      temp[1], at_back.data(), decompress_options, states.data(), on) == nvcompSuccess;
   };
   if (d == direction::compress) {
     measure(state, s, raw.size(), run_compress);
@@ -107,9 +103,11 @@ void nvcomp(benchmark::State& state, share s, direction d, F... of) {
   if (state.error_occurred()) return;
   run_decompress(stream);
   cudaStreamSynchronize(stream);
-  if (!thrust::equal(raw.begin(), raw.end(), back.begin())) state.SkipWithError("what nvCOMP gives back differs");
-  state.counters["bits_per_value"] = 16 * static_cast<double>(thrust::reduce(sizes_coded.begin(), sizes_coded.end())) /
-                                     static_cast<double>(raw.size());
+  if (!same(raw, back)) state.SkipWithError("what nvCOMP gives back differs");
+  const std::vector<std::size_t> coded_sizes = sizes_coded.get();
+  state.counters["bits_per_value"] =
+      16 * static_cast<double>(std::accumulate(coded_sizes.begin(), coded_sizes.end(), std::size_t{0})) /
+      static_cast<double>(raw.size());
 }
 
 template <class... F>
@@ -128,7 +126,7 @@ void add_nvcomp(const std::string& name, F... of) {
 const bool registered = [] {
   for (const share s : shares) {
     add(std::string("memcpy/") + to_string(s), [=](benchmark::State& state) { copy(state, s); });
-    add(std::string("fill/") + to_string(s), [=](benchmark::State& state) { fill(state, s); });
+    add(std::string("fill/") + to_string(s), [=](benchmark::State& state) { fill_all(state, s); });
   }
 #ifdef SLUICE_WITH_NVCOMP
   add_nvcomp("ans", SLUICE_NVCOMP(ANS));

@@ -4,23 +4,14 @@
 #include <benchmark/benchmark.h>
 #include <cuda.h>
 #include <cuda_runtime.h>
-#include <thrust/device_vector.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <span>
 #include <string>
 
 namespace cuda_bench {
-
-/// Memory of the device.
-using device_bytes = thrust::device_vector<unsigned char>;
-
-inline void upload(std::span<const std::byte> from, unsigned char* to) {
-  cudaMemcpy(to, from.data(), from.size(), cudaMemcpyHostToDevice);
-}
 
 /// How much of the GPU a measurement may use.
 enum class share { all, eighth, smallest };
