@@ -7,7 +7,7 @@ if(NOT expect MATCHES "^// expect: (.+)$")
   message(FATAL_ERROR "${SOURCE}: the first line is not `// expect: regex`")
 endif()
 set(regex "${CMAKE_MATCH_1}")
-set(compile "${COMPILER}" -std=c++20 -fsyntax-only "-I${INCLUDE}" "${SOURCE}")
+set(compile "${COMPILER}" -std=c++20 -fsyntax-only "-I${READ}" "-I${INCLUDE}" "${SOURCE}")
 
 execute_process(COMMAND ${compile} RESULT_VARIABLE rc OUTPUT_VARIABLE output ERROR_VARIABLE output)
 if(rc EQUAL 0)

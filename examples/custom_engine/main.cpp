@@ -5,7 +5,7 @@
 #include "pages.hpp"
 #include "restore.hpp"
 
-#include <sluice/codec/decoder.hpp>
+#include <sluice/codec/instances.hpp>
 #include <sluice/format/frame.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/tensor/half.hpp>

@@ -17,7 +17,7 @@
 
 #include <deque>
 #else
-#include <sluice/codec/decoder.hpp>
+#include <sluice/codec/instances.hpp>
 #endif
 
 // What the engine calls of sluice: frames into the pages of a sequence.

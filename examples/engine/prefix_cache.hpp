@@ -5,9 +5,7 @@
 #include "model.hpp"
 #include "store.hpp"
 
-#include <sluice/codec/decoder.hpp>
-#include <sluice/codec/encoder.hpp>
-#include <sluice/codec/presets.hpp>
+#include <sluice/codec/instances.hpp>
 #include <sluice/codec/width/document_steps.hpp>
 #include <sluice/model/profile.hpp>
 #include <sluice/stream/store/object.hpp>

@@ -4,9 +4,7 @@
 #include "plan.hpp"
 #include "state.hpp"
 
-#include <sluice/codec/decoder.hpp>
-#include <sluice/codec/encoder.hpp>
-#include <sluice/codec/presets.hpp>
+#include <sluice/codec/instances.hpp>
 #include <sluice/status.hpp>
 
 #include <algorithm>

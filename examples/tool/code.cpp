@@ -10,6 +10,7 @@
 #include <sluice/codec/any_codec.hpp>
 #include <sluice/codec/budget.hpp>
 #include <sluice/codec/fit.hpp>
+#include <sluice/codec/instances.hpp>
 #include <sluice/tensor/rope.hpp>
 #include <threads.hpp>
 

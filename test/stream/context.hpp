@@ -2,7 +2,7 @@
 #pragma once
 
 #include <doctest/doctest.h>
-#include <sluice/codec/encoder.hpp>
+#include <sluice/codec/instances.hpp>
 #include <sluice/stream/plan/plan.hpp>
 #include <sluice/stream/plan/policy/control.hpp>
 #include <sluice/stream/run/loops.hpp>

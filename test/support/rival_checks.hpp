@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sluice/codec/decoder.hpp>
-#include <sluice/codec/encoder.hpp>
+#include <sluice/codec/instances.hpp>
 #include <sluice/format/frame.hpp>
 
 #include <doctest/doctest.h>

@@ -3,7 +3,7 @@
 #include <sluice/calibrate/calibrate.hpp>
 #include <sluice/calibrate/slice.hpp>
 #include <sluice/codec/fit.hpp>
-#include <sluice/codec/presets.hpp>
+#include <sluice/codec/instances.hpp>
 
 #include <doctest/doctest.h>
 #include <support/caches.hpp>

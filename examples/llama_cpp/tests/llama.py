@@ -107,7 +107,7 @@ class Model:
 class Context:
     """A context; `k` and `v` are element types, `flash` whether V lies untransposed."""
 
-    def __init__(self, model, n_ctx=4096, flash=True, k="f16", v="f16", sequences=1, unified=True, threads=2):
+    def __init__(self, model, n_ctx=4096, flash=True, k="f16", v="f16", sequences=1, unified=True, threads=1):
         self.model, self.lib, self.pos = model, model.lib, {}
         c = self.lib.llama_context_default_params()
         for at, value in ((0, n_ctx), (4, 512), (8, 512), (12, sequences), (28, threads), (32, threads),

@@ -19,7 +19,7 @@ def main(model, folder, context, flash, k, v, slots):
     p.cache_ram_mib = 0
     p.fit_params = False
     p.warmup = False
-    p.cpuparams.n_threads = p.cpuparams_batch.n_threads = os.cpu_count() or 2
+    p.cpuparams.n_threads = p.cpuparams_batch.n_threads = 1  # several would wait for one another by spinning
     types = {"f16": x.ggml_type.GGML_TYPE_F16, "q8_0": x.ggml_type.GGML_TYPE_Q8_0}
     p.cache_type_k, p.cache_type_v = types[k], types[v]
     p.flash_attn_type = getattr(x.llama_flash_attn_type,

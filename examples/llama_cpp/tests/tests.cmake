@@ -8,7 +8,6 @@ if(SLUICE_PYTHON)
     add_test(NAME llama_cpp.${test} COMMAND "${SLUICE_PYTHON}" "${here}/real.py" ${test} --tool "$<TARGET_FILE:sluice_tool>"
       --data "${root}/test/data" --models "${CMAKE_BINARY_DIR}/models" "${root}/build/models"
       --python "${CMAKE_BINARY_DIR}/llama_cpp/bin/python")
-    set_tests_properties(llama_cpp.${test} PROPERTIES LABELS llama_cpp SKIP_RETURN_CODE 77 TIMEOUT 900
-      PROCESSORS 2)  # its threads wait by spinning
+    set_tests_properties(llama_cpp.${test} PROPERTIES LABELS llama_cpp SKIP_RETURN_CODE 77 TIMEOUT 900)
   endforeach()
 endif()

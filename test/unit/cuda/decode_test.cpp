@@ -3,6 +3,7 @@
 #include <cuda_on_host.hpp>
 
 #include <doctest/doctest.h>
+#include <sluice/codec/instances.hpp>
 #include <support/cuda_decode_cases.hpp>
 
 using namespace sluice;

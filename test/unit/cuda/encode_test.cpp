@@ -3,6 +3,7 @@
 #include <cuda_on_host.hpp>
 
 #include <doctest/doctest.h>
+#include <sluice/codec/instances.hpp>
 #include <support/captures.hpp>
 #include <support/cuda_encode_checks.hpp>
 #include <support/cuda_encode_pages.hpp>
