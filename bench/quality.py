@@ -15,10 +15,9 @@ import argparse, json, math, os, pathlib, subprocess
 NAMES = {'smol': 'SmolLM2-135M', 'qwen': 'Qwen2.5-0.5B', 'gemma': 'Gemma-3-270m'}
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SET = [ROOT / 'bench/judging', ROOT / 'README.md']
-CODECS = ['standard', 'balanced', 'smallest', 'int8']  # SmolLM2 goes on with these, and with KIVI
+CODECS = ['standard', 'balanced', 'smallest', 'plain8', 'plain4', 'fixed4']
 # Published methods, and what needs no calibration. Those that keep the last 128 tokens of a frame exact get the whole context as one frame.
-RIVALS = ['fp8', 'int4', 'turboquant4', 'turboquant3', 'kvquant4', 'kvquant3', 'cachegen_released_fine', 'cachegen_released', 'cachegen_released_coarse', 'cachegen_paper_fine', 'cachegen_paper', 'cachegen_paper_coarse',
-          'plain8', 'plain4', 'fixed4']
+RIVALS = ['fp8', 'int4', 'turboquant4', 'turboquant3', 'kvquant4', 'kvquant3', 'cachegen_released_fine', 'cachegen_released', 'cachegen_released_coarse', 'cachegen_paper_fine', 'cachegen_paper', 'cachegen_paper_coarse']
 WINDOWED = ['kivi2', 'kvtc8', 'kvtc16', 'kvtc32', 'aatc4', 'aatc3', 'aatc2', 'cachegen_released_1024']
 
 
@@ -91,16 +90,19 @@ if __name__ == '__main__':
     results = {(r['model'], r['variant']): r for r in (json.loads(pathlib.Path(a.out).read_text())['results'] if os.path.exists(a.out) else [])}
     for m in a.only.split(','):
         found = []
-        if {'codecs', 'rivals', 'measured'} & {*parts}: path, made = profile(a, m, '--predict')
+        if {'codecs', 'measured'} & {*parts}: path, made = profile(a, m, '--predict')
         continued = ['--continuations', a.continuations if m == 'smol' else 0]
         if 'codecs' in parts:
             found += judge(a, m, a.codecs.split(','), ['--profile', path, *continued], calibration=made, standard=results.get((NAMES[m], 'standard')))
-            found += judge(a, m, ['kivi4'], ['--profile', path, '--chunk-tokens', 1024, *continued], calibration=made)
         if 'rivals' in parts:
-            both = path.with_suffix('.rivals.profile')
-            if not both.exists(): run(a, 'calibrate', f'{a.models}/{m}.gguf', a.texts, '--captures', a.captures, '--from', path, '--for', 'kvtc16,kvquant4,aatc3,cachegen_paper,cachegen_paper_fine,cachegen_paper_coarse', '-o', both)
-            found += judge(a, m, RIVALS, ['--profile', both], calibration=made)
-            found += judge(a, m, WINDOWED, ['--profile', both, '--chunk-tokens', 1024], calibration=made)
+            base, how = profile(a, m + '_estimated', '--no-sensitivities')  # which none of them uses
+            theirs = base.with_suffix('.rivals.profile')
+            if not theirs.exists(): run(a, 'calibrate', f'{a.models}/{m}.gguf', a.texts, '--captures', a.captures, '--from', base, '--for', 'kvtc16,kvquant4,aatc3,cachegen_paper,cachegen_paper_fine,cachegen_paper_coarse', '-o', theirs)
+            whole = ['--profile', theirs, '--chunk-tokens', 1024]
+            found += judge(a, m, ['int8'], ['--profile', theirs, *continued], calibration=how)
+            found += judge(a, m, ['kivi4'], [*whole, *continued], calibration=how)
+            found += judge(a, m, RIVALS, ['--profile', theirs], calibration=how)
+            found += judge(a, m, WINDOWED, whole, calibration=how)
         if 'measured' in parts:
             standard = next((r for r in found if r['variant'] == 'standard'), results.get((NAMES[m], 'standard')))
             found += judge(a, m, ['balanced', 'smallest'], ['--profile', path, '--measure'], calibration=made, of='measured ', standard=standard)

@@ -52,19 +52,22 @@ NAMED = {
     'kvtc8': 'KVTC, 8 times', 'kvtc16': 'KVTC, 16 times', 'kvtc32': 'KVTC, 32 times', 'aatc4': 'AATC, 4 bits', 'aatc3': 'AATC, 3 bits', 'aatc2': 'AATC, 2 bits'}
 
 
+# Bits per value that levels need to lose no more than kl: between two of them log KL is linear; where the coarsest loses less,
+# it takes all there is to take. None where the finest loses more.
+def enough(levels, kl):
+    if kl >= levels[0]['kl']: return levels[0]['bits_per_value']
+    return at_kl(levels, kl) if kl >= levels[-1]['kl'] else None
+
+
 def rivals():
     q = json.loads(read('quality.json'))['results']
     models = list(dict.fromkeys(r['model'] for r in q))
     of = {(r['model'], r['variant']): r for r in q}
 
-    def needed(m, codec, kl):  # bits per value at an equal loss, where the codec has levels around it
-        levels = of[m, codec]['levels']
-        return at_kl(levels, kl) if levels[-1]['kl'] <= kl <= levels[0]['kl'] else None
-
     def cell(m, name):
         if (m, name) not in of: return ''
         l = of[m, name]['levels'][0]
-        times = [f'{l["bits_per_value"] / n:.1f}' if (n := needed(m, c, l['kl'])) else '-' for c in ('standard', 'balanced', 'smallest')]
+        times = [f'{l["bits_per_value"] / n:.1f}' if (n := enough(of[m, c]['levels'], l['kl'])) else '-' for c in ('standard', 'balanced', 'smallest')]
         return f"{l['bits_per_value']:.2f} @ {l['kl']:.4f} ({l['worst_kl']:.4f}): {' / '.join(times)}"
 
     rows = [[f'`{n}`: {what}'] + [cell(m, n) for m in models] for n, what in NAMED.items() if any((m, n) in of for m in models)]
@@ -81,14 +84,16 @@ def rivals_line():
         for m in models:
             levels = of[m, codec]['levels']
             points = [of[m, n]['levels'][0] for n in names if (m, n) in of]
-            found += [min(l['bits_per_value'] / at_kl(levels, l['kl']) for l in points if levels[-1]['kl'] <= l['kl'] <= levels[0]['kl'])] if points else []
+            found += [min(l['bits_per_value'] / n for l in points if (n := enough(levels, l['kl'])))] if points else []
         low, high = f'{min(found):.1f}', f'{max(found):.1f}'
         return low if low == high else f'{low} to {high}'
     released = ('cachegen_released_fine', 'cachegen_released', 'cachegen_released_coarse')
     fixed = ('int8', 'int4', 'fp8', 'kivi4', 'kivi2', 'turboquant4', 'turboquant3', 'plain8', 'plain4')
+    calibrated = ('cachegen_paper_fine', 'cachegen_paper', 'cachegen_paper_coarse', 'kvtc8', 'kvtc16', 'kvtc32', 'kvquant4', 'kvquant3', 'aatc4', 'aatc3', 'aatc2')
     on = sorted({r['model'] for r in q if r['variant'] in released})
     return (f"On {', '.join(on)}, at the same KL, the best level of CacheGen's released code takes {times(released, 'standard')} times the bytes of `standard` and {times(released, 'balanced')} times those of `balanced`; "
-            f"the best method of a fixed rate that needs no calibration {times(fixed, 'standard')} and {times(fixed, 'balanced')} times.")
+            f"the best method of a fixed rate that needs no calibration {times(fixed, 'standard')} and {times(fixed, 'balanced')} times; "
+            f"the best of those that are calibrated {times(calibrated, 'standard')} and {times(calibrated, 'balanced')} times.")
 
 
 def rival_speeds():

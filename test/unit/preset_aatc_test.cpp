@@ -59,7 +59,7 @@ TEST_CASE("aatc: profiles") {
 TEST_CASE("aatc: sections are untrusted") {
   rivals::hostile_sections<codec::aatc<300, 0>>(aatc::small_model(), 15, 2000);
 }
-TEST_CASE("aatc: damage is named and stays in its tile") { rivals::damage<codec::aatc<300, 0>>(fitted(), 16, 60); }
+TEST_CASE("aatc: damage is named and stays in its tile") { rivals::damage<codec::aatc<300, 0>>(fitted(), 16, 20); }
 TEST_CASE("aatc: what it cannot say is kept") { rivals::outliers<codec::aatc<400>>(fitted()); }
 TEST_CASE("aatc: frames move") { rivals::moves<codec::aatc<400, 16>>(fitted()); }
 
