@@ -15,7 +15,7 @@ CURVES = {
     'KVQuant': ('#e4572e', ['kvquant4', 'kvquant3']), 'KIVI': ('#5b8e55', ['kivi4', 'kivi2']), 'TurboQuant': ('#c77d2e', ['turboquant4', 'turboquant3']), 'int8, int4': ('#d1495b', ['int8', 'int4'])}
 W, H, L, T, B = 330, 300, 50, 34, 40
 LEGEND = 44  # below the panels
-BITS, KL = (0.4, 12), (5e-5, 0.6)  # what the axes show, both logarithmic
+BITS, KL = (0.4, 12), (5e-5, 1.5)  # what the axes show, both logarithmic
 
 
 def x(bits): return L + (W - L - 12) * math.log(bits / BITS[0]) / math.log(BITS[1] / BITS[0])
